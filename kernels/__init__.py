@@ -1,0 +1,1 @@
+"""Fused arithmetic on flat gradient shards: knows nothing of trainers or data."""

@@ -1,0 +1,1 @@
+"""WebDataset shards in and out: knows nothing of trainers."""

@@ -1,0 +1,1 @@
+"""The algorithm: models, objectives, the sharded engine, methods, the loop."""
