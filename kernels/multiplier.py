@@ -1,0 +1,95 @@
+"""The multiplier λ_t of Theorem 3.1 and its flags, on the device that holds the sums."""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Barrier = Literal["norm", "value"]
+
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
+class Multiplier(NamedTuple):
+    """λ_t and what the host should know about it: 0-dim views, in this order, into one fp64 tensor [6]."""
+
+    lambda_t: Tensor
+    """≥ 0; 0 where ∇g = 0 or `finite` is 0"""
+    a_t: Tensor
+    """the barrier: how much ⟨∇g, δ⟩ has to be at least"""
+    capped: Tensor
+    """1 where Theorem 3.1's λ_t is above `lambda_cap`, else 0"""
+    infeasible: Tensor
+    """1 where ∇g = 0 and a_t > 0, else 0"""
+    finite: Tensor
+    """1 where all sums and g are finite and no element of δ can overflow fp32, else 0: the step must be skipped"""
+    shortfall: Tensor
+    """max(0, a_t − ⟨∇g, δ⟩) where capped or infeasible, else 0"""
+
+
+def multiplier(
+    sums: Tensor,
+    *,
+    eta: float,
+    barrier: Barrier,
+    g: Tensor | None = None,
+    lambda_cap: float | None = None,
+    out: Tensor | None = None,
+) -> Multiplier:
+    """λ_t = max(0, (a_t − ⟨∇g,∇L_r⟩) / ‖∇g‖²), Theorem 3.1 of arXiv 2401.05779, without a host sync.
+
+    sums: fp64 [3] or [6] from `inner_products`, already added up over all ranks; the first three are read for λ_t,
+        all of them for `finite`.
+    eta: η ≥ 0 of the barrier: "norm": a_t = η‖∇g‖²; "value": a_t = η·max(g, 0).
+    g: 0-dim on sums' device, g = L_f(θ) − L_f(φ^K), the mean over all ranks; needed by "value".
+    lambda_cap: ≥ 0, an upper limit to λ_t. It gives up the constraint: `shortfall` says by how much.
+    out: fp64 [6] on sums' device, receives the result (a piece of the step's packet).
+
+    Where the sums or g are not finite, or δ would overflow (‖∇L_r‖ + λ_t‖∇g‖ beyond fp32), `finite` is 0 and so is
+    everything else: δ = ∇L_r then stays defined, and must not be applied.
+
+    Raises ValueError for an unknown barrier, a missing g, or an eta or lambda_cap out of range.
+    """
+    if barrier not in ("norm", "value"):
+        raise ValueError(f'barrier: expected "norm" or "value", found {barrier!r}')
+    if barrier == "value" and g is None:
+        raise ValueError('g: barrier "value" needs g = L_f(θ) − L_f(φ^K)')
+    if not (math.isfinite(eta) and eta >= 0):
+        raise ValueError(f"eta: expected a finite number >= 0, found {eta}")
+    if lambda_cap is not None and not lambda_cap >= 0:
+        raise ValueError(f"lambda_cap: expected a number >= 0, found {lambda_cap}")
+    if sums.dtype != torch.float64 or sums.shape not in ((3,), (6,)):
+        raise ValueError(f"sums: expected float64 [3] or [6], found {sums.dtype} {list(sums.shape)}")
+    return multiplier_torch(sums, eta, barrier, g, lambda_cap, out)
+
+
+def multiplier_torch(
+    sums: Tensor, eta: float, barrier: Barrier, g: Tensor | None, lambda_cap: float | None, out: Tensor | None
+) -> Multiplier:
+    """`multiplier` in plain torch."""
+    finite = sums.isfinite().all()
+    if g is not None:
+        finite = finite & g.isfinite()
+        g = torch.where(finite, g.double(), 0.0)
+    gg, gr, rr = torch.where(finite, sums[:3], 0.0).unbind()
+    zero = gg == 0
+    divisor = torch.where(zero, 1.0, gg)
+    if barrier == "norm":
+        a_t = eta * gg
+        # (η‖∇g‖² − ⟨∇g,∇L_r⟩)/‖∇g‖² without the rounding of its first product
+        exact = eta - gr / divisor
+    else:
+        assert g is not None
+        a_t = eta * g.clamp(min=0.0)
+        exact = (a_t - gr) / divisor
+    exact = torch.where(zero, 0.0, exact.clamp(min=0.0))
+    lambda_t = exact if lambda_cap is None else exact.clamp(max=lambda_cap)
+    capped = exact > lambda_t
+    infeasible = zero & (a_t > 0)
+    shortfall = torch.where(capped | infeasible, (a_t - (gr + lambda_t * gg)).clamp(min=0.0), 0.0)
+    # |δ_i| ≤ ‖∇L_r‖ + λ_t‖∇g‖
+    finite = finite & (rr.sqrt() + lambda_t * gg.sqrt() < FLOAT32_MAX)
+    values = torch.stack((lambda_t, a_t, capped, infeasible, finite, shortfall))
+    values = torch.where(finite, values, 0.0)
+    return Multiplier(*(values if out is None else out.copy_(values)).unbind())
