@@ -238,3 +238,59 @@ class PretrainConfig(Settings):
     """The optimizer."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Sharding and precision."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Settings):
+    """How images are generated."""
+
+    guidance_scale: float = 1.5
+    """w of classifier-free guidance, ε_∅ + w (ε_c - ε_∅); without effect where the model has no null class."""
+    num_inference_steps: int = 25
+    """DDIM steps."""
+    seed: int = 0
+    """The i-th image is a function of the seed and i."""
+
+
+@dataclass(frozen=True)
+class SampleConfig(Settings):
+    """Generate a grid of images, a row for each class."""
+
+    model: ModelConfig
+    """The model to sample."""
+    output: str
+    """The PNG file to write."""
+    labels: tuple[int, ...] = ()
+    """Classes, a row for each; none given: all of them without the null class."""
+    num_images: int = 8
+    """Images of each class."""
+    scale: int = 8
+    """Enlarge each pixel so many times."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How images are generated."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Settings):
+    """Compare a scrubbed model with the one it came from, on generated samples."""
+
+    run: str
+    """Run folder of a finished scrub."""
+    data: str
+    """Dataset folder with samples of every class: a classifier is trained on it to judge the samples."""
+    num_forget_samples: int = 500
+    """Samples of the forgotten classes."""
+    num_remain_samples: int = 450
+    """Samples of the remaining classes, spread evenly over them."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How images are generated."""
+
+
+@dataclass(frozen=True)
+class DemoConfig(Settings):
+    """Build a dataset of real digits, train a model on it, erase one digit, and show what is left."""
+
+    output: str = "demo"
+    """Folder for everything the demo makes."""
+    forget_label: int = 3
+    """The digit to erase."""

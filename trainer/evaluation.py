@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.table import Table
+from torch import Tensor
 
 from ..shards.dataset import Dataset
 from . import models
 from .checks import labels_of
 from .classifier import Classifier, train_classifier
-from .config import EvaluateConfig, ModelConfig, ScrubConfig
+from .config import EvaluateConfig, ScrubConfig
 from .errors import ConfigError
+from .models import DiffusionModel
 from .sampling import sample
 from .settings import decode, read_toml
 
@@ -38,34 +41,98 @@ class Forgetting:
 
 
 def evaluate_model(
-    folder: Path, classifier: Classifier, forget_labels: list[int], remain_labels: list[int], config: EvaluateConfig
+    model: DiffusionModel, classifier: Classifier, forget_labels: list[int], remain_labels: list[int], config: EvaluateConfig
 ) -> Forgetting:
     """Generates `config`'s numbers of samples, spread evenly over the labels, and classifies them."""
 
-    def classify(labels: list[int], count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def classify(labels: list[int], count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         wanted = [labels[i % len(labels)] for i in range(count)]
-        images = sample(
-            folder,
-            wanted,
-            seed=seed,
-            null_class=config.null_class,
-            guidance_scale=config.guidance_scale,
-            num_inference_steps=config.num_inference_steps,
-        )
-        finite = images.isfinite().flatten(1).all(1)
-        return classifier.probabilities(images.nan_to_num()), torch.tensor(wanted), finite
+        images = sample(model, wanted, dataclasses.replace(config.sampling, seed=seed))
+        is_finite = images.isfinite().flatten(1).all(1)
+        return classifier.probabilities(images.nan_to_num()), torch.tensor(wanted), is_finite
 
-    probabilities, wanted, finite_f = classify(forget_labels, config.num_forget_samples, config.seed)
-    of_forgotten = probabilities.gather(1, wanted[:, None]).squeeze(1)
-    p_psi = torch.where(finite_f, of_forgotten, 1.0).mean().item()
-    entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(1)[finite_f].mean().item()
-    probabilities, wanted, finite_r = classify(remain_labels, config.num_remain_samples, config.seed + 1)
-    correct = (probabilities.argmax(1) == wanted) & finite_r
+    seed = config.sampling.seed
+    probabilities, wanted, forget_is_finite = classify(forget_labels, config.num_forget_samples, seed)
+    p_forgotten = probabilities.gather(1, wanted[:, None]).squeeze(1)
+    entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(1)
+    remain_probabilities, wanted, remain_is_finite = classify(remain_labels, config.num_remain_samples, seed + 1)
+    correct = (remain_probabilities.argmax(1) == wanted) & remain_is_finite
     return Forgetting(
-        p_psi=p_psi,
-        entropy=entropy,
-        num_forget=len(finite_f),
+        p_psi=p_forgotten.where(forget_is_finite, 1.0).mean().item(),
+        entropy=entropy[forget_is_finite].mean().item(),
+        num_forget=len(forget_is_finite),
         accuracy_remaining=correct.float().mean().item(),
-        num_remain=len(finite_r),
-        num_non_finite=int((~finite_f).sum() + (~finite_r).sum()),
+        num_remain=len(remain_is_finite),
+        num_non_finite=int((~forget_is_finite).sum() + (~remain_is_finite).sum()),
     )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The models side by side, and the classifier that judged them."""
+
+    forgotten: list[str]
+    """Names of the forgotten classes."""
+    models: dict[str, Forgetting]
+    """unscrubbed and scrubbed."""
+    classifier_accuracy: float
+    """On held-out real images."""
+    num_classifier_images: int
+    """Held-out real images."""
+
+    def table(self) -> Table:
+        """For a terminal."""
+        table = Table(title=f"forgotten: {', '.join(self.forgotten)}", title_justify="left")
+        for column in ("", "P_psi ↓", "entropy", "accuracy on the rest ↑", "n forgotten", "n rest"):
+            table.add_column(column, justify="left" if not column else "right")
+        for name, row in self.models.items():
+            table.add_row(
+                name,
+                f"{row.p_psi:.3f}",
+                f"{row.entropy:.2f}",
+                f"{row.accuracy_remaining:.3f}",
+                str(row.num_forget),
+                str(row.num_remain),
+            )
+        return table
+
+
+def run_evaluate(config: EvaluateConfig) -> Evaluation:
+    """Evaluates a finished scrub beside its base model; also written to the run's evaluation.json."""
+    run = Path(config.run)
+    if not (run / "config.toml").exists():
+        raise ConfigError(f"run = '{run}' is no run folder: it holds no config.toml")
+    scrubbed = decode(ScrubConfig, read_toml(run / "config.toml"), str(run / "config.toml"))
+    if not (run / "model").exists():
+        raise ConfigError(f"run = '{run}' holds no model/: the scrub has not finished; run it again to continue")
+    for name in ("num_forget_samples", "num_remain_samples"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} = {getattr(config, name)}: at least 1")
+    data, forget, remain = (Dataset.open(path) for path in (config.data, scrubbed.forget, scrubbed.remain))
+    forget_labels = labels_of(forget)
+    remain_labels = [label for label in labels_of(remain) if label not in forget_labels]
+    if data.classes != remain.classes:
+        raise ConfigError(f"data = '{config.data}' has other classes than the run's remain set, '{scrubbed.remain}'")
+    missing = sorted({*forget_labels, *remain_labels} - set(labels_of(data)))
+    if missing:
+        raise ConfigError(
+            f"data = '{config.data}' has no sample of class {data.classes[missing[0]]}: the classifier must know every class"
+        )
+    unscrubbed = models.load(scrubbed.model)
+    if not unscrubbed.num_classes:
+        raise ConfigError("this evaluation asks for samples by class, and the model is unconditional")
+    after = models.load(dataclasses.replace(scrubbed.model, path=str(run / "model"), revision=None))
+    classifier = train_classifier(data, image_size=unscrubbed.image_size, channels=unscrubbed.channels)
+    evaluation = Evaluation(
+        forgotten=[data.classes[label] for label in forget_labels],
+        models={
+            name: evaluate_model(model, classifier, forget_labels, remain_labels, config)
+            for name, model in (("unscrubbed", unscrubbed), ("scrubbed", after))
+        },
+        classifier_accuracy=classifier.held_out_accuracy,
+        num_classifier_images=classifier.num_held_out,
+    )
+    temporary = run / "evaluation.json.partial"
+    temporary.write_text(json.dumps(dataclasses.asdict(evaluation), indent=2) + "\n")
+    temporary.rename(run / "evaluation.json")
+    return evaluation

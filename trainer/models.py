@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -201,10 +201,3 @@ def _original_weights(component: Path) -> dict[str, Tensor]:
     for name in sorted(set(index["weight_map"].values())):
         tensors |= load_file(component / name)
     return tensors
-
-
-def load_for_sampling(folder: Path, device: torch.device) -> tuple[UNet2DModel, DDIMScheduler]:
-    """The UNet of a saved pipeline and a deterministic sampler with its noise schedule."""
-    pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
-    unet = pipeline.unet.to(device).eval()
-    return unet, DDIMScheduler.from_config(pipeline.scheduler.config)

@@ -13,7 +13,12 @@ from .sharded import ShardedVector
 def learning_rate(config: OptimizerConfig, step: int, max_train_steps: int) -> float:
     """The learning rate of a step, a pure function: nothing to save, nothing to restore."""
     placeholder = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    scheduler = get_scheduler(config.lr_scheduler, placeholder, config.lr_warmup_steps, max_train_steps)
+    scheduler = get_scheduler(
+        config.lr_scheduler,
+        placeholder,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=max_train_steps,
+    )
     return config.learning_rate * scheduler.lr_lambdas[0](step)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -7,57 +7,56 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
 
-from .models import load_for_sampling
+from . import models
+from .config import SampleConfig, SamplingConfig
+from .errors import ConfigError
+from .models import DiffusionModel
 from .randomness import sample_generator
 
 
 @torch.no_grad()
 def sample(
-    folder: Path,
+    model: DiffusionModel,
     labels: Sequence[int],
+    config: SamplingConfig,
     *,
-    seed: int = 0,
-    null_class: int | None = None,
-    guidance_scale: float = 1.5,
-    num_inference_steps: int = 25,
-    batch_size: int = 256,
     device: torch.device | None = None,
+    batch_size: int = 256,
 ) -> Tensor:
     """One image for each label: fp32 [N, C, H, W] in [-1, 1] on the CPU, by deterministic DDIM.
 
-    The i-th image starts from noise that is a function of (seed, i) alone. guidance_scale is w of
-    ε = ε_∅ + w (ε_c - ε_∅); without a null class, or with 1, there is no guidance. Labels of an unconditional model
-    are ignored.
+    The i-th image starts from noise that is a function of (seed, i) alone, so that two models can be compared image by
+    image. Labels of an unconditional model are ignored.
     """
     device = device or torch.device("cpu")
-    unet, scheduler = load_for_sampling(folder, device)
-    scheduler.set_timesteps(num_inference_steps)
-    size = unet.config["sample_size"]
-    shape = (unet.config["in_channels"], size, size)
-    is_conditional = bool(unet.config["num_class_embeds"])
-    is_guided = is_conditional and null_class is not None and guidance_scale != 1.0
+    unet = model.unet.to(device).eval()
+    scheduler = DDIMScheduler.from_config(model.scheduler.config)
+    scheduler.set_timesteps(config.num_inference_steps)
+    shape = (model.channels, model.image_size, model.image_size)
+    is_guided = model.null_class is not None and config.guidance_scale != 1.0
     images = []
     for start in range(0, len(labels), batch_size):
         chunk = labels[start : start + batch_size]
         noise = np.stack(
             [
-                sample_generator(seed, "sample", start + i).standard_normal(shape, dtype=np.float32)
+                sample_generator(config.seed, "sample", start + i).standard_normal(shape, dtype=np.float32)
                 for i in range(len(chunk))
             ]
         )
         x = torch.from_numpy(noise).to(device)
         classes = torch.tensor(chunk, device=device)
         if is_guided:
-            classes = torch.cat([classes, torch.full_like(classes, null_class)])
-        conditions = {"class_labels": classes} if is_conditional else {}
+            classes = torch.cat([classes, torch.full_like(classes, model.null_class)])
+        conditions = {"class_labels": classes} if model.num_classes else {}
         for t in scheduler.timesteps:
             output = unet(torch.cat([x, x]) if is_guided else x, t, **conditions).sample
             if is_guided:
                 with_class, without = output.chunk(2)
-                output = without + guidance_scale * (with_class - without)
+                output = without + config.guidance_scale * (with_class - without)
             x = scheduler.step(output, t, x).prev_sample
         images.append(x.clamp(-1, 1).cpu())
     return torch.cat(images)
@@ -74,3 +73,20 @@ def to_grid(images: Tensor, num_columns: int, scale: int = 1) -> Image.Image:
         canvas[top : top + height, left : left + width] = image
     picture = Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def run_sample(config: SampleConfig) -> Path:
+    """Writes a grid of samples, a row for each class; returns the file."""
+    model = models.load(config.model)
+    known = [label for label in range(model.num_classes) if label != model.null_class] or [0]
+    labels = list(config.labels) or known
+    unknown = [label for label in labels if label not in known]
+    if unknown:
+        raise ConfigError(f"labels: {unknown[0]} is no class of the model ({known[0]} to {known[-1]})")
+    if config.num_images < 1:
+        raise ConfigError(f"num_images = {config.num_images}: at least 1")
+    images = sample(model, [label for label in labels for _ in range(config.num_images)], config.sampling)
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    to_grid(images, config.num_images, config.scale).save(output, format="PNG")
+    return output
