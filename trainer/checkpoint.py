@@ -95,7 +95,7 @@ class _SliceReader:
         self._where: dict[tuple[str, str], list[tuple[int, Any, str]]] = {}
         for path in sorted(folder.glob("rank-*.safetensors")):
             file = safe_open(path, framework="pt")
-            for name in file.keys():  # noqa: SIM118: not a dict
+            for name in file.keys():  # noqa: SIM118 not a dict
                 place, _, offset = name.rpartition("@")
                 vector, _, parameter = place.partition("/")
                 self._where.setdefault((vector, parameter), []).append((int(offset), file, name))
@@ -116,5 +116,3 @@ class _SliceReader:
             if found != piece.length:
                 raise KeyError(f"{vector}/{piece.name} is incomplete")
         return shard
-
-

@@ -48,7 +48,9 @@ def check_labels(
                 "set method.anchor, or use method.target = 'noise'"
             )
     elif not 0 <= forgetting.anchor < model.num_classes:
-        raise ConfigError(f"method.anchor = {forgetting.anchor} is no class of the model (0 to {model.num_classes - 1})")
+        raise ConfigError(
+            f"method.anchor = {forgetting.anchor} is no class of the model (0 to {model.num_classes - 1})"
+        )
     elif forgetting.anchor in forget_labels:
         raise ConfigError(f"method.anchor = {forgetting.anchor} is a class that is to be forgotten: choose another")
 

@@ -1,4 +1,4 @@
-"""Every setting of a run: one frozen dataclass from TOML file to command line to checkpoint to record. No torch here."""
+"""Every setting of a run: one frozen dataclass from TOML file to command line to record. No torch here."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class TrainConfig(Settings):
     seed: int = 0
     """Everything random is a function of it, the step and the sample."""
     label_drop: float | None = None
-    """Chance that a remain sample's class is replaced by the null class; none: 0.1 where there is a null class, else 0."""
+    """Chance that a remain sample's class becomes the null class; none: 0.1 where there is a null class, else 0."""
     forget_label_drop: float = 0.0
     """The same for forget samples, for the trained model only, not for the rl target."""
     non_finite: Literal["stop", "skip"] = "stop"

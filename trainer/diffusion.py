@@ -131,7 +131,7 @@ class DiffusionObjective:
 
     @torch.no_grad()
     def with_forget_targets(self, model: ShardedModel, batches: list[DiffusionBatch]) -> list[DiffusionBatch]:
-        """ε_f of eq. (2), computed once at θ_t and held through φ^K. Costs a forward pass with rl, nothing with noise."""
+        """ε_f of eq. (2), computed once at θ_t and held through φ^K; a forward pass with rl, nothing with noise."""
         if self._forgetting is None or self._forgetting.target == "noise":
             return batches
         if self._forgetting.teacher == "frozen":

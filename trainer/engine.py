@@ -144,7 +144,7 @@ class ShardedModel:
             self._working_copy_of = None
 
     def inner_products(self, u: ShardedVector, v: ShardedVector, w: ShardedVector | None = None) -> Tensor:
-        """This rank's share of the sums of `kernels.inner_products`; they go into the packet to be summed over ranks."""
+        """This rank's share of the sums of `kernels.inner_products`; the packet adds them up over ranks."""
         return inner_products(u.data, v.data, None if w is None else w.data)
 
     def step(self, delta: ShardedVector, step: int, skip: Tensor) -> None:

@@ -15,10 +15,10 @@ from ..shards.dataset import Dataset
 from . import models
 from .checks import labels_of
 from .classifier import Classifier, train_classifier
-from .config import EvaluateConfig, ScrubConfig
+from .config import EvaluateConfig, SamplingConfig, ScrubConfig
 from .errors import ConfigError
 from .models import DiffusionModel
-from .sampling import sample
+from .sampling import sample, to_grid
 from .settings import decode, read_toml
 
 
@@ -41,7 +41,11 @@ class Forgetting:
 
 
 def evaluate_model(
-    model: DiffusionModel, classifier: Classifier, forget_labels: list[int], remain_labels: list[int], config: EvaluateConfig
+    model: DiffusionModel,
+    classifier: Classifier,
+    forget_labels: list[int],
+    remain_labels: list[int],
+    config: EvaluateConfig,
 ) -> Forgetting:
     """Generates `config`'s numbers of samples, spread evenly over the labels, and classifies them."""
 
@@ -116,7 +120,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
     missing = sorted({*forget_labels, *remain_labels} - set(labels_of(data)))
     if missing:
         raise ConfigError(
-            f"data = '{config.data}' has no sample of class {data.classes[missing[0]]}: the classifier must know every class"
+            f"data = '{config.data}' has no sample of class {data.classes[missing[0]]}: the classifier must know all"
         )
     unscrubbed = models.load(scrubbed.model)
     if not unscrubbed.num_classes:
@@ -136,3 +140,18 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
     temporary.write_text(json.dumps(dataclasses.asdict(evaluation), indent=2) + "\n")
     temporary.rename(run / "evaluation.json")
     return evaluation
+
+
+def before_after(config: ScrubConfig, output: Path, num_images: int = 8) -> Path:
+    """A picture of both models' samples from the same noise, before on the left, a row for each class."""
+    before = models.load(config.model)
+    after = models.load(dataclasses.replace(config.model, path=str(Path(config.output) / "model"), revision=None))
+    labels = [label for label in range(before.num_classes) if label != before.null_class]
+    wanted = [label for label in labels for _ in range(num_images)]
+    left, right = (
+        sample(model, wanted, SamplingConfig()).unflatten(0, (len(labels), num_images)) for model in (before, after)
+    )
+    gap = torch.ones_like(left[:, :1])
+    pairs = torch.cat([left, gap, right], dim=1).flatten(0, 1)
+    to_grid(pairs, 2 * num_images + 1, scale=6).save(output, format="PNG")
+    return output

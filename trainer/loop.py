@@ -1,11 +1,10 @@
-"""The training loop: batches → gradients → δ → θ, a line of metrics a step. It only sequences; methods do the thinking."""
+"""The training loop: batches → gradients → δ → θ, and a line of metrics a step. It only sequences."""
 
 from __future__ import annotations
 
 import math
 import time
 from dataclasses import dataclass
-
 
 from ..shards.stream import Stream
 from . import checkpoint, distributed
@@ -124,9 +123,7 @@ class Loop:
                 f"step {step.number}: {name_non_finite(values)}; the weights of the step before are in the newest "
                 "checkpoint, if one was written. Lower optimizer.learning_rate, or set train.non_finite = 'skip'"
             )
-        progress.update(
-            step.number, {key: values[key] for key in ("loss_r", "loss_f", "lambda_t") if key in values}
-        )
+        progress.update(step.number, {key: values[key] for key in ("loss_r", "loss_f", "lambda_t") if key in values})
 
 
 @dataclass(frozen=True)
@@ -167,5 +164,3 @@ def name_non_finite(values: dict[str, float]) -> str:
         if not math.isfinite(value):
             return f"{subject} {'NaN' if math.isnan(value) else 'Inf'}"
     return "δ overflows fp32"
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -9,7 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from .config import FinetuneConfig, MethodConfig, TrainConfig
 from .models import DiffusionModel
 
-_CONDITIONAL = '''\
+_CONDITIONAL = """\
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline
 
@@ -26,7 +27,7 @@ with torch.no_grad():
         epsilon = unet(x, t, class_labels=labels).sample
 {guidance}        x = scheduler.step(epsilon, t, x).prev_sample
 images = pipeline.numpy_to_pil((x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy())
-'''
+"""
 
 _GUIDANCE = """\
         # classifier-free guidance: ε = ε_∅ + w (ε_c - ε_∅); class {null_class} stands for no class
@@ -44,7 +45,7 @@ images = pipeline(batch_size=16, generator=torch.manual_seed(0), num_inference_s
 
 
 def write_model_card(
-    folder: Path, model: DiffusionModel, classes: list[str], method: MethodConfig, train: TrainConfig
+    folder: Path, model: DiffusionModel, classes: Sequence[str], method: MethodConfig, train: TrainConfig
 ) -> None:
     """README.md in a pipeline's folder; its code block runs as it stands with the folder as working directory."""
     if model.num_classes:

@@ -91,8 +91,8 @@ def load(config: ModelConfig) -> DiffusionModel:
         folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
     )
     assert isinstance(unet, UNet2DModel)
-    scheduler_config = DDPMScheduler.load_config(folder, subfolder="scheduler")
-    scheduler = DDPMScheduler.from_config(scheduler_config)
+    scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    assert isinstance(scheduler, DDPMScheduler)
     if scheduler.config["prediction_type"] not in ("epsilon", "v_prediction"):
         raise ConfigError(
             f"model.path = {config.path!r}: prediction_type {scheduler.config['prediction_type']!r} is not supported; "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import models
 from .config import SampleConfig, SamplingConfig
@@ -33,11 +34,12 @@ def sample(
     image. Labels of an unconditional model are ignored.
     """
     device = device or torch.device("cpu")
-    unet = model.unet.to(device).eval()
+    unet = cast(nn.Module, model.unet).to(device).eval()
     scheduler = DDIMScheduler.from_config(model.scheduler.config)
+    assert isinstance(scheduler, DDIMScheduler)
     scheduler.set_timesteps(config.num_inference_steps)
     shape = (model.channels, model.image_size, model.image_size)
-    is_guided = model.null_class is not None and config.guidance_scale != 1.0
+    null_class = model.null_class if config.guidance_scale != 1.0 else None
     images = []
     for start in range(0, len(labels), batch_size):
         chunk = labels[start : start + batch_size]
@@ -49,21 +51,21 @@ def sample(
         )
         x = torch.from_numpy(noise).to(device)
         classes = torch.tensor(chunk, device=device)
-        if is_guided:
-            classes = torch.cat([classes, torch.full_like(classes, model.null_class)])
+        if null_class is not None:
+            classes = torch.cat([classes, torch.full_like(classes, null_class)])
         conditions = {"class_labels": classes} if model.num_classes else {}
         for t in scheduler.timesteps:
-            output = unet(torch.cat([x, x]) if is_guided else x, t, **conditions).sample
-            if is_guided:
+            output = unet(x if null_class is None else torch.cat([x, x]), t, **conditions).sample
+            if null_class is not None:
                 with_class, without = output.chunk(2)
                 output = without + config.guidance_scale * (with_class - without)
-            x = scheduler.step(output, t, x).prev_sample
+            x = scheduler.step(output, int(t), x, return_dict=False)[0]
         images.append(x.clamp(-1, 1).cpu())
     return torch.cat(images)
 
 
 def to_grid(images: Tensor, num_columns: int, scale: int = 1) -> Image.Image:
-    """Images [N, C, H, W] in [-1, 1] as one picture, row by row, with a pixel between them; each enlarged by `scale`."""
+    """Images [N, C, H, W] in [-1, 1] as one picture, row by row, a pixel between them; enlarged by `scale`."""
     pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     num, height, width, channels = pixels.shape
     num_rows = -(-num // num_columns)

@@ -120,8 +120,8 @@ def inner_loop_note(method: MethodConfig) -> str | None:
     if not isinstance(method, EraseDiffConfig) or method.needs_inner_loop or method.inner_every:
         return None
     return (
-        "inner loop  skipped: with gradient_of_g = 'envelope' and barrier = 'norm', φ^K drops out of the update exactly; "
-        "inner_every = n logs g every n steps"
+        "inner loop  skipped: with gradient_of_g = 'envelope' and barrier = 'norm', φ^K drops out of the update "
+        "exactly; inner_every = n logs g every n steps"
     )
 
 

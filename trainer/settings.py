@@ -78,7 +78,7 @@ def _explain(kind: type[Settings], error: ValidationError) -> str:
     if first["type"] in ("missing", "missing_argument"):
         return f"{key} is missing"
     if first["type"] == "value_error":
-        return str(first["ctx"]["error"])  # our own check, which names its keys
+        return str(first.get("ctx", {})["error"])  # our own check, which names its keys
     return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

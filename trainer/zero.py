@@ -34,7 +34,9 @@ def _import_deepspeed(device: torch.device) -> Any:
     from deepspeed.utils import logger
 
     if not deepspeed.__version__.startswith("0.19."):
-        raise ConfigError(f"deepspeed {deepspeed.__version__} is installed; erasediff needs 0.19 (it uses its internals)")
+        raise ConfigError(
+            f"deepspeed {deepspeed.__version__} is installed; erasediff needs 0.19 (it uses its internals)"
+        )
     logger.setLevel(logging.ERROR)
     # compiled at first use otherwise: nodes may have no compiler
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
