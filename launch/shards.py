@@ -87,3 +87,60 @@ class Split:
         shards = "shards of its own" if self.rewrite else f"in the shards of {self.dataset}, not rewritten"
         print(f"forget: {len(forget):,} samples in {forget.path}")
         print(f"remain: {len(remain):,} samples in {remain.path} ({shards})")
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read every byte of a dataset, or of a split's two sets, and say what is wrong; exit status 0 if nothing is."""
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """Made by `shards build` or `shards split`."""
+    decode: bool = True
+    """Also decode every sample; without it, hashes alone are compared."""
+    num_workers: int | None = None
+    """Threads; as many as CPUs if not given."""
+
+    def run(self) -> None:
+        """Print each problem; raises `DataError` at the end if there was one."""
+        from ..shards.errors import DataError
+        from ..shards.progress import show_progress
+        from ..shards.verify import verify
+
+        with show_progress("shards") as progress:
+            problems = verify(self.folder, decode=self.decode, num_workers=self.num_workers, progress=progress)
+        for problem in problems:
+            print(problem)
+        if problems:
+            raise DataError(f"{self.folder}: {len(problems):,} problem(s), listed above")
+        print(f"{self.folder}: no problem found")
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show counts, labels and sizes of a dataset, and a picture of some of its samples."""
+
+    dataset: Annotated[Positional[Path], arg(metavar="DATASET")]
+    """Made by `shards build` or `shards split`."""
+    sheet: Path | None = None
+    """PNG to write: a contact sheet with a row of samples for each class."""
+
+    def run(self) -> None:
+        """Print the summary and write the sheet; raises `DataError`."""
+        from ..shards.dataset import Dataset
+        from ..shards.inspect import save_sheet, summarise
+
+        dataset = Dataset.open(self.dataset)
+        summary = summarise(dataset)
+        sizes = ", ".join(f"{name} {size:,}" for name, size in summary.size_quantiles_bytes.items())
+        shape = dataset.image_shape
+        excluded = f" ({summary.num_excluded:,} more in them are excluded)" if summary.num_excluded else ""
+        print(f"{dataset.name}: {summary.num_samples:,} samples in {summary.num_shards:,} shard(s){excluded}")
+        print(f"images: {f'{shape.width} x {shape.height}, {shape.channels} channel(s)' if shape else 'several sizes'}")
+        print(f"content: {summary.content_bytes / 1e6:,.1f} MB; bytes a sample: {sizes}")
+        print(f"captions: {summary.num_captions:,}; without label: {summary.num_unlabelled:,}")
+        print(f"fingerprint: {dataset.fingerprint}")
+        for name, count in summary.label_counts.items():
+            print(f"{count:>12,}  {name}")
+        if self.sheet is not None:
+            save_sheet(dataset, self.sheet)
+            print(f"contact sheet: {self.sheet}")

@@ -53,7 +53,7 @@ class Dataset:
         if len(index) and not 0 <= int(index["shard"].max()) < len(manifest.shards):
             raise DataError(f"{path / INDEX_NAME}: points to shards that {path} does not list; build the dataset again")
         for shard in manifest.shards:
-            _check_size(path / shard.path, shard.bytes)
+            check_size(path / shard.path, shard.bytes)
         return cls(path, manifest, index)
 
     @property
@@ -159,7 +159,8 @@ def same_content(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(i.tolist(), j.tolist(), strict=True))
 
 
-def _check_size(path: Path, num_bytes: int) -> None:
+def check_size(path: Path, num_bytes: int) -> None:
+    """Raise `DataError` if a shard is missing or not of the recorded size."""
     try:
         found = path.stat().st_size
     except FileNotFoundError:

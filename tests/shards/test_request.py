@@ -88,7 +88,7 @@ def test_rewritten_remain_needs_the_old_shards_no_more(gallery: Dataset, tmp_pat
     assert all("/" not in shard.path and shard.num_excluded == 0 for shard in remain.manifest.shards)
     pointing = split(gallery, tmp_path / "pointing", ["a"])[1]
     assert remain.fingerprint == pointing.fingerprint
-    forgotten = [gallery.read_bytes(i) for i in np.flatnonzero(gallery.labels == 0)]
+    forgotten = [gallery.read_bytes(i) for i in np.flatnonzero(gallery.labels == 0).tolist()]
     purged = b"".join((remain.path / shard.path).read_bytes() for shard in remain.manifest.shards)
     assert not any(content in purged for content in forgotten)
 
