@@ -21,6 +21,7 @@ from .config import (
     ScrubConfig,
     TrainConfig,
 )
+from .loop import Watch
 from .models import DiffusionModel
 from .run_folder import RunFolder
 from .settings import dump_toml
@@ -142,7 +143,7 @@ def plan(config: ScrubConfig) -> Plan:
     return Plan(config, model, forget, remain)
 
 
-def run_scrub(config: ScrubConfig) -> Path:
+def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues a scrub; returns the folder of the scrubbed pipeline. All ranks call it."""
     device = distributed.set_up(config.engine)
     planned = plan(config)
@@ -163,5 +164,6 @@ def run_scrub(config: ScrubConfig) -> Path:
         forget=planned.forget,
         run=run,
         device=device,
+        watch=watch,
     )
     return run.model_path
