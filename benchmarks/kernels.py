@@ -9,9 +9,13 @@ wrong. GB/s counts the bytes that the operation has to move, whatever the provid
 over the better of a device copy and a read-only sum over the same bytes, timed in the same run.
 """
 
+# torch does not export its foreach operations by name
+# pyright: reportPrivateImportUsage=false
+
 import argparse
 import datetime
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -63,7 +67,7 @@ COLUMNS += ["peak MB", "error"]
 
 def lengths_of(model: str, scale: float) -> list[int]:
     """The length of every tensor of the UNet, from its config: no download, no memory."""
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     with torch.device("meta"):
         lengths = [p.numel() for p in UNet2DConditionModel(**UNETS[model]).parameters()]
@@ -255,7 +259,7 @@ def extra_megabytes(run: Callable[[], Any], device: torch.device) -> float:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     assert profile.profiler is not None and profile.profiler.kineto_results is not None
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events: list[Any] = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         allocated += event.nbytes()
@@ -271,7 +275,7 @@ def launches_and_syncs(run: Callable[[], Any], device: torch.device) -> tuple[st
     with torch.profiler.profile(activities=activities) as profile:
         run()
         torch.cuda.synchronize()
-    launches = sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events() or [])
+    launches = sum(str(event.device_type).endswith("CUDA") for event in profile.events() or [])
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -302,7 +306,7 @@ def describe(device: torch.device) -> str:
     return (
         f"{name} · torch {torch.__version__} · triton {triton} · Python {platform.python_version()} · "
         f"commit {commit.stdout.strip()}{' with changes' if changed.stdout.strip() else ''} · "
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d} · `python {' '.join(sys.argv)}`"
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d} · `python {shlex.join(sys.argv)}`"
     )
 
 
