@@ -14,6 +14,7 @@ over the better of a device copy and a read-only sum over the same bytes, timed 
 
 import argparse
 import datetime
+import itertools
 import platform
 import shlex
 import statistics
@@ -224,6 +225,33 @@ def displace_ops(x: Vectors) -> Iterator[Op]:
     yield Op("displace to bf16", num_bytes, providers, error, lambda: x.working.fill_(torch.nan))
 
 
+def optimizer_ops(x: Vectors) -> Iterator[Op]:
+    """What follows `combine_` in a step: what one kernel for all of it could save is at most `combine_`'s time."""
+    if x.delta.dtype != torch.float32:
+        return
+    theta = torch.empty_like(x.theta, requires_grad=True)
+    rate, decay, epsilon = 1e-4, 1e-2, 1e-8
+    adamw = torch.optim.AdamW([theta], lr=rate, weight_decay=decay, eps=epsilon, fused=True)
+
+    def prepare() -> None:
+        adamw.state.clear()
+        theta.detach().copy_(x.theta)
+        theta.grad = x.delta.copy_(x.g_r)
+
+    def error(_: Any) -> float:
+        # after the first step the moments' ratio is the gradient's sign, but for ε
+        def terms(piece: slice) -> list[Tensor]:
+            g, start = x.g_r[piece].double(), x.theta[piece].double()
+            return [start, -rate * decay * start, -rate * g / (g.abs() + epsilon)]
+
+        return worst_error(theta.detach(), terms)
+
+    n = theta.numel()
+    yield Op("AdamW", 28 * n, {"torch fused": adamw.step}, error, prepare)
+    cast = {OURS: lambda: displace(x.working, x.theta, None, 0.0)}
+    yield Op("cast to bf16", 6 * n, cast, lambda _: worst_error(x.working, lambda piece: [x.theta[piece].double()]))
+
+
 def worst_error(found: Tensor, terms: Callable[[slice], list[Tensor]]) -> float:
     """The largest `elementwise_error` against the sum of terms, a piece at a time."""
     worst = 0.0
@@ -315,18 +343,25 @@ def rows(model: str, shard: str, dtype: str, arguments: argparse.Namespace, devi
     x = Vectors(pieces_of(lengths, SHARDS[shard]), len(lengths), DTYPES[dtype], device)
     ceiling = ceiling_of(x, arguments.repeats)
     shape = f"{model} {shard}, {x.g_f.numel():,} in {len(x.lengths)}"
-    for op in (*sums_ops(x), *combine_ops(x), *displace_ops(x)):
+    for op in itertools.chain(sums_ops(x), combine_ops(x), displace_ops(x), optimizer_ops(x)):
         for provider, run in op.providers.items():
-            op.prepare()
-            error = op.error(run())
-            if provider == OURS and not error <= 1:
-                sys.exit(f"{op.name}, {shape}, {dtype}: the error is {error:.3g} of its bound; no figures from here on")
-            deciles = statistics.quantiles(seconds_of(run, device, arguments.repeats), n=10, method="inclusive")
+            columns = [op.name, provider, shape, dtype]
+            try:
+                op.prepare()
+                error = op.error(run())
+                if provider == OURS and not error <= 1:
+                    sys.exit(f"{op.name}, {shape}, {dtype}: the error is {error:.3g} of its bound; no figures")
+                times = seconds_of(run, device, arguments.repeats)
+                launches, syncs = launches_and_syncs(run, device)
+                peak = extra_megabytes(run, device)
+            except torch.OutOfMemoryError:
+                yield f"| {' | '.join([*columns, 'out of memory'])} {'| ' * (len(COLUMNS) - len(columns))}"
+                continue
+            deciles = statistics.quantiles(times, n=10, method="inclusive")
             low, median, high = deciles[1], deciles[4], deciles[7]
-            launches, syncs = launches_and_syncs(run, device)
-            columns = [op.name, provider, shape, dtype, f"{1e3 * median:.2f}", f"{1e3 * low:.2f}", f"{1e3 * high:.2f}"]
+            columns += [f"{1e3 * median:.2f}", f"{1e3 * low:.2f}", f"{1e3 * high:.2f}"]
             columns += [f"{op.num_bytes / median / 1e9:.1f}", f"{op.num_bytes / median / ceiling:.0%}"]
-            columns += [launches, syncs, f"{extra_megabytes(run, device):.0f}", f"{error:.2g}"]
+            columns += [launches, syncs, f"{peak:.0f}", f"{error:.2g}"]
             yield f"| {' | '.join(columns)} |"
 
 

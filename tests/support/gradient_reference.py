@@ -11,21 +11,18 @@ PIECE = 1 << 24
 
 def sums(u: Tensor, v: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What `inner_products` returns, and for each the product of the norms of its factors."""
-    total = torch.zeros(4, 4, dtype=torch.float64, device=u.device)
+    pairs = [(0, 0), (0, 1), (1, 1)] if w is None else [(2, 2), (2, 1), (1, 1), (0, 0), (0, 1), (0, 2)]
+    total = torch.zeros(len(pairs), dtype=torch.float64, device=u.device)
+    squares = torch.zeros(3, dtype=torch.float64, device=u.device)
     for start in range(0, u.numel(), PIECE):
         piece = slice(start, start + PIECE)
-        rows = [u[piece].double(), v[piece].double()]
+        vectors = [u[piece].double(), v[piece].double()]
         if w is not None:
-            rows.append(rows[0] - w[piece].double())
-        vectors = torch.stack(rows)
-        total[: len(rows), : len(rows)] += vectors @ vectors.T
-    u_, v_, d_ = 0, 1, 2
-    pairs = [(u_, u_), (u_, v_), (v_, v_)]
-    if w is not None:
-        pairs = [(d_, d_), (d_, v_), (v_, v_), *pairs[:2], (u_, d_)]
+            vectors.append(vectors[0] - w[piece].double())
+        total += torch.stack([(vectors[i] * vectors[j]).sum() for i, j in pairs])
+        squares[: len(vectors)] += torch.stack([vector.square().sum() for vector in vectors])
     first, second = (list(side) for side in zip(*pairs, strict=True))
-    norms = total.diagonal().sqrt()
-    return total[first, second], norms[first] * norms[second]
+    return total, squares.sqrt()[first] * squares.sqrt()[second]
 
 
 def sums_error(found: Tensor, u: Tensor, v: Tensor, w: Tensor | None = None) -> float:
