@@ -1,8 +1,10 @@
 """A dataset folder opened for reading."""
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,8 @@ class Sample:
     image: np.ndarray
     """uint8 [H, W, C], C = 1 or 3."""
     label: int | None
+    text: str = ""
+    """Caption."""
 
 
 class Dataset:
@@ -46,8 +50,10 @@ class Dataset:
         if not len(index) == manifest.num_samples == sum(shard.num_samples for shard in manifest.shards):
             found = f"{len(index):,} rows for {manifest.num_samples:,} samples"
             raise DataError(f"{path / INDEX_NAME}: {found}: index out of date; build the dataset again")
+        if len(index) and not 0 <= int(index["shard"].max()) < len(manifest.shards):
+            raise DataError(f"{path / INDEX_NAME}: points to shards that {path} does not list; build the dataset again")
         for shard in manifest.shards:
-            _check_size(path / shard.path, shard.bytes)
+            check_size(path / shard.path, shard.bytes)
         return cls(path, manifest, index)
 
     @property
@@ -99,11 +105,36 @@ class Dataset:
         """Read and decode sample `i`; raises `DataError` naming it."""
         label = int(self.index["label"][i])
         image = decode(self.read_bytes(i), self.where(i))
-        return Sample(self.key(i), image, None if label == NO_LABEL else label)
+        return Sample(self.key(i), image, None if label == NO_LABEL else label, self.text(i))
+
+    def text(self, i: int) -> str:
+        """The caption of sample `i`, empty for none."""
+        row = self.index[i]
+        data = self._side_bytes(row, "text")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise DataError(f"{self.where(i)}: caption is not UTF-8; build the shard again") from None
+
+    def metadata(self, i: int) -> dict[str, Any]:
+        """The JSON metadata of sample `i`, empty for none."""
+        data = self._side_bytes(self.index[i], "meta")
+        try:
+            metadata = json.loads(data) if data else {}
+        # a thousand nested brackets are a RecursionError
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.where(i)}: metadata is not JSON ({error}); build the shard again") from None
+        if not isinstance(metadata, dict):
+            raise DataError(f"{self.where(i)}: metadata is no JSON object; build the shard again")
+        return metadata
 
     def where(self, i: int) -> str:
         """Shard and key of sample `i`, for messages."""
         return f"{self.files.paths[int(self.index['shard'][i])]}: sample {self.key(i)!r}"
+
+    def _side_bytes(self, row: np.void, kind: str) -> bytes:
+        length = int(row[f"{kind}_length"])
+        return self.files.read(int(row["shard"]), int(row[f"{kind}_offset"]), length) if length else b""
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""
@@ -128,7 +159,8 @@ def same_content(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(i.tolist(), j.tolist(), strict=True))
 
 
-def _check_size(path: Path, num_bytes: int) -> None:
+def check_size(path: Path, num_bytes: int) -> None:
+    """Raise `DataError` if a shard is missing or not of the recorded size."""
     try:
         found = path.stat().st_size
     except FileNotFoundError:

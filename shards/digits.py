@@ -3,12 +3,12 @@
 import numpy as np
 
 from .images import encode_png
-from .source import Entry
+from .source import Entry, ListedSource
 
 _MAX_VALUE = 16
 
 
-class Digits:
+class Digits(ListedSource):
     """The source `digits`: values 0 … 16 scaled to 8 bits, keys `digit-00000` …"""
 
     name = "digits"
@@ -21,10 +21,12 @@ class Digits:
         values, labels = load_digits(return_X_y=True)
         pixels = np.rint(values.reshape(-1, 8, 8) * (255 / _MAX_VALUE)).astype(np.uint8)
         self._images = [encode_png(image) for image in pixels]
-        self.entries = [
-            Entry(f"digit-{i:05d}", "png", len(self._images[i]), str(i), label)
-            for i, label in enumerate(labels.tolist())
-        ]
+        super().__init__(
+            [
+                Entry(f"digit-{i:05d}", "png", len(self._images[i]), str(i), label)
+                for i, label in enumerate(labels.tolist())
+            ]
+        )
 
     def read(self, entry: Entry) -> bytes:
         return self._images[int(entry.location)]

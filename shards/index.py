@@ -1,6 +1,8 @@
 """The index: one row a sample, in shard order, memory-mapped from `index.npy`."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ from .errors import DataError
 
 NO_LABEL = -1
 # the index stores a position in this table: append only
-EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+EXTENSIONS = (*IMAGE_EXTENSIONS, "npy", "safetensors")
 _CHUNK_ROWS = 1 << 18
 
 
@@ -18,7 +21,7 @@ def index_dtype(key_bytes: int) -> np.dtype:
 
     `shard` counts from 0 in the order of `dataset.json`; `offset` and `length` (bytes) are those of the sample's
     content inside its shard; `extension` counts in `EXTENSIONS`; `label` is NO_LABEL for none; `content_hash` is the
-    first half of its bytes' SHA-256.
+    first half of its bytes' SHA-256. `text_*` and `meta_*` place the caption and the JSON metadata, length 0 for none.
     """
     return np.dtype(
         [
@@ -29,6 +32,10 @@ def index_dtype(key_bytes: int) -> np.dtype:
             ("extension", "u1"),
             ("label", "<i4"),
             ("content_hash", "V16"),
+            ("text_offset", "<u8"),
+            ("text_length", "<u4"),
+            ("meta_offset", "<u8"),
+            ("meta_length", "<u4"),
         ]
     )
 
@@ -38,9 +45,31 @@ def content_hash(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:16]
 
 
-def make_index(rows: list[tuple]) -> np.ndarray:
-    """Rows in the order of `index_dtype`'s fields, keys as bytes."""
-    return np.array(rows, dtype=index_dtype(max((len(row[0]) for row in rows), default=1)))
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample's place in a shard, as `index_dtype` has it without the shard's number."""
+
+    key: bytes
+    offset: int
+    length: int
+    extension: str
+    label: int
+    content_hash: bytes
+    text_offset: int = 0
+    text_length: int = 0
+    meta_offset: int = 0
+    meta_length: int = 0
+
+
+def make_index(rows: Sequence[Row], shard: int) -> np.ndarray:
+    """Index of one shard."""
+    index = np.zeros(len(rows), dtype=index_dtype(max((len(row.key) for row in rows), default=1)))
+    index["shard"] = shard
+    index["extension"] = [EXTENSIONS.index(row.extension) for row in rows]
+    for name in index.dtype.names or ():
+        if name not in ("shard", "extension"):
+            index[name] = [getattr(row, name) for row in rows]
+    return index
 
 
 def hash_numbers(index: np.ndarray) -> np.ndarray:

@@ -34,7 +34,9 @@ class Shard:
     bytes: int
     sha256: str
     num_samples: int
-    """Samples of this dataset in it; the tar may hold others, which are then excluded."""
+    """Samples of this dataset in it."""
+    num_excluded: int
+    """Other samples in the tar, which this dataset leaves out."""
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -47,7 +49,7 @@ class Manifest:
     classes: tuple[str, ...]
     num_samples: int
     image: ImageShape | None
-    """None when images differ in size or channels."""
+    """None when images differ in size or channels, or there are none."""
     fingerprint: str
     """See `index.fingerprint`."""
     index_sha256: str

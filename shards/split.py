@@ -1,129 +1,128 @@
 """One dataset → a forget set and a remain set that share nothing."""
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from .build import (
-    DEFAULT_MAX_SHARD_BYTES,
-    DEFAULT_MAX_SHARD_SAMPLES,
-    plan_shards,
-    write_dataset,
-    write_index_and_manifest,
-)
+from .assemble import complete, save_index
+from .build import DEFAULT_MAX_SHARD_BYTES, DEFAULT_MAX_SHARD_SAMPLES, write_parts
 from .dataset import Dataset, same_content
 from .errors import DataError, shorten
+from .jobs import Progress, default_num_workers
 from .manifest import Shard
-from .source import Entry
-from .staging import staged
+from .request import Request, Selector, read_request
+from .select import select
+from .selection import Selection
+from .staging import check_absent, staged
+from .write_shard import plan_shards
 
 FORGET_NAME = "forget"
 REMAIN_NAME = "remain"
+REQUEST_NAME = "request.json"
 
 
 def split(
-    dataset: Dataset | str | Path, output: str | Path, forget_labels: Sequence[str | int]
+    dataset: Dataset | str | Path,
+    output: str | Path,
+    forget_labels: Sequence[str | int] = (),
+    *,
+    request: Request | str | Path | None = None,
+    rewrite: bool = False,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Dataset, Dataset]:
     """Write `output/forget` and `output/remain`; returns both.
 
-    `forget` has compact shards of its own. `remain` is not rewritten: its index leaves the forgotten rows out and
-    points into the shards of `dataset`, by relative path. Raises `DataError`, writing nothing, when a label has no
-    sample, nothing would remain, or an image lies on both sides (the same bytes under two labels).
+    What to forget is named by class (`forget_labels`) or by an erasure request. `forget` has compact shards of its own.
+    `remain` is not rewritten: its index leaves the forgotten rows out and points into the shards of `dataset`, by
+    relative path; with `rewrite` it gets purged shards of its own, one for each old one, so that the old data can be
+    deleted. `output/request.json` says what was asked and found. Raises `DataError`, writing nothing, when a label, key
+    or selector matches nothing, nothing would remain, or a content lies on both sides (the same bytes under two names).
     """
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     output = Path(output)
-    forgotten = select_labels(dataset, forget_labels)
+    num_workers = num_workers or default_num_workers()
+    check_absent(output)
+    asked = _request(forget_labels, request)
+    forgotten = select(dataset, asked)
     _check_split(dataset, forgotten)
-    with staged(output) as folder:
-        _write_forget(folder / FORGET_NAME, dataset, forgotten)
-        _write_remain(folder / REMAIN_NAME, dataset, forgotten, final=output / REMAIN_NAME)
+    forget = Selection(dataset, np.flatnonzero(forgotten), f"{dataset.name}-{FORGET_NAME}")
+    remain = Selection(dataset, np.flatnonzero(~forgotten), f"{dataset.name}-{REMAIN_NAME}")
+    with staged(output, _stamp(forget, asked, rewrite)) as folder:
+        for part in (FORGET_NAME, REMAIN_NAME):
+            (folder / part).mkdir(exist_ok=True)
+        shards = plan_shards(forget.sizes_bytes, DEFAULT_MAX_SHARD_SAMPLES, DEFAULT_MAX_SHARD_BYTES)
+        write_parts(
+            forget, folder / FORGET_NAME, name=forget.name, shards=shards, num_workers=num_workers, progress=progress
+        )
+        if rewrite:
+            write_parts(
+                remain,
+                folder / REMAIN_NAME,
+                name=remain.name,
+                shards=remain.by_shard(),
+                num_workers=num_workers,
+                progress=progress,
+            )
+        else:
+            _write_pointers(folder / REMAIN_NAME, remain, final=output / REMAIN_NAME)
+        _write_record(folder, asked, dataset, forget)
     return Dataset.open(output / FORGET_NAME), Dataset.open(output / REMAIN_NAME)
 
 
-def select_labels(dataset: Dataset, labels: Sequence[str | int]) -> np.ndarray:
-    """bool [N]: which samples have one of the labels, each a class name or, where no name is a number, a position."""
-    if not labels:
-        raise DataError("--forget-label: none given; name at least one class")
-    selected = np.zeros(len(dataset), dtype=bool)
-    for label in labels:
-        matches = dataset.labels == _class_number(dataset, label)
-        if not matches.any():
-            raise DataError(f"--forget-label {label}: no sample of {dataset.path} has it; classes: {_classes(dataset)}")
-        selected |= matches
-    return selected
-
-
-def _class_number(dataset: Dataset, label: str | int) -> int:
-    name = str(label)
-    if name in dataset.classes:
-        return dataset.classes.index(name)
-    # with numbers as names, a position would be taken for a name
-    if (
-        name.isdecimal()
-        and not any(known.isdecimal() for known in dataset.classes)
-        and int(name) < len(dataset.classes)
-    ):
-        return int(name)
-    raise DataError(f"--forget-label {label}: no such class in {dataset.path}; classes: {_classes(dataset)}")
-
-
-def _classes(dataset: Dataset) -> str:
-    return shorten(dataset.classes, limit=20)
+def _request(labels: Sequence[str | int], request: Request | str | Path | None) -> Request:
+    if bool(labels) == (request is not None):
+        raise DataError("--forget-label, --request: give one of them, at least one label or a request file")
+    if request is None:
+        return Request((Selector(labels=tuple(labels)),), name="--forget-label")
+    return request if isinstance(request, Request) else read_request(Path(request))
 
 
 def _check_split(dataset: Dataset, forgotten: np.ndarray) -> None:
     if forgotten.all():
-        raise DataError(
-            f"{dataset.path}: all {len(dataset):,} samples would be forgotten and none remain; forget fewer labels"
-        )
+        raise DataError(f"{dataset.path}: all {len(dataset):,} samples would be forgotten, none remain; forget fewer")
     forget_rows, remain_rows = np.flatnonzero(forgotten), np.flatnonzero(~forgotten)
     overlaps = same_content(dataset.index[forget_rows], dataset.index[remain_rows])
     if overlaps:
         pairs = [f"{dataset.key(forget_rows[i])} = {dataset.key(remain_rows[j])}" for i, j in overlaps]
-        what = f"{len(pairs)} forgotten image(s) are also among the remaining, byte for byte"
+        what = f"{len(pairs)} forgotten sample(s) are also among the remaining, byte for byte"
         raise DataError(f"{dataset.path}: {what}: {shorten(pairs)}; forget both, or remove one and build again")
 
 
-class _Selected:
-    """A source for `write_dataset`: some samples of a dataset, as they are."""
-
-    def __init__(self, dataset: Dataset, rows: np.ndarray) -> None:
-        self.dataset = dataset
-        self.name = f"{dataset.name}-{FORGET_NAME}"
-        self.classes = dataset.classes
-        self.entries = [_entry(dataset, row) for row in rows.tolist()]
-
-    def read(self, entry: Entry) -> bytes:
-        return self.dataset.read_bytes(int(entry.location))
+def _stamp(forget: Selection, request: Request, rewrite: bool) -> str:
+    return hashlib.sha256(repr((forget.stamp(), request, rewrite)).encode()).hexdigest()
 
 
-def _entry(dataset: Dataset, i: int) -> Entry:
-    row = dataset.index[i]
-    return Entry(dataset.key(i), dataset.extension(i), int(row["length"]), str(i), int(row["label"]))
+def _write_pointers(folder: Path, remain: Selection, final: Path) -> None:
+    """A dataset without shards of its own."""
+    dataset = remain.dataset
+    index = dataset.index[remain.rows]
+    save_index(folder, index)
+    counts = np.bincount(index["shard"], minlength=len(dataset.manifest.shards)).tolist()
+    shards = [
+        Shard(
+            path=os.path.relpath((dataset.path / shard.path).resolve(), final.resolve()),
+            bytes=shard.bytes,
+            sha256=shard.sha256,
+            num_samples=num_samples,
+            num_excluded=shard.num_samples + shard.num_excluded - num_samples,
+        )
+        for shard, num_samples in zip(dataset.manifest.shards, counts, strict=True)
+    ]
+    complete(folder, name=remain.name, classes=dataset.classes, image=dataset.image_shape, index=index, shards=shards)
 
 
-def _write_forget(folder: Path, dataset: Dataset, forgotten: np.ndarray) -> None:
-    folder.mkdir()
-    source = _Selected(dataset, np.flatnonzero(forgotten))
-    shards = plan_shards(source.entries, DEFAULT_MAX_SHARD_SAMPLES, DEFAULT_MAX_SHARD_BYTES)
-    write_dataset(folder, source, source.name, shards)
-
-
-def _write_remain(folder: Path, dataset: Dataset, forgotten: np.ndarray, final: Path) -> None:
-    folder.mkdir()
-    index = dataset.index[~forgotten]
-    counts = np.bincount(index["shard"], minlength=len(dataset.manifest.shards))
-    shards = []
-    for shard, num_samples in zip(dataset.manifest.shards, counts.tolist(), strict=True):
-        path = os.path.relpath((dataset.path / shard.path).resolve(), final.resolve())
-        shards.append(Shard(path, shard.bytes, shard.sha256, num_samples))
-    write_index_and_manifest(
-        folder,
-        name=f"{dataset.name}-{REMAIN_NAME}",
-        classes=dataset.classes,
-        image=dataset.image_shape,
-        index=index,
-        shards=tuple(shards),
-    )
+def _write_record(folder: Path, request: Request, dataset: Dataset, forget: Selection) -> None:
+    """What was asked, of which data, and how much it was."""
+    record = {
+        "request": asdict(request),
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "num_samples": len(dataset)},
+        "num_forgotten": len(forget.rows),
+    }
+    text = json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
+    (folder / REQUEST_NAME).write_text(text, encoding="utf-8")

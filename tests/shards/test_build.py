@@ -140,7 +140,7 @@ def test_other_mistakes(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(DataError, match="not a readable zip"):
         build(tmp_path / "broken.zip", tmp_path / "out")
-    with pytest.raises(DataError, match=r"neither a folder nor a \.zip"):
+    with pytest.raises(DataError, match=r"unknown kind of file"):
         build(pictures / "cat" / "0.png", tmp_path / "out")
     (pictures / "fox").mkdir()
     with pytest.raises(DataError, match="class 'fox' has no image"):

@@ -15,7 +15,7 @@ def test_digit_three(digits: Dataset, tmp_path: Path) -> None:
     assert sorted(forget.keys + remain.keys) == digits.keys
     assert forget.classes == remain.classes == digits.classes
     # remain has an index and no shard of its own
-    assert sorted(file.name for file in remain.path.iterdir()) == ["dataset.json", "index.npy"]
+    assert sorted(file.name for file in remain.path.iterdir()) == ["README.md", "dataset.json", "index.npy"]
     by_key = {key: i for i, key in enumerate(digits.keys)}
     for part in (forget, remain):
         for i in range(0, len(part), 40):
@@ -76,10 +76,10 @@ def test_check_disjoint_compares_content_too(pictures: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["11"], "--forget-label 11: no such class.*classes: 0, 1, 2"),
-        (["three"], "--forget-label three: no such class"),
+        (["11"], "--forget-label: label 11: no such class.*classes: 0, 1, 2"),
+        (["three"], "--forget-label: label three: no such class"),
         (list("0123456789"), "all 1,797 samples would be forgotten"),
-        ([], "none given"),
+        ([], "at least one label"),
     ],
 )
 def test_mistakes(digits: Dataset, tmp_path: Path, labels: list[str], message: str) -> None:
@@ -90,7 +90,7 @@ def test_mistakes(digits: Dataset, tmp_path: Path, labels: list[str], message: s
 
 def test_label_that_no_sample_has(digits: Dataset, tmp_path: Path) -> None:
     _, remain = split(digits, tmp_path / "out", ["3"])
-    with pytest.raises(DataError, match="--forget-label 3: no sample"):
+    with pytest.raises(DataError, match="--forget-label: label 3: no sample"):
         split(remain, tmp_path / "again", ["3"])
 
 
