@@ -3,48 +3,88 @@
 import torch
 from torch import Tensor
 
-from .shard import check_shards
+from .shard import ParameterTable, check_shards, check_table
 
 # elements at a time: the fp32 scratch stays in cache
 CPU_CHUNK = 65_536
 
-# λ_t beyond this is applied as a product of two factors, as it may exceed fp32 while λ_t ∇g does not
-LARGE = 2.0**126
+# 0 and λ_t within these limits are applied in fp32, others in fp64: λ_t may leave fp32's range while λ_t ∇g does not
+SMALLEST, LARGEST = 2.0**-100, 2.0**126
 
 
-def combine_(g_r: Tensor, lambda_t: Tensor, g_f: Tensor, g_phi: Tensor | None = None) -> Tensor:
-    """δ = g_r + λ_t·(g_f − g_phi), written over g_r; λ_t is read on the device, without a host sync.
+def combine_(
+    g_r: Tensor,
+    lambda_t: Tensor,
+    g_f: Tensor,
+    g_phi: Tensor | None = None,
+    *,
+    table: ParameterTable | None = None,
+    group_of: Tensor | None = None,
+) -> Tensor:
+    """δ = g_r + λ_t·(g_f − g_phi), written over g_r in one pass; λ_t is read on the device, without a host sync.
 
     g_r: ∇L_r, flat shard, fp32 or bf16, overwritten and returned. g_f: ∇L_f(θ); g_phi: ∇L_f(φ^K) or None, shards of
-    the same length, fp32 or bf16. lambda_t: 0-dim, fp32 or fp64, on g_r's device.
+    the same length, fp32 or bf16.
+    lambda_t: fp32 or fp64, on g_r's device: 0-dim; or [G], one per group of parameters, with
+        table: the pieces of the shard, P parameters (what it does not cover stays as it is), and
+        group_of: int64 [P] on g_r's device, each parameter's group, 0 ≤ group < G (not checked: that would need a
+        host sync).
 
-    Computed in fp32 (λ_t too: relative error 2⁻²⁴) and rounded to g_r's dtype at the end. λ_t up to 2²⁵³ is exact in
-    that sense wherever δ itself fits; λ_t = 0 does not hide a NaN in g_f.
+    Computed in fp32 (λ_t too: relative error 2⁻²⁴; in fp64 where λ_t leaves fp32's range) and rounded to g_r's dtype
+    at the end. λ_t = 0 does not hide a NaN in g_f.
 
-    Raises ValueError for shards that do not fit together, or a lambda_t elsewhere.
+    Raises ValueError for shards that do not fit together, or a lambda_t, table or group_of that does not fit them.
     """
     check_shards(g_r=g_r, g_f=g_f, g_phi=g_phi)
-    if lambda_t.ndim != 0 or lambda_t.device != g_r.device:
-        raise ValueError(f"lambda_t: expected 0-dim on {g_r.device}, found {list(lambda_t.shape)} on {lambda_t.device}")
-    return combine_torch_(g_r, lambda_t, g_f, g_phi)
+    if lambda_t.device != g_r.device:
+        raise ValueError(f"lambda_t: expected on {g_r.device}, found on {lambda_t.device}")
+    if (lambda_t.ndim == 1) != (table is not None) or (table is None) != (group_of is None) or lambda_t.ndim > 1:
+        raise ValueError(f"lambda_t: expected 0-dim, or [G] with table and group_of, found {list(lambda_t.shape)}")
+    if table is not None and group_of is not None:
+        check_table(table, g_r)
+        expected = (torch.int64, (table.num_parameters,), g_r.device)
+        found = (group_of.dtype, tuple(group_of.shape), group_of.device)
+        if found != expected:
+            raise ValueError(f"group_of: expected {expected}, found {found}")
+    if g_r.is_cuda:
+        from .combine_triton import combine_triton_
+
+        return combine_triton_(g_r, lambda_t, g_f, g_phi, table, group_of)
+    return combine_torch_(g_r, lambda_t, g_f, g_phi, table, group_of)
 
 
-def combine_torch_(g_r: Tensor, lambda_t: Tensor, g_f: Tensor, g_phi: Tensor | None = None) -> Tensor:
-    """`combine_` in plain torch."""
-    multiplier = float(lambda_t)
-    large = abs(multiplier) > LARGE
-    if large:
-        multiplier /= LARGE
-    if g_phi is None and not large and g_r.dtype == g_f.dtype == torch.float32:
+def combine_torch_(
+    g_r: Tensor,
+    lambda_t: Tensor,
+    g_f: Tensor,
+    g_phi: Tensor | None,
+    table: ParameterTable | None = None,
+    group_of: Tensor | None = None,
+) -> Tensor:
+    """`combine_` in plain torch, for the CPU."""
+    if table is None or group_of is None:
+        return _combine_piece_(g_r, float(lambda_t), g_f, g_phi)
+    by_parameter = lambda_t[group_of].tolist()
+    for parameter, offset, length in table.segments.tolist():
+        piece = slice(offset, offset + length)
+        phi = None if g_phi is None else g_phi[piece]
+        _combine_piece_(g_r[piece], by_parameter[parameter], g_f[piece], phi)
+    return g_r
+
+
+def _combine_piece_(g_r: Tensor, multiplier: float, g_f: Tensor, g_phi: Tensor | None) -> Tensor:
+    ordinary = multiplier == 0.0 or SMALLEST <= abs(multiplier) <= LARGEST
+    if g_phi is None and ordinary and g_r.dtype == g_f.dtype == torch.float32:
         return g_r.add_(g_f, alpha=multiplier)
-    scratch = torch.empty(3, min(CPU_CHUNK, g_r.numel()), device=g_r.device)
+    scratch = torch.empty(2, min(CPU_CHUNK, g_r.numel()), device=g_r.device)
     for start in range(0, g_r.numel(), CPU_CHUNK):
         r = g_r[start : start + CPU_CHUNK]
-        delta, d, phi = scratch[:, : r.numel()]
+        d, other = scratch[:, : r.numel()]
         d.copy_(g_f[start : start + CPU_CHUNK])
         if g_phi is not None:
-            d.sub_(phi.copy_(g_phi[start : start + CPU_CHUNK]))
-        if large:
-            d.mul_(LARGE)
-        r.copy_(delta.copy_(r).add_(d, alpha=multiplier))
+            d.sub_(other.copy_(g_phi[start : start + CPU_CHUNK]))
+        if ordinary:
+            r.copy_(other.copy_(r).add_(d, alpha=multiplier))
+        else:
+            r.copy_(r.double().add_(d.double(), alpha=multiplier))
     return g_r

@@ -18,11 +18,15 @@ def displace(out: Tensor, theta: Tensor, v: Tensor | None, alpha: float) -> Tens
     Raises ValueError for shards that do not fit together.
     """
     check_shards(out=out, theta=theta, v=v)
+    if out.is_cuda:
+        from .displace_triton import displace_triton
+
+        return displace_triton(out, theta, v, alpha)
     return displace_torch(out, theta, v, alpha)
 
 
 def displace_torch(out: Tensor, theta: Tensor, v: Tensor | None, alpha: float) -> Tensor:
-    """`displace` in plain torch."""
+    """`displace` in plain torch, for the CPU."""
     if v is None:
         return out.copy_(theta)
     if out.dtype == theta.dtype == v.dtype == torch.float32:

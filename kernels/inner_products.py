@@ -1,12 +1,17 @@
 """The inner products that λ_t needs (Theorem 3.1), in one read of the gradients, in all and per parameter."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from .shard import ParameterTable, check_shards
+from .shard import ParameterTable, check_shards, check_table
 
-# elements converted at a time: large enough to hide the calls, small enough for the cache
-CPU_CHUNK = 65_536
+# elements at a time: large enough to hide the calls, small enough for the cache
+CPU_CHUNK = 131_072
+
+# below this ‖x‖² of a chunk, squares that underflow fp32 may matter
+SMALL = 1e-25
 
 
 def inner_products(u: Tensor, v: Tensor, w: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -19,11 +24,18 @@ def inner_products(u: Tensor, v: Tensor, w: Tensor | None = None, *, out: Tensor
     so that the first three are ⟨∇g,∇g⟩, ⟨∇g,∇L_r⟩, ⟨∇L_r,∇L_r⟩ either way. They cover this rank's shard only: all
     ranks add theirs up.
 
-    |result − exact| ≤ 1e-6 · ‖u‖‖v‖ (with w: d in place of u). NaN and Inf propagate.
+    |result − exact| ≤ 1e-6 · ‖u‖‖v‖ (with w: d in place of u); the same data give the same bits. NaN and Inf
+    propagate. On the CPU any fp32 scale will do. On CUDA the sums over a chunk are fp32: where one exceeds 3e38
+    (elements near 1e18) the result is Inf, so that `multiplier` marks the step to be skipped; elements below 1e-19
+    count as less than they are, or not at all.
 
     Raises ValueError for shards that do not fit together.
     """
     check_shards(u=u, v=v, w=w)
+    if u.is_cuda:
+        from .inner_products_triton import inner_products_triton
+
+        return inner_products_triton(u, v, w, out=out)
     sums = inner_products_torch(u, v, w)
     return sums if out is None else out.copy_(sums)
 
@@ -35,13 +47,17 @@ def inner_products_by_parameter(
 
     u, v, w: as for `inner_products`. table: the pieces of the shard; elements that it does not cover count nowhere.
     Returns (sums [3 or 6], by_parameter [P, 3 or 6]), fp64 on u's device. A parameter with no piece on this rank has
-    a row of zeros: all ranks add theirs up.
+    a row of zeros: all ranks add theirs up. The sums agree with those of `inner_products` to its error bound, not
+    bit for bit: the shard is cut at parameters.
 
     Raises ValueError for shards that do not fit together or a table that reaches past their end.
     """
     check_shards(u=u, v=v, w=w)
-    if table.end > u.numel():
-        raise ValueError(f"table: reaches element {table.end}, the shards have {u.numel()}")
+    check_table(table, u)
+    if u.is_cuda:
+        from .inner_products_triton import inner_products_by_parameter_triton
+
+        return inner_products_by_parameter_triton(u, v, w, table=table)
     return inner_products_by_parameter_torch(u, v, w, table)
 
 
@@ -52,48 +68,72 @@ def first_non_finite(by_parameter: Tensor) -> Tensor:
     """
     bad = ~by_parameter.isfinite().all(1)
     order = torch.arange(len(bad), device=bad.device)
-    first = torch.where(bad, order, len(bad)).amin() if len(bad) else order.new_tensor(0)
+    first = torch.where(bad, order, len(bad)).amin() if len(bad) else order.new_zeros(())
     return torch.where(first == len(bad), -1, first)
 
 
 def inner_products_torch(u: Tensor, v: Tensor, w: Tensor | None = None) -> Tensor:
-    """`inner_products` in plain torch: fp64 throughout, so any fp32 scale is safe (squares of 1e30 or 1e-30)."""
-    dots = _Dots(u, w)
-    return sum(dots.chunks(u, v, w, 0, u.numel()), torch.zeros(dots.num_sums, dtype=torch.float64, device=u.device))
+    """`inner_products` in plain torch, for the CPU."""
+    return _sums_of(u, v, w, list(_cut(0, u.numel()))).sum(0)
 
 
 def inner_products_by_parameter_torch(
     u: Tensor, v: Tensor, w: Tensor | None, table: ParameterTable
 ) -> tuple[Tensor, Tensor]:
-    """`inner_products_by_parameter` in plain torch, fp64 throughout."""
-    dots = _Dots(u, w)
-    by_parameter = torch.zeros(table.num_parameters, dots.num_sums, dtype=torch.float64, device=u.device)
-    for parameter, offset, length in table.segments.tolist():
-        for sums in dots.chunks(u, v, w, offset, length):
-            by_parameter[parameter] += sums
+    """`inner_products_by_parameter` in plain torch, for the CPU."""
+    pieces = [
+        (parameter, start, end)
+        for parameter, offset, length in table.segments.tolist()
+        for start, end in _cut(offset, length)
+    ]
+    sums = _sums_of(u, v, w, [(start, end) for _, start, end in pieces])
+    by_parameter = sums.new_zeros(table.num_parameters, sums.shape[1])
+    by_parameter.index_add_(0, torch.tensor([parameter for parameter, _, _ in pieces], dtype=torch.int64), sums)
     return by_parameter.sum(0), by_parameter
 
 
-class _Dots:
-    """Scratch for fp64 copies of one chunk of each shard."""
+def _cut(offset: int, length: int) -> Iterator[tuple[int, int]]:
+    for start in range(offset, offset + length, CPU_CHUNK):
+        yield start, min(start + CPU_CHUNK, offset + length)
 
-    def __init__(self, u: Tensor, w: Tensor | None):
-        self.num_sums = 3 if w is None else 6
-        size = min(CPU_CHUNK, u.numel())
-        self.scratch = torch.empty(2 if w is None else 3, size, dtype=torch.float64, device=u.device)
-        self.difference = torch.empty(2, size if w is not None else 0, device=u.device)
 
-    def chunks(self, u: Tensor, v: Tensor, w: Tensor | None, offset: int, length: int):
-        for start in range(offset, offset + length, CPU_CHUNK):
-            end = min(start + CPU_CHUNK, offset + length)
-            a, b = self.scratch[0, : end - start], self.scratch[1, : end - start]
-            a.copy_(u[start:end])
-            b.copy_(v[start:end])
-            if w is None:
-                yield torch.stack((a.dot(a), a.dot(b), b.dot(b)))
-                continue
-            # d is rounded to fp32, as `combine_` forms it: the KKT conditions then hold for the d that is applied
-            u32, d32 = self.difference[0, : end - start], self.difference[1, : end - start]
-            torch.sub(u32.copy_(u[start:end]), d32.copy_(w[start:end]), out=d32)
-            d = self.scratch[2, : end - start].copy_(d32)
-            yield torch.stack((d.dot(d), d.dot(b), b.dot(b), a.dot(a), a.dot(b), a.dot(d)))
+def _sums_of(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int]]) -> Tensor:
+    """The sums of each piece (start, end), fp64 [pieces, 3 or 6].
+
+    Products and `Tensor.sum`, which adds in a tree, not `Tensor.dot`: that adds hundreds of elements in a row in fp32
+    (2e-5 off where all are equal) and its bits depend on how the memory is aligned.
+    """
+    num_sums = 3 if w is None else 6
+    sums = _products(u, v, w, pieces, torch.float32).double()
+    norms = sums[:, 0::2] if w is None else sums[:, [0, 2, 3]]
+    # over- or underflow, rare: these pieces again in fp64
+    unsafe = ~((norms > SMALL) & norms.isfinite()).all(1)
+    again = unsafe.nonzero().flatten().tolist()
+    if again:
+        sums[again] = _products(u, v, w, [pieces[i] for i in again], torch.float64)
+    return sums.view(-1, num_sums)
+
+
+def _products(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int]], dtype: torch.dtype) -> Tensor:
+    size = max((end - start for start, end in pieces), default=0)
+    scratch = torch.empty(4, size, dtype=dtype)
+    difference = torch.empty(2, size if w is not None else 0)
+    sums: list[Tensor] = []
+    for start, end in pieces:
+        product = scratch[3, : end - start]
+        a, b = _cast(u[start:end], scratch[0]), _cast(v[start:end], scratch[1])
+        pairs = [(a, a), (a, b), (b, b)]
+        if w is not None:
+            # in fp32 for every dtype, as `combine_` forms it: the KKT conditions hold for the d that is applied
+            d32 = difference[0, : end - start]
+            torch.sub(_cast(u[start:end], difference[0]), _cast(w[start:end], difference[1]), out=d32)
+            d = _cast(d32, scratch[2])
+            pairs = [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
+        sums += [torch.mul(x, y, out=product).sum() for x, y in pairs]
+    num_sums = 3 if w is None else 6
+    return torch.stack(sums).view(-1, num_sums) if sums else scratch.new_zeros(0, num_sums)
+
+
+def _cast(piece: Tensor, scratch: Tensor) -> Tensor:
+    """The piece in the scratch's dtype: itself where it has it, else a copy there."""
+    return piece if piece.dtype == scratch.dtype else scratch[: piece.numel()].copy_(piece)

@@ -61,35 +61,40 @@ def multiplier(
         raise ValueError(f"lambda_cap: expected a number >= 0, found {lambda_cap}")
     if sums.dtype != torch.float64 or sums.shape not in ((3,), (6,)):
         raise ValueError(f"sums: expected float64 [3] or [6], found {sums.dtype} {list(sums.shape)}")
-    return multiplier_torch(sums, eta, barrier, g, lambda_cap, out)
+    if out is None:
+        out = torch.empty(6, dtype=torch.float64, device=sums.device)
+    cap = math.inf if lambda_cap is None else lambda_cap
+    if sums.is_cuda:
+        from .multiplier_triton import multiplier_triton
+
+        multiplier_triton(sums, eta, barrier == "value", g, cap, out)
+    else:
+        multiplier_torch(sums, eta, barrier == "value", g, cap, out)
+    return Multiplier(*out.unbind())
 
 
-def multiplier_torch(
-    sums: Tensor, eta: float, barrier: Barrier, g: Tensor | None, lambda_cap: float | None, out: Tensor | None
-) -> Multiplier:
-    """`multiplier` in plain torch."""
+def multiplier_torch(sums: Tensor, eta: float, value: bool, g: Tensor | None, lambda_cap: float, out: Tensor) -> None:
+    """`multiplier` in plain torch, written to out; lambda_cap is inf for none."""
     finite = sums.isfinite().all()
     if g is not None:
         finite = finite & g.isfinite()
-        g = torch.where(finite, g.double(), 0.0)
     gg, gr, rr = torch.where(finite, sums[:3], 0.0).unbind()
     zero = gg == 0
     divisor = torch.where(zero, 1.0, gg)
-    if barrier == "norm":
+    if value:
+        assert g is not None
+        a_t = eta * torch.where(finite, g.double(), 0.0).clamp(min=0.0)
+        exact = (a_t - gr) / divisor
+    else:
         a_t = eta * gg
         # (η‖∇g‖² − ⟨∇g,∇L_r⟩)/‖∇g‖² without the rounding of its first product
         exact = eta - gr / divisor
-    else:
-        assert g is not None
-        a_t = eta * g.clamp(min=0.0)
-        exact = (a_t - gr) / divisor
     exact = torch.where(zero, 0.0, exact.clamp(min=0.0))
-    lambda_t = exact if lambda_cap is None else exact.clamp(max=lambda_cap)
-    capped = exact > lambda_t
+    capped = exact > lambda_cap
+    lambda_t = exact.clamp(max=lambda_cap)
     infeasible = zero & (a_t > 0)
     shortfall = torch.where(capped | infeasible, (a_t - (gr + lambda_t * gg)).clamp(min=0.0), 0.0)
     # |δ_i| ≤ ‖∇L_r‖ + λ_t‖∇g‖
     finite = finite & (rr.sqrt() + lambda_t * gg.sqrt() < FLOAT32_MAX)
     values = torch.stack((lambda_t, a_t, capped, infeasible, finite, shortfall))
-    values = torch.where(finite, values, 0.0)
-    return Multiplier(*(values if out is None else out.copy_(values)).unbind())
+    out.copy_(torch.where(finite, values, 0.0))

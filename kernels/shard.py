@@ -1,13 +1,24 @@
 """What every kernel takes: flat shards, and a table that says which parameter each piece of a shard belongs to."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .tiles import ALIGNMENT, CHUNK
+
 SHARD_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Chunks(NamedTuple):
+    """A table cut into pieces of at most CHUNK elements, in the order of the parameters, on one device."""
+
+    bounds: Tensor
+    """int64 [C, 3]: (first element, one past the last, parameter)"""
+    rows: Tensor
+    """int64 [P + 1]: parameter p has chunks rows[p] to rows[p + 1]"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +30,14 @@ class ParameterTable:
         What no row covers is padding.
     num_parameters: P, the same on all ranks, so that [P, ...] results of all ranks can be added up.
 
+    Build it once and keep it: what kernels need on the device is made at the first use and kept with the table.
+
     Raises ValueError for rows that overlap, have a negative entry, or name a parameter >= num_parameters.
     """
 
     segments: Tensor
     num_parameters: int
+    _chunks: dict[torch.device, Chunks] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         segments = self.segments
@@ -36,7 +50,8 @@ class ParameterTable:
             return
         if int(segments.min()) < 0 or int(segments[:, 0].max()) >= self.num_parameters:
             raise ValueError(f"segments: entries must be >= 0 and parameters < num_parameters ({self.num_parameters})")
-        by_offset = segments[segments[:, 1].argsort()]
+        by_offset = segments[segments[:, 1].argsort(stable=True)]
+        by_offset = by_offset[by_offset[:, 2] > 0]
         ends = by_offset[:, 1] + by_offset[:, 2]
         overlap = (ends[:-1] > by_offset[1:, 1]).nonzero()
         if len(overlap):
@@ -54,6 +69,32 @@ class ParameterTable:
         """One past the last element that any row covers."""
         return int((self.segments[:, 1] + self.segments[:, 2]).max()) if len(self.segments) else 0
 
+    def chunks(self, device: torch.device) -> Chunks:
+        """The chunks on `device`, made at the first call."""
+        if device not in self._chunks:
+            bounds, rows = _cut(self.segments.numpy(), self.num_parameters)
+            # from pageable memory the copy has left the host when this returns: nothing to wait for
+            self._chunks[device] = Chunks(
+                torch.from_numpy(bounds).to(device, non_blocking=True),
+                torch.from_numpy(rows).to(device, non_blocking=True),
+            )
+        return self._chunks[device]
+
+
+def _cut(segments: np.ndarray, num_parameters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut each row where the shard's index, counted from the last multiple of ALIGNMENT, passes a multiple of CHUNK."""
+    segments = segments[np.argsort(segments[:, 0], kind="stable")]
+    parameter, offset, length = segments.T
+    origin = offset // ALIGNMENT * ALIGNMENT
+    count = np.where(length > 0, -(-(offset + length - origin) // CHUNK), 0)
+    row = np.repeat(np.arange(len(segments)), count)
+    # 0, 1, 2, … within each row
+    index = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
+    start = np.maximum(offset[row], origin[row] + index * CHUNK)
+    end = np.minimum(offset[row] + length[row], origin[row] + (index + 1) * CHUNK)
+    rows = np.searchsorted(parameter[row], np.arange(num_parameters + 1))
+    return np.stack([start, end, parameter[row]], axis=1).astype(np.int64), rows.astype(np.int64)
+
 
 def check_shards(**shards: Tensor | None) -> None:
     """Raise ValueError unless all given shards are flat, contiguous, fp32 or bf16, of one length, on one device."""
@@ -70,3 +111,9 @@ def check_shards(**shards: Tensor | None) -> None:
                 f"{name}: {shard.numel()} elements on {shard.device}, "
                 f"but {first_name} has {first.numel()} on {first.device}"
             )
+
+
+def check_table(table: ParameterTable, shard: Tensor) -> None:
+    """Raise ValueError unless the table stays within the shard."""
+    if table.end > shard.numel():
+        raise ValueError(f"table: reaches element {table.end}, the shards have {shard.numel()}")

@@ -1,72 +1,155 @@
-"""`combine_` and `displace` against numpy in float64."""
+"""`combine_` and `displace` against float64."""
 
 import math
+import mmap
 
+import gradient_reference as reference
 import pytest
 import torch
 from erasediff.kernels.combine import combine_
 from erasediff.kernels.displace import displace
+from erasediff.kernels.shard import ParameterTable
+from erasediff.kernels.tiles import CHUNK, ELEMENTWISE_TILE
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 DTYPES = [torch.float32, torch.bfloat16]
-# half a unit in the last place, and what fp32 arithmetic before the rounding adds
-ROUNDING = {dtype: torch.finfo(dtype).eps / 2 + 2**-22 for dtype in DTYPES}
+LENGTHS = [0, 1, 3, ELEMENTWISE_TILE, 2 * ELEMENTWISE_TILE + 1_001]
 
 
-def shard(n: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
-    return torch.randn(n, generator=torch.Generator().manual_seed(seed)).to(dtype)
+def scalar(value: float, device: torch.device) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64, device=device)
+
+
+def combined(r, lambda_t, f, phi):
+    """δ and the sum of its terms' absolute values, float64."""
+    d = f.double() if phi is None else f.double() - phi.double()
+    f_magnitude = f.double().abs() + (0.0 if phi is None else phi.double().abs())
+    return r.double() + lambda_t * d, r.double().abs() + abs(lambda_t) * f_magnitude
 
 
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("dtype_f", DTYPES)
 @pytest.mark.parametrize("dtype_r", DTYPES)
-@pytest.mark.parametrize("n", [0, 1, 3, 70_001])
-def test_combine(n, dtype_r, dtype_f, first_order):
-    r, f, phi = shard(n, dtype_r, 0), shard(n, dtype_f, 1), shard(n, dtype_f, 2) if first_order else None
-    lambda_t = torch.tensor(0.7, dtype=torch.float64)
-    d = f.double() if phi is None else f.double() - phi.double()
-    expected = r.double() + 0.7 * d
-    magnitude = r.double().abs() + 0.7 * (f.double().abs() + (0 if phi is None else phi.double().abs()))
-    delta = combine_(r, lambda_t, f, phi)
-    assert delta is r
-    assert ((r.double() - expected).abs() <= ROUNDING[dtype_r] * magnitude).all()
+@pytest.mark.parametrize("n", LENGTHS)
+def test_combine(form, n, dtype_r, dtype_f, first_order):
+    r, f, phi = form.randn(n, dtype_r, 0), form.randn(n, dtype_f, 1), form.randn(n, dtype_f, 2)
+    phi = phi if first_order else None
+    expected, magnitude = combined(r, 0.7, f, phi)
+    assert form.combine_(r, scalar(0.7, form.device), f, phi) is r
+    assert reference.elementwise_error(r, expected, magnitude) <= 1
 
 
-def test_combine_with_a_multiplier_beyond_fp32():
-    r, f = torch.tensor([1.0, -2.0]), torch.tensor([1e-30, 3e-32])
-    combine_(r, torch.tensor(1e40, dtype=torch.float64), f)
-    torch.testing.assert_close(r, torch.tensor([1e10, 3e8 - 2.0]))
+@settings(deadline=None)
+@given(st.data())
+def test_combine_any_numbers(form, data):
+    n = data.draw(st.integers(1, 20))
+    numbers = st.lists(st.floats(-(2.0**60), 2.0**60, width=32), min_size=n, max_size=n)
+    r, f, phi = (torch.tensor(data.draw(numbers), device=form.device) for _ in range(3))
+    lambda_t = data.draw(st.floats(0, 1e6))
+    expected, magnitude = combined(r, lambda_t, f, phi)
+    form.combine_(r, scalar(lambda_t, form.device), f, phi)
+    assert reference.elementwise_error(r, expected, magnitude) <= 1
 
 
-def test_combine_does_not_hide_nan():
-    r = torch.ones(2)
-    combine_(r, torch.tensor(0.0, dtype=torch.float64), torch.tensor([math.nan, 1.0]))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset", [1, 3])
+def test_misaligned_starts(form, dtype, offset):
+    n = ELEMENTWISE_TILE + 9
+    r, f = (form.randn(n + offset, dtype, seed)[offset:] for seed in range(2))
+    expected, magnitude = combined(r, 0.7, f, None)
+    before = form.randn(n + offset, dtype, 0)[:offset]
+    form.combine_(r, scalar(0.7, form.device), f, None)
+    assert reference.elementwise_error(r, expected, magnitude) <= 1
+
+    out = torch.full((n + offset + 1,), 7.0, dtype=dtype, device=form.device)
+    form.displace(out[offset : offset + n], f, r, -0.5)
+    expected, magnitude = combined(f, -0.5, r, None)
+    assert reference.elementwise_error(out[offset : offset + n], expected, magnitude) <= 1
+    # nothing beside the shard is written
+    assert (out[:offset] == 7).all()
+    assert out[-1] == 7
+    assert torch.equal(r._base[:offset], before)  # pyright: ignore[reportOptionalSubscript]
+
+
+@pytest.mark.parametrize(("size_f", "lambda_t"), [(1e-30, 1e40), (1e-38, 3e70), (1e11, 1e-42), (1e38, 1e-70)])
+def test_combine_with_a_multiplier_that_leaves_fp32(form, size_f, lambda_t):
+    r = form.randn(100, torch.float32, 0) * (size_f * lambda_t)
+    f = form.randn(100, torch.float32, 1) * size_f
+    expected, magnitude = combined(r, lambda_t, f, None)
+    form.combine_(r, scalar(lambda_t, form.device), f, None)
+    assert reference.elementwise_error(r, expected, magnitude) <= 1
+
+
+def test_combine_does_not_hide_nan(form):
+    r = torch.ones(2, device=form.device)
+    form.combine_(r, scalar(0.0, form.device), torch.tensor([math.nan, 1.0], device=form.device), None)
     assert r[0].isnan()
     assert r[1] == 1
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_a_multiplier_per_group(form, first_order):
+    rows = [(2, 3, 5_000), (0, 5_003, 1), (3, 5_010, CHUNK + 7), (1, 5_020 + CHUNK, 300), (2, 6_000 + CHUNK, 40)]
+    n = 7_000 + CHUNK
+    r, f, phi = (form.randn(n, torch.float32, seed) for seed in range(3))
+    phi = phi if first_order else None
+    group_of = torch.tensor([1, 0, 2, 1, 0], device=form.device)
+    lambda_t = torch.tensor([0.3, 0.0, 2.0], dtype=torch.float64, device=form.device)
+    expected, magnitude = r.double().clone(), r.double().abs()
+    for parameter, start, length in rows:
+        piece = slice(start, start + length)
+        expected[piece], magnitude[piece] = combined(
+            r[piece], float(lambda_t[group_of[parameter]]), f[piece], None if phi is None else phi[piece]
+        )
+    form.combine_(r, lambda_t, f, phi, ParameterTable.from_rows(rows, 5), group_of)
+    assert reference.elementwise_error(r, expected, magnitude) <= 1
+
+
+def test_combine_on_a_shard_of_more_than_2_31_elements(form):
+    """Only the pages that are touched exist: a table makes all but the last elements padding."""
+    if form.device.type == "cuda":
+        whole = torch.zeros(2**31 + 4_096, dtype=torch.bfloat16, device=form.device)
+    else:
+        whole = torch.frombuffer(mmap.mmap(-1, 2 * (2**31 + 4_096)), dtype=torch.bfloat16)
+    start = 2**31 + 5
+    whole[start : start + 3_000] = 1.0
+    lambda_t = torch.tensor([2.0], dtype=torch.float64, device=form.device)
+    group_of = torch.zeros(1, dtype=torch.int64, device=form.device)
+    form.combine_(whole, lambda_t, whole, None, ParameterTable.from_rows([(0, start, 3_000)], 1), group_of)
+    assert (whole[start : start + 3_000] == 3.0).all()
+    assert (whole[start + 3_000 :] == 0.0).all()
+    assert (whole[start - 4_096 : start] == 0.0).all()
 
 
 @pytest.mark.parametrize("dtype_v", DTYPES)
 @pytest.mark.parametrize("dtype_theta", DTYPES)
 @pytest.mark.parametrize("dtype_out", DTYPES)
-@pytest.mark.parametrize("n", [0, 1, 3, 70_001])
-def test_displace(n, dtype_out, dtype_theta, dtype_v):
-    theta, v = shard(n, dtype_theta, 0), shard(n, dtype_v, 1)
+@pytest.mark.parametrize("n", LENGTHS)
+def test_displace(form, n, dtype_out, dtype_theta, dtype_v):
+    theta, v = form.randn(n, dtype_theta, 0), form.randn(n, dtype_v, 1)
     kept = theta.clone()
-    out = torch.full((n,), math.nan, dtype=dtype_out)
-    assert displace(out, theta, v, -0.3) is out
-    expected = theta.double() - 0.3 * v.double()
-    magnitude = theta.double().abs() + 0.3 * v.double().abs()
-    assert ((out.double() - expected).abs() <= ROUNDING[dtype_out] * magnitude).all()
+    out = torch.full((n,), math.nan, dtype=dtype_out, device=form.device)
+    assert form.displace(out, theta, v, -0.3) is out
+    expected, magnitude = combined(theta, -0.3, v, None)
+    assert reference.elementwise_error(out, expected, magnitude) <= 1
     assert torch.equal(theta, kept)
 
     out.fill_(math.nan)
-    displace(out, theta, None, -0.3)
+    form.displace(out, theta, None, -0.3)
     assert torch.equal(out, theta.to(dtype_out))
 
 
 def test_shards_that_do_not_fit_are_refused():
+    ones = torch.ones(4)
+    table = ParameterTable.from_rows([(0, 0, 4)], 1)
     with pytest.raises(ValueError, match="g_f: 3 elements"):
-        combine_(torch.ones(4), torch.tensor(1.0), torch.ones(3))
+        combine_(ones, torch.tensor(1.0), torch.ones(3))
     with pytest.raises(ValueError, match="lambda_t"):
-        combine_(torch.ones(4), torch.ones(4), torch.ones(4))
+        combine_(ones, ones, ones)
+    with pytest.raises(ValueError, match="lambda_t"):
+        combine_(ones, torch.tensor(1.0), ones, table=table, group_of=torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="group_of"):
+        combine_(ones, ones, ones, table=table, group_of=torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="theta: 3 elements"):
-        displace(torch.ones(4), torch.ones(3), None, 1.0)
+        displace(ones, torch.ones(3), None, 1.0)

@@ -1,47 +1,187 @@
-"""Inner products against numpy in float64."""
+"""Inner products against float64, in all and per parameter."""
 
 import math
+import mmap
 
-import numpy as np
+import gradient_reference as reference
 import pytest
 import torch
 from erasediff.kernels.inner_products import first_non_finite, inner_products, inner_products_by_parameter
 from erasediff.kernels.shard import ParameterTable
+from erasediff.kernels.tiles import CHUNK, REDUCTION_TILE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+DTYPES = [torch.float32, torch.bfloat16]
+LENGTHS = [0, 1, 3, REDUCTION_TILE, CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 2_049]
 
 
-def reference(u, v, w=None) -> np.ndarray:
-    u, v = u.double().numpy(), v.double().numpy()
-    if w is None:
-        return np.array([u @ u, u @ v, v @ v])
-    d = u - w.double().numpy()
-    return np.array([d @ d, d @ v, v @ v, u @ u, u @ v, u @ d])
+def third(u: torch.Tensor, noise: torch.Tensor, first_order: bool) -> torch.Tensor | None:
+    """w close to u, as ∇L_f(φ^K) is to ∇L_f(θ)."""
+    return (u.float() + 1e-2 * noise.float()).to(u.dtype) if first_order else None
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("n", [0, 1, 3, 1_001, 200_003])
-def test_sums_match_float64(n, dtype, first_order):
-    generator = torch.Generator().manual_seed(n)
-    u, v, w = (torch.randn(n, generator=generator).to(dtype) for _ in range(3))
-    w = u + 1e-2 * w if first_order else None
-    sums = inner_products(u, v, w)
-    u64, v64 = u.double(), v.double()
-    d64 = u64 if w is None else u64 - w.double()
-    uu, vv, dd = (float(x.norm()) for x in (u64, v64, d64))
-    scale = [dd * dd, dd * vv, vv * vv] + ([] if w is None else [uu * uu, uu * vv, uu * dd])
-    assert sums.dtype == torch.float64
-    np.testing.assert_array_less(np.abs(sums.numpy() - reference(u, v, w)), 1e-6 * np.array(scale) + 1e-300)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", LENGTHS)
+def test_sums_match_float64(form, n, dtype, first_order):
+    u, v, noise = (form.randn(n, dtype, seed) for seed in range(3))
+    w = third(u, noise, first_order)
+    sums = form.sums(u, v, w)
+    assert (sums.dtype, sums.shape) == (torch.float64, (6 if first_order else 3,))
+    assert reference.sums_error(sums, u, v, w) <= reference.SUMS_TOLERANCE
 
 
-def test_rows_of_a_parameter_add_up():
-    u, v = torch.randn(100), torch.randn(100)
-    table = ParameterTable.from_rows([(2, 0, 30), (0, 30, 50), (2, 90, 5)], num_parameters=4)
-    sums, by_parameter = inner_products_by_parameter(u, v, table=table)
-    pieces = [reference(u[a : a + n], v[a : a + n]) for a, n in ((0, 30), (30, 50), (90, 5))]
-    nothing = np.zeros(3)
-    expected = np.stack([pieces[1], nothing, pieces[0] + pieces[2], nothing])
-    np.testing.assert_allclose(by_parameter.numpy(), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(sums.numpy(), sum(pieces), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("mixed", [DTYPES, DTYPES[::-1]])
+def test_mixed_dtypes(form, mixed):
+    u, v, w = form.randn(5_001, mixed[0], 0), form.randn(5_001, mixed[1], 1), form.randn(5_001, mixed[1], 2)
+    assert reference.sums_error(form.sums(u, v, w), u, v, w) <= reference.SUMS_TOLERANCE
+
+
+@pytest.mark.parametrize("value", [0.1, 1.7, 3.3e-3, -1e15, 1e-15])
+def test_equal_elements_whose_roundings_add_up(form, value):
+    u = torch.full((2 * CHUNK,), value, device=form.device)
+    assert reference.sums_error(form.sums(u, -u), u, -u) <= reference.SUMS_TOLERANCE
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_sums_match_float64_for_any_numbers(form, data):
+    # the torch form takes any fp32 scale, the Triton form's squares have to fit fp32
+    scale = 10.0 ** data.draw(st.integers(-15, 15) if form.is_triton else st.integers(-35, 35))
+    numbers = st.floats(-1.0, 1.0, width=32)
+    dtype = data.draw(st.sampled_from(DTYPES))
+    n = data.draw(st.integers(1, 40))
+    u, v, w = (
+        (torch.tensor(data.draw(st.lists(numbers, min_size=n, max_size=n)), dtype=torch.float64) * scale).to(
+            form.device, dtype
+        )
+        for _ in range(3)
+    )
+    if form.is_triton:
+        # below 1e-18 squares leave fp32's normal numbers
+        u, v, w = (torch.where(x.abs() < 1e-18, 0.0, x) for x in (u, v, w))
+    w = w if data.draw(st.booleans()) else None
+    sums = form.sums(u, v, w)
+    expected, bound = reference.sums(u, v, w)
+    d_bound = 0.0 if w is None else 1e-37
+    assert ((sums - expected).abs() <= reference.SUMS_TOLERANCE * bound + d_bound).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset", [1, 3])
+def test_misaligned_starts_give_the_same_bits(form, dtype, offset):
+    u, v = form.randn(CHUNK + 7, dtype, 0), form.randn(CHUNK + 7, dtype, 1)
+    shifted = [torch.empty(x.numel() + offset, dtype=dtype, device=form.device)[offset:].copy_(x) for x in (u, v)]
+    assert torch.equal(form.sums(*shifted), form.sums(u, v))
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_the_same_data_give_the_same_bits(form, first_order):
+    n = 3 * CHUNK + 5
+    u, v, noise = (form.randn(n, torch.float32, seed) for seed in range(3))
+    w = third(u, noise, first_order)
+    table = ParameterTable.from_rows([(1, 0, 2 * CHUNK), (0, 2 * CHUNK, CHUNK), (2, 3 * CHUNK, 5)], 3)
+    first, (_, first_rows) = form.sums(u, v, w), form.sums_by_parameter(u, v, w, table=table)
+    runs = 100 if form.device.type == "cuda" or not form.is_triton else 4
+    for run in range(runs):
+        assert torch.equal(form.sums(u, v, w, num_programs=1 + run), first)
+        assert torch.equal(form.sums_by_parameter(u, v, w, table=table, num_programs=1 + run)[1], first_rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shard_borders_do_not_matter(form, dtype):
+    n = 40_003
+    u, v = form.randn(n, dtype, 0), form.randn(n, dtype, 1)
+    _, scale = reference.sums(u, v)
+    of_world = {
+        world: torch.stack([form.sums(a, b) for a, b in zip(u.chunk(world), v.chunk(world), strict=True)]).sum(0)
+        for world in (1, 2, 3)
+    }
+    for world in (2, 3):
+        assert ((of_world[world] - of_world[1]).abs() <= 2e-7 * scale).all()
+
+
+@pytest.mark.parametrize(("num_parameters", "first_order"), [(1, False), (7, False), (7, True), (3_000, False)])
+def test_rows_of_parameters(form, num_parameters, first_order):
+    """Parameters of 1 to a few thousand elements, at any offset, in any order, some in two pieces, some elsewhere."""
+    generator = torch.Generator().manual_seed(num_parameters)
+    longest = 6 * CHUNK // num_parameters
+    rows, offset = [], 0
+    for parameter in torch.randperm(num_parameters, generator=generator).tolist():
+        for _ in range(int(torch.randint(0, 3, (), generator=generator)) if num_parameters > 1 else 2):
+            length = int(torch.randint(1, longest, (), generator=generator))
+            rows.append((parameter, offset, length))
+            # a gap of padding now and then
+            offset += length + int(torch.randint(0, 2, (), generator=generator))
+    u, v, noise = (form.randn(offset, torch.float32, seed) for seed in range(3))
+    w = third(u, noise, first_order)
+    table = ParameterTable.from_rows(rows, num_parameters)
+
+    sums, by_parameter = form.sums_by_parameter(u, v, w, table=table)
+
+    k = sums.numel()
+    expected = torch.zeros(num_parameters, k, dtype=torch.float64)
+    # Σ ‖x‖‖y‖ over pieces ≤ ‖x‖‖y‖ of the whole: the stricter bound
+    bound = torch.zeros(num_parameters, k, dtype=torch.float64)
+    for parameter, start, length in rows:
+        piece = [None if x is None else x[start : start + length].cpu() for x in (u, v, w)]
+        row, scale = reference.sums(*piece)  # pyright: ignore[reportArgumentType]
+        expected[parameter] += row
+        bound[parameter] += scale
+    assert ((by_parameter.cpu() - expected).abs() <= reference.SUMS_TOLERANCE * bound).all()
+    assert ((sums.cpu() - expected.sum(0)).abs() <= reference.SUMS_TOLERANCE * bound.sum(0)).all()
+
+
+def test_a_rank_without_elements(form):
+    empty = torch.empty(0, device=form.device)
+    sums, by_parameter = form.sums_by_parameter(empty, empty, empty, table=ParameterTable.from_rows([], 4))
+    assert sums.tolist() == [0.0] * 6
+    assert by_parameter.tolist() == [[0.0] * 6] * 4
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("position", [0, CHUNK + 3, 2 * CHUNK])
+def test_a_bad_element_shows_in_the_sums_and_in_its_parameter_only(form, bad, position):
+    n = 2 * CHUNK + 1
+    u, v = form.randn(n, torch.float32, 0), form.randn(n, torch.float32, 1)
+    u[position] = bad
+    table = ParameterTable.from_rows([(0, 0, 1), (3, 1, CHUNK + 2), (1, CHUNK + 3, 1), (2, CHUNK + 4, CHUNK - 3)], 5)
+    owner = {0: 0, CHUNK + 3: 1, 2 * CHUNK: 2}[position]
+    assert not form.sums(u, v)[:2].isfinite().any()
+    assert form.sums(u, v)[2].isfinite()
+    sums, by_parameter = form.sums_by_parameter(u, v, table=table)
+    assert not sums[:2].isfinite().any()
+    assert by_parameter[:, 0].isfinite().logical_not().nonzero().flatten().tolist() == [owner]
+    assert first_non_finite(by_parameter) == owner
+
+
+def test_denormals_and_large_numbers(form):
+    u = torch.tensor([1e-40, 1.0, -1e-45, 3.0], device=form.device)
+    v = torch.tensor([1.0, 1e-40, 2.0, -4.0], device=form.device)
+    assert reference.sums_error(form.sums(u, v), u, v) <= reference.SUMS_TOLERANCE
+    large = torch.full((4,), 1e25, device=form.device)
+    sums = form.sums(large, large)
+    if form.is_triton:
+        # the fp32 sum over a chunk overflows, which `multiplier` takes for a step to be skipped
+        assert sums.isinf().all()
+    else:
+        assert reference.sums_error(sums, large, large) <= reference.SUMS_TOLERANCE
+
+
+def test_a_shard_of_more_than_2_31_elements(form):
+    """Only the pages that are read exist: a table makes all but the last elements padding."""
+    if form.device.type == "cuda":
+        whole = torch.zeros(2**31 + 4_096, dtype=torch.bfloat16, device=form.device)
+    else:
+        whole = torch.frombuffer(mmap.mmap(-1, 2 * (2**31 + 4_096)), dtype=torch.bfloat16)
+    start = 2**31 + 5
+    end = form.randn(3_000, torch.bfloat16, 0)
+    whole[start : start + 3_000] = end
+    table = ParameterTable.from_rows([(1, start, 3_000)], 2)
+    sums, by_parameter = form.sums_by_parameter(whole, whole, table=table)
+    assert reference.sums_error(sums, end, end) <= reference.SUMS_TOLERANCE
+    assert torch.equal(by_parameter[1], sums)
 
 
 def test_first_non_finite():
@@ -53,8 +193,10 @@ def test_first_non_finite():
 
 
 def test_result_goes_into_the_packet():
-    packet = torch.full((5,), math.nan, dtype=torch.float64)
-    inner_products(torch.ones(4), torch.ones(4), out=packet[1:4])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    packet = torch.full((5,), math.nan, dtype=torch.float64, device=device)
+    ones = torch.ones(4, device=device)
+    inner_products(ones, ones, out=packet[1:4])
     assert packet[1:4].tolist() == [4.0, 4.0, 4.0]
     assert packet[[0, 4]].isnan().all()
 
@@ -76,5 +218,4 @@ def test_shards_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="flat"):
         inner_products(torch.ones(8)[::2], torch.ones(4))
     with pytest.raises(ValueError, match="reaches element 5"):
-        table = ParameterTable.from_rows([(0, 0, 5)], 1)
-        inner_products_by_parameter(torch.ones(4), torch.ones(4), table=table)
+        inner_products_by_parameter(torch.ones(4), torch.ones(4), table=ParameterTable.from_rows([(0, 0, 5)], 1))

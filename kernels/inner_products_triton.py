@@ -1,0 +1,174 @@
+"""Triton form of `inner_products`: two launches, whatever the number of parameters."""
+
+# a kernel is Triton's language, not Python: launch options, argument types and branches mean other things
+# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .index_triton import first_element
+from .shard import ParameterTable
+from .tiles import (
+    ALIGNMENT,
+    CHUNK,
+    NUM_WARPS,
+    PROGRAMS_PER_SM,
+    REDUCTION_TILE,
+    ROW_TILE,
+    ROW_WARPS,
+    TOTAL_TILE,
+    TOTAL_WARPS,
+)
+
+
+@triton.jit
+def _load(shard, first, lanes, start, end, whole):
+    # the mask costs the wide loads, so only the tiles at the ends of a chunk have one
+    if whole:
+        x = tl.load(shard + first + lanes).to(tl.float32)
+    else:
+        position = first + lanes
+        x = tl.load(shard + position, mask=(position >= start) & (position < end), other=0.0).to(tl.float32)
+    return x
+
+
+@triton.jit(do_not_specialize=["n", "num_chunks"])
+def _chunk_sums(
+    u,
+    v,
+    w,
+    bounds,
+    partials,  # fp32 [3 or 6, num_chunks]
+    n,
+    num_chunks,
+    HAS_W: tl.constexpr,
+    HAS_TABLE: tl.constexpr,
+    CHUNK: tl.constexpr,
+    TILE: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+):
+    lanes = tl.arange(0, TILE)
+    for chunk in range(tl.program_id(0), num_chunks, tl.num_programs(0)):
+        if HAS_TABLE:
+            start = tl.load(bounds + chunk * 3)
+            end = tl.load(bounds + chunk * 3 + 1)
+            origin = tl.multiple_of(start // ALIGNMENT * ALIGNMENT, ALIGNMENT)
+        else:
+            start = first_element(chunk, CHUNK)
+            end = tl.minimum(start + CHUNK, n)
+            origin = start
+        uv = tl.full((TILE,), 0.0, tl.float32)
+        vv = tl.full((TILE,), 0.0, tl.float32)
+        uu = tl.full((TILE,), 0.0, tl.float32)
+        dd = tl.full((TILE,), 0.0, tl.float32)
+        dv = tl.full((TILE,), 0.0, tl.float32)
+        ud = tl.full((TILE,), 0.0, tl.float32)
+        for tile in range(tl.cdiv(end - origin, TILE)):
+            first = origin + tile * TILE
+            whole = (first >= start) & (first + TILE <= end)
+            a = _load(u, first, lanes, start, end, whole)
+            b = _load(v, first, lanes, start, end, whole)
+            uu = tl.fma(a, a, uu)
+            uv = tl.fma(a, b, uv)
+            vv = tl.fma(b, b, vv)
+            if HAS_W:
+                d = a - _load(w, first, lanes, start, end, whole)
+                dd = tl.fma(d, d, dd)
+                dv = tl.fma(d, b, dv)
+                ud = tl.fma(a, d, ud)
+        if HAS_W:
+            tl.store(partials + chunk, tl.sum(dd))
+            tl.store(partials + num_chunks + chunk, tl.sum(dv))
+            tl.store(partials + 2 * num_chunks + chunk, tl.sum(vv))
+            tl.store(partials + 3 * num_chunks + chunk, tl.sum(uu))
+            tl.store(partials + 4 * num_chunks + chunk, tl.sum(uv))
+            tl.store(partials + 5 * num_chunks + chunk, tl.sum(ud))
+        else:
+            tl.store(partials + chunk, tl.sum(uu))
+            tl.store(partials + num_chunks + chunk, tl.sum(uv))
+            tl.store(partials + 2 * num_chunks + chunk, tl.sum(vv))
+
+
+@triton.jit(do_not_specialize=["sum_stride", "count"])
+def _add_up(
+    partials,  # [k, count], any float dtype, strides (sum_stride, stride)
+    sum_stride,
+    stride,
+    rows,
+    count,
+    sums,  # fp64 [P, k]
+    HAS_ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    row = tl.program_id(0)
+    column = tl.program_id(1)
+    if HAS_ROWS:
+        start = tl.load(rows + row)
+        end = tl.load(rows + row + 1)
+    else:
+        start = tl.full((), 0, tl.int64)
+        end = start + count
+    total = tl.full((TILE,), 0.0, tl.float64)
+    for first in range(start, end, TILE):
+        position = first + tl.arange(0, TILE)
+        total += tl.load(partials + column * sum_stride + position * stride, mask=position < end, other=0.0).to(
+            tl.float64
+        )
+    tl.store(sums + row * tl.num_programs(1) + column, tl.sum(total))
+
+
+def inner_products_triton(
+    u: Tensor, v: Tensor, w: Tensor | None = None, *, out: Tensor | None = None, num_programs: int | None = None
+) -> Tensor:
+    """`inner_products`; num_programs does not change the result."""
+    partials = _partials(u, v, w, None, num_programs)
+    sums = torch.empty(len(partials), dtype=torch.float64, device=u.device) if out is None else out
+    _total(partials, sums)
+    return sums
+
+
+def inner_products_by_parameter_triton(
+    u: Tensor, v: Tensor, w: Tensor | None = None, *, table: ParameterTable, num_programs: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """`inner_products_by_parameter`; num_programs does not change the result."""
+    partials = _partials(u, v, w, table, num_programs)
+    num_sums = len(partials)
+    by_parameter = torch.empty(table.num_parameters, num_sums, dtype=torch.float64, device=u.device)
+    sums = torch.empty(num_sums, dtype=torch.float64, device=u.device)
+    with torch.cuda.device_of(u):
+        if table.num_parameters:
+            rows = table.chunks(u.device).rows
+            _add_up[(table.num_parameters, num_sums)](
+                partials, partials.stride(0), 1, rows, 0, by_parameter,
+                HAS_ROWS=True, TILE=ROW_TILE, num_warps=ROW_WARPS,
+            )  # fmt: skip
+    _total(by_parameter.T, sums)
+    return sums, by_parameter
+
+
+def _partials(u: Tensor, v: Tensor, w: Tensor | None, table: ParameterTable | None, num_programs: int | None) -> Tensor:
+    """The sums of each chunk, fp32 [3 or 6, chunks]."""
+    bounds = None if table is None else table.chunks(u.device).bounds
+    num_chunks = triton.cdiv(u.numel(), CHUNK) if bounds is None else len(bounds)
+    partials = torch.empty(3 if w is None else 6, num_chunks, device=u.device)
+    if num_chunks:
+        programs = num_programs or PROGRAMS_PER_SM * torch.cuda.get_device_properties(u.device).multi_processor_count
+        with torch.cuda.device_of(u):
+            _chunk_sums[(min(programs, num_chunks),)](
+                u, v, u if w is None else w, u if bounds is None else bounds, partials, u.numel(), num_chunks,
+                HAS_W=w is not None, HAS_TABLE=bounds is not None,
+                CHUNK=CHUNK, TILE=REDUCTION_TILE, ALIGNMENT=ALIGNMENT, num_warps=NUM_WARPS,
+            )  # fmt: skip
+    return partials
+
+
+def _total(partials: Tensor, sums: Tensor) -> None:
+    """Add up [k, count] in fp64, in one fixed order, to [k]."""
+    num_sums, count = partials.shape
+    with torch.cuda.device_of(sums):
+        _add_up[(1, num_sums)](
+            partials, partials.stride(0), partials.stride(1), partials, count, sums,
+            HAS_ROWS=False, TILE=TOTAL_TILE, num_warps=TOTAL_WARPS,
+        )  # fmt: skip

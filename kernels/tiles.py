@@ -1,0 +1,27 @@
+"""The rule by which kernels cut shards: fixed sizes, never autotuned, so that all ranks and all runs sum alike.
+
+A thread keeps a few 16-byte loads in flight per shard, an SM about 64 KiB: more than a memory latency's worth of
+bandwidth on A100 and H100 (3.35 TB/s × 0.7 µs / 132 SMs = 18 KiB).
+"""
+
+# threads of a program: 8 warps
+NUM_WARPS = 8
+
+# elements a program handles at a time: 8 per thread in reductions, which also hold accumulators, 16 elsewhere
+REDUCTION_TILE = 2_048
+ELEMENTWISE_TILE = 4_096
+
+# elements of one partial sum: 8 tiles. Short, because fp32 rounding grows with the number of sequential additions
+# (8 per accumulator and 8 across a thread: below 5e-7 of ‖u‖‖v‖ even where all elements are equal)
+CHUNK = 8 * REDUCTION_TILE
+
+# programs of a reduction, each taking chunks p, p + G, p + 2G, …; partial sums are stored per chunk, so the result
+# does not depend on it
+PROGRAMS_PER_SM = 4
+
+# partial sums added up at a time by the second stage: one row with all of them, or many rows with a few each
+TOTAL_TILE, TOTAL_WARPS = 4_096, 16
+ROW_TILE, ROW_WARPS = 128, 4
+
+# a chunk of a table starts at a multiple of this many elements (16 bytes, also in bf16) unless its parameter does not
+ALIGNMENT = 16
