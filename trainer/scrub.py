@@ -23,6 +23,7 @@ from .config import (
 )
 from .loop import Watch
 from .models import DiffusionModel
+from .provenance import DataStamp, Inputs, record_start, weights_sha256
 from .run_folder import RunFolder
 from .settings import dump_toml
 from .train import train as run_training
@@ -84,6 +85,11 @@ class Plan:
     model: DiffusionModel
     forget: Dataset
     remain: Dataset
+
+    def inputs(self) -> Inputs:
+        """What the record holds the run to."""
+        weights = weights_sha256(self.model.unet.state_dict())
+        return Inputs(weights, DataStamp.of(self.forget), DataStamp.of(self.remain))
 
     def describe(self) -> str:
         """What `--dry-run` prints."""
@@ -150,6 +156,7 @@ def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
     run = RunFolder(config, config.output)
     if run.is_finished:
         return run.model_path
+    record_start(run.path, planned.inputs())
     note = inner_loop_note(config.method)
     if note and distributed.is_main():
         print(note)

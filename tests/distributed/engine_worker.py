@@ -25,7 +25,6 @@ from engine_cases import (
     norm,
     per_sample_loss,
 )
-
 from erasediff.trainer import distributed
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig
 from erasediff.trainer.engine import ShardedModel
