@@ -23,12 +23,13 @@ class Command(Protocol):
 # name: (module, class of options, one line)
 COMMANDS = {
     "demo": ("demo", "Demo", "erase a digit from a model trained here on real digits, and show it"),
+    "erase": ("erase", "Erase", "carry an erasure request from its list to a published model"),
     "shards build": ("shards", "Build", "make WebDataset shards from images"),
     "shards split": ("shards", "Split", "cut a dataset into a forget and a remain set"),
     "pretrain": ("train", "Pretrain", "train a class-conditional diffusion model on a dataset"),
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
     "sample": ("evaluate", "Sample", "generate a grid of images"),
-    "evaluate": ("evaluate", "Evaluate", "compare a scrubbed model with the one it came from"),
+    "evaluate": ("evaluate", "Evaluate", "measure a scrubbed model beside the one it came from"),
 }
 
 

@@ -356,7 +356,7 @@ class EraseConfig(Settings):
 
 @dataclass(frozen=True)
 class DemoConfig(Settings):
-    """Build a dataset of real digits, train a model on it, erase one digit, and show what is left."""
+    """Build a dataset of real digits, train a model on it, erase one digit, and show the evidence."""
 
     output: str = "demo"
     """Folder for everything the demo makes."""

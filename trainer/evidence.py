@@ -176,8 +176,13 @@ def _check_counts(options: JudgeConfig) -> None:
 
 
 def _default_thresholds(bench: Bench, with_retrained: bool) -> list[Threshold]:
-    chosen = _CLASS_THRESHOLDS_RETRAINED if with_retrained else _CLASS_THRESHOLDS
-    return [parse_threshold(text) for text in (chosen if bench.forgets_classes else _SAMPLE_THRESHOLDS)]
+    if bench.forgets_classes:
+        chosen = _CLASS_THRESHOLDS_RETRAINED if with_retrained else _CLASS_THRESHOLDS
+    else:
+        chosen = _SAMPLE_THRESHOLDS
+        if with_retrained and bench.held_out is not None:
+            chosen = ("membership_auc <= retrained + 0.05", *chosen)
+    return [parse_threshold(text) for text in chosen]
 
 
 def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device) -> Bench:

@@ -1,0 +1,37 @@
+"""`erasediff erase`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..trainer.config import EraseConfig
+from .options import read_settings
+
+
+@dataclass(frozen=True)
+class Erase:
+    config: EraseConfig
+
+    @classmethod
+    def read(cls, words: Sequence[str], prog: str) -> Erase:
+        # the model is what a request names first: `--model M` for `--model.path M`
+        words = ["--model.path" + word[7:] if word == "--model" or word[:8] == "--model=" else word for word in words]
+        return cls(read_settings(EraseConfig, words, prog=prog))
+
+    def run(self) -> None:
+        from ..trainer.distributed import is_main
+        from ..trainer.erase import run_erase
+        from ..trainer.errors import ThresholdError
+        from ..trainer.record import RECORD_NAME
+        from .evidence_table import show
+
+        try:
+            erasure = run_erase(self.config)
+        except ThresholdError as error:
+            raise ThresholdError(
+                f"{error}; no model is published, {self.config.output}/{RECORD_NAME} and the report beside it say more"
+            ) from None
+        if is_main():
+            show(erasure.evidence)
+            print(f"model    {erasure.model}")

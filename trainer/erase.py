@@ -1,0 +1,142 @@
+"""`erase`: an erasure request carried from its list of samples to a published model, or to a record of why not.
+
+    OUTPUT/config.toml                 the resolved settings
+    OUTPUT/split/                      D_f and D_r, as the request selects them
+    OUTPUT/scrub/                      the scrub's run folder
+    OUTPUT/record.json, report.html    the evidence
+    OUTPUT/model/                      the scrubbed pipeline: there only if every threshold holds
+
+Each stage that is done is not done again: the same command continues after a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..shards.dataset import Dataset
+from ..shards.errors import DataError
+from ..shards.request import Request, read_request
+from ..shards.select import select
+from ..shards.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
+from . import distributed, models
+from .config import EraseConfig, EvaluateConfig, ScrubConfig
+from .errors import ConfigError, TrainingError
+from .evidence import REPORT_NAME, Evidence, run_evaluate
+from .loop import Watch
+from .provenance import weights_sha256
+from .record import RECORD_NAME, RequestEntry, read_record
+from .run_folder import RunFolder
+from .scrub import run_scrub
+from .thresholds import parse_threshold
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """A request that was carried out: its evidence, and the published model."""
+
+    evidence: Evidence
+    model: Path
+
+
+def run_erase(
+    config: EraseConfig, *, watch: Watch | None = None, before_evaluation: Callable[[], None] | None = None
+) -> Erasure:
+    """Splits, scrubs, evaluates and publishes; continues where an earlier call stopped. All ranks call it.
+
+    watch: of the scrub's loop. before_evaluation: called when the scrub is done (what the evaluation needs may still
+    be in the making).
+
+    Raises ThresholdError, publishing nothing, where the evidence does not hold what was asked; ConfigError or DataError
+    for a request, a model or data that cannot work, before anything is written.
+    """
+    distributed.set_up(config.engine)
+    request = read_request(Path(config.request))
+    data = Dataset.open(config.data)
+    select(data, request)
+    models.load(config.model)
+    for text in config.judge.thresholds:
+        parse_threshold(text)
+    run = RunFolder(config, config.output)
+    sets = run.path / "split"
+    problem = distributed.agree(_split(data, sets, request) if distributed.is_main() else None)
+    if problem is not None:
+        raise ConfigError(str(problem))
+    scrub = ScrubConfig(
+        model=config.model,
+        forget=str(sets / FORGET_NAME),
+        remain=str(sets / REMAIN_NAME),
+        output=str(run.path / "scrub"),
+        method=config.method,
+        train=config.train,
+        optimizer=config.optimizer,
+        engine=config.engine,
+    )
+    scrubbed = run_scrub(scrub, watch=watch)
+    if before_evaluation is not None:
+        before_evaluation()
+    evidence = _recorded(run.path, config, scrubbed)
+    if evidence is None:
+        entry = RequestEntry(request.id, request.date.isoformat() if request.date else None, request.reason)
+        judged = EvaluateConfig(run=scrub.output, data=config.data, judge=config.judge)
+        evidence = run_evaluate(judged, output=run.path, request=entry)
+    evidence.require_passed()
+    if not run.is_finished:
+        run.publish_model(lambda folder: _copy(scrubbed, folder, config, evidence))
+    return Erasure(evidence, run.model_path)
+
+
+def _split(data: Dataset, sets: Path, request: Request) -> str | None:
+    """Makes D_f and D_r, or finds them; what is wrong otherwise."""
+    if not sets.exists():
+        try:
+            split(data, sets, request=request)
+        except DataError as error:
+            return str(error)
+        return None
+    recorded = json.loads((sets / REQUEST_NAME).read_text(encoding="utf-8"))
+    if recorded["request"] != _plain(request):
+        return (
+            f"output = '{sets.parent}' was begun with another request than '{request.name}' holds now: "
+            "choose another output"
+        )
+    if recorded["dataset"]["fingerprint"] != data.fingerprint:
+        return f"output = '{sets.parent}' was begun with other data than '{data.path}' holds now: choose another output"
+    return None
+
+
+def _plain(request: Request) -> dict[str, Any]:
+    """As `split` wrote it down."""
+    return json.loads(json.dumps(asdict(request), default=str))
+
+
+def _recorded(output: Path, config: EraseConfig, scrubbed: Path) -> Evidence | None:
+    """An earlier call's evidence on these very weights; None: evaluate."""
+    path = output / RECORD_NAME
+    if not path.exists():
+        return None
+    record = read_record(path)
+    if record.models["scrubbed"].weights_sha256 != _weights(scrubbed, config):
+        return None
+    return Evidence(record, path, output / REPORT_NAME)
+
+
+def _weights(folder: Path, config: EraseConfig) -> str:
+    model = models.load(type(config.model)(str(folder), null_class=config.model.null_class))
+    return weights_sha256(model.unet.state_dict())
+
+
+def _copy(scrubbed: Path, folder: Path, config: EraseConfig, evidence: Evidence) -> None:
+    """What is published is what was evaluated, to the bit."""
+    shutil.copytree(scrubbed, folder)
+    evaluated = evidence.record.models["scrubbed"].weights_sha256
+    found = _weights(folder, config)
+    if found != evaluated:
+        raise TrainingError(
+            f"'{scrubbed}' holds weights with SHA-256 {found[:12]}…, those evaluated had {evaluated[:12]}…: "
+            "nothing is published; remove the scrub/ folder and run it again"
+        )
