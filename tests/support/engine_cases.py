@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DModel
-from torch import Tensor, nn
-
 from erasediff.trainer.config import EraseDiffConfig, FinetuneConfig, MethodConfig, MOOConfig, OptimizerConfig
+from torch import Tensor, nn
 
 GLOBAL_BATCH_SIZE = 7  # divides by neither 2 nor 3
 MICRO_BATCH_SIZE = 3
