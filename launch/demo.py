@@ -39,7 +39,7 @@ class Demo:
         from ..trainer.config import EvaluateConfig, ModelConfig, PretrainConfig, ScrubConfig
         from ..trainer.evaluation import before_after, run_evaluate
         from ..trainer.pretrain import run_pretrain
-        from ..trainer.scrub import run_scrub
+        from ..trainer.scrubbing import run_scrub
 
         data, sets = folder / "data", folder / "split"
         if not data.exists():
