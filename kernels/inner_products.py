@@ -5,10 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .shard import ParameterTable, check_shards, check_table
-
-# elements at a time: large enough to hide the calls, small enough for the cache
-CPU_CHUNK = 131_072
+from .shard import ParameterTable, as_dtype, check_shards, check_table
+from .tiles import CPU_CHUNK
 
 # below this ‖x‖² of a chunk, squares that underflow fp32 may matter
 SMALL = 1e-25
@@ -121,19 +119,14 @@ def _products(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, in
     sums: list[Tensor] = []
     for start, end in pieces:
         product = scratch[3, : end - start]
-        a, b = _cast(u[start:end], scratch[0]), _cast(v[start:end], scratch[1])
+        a, b = as_dtype(u[start:end], scratch[0]), as_dtype(v[start:end], scratch[1])
         pairs = [(a, a), (a, b), (b, b)]
         if w is not None:
             # in fp32 for every dtype, as `combine_` forms it: the KKT conditions hold for the d that is applied
             d32 = difference[0, : end - start]
-            torch.sub(_cast(u[start:end], difference[0]), _cast(w[start:end], difference[1]), out=d32)
-            d = _cast(d32, scratch[2])
+            torch.sub(as_dtype(u[start:end], difference[0]), as_dtype(w[start:end], difference[1]), out=d32)
+            d = as_dtype(d32, scratch[2])
             pairs = [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
         sums += [torch.mul(x, y, out=product).sum() for x, y in pairs]
     num_sums = 3 if w is None else 6
     return torch.stack(sums).view(-1, num_sums) if sums else scratch.new_zeros(0, num_sums)
-
-
-def _cast(piece: Tensor, scratch: Tensor) -> Tensor:
-    """The piece in the scratch's dtype: itself where it has it, else a copy there."""
-    return piece if piece.dtype == scratch.dtype else scratch[: piece.numel()].copy_(piece)

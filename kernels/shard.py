@@ -117,3 +117,8 @@ def check_table(table: ParameterTable, shard: Tensor) -> None:
     """Raise ValueError unless the table stays within the shard."""
     if table.end > shard.numel():
         raise ValueError(f"table: reaches element {table.end}, the shards have {shard.numel()}")
+
+
+def as_dtype(piece: Tensor, scratch: Tensor) -> Tensor:
+    """The piece in the scratch's dtype: itself where it has it, else a copy at the scratch's start."""
+    return piece if piece.dtype == scratch.dtype else scratch[: piece.numel()].copy_(piece)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from erasediff.kernels.inner_products import first_non_finite, inner_products, inner_products_by_parameter
 from erasediff.kernels.shard import ParameterTable
-from erasediff.kernels.tiles import CHUNK, REDUCTION_TILE
+from erasediff.kernels.tiles import CHUNK, CPU_CHUNK, REDUCTION_TILE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DTYPES = [torch.float32, torch.bfloat16]
-LENGTHS = [0, 1, 3, REDUCTION_TILE, CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 2_049]
+LENGTHS = [0, 1, 3, REDUCTION_TILE, CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 2_049, CPU_CHUNK + 5]
 
 
 def third(u: torch.Tensor, noise: torch.Tensor, first_order: bool) -> torch.Tensor | None:
@@ -40,7 +40,7 @@ def test_mixed_dtypes(form, mixed):
 
 @pytest.mark.parametrize("value", [0.1, 1.7, 3.3e-3, -1e15, 1e-15])
 def test_equal_elements_whose_roundings_add_up(form, value):
-    u = torch.full((2 * CHUNK,), value, device=form.device)
+    u = torch.full((CPU_CHUNK,), value, device=form.device)
     assert reference.sums_error(form.sums(u, -u), u, -u) <= reference.SUMS_TOLERANCE
 
 
