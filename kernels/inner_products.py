@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .shard import ParameterTable, as_dtype, check_shards, check_table
+from .shard import ParameterTable, as_dtype, check_result, check_shards, check_table
 from .tiles import CPU_CHUNK
 
 # below this ‖x‖² of a chunk, squares that underflow fp32 may matter
@@ -22,14 +22,16 @@ def inner_products(u: Tensor, v: Tensor, w: Tensor | None = None, *, out: Tensor
     so that the first three are ⟨∇g,∇g⟩, ⟨∇g,∇L_r⟩, ⟨∇L_r,∇L_r⟩ either way. They cover this rank's shard only: all
     ranks add theirs up.
 
-    |result − exact| ≤ 1e-6 · ‖u‖‖v‖ (with w: d in place of u); the same data give the same bits. NaN and Inf
-    propagate. On the CPU any fp32 scale will do. On CUDA the sums over a chunk are fp32: where one exceeds 3e38
-    (elements near 1e18) the result is Inf, so that `multiplier` marks the step to be skipped; elements below 1e-19
-    count as less than they are, or not at all.
+    |result − exact| ≤ 1e-6 · ‖u‖‖v‖ (with w: d in place of u). The same data give the same bits, on CUDA at the same
+    alignment (that of a tensor of its own is always the same). NaN and Inf propagate. On the CPU any fp32 scale will
+    do. On CUDA the sums over a chunk are fp32: where one exceeds 3e38 (elements near 1e18) the result is Inf, so that
+    `multiplier` marks the step to be skipped; elements below 1e-19 count as less than they are, or not at all.
 
-    Raises ValueError for shards that do not fit together.
+    Raises ValueError for shards that do not fit together, or another `out`.
     """
     check_shards(u=u, v=v, w=w)
+    if out is not None:
+        check_result("out", out, ((3 if w is None else 6,),))
     if u.is_cuda:
         from .inner_products_triton import inner_products_triton
 
