@@ -1,8 +1,16 @@
-"""Set before anything imports Triton: without a GPU its kernels run in the interpreter."""
+from pathlib import Path
 
-import os
+import pytest
+import tiny
 
-import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real digits: data/, split/forget (the 3s) and split/remain."""
+    return tiny.make_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class-conditional pipeline with a null class, saved by diffusers alone."""
+    return tiny.make_pipeline(tmp_path_factory.mktemp("base") / "model")

@@ -1,0 +1,78 @@
+"""The `erasediff` command: finds the subcommand, reads its options, and turns a user's mistake into one clear line.
+
+Imports nothing heavy, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Protocol
+
+import tyro
+
+from ..shards.errors import DataError
+from ..trainer.errors import ConfigError, TrainingError
+
+
+class Command(Protocol):
+    def run(self) -> None: ...
+
+
+# name: (module, class of options, one line)
+COMMANDS = {
+    "demo": ("demo", "Demo", "erase a digit from a model trained here on real digits, and show it"),
+    "shards build": ("shards", "Build", "make WebDataset shards from images"),
+    "shards split": ("shards", "Split", "cut a dataset into a forget and a remain set"),
+    "pretrain": ("train", "Pretrain", "train a class-conditional diffusion model on a dataset"),
+    "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
+    "sample": ("evaluate", "Sample", "generate a grid of images"),
+    "evaluate": ("evaluate", "Evaluate", "compare a scrubbed model with the one it came from"),
+}
+
+
+def usage() -> str:
+    lines = ["usage: erasediff COMMAND [OPTIONS]", "", "Remove training data's influence from diffusion models.", ""]
+    lines += [f"  {name:<14}{summary}" for name, (_, _, summary) in COMMANDS.items()]
+    return "\n".join([*lines, "", "erasediff COMMAND --help lists a command's options."])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, or 2 for a user's mistake, or 1 for a run that could not go on."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
+    if name is None:
+        group = [known for known in COMMANDS if known.startswith(words[0] + " ")]
+        print(usage() if not group else "commands: " + ", ".join(group), file=sys.stderr)
+        print(f"erasediff: no command {' '.join(words[: 2 if group else 1])!r}", file=sys.stderr)
+        return 2
+    module, options, _ = COMMANDS[name]
+    rest = words[len(name.split()) :]
+    try:
+        read(module, options, name, rest).run()
+    except (ConfigError, DataError) as error:
+        return _fail(error, 2)
+    except TrainingError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        print("erasediff: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def read(module: str, options: str, name: str, words: list[str]) -> Command:
+    """The command's options from its words; leaves through SystemExit for --help and for words it does not know."""
+    kind = getattr(importlib.import_module(f".{module}", __package__), options)
+    if hasattr(kind, "read"):  # options that also come from a file
+        return kind.read(words, prog=f"erasediff {name}")
+    return tyro.cli(kind, args=words, prog=f"erasediff {name}")
+
+
+def _fail(error: Exception, status: int) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"erasediff: {error}", file=sys.stderr)
+    return status

@@ -1,0 +1,44 @@
+"""`erasediff sample` and `erasediff evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..trainer.config import EvaluateConfig, SampleConfig
+from .options import read_settings
+
+
+@dataclass(frozen=True)
+class Sample:
+    config: SampleConfig
+
+    @classmethod
+    def read(cls, words: Sequence[str], prog: str) -> Sample:
+        return cls(read_settings(SampleConfig, words, prog=prog))
+
+    def run(self) -> None:
+        from ..trainer.sampling import run_sample
+
+        print(f"picture: {run_sample(self.config)}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    config: EvaluateConfig
+
+    @classmethod
+    def read(cls, words: Sequence[str], prog: str) -> Evaluate:
+        return cls(read_settings(EvaluateConfig, words, prog=prog))
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from ..trainer.evaluation import run_evaluate
+
+        evaluation = run_evaluate(self.config)
+        Console().print(evaluation.table())
+        print(
+            f"judged by a classifier that is right on {evaluation.classifier_accuracy:.1%} of "
+            f"{evaluation.num_classifier_images} real images it did not see"
+        )

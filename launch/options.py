@@ -1,0 +1,84 @@
+"""Options from a TOML file and the command line; the command line wins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from ..trainer.config import METHOD_CONFIGS, Settings
+from ..trainer.errors import ConfigError
+from ..trainer.settings import decode, read_toml
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+# stands for a required key that the file leaves to the command line
+_LEFT_OUT = "\0left to the command line"
+
+
+def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str) -> SettingsT:
+    """`kind` from [FILE.toml] OPTION…: what the file leaves out has its default, what an option names is the option's.
+
+    Raises ConfigError for the file, leaves through SystemExit for --help and for options tyro does not take.
+    """
+    words = list(words)
+    values: dict[str, Any] = {}
+    source = "the command line"
+    if words and not words[0].startswith("-"):
+        source = words.pop(0)
+        values = read_toml(Path(source))
+    method = _named_method(words)
+    if any(field.name == "method" for field in dataclasses.fields(kind)):  # pyright: ignore[reportArgumentType]
+        section = values.setdefault("method", {})
+        if method is not None and isinstance(section, dict) and section.get("name", "erasediff") != method:
+            values["method"] = section = {}
+        if isinstance(section, dict):
+            section["name"] = method or section.get("name", "erasediff")
+            if section["name"] not in METHOD_CONFIGS:
+                raise ConfigError(f"{source}: method.name = {section['name']!r}; known: {', '.join(METHOD_CONFIGS)}")
+    default = _with_missing(decode(kind, _fill_required(kind, values), source))
+    return tyro.cli(
+        kind,
+        args=words,
+        default=default,
+        prog=prog,
+        description=f"{(kind.__doc__ or '').strip()}\n\n{prog} [FILE.toml] [OPTIONS]: options beat the file.",
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
+    )
+
+
+def _named_method(words: list[str]) -> str | None:
+    """--method.name's value, taken out of `words`: it decides which options there are."""
+    for i, word in enumerate(words):
+        if word == "--method.name" and i + 1 < len(words):
+            del words[i]
+            return words.pop(i)
+        if word.startswith("--method.name="):
+            return words.pop(i).partition("=")[2]
+    return None
+
+
+def _fill_required(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
+    filled = dict(values)
+    for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
+        is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if field.name == "model" and isinstance(filled.get("model", {}), dict):
+            filled["model"] = {"path": _LEFT_OUT} | filled.get("model", {})
+        elif is_required:
+            filled.setdefault(field.name, _LEFT_OUT)
+    return filled
+
+
+def _with_missing(settings: Any) -> Any:
+    """What the file left out becomes an option that must be given."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value == _LEFT_OUT:
+            changes[field.name] = tyro.MISSING
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = _with_missing(value)
+    return dataclasses.replace(settings, **changes)

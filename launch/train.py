@@ -1,0 +1,51 @@
+"""`erasediff pretrain` and `erasediff scrub`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..trainer.config import PretrainConfig, ScrubConfig
+from .options import read_settings
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    config: PretrainConfig
+
+    @classmethod
+    def read(cls, words: Sequence[str], prog: str) -> Pretrain:
+        return cls(read_settings(PretrainConfig, words, prog=prog))
+
+    def run(self) -> None:
+        from ..trainer.distributed import is_main
+        from ..trainer.pretrain import run_pretrain
+
+        model = run_pretrain(self.config)
+        if is_main():
+            print(f"model: {model}")
+
+
+@dataclass(frozen=True)
+class Scrub:
+    config: ScrubConfig
+    dry_run: bool
+
+    @classmethod
+    def read(cls, words: Sequence[str], prog: str) -> Scrub:
+        words = list(words)
+        dry_run = "--dry-run" in words
+        if dry_run:
+            words.remove("--dry-run")
+        return cls(read_settings(ScrubConfig, words, prog=prog), dry_run)
+
+    def run(self) -> None:
+        from ..trainer.distributed import is_main
+        from ..trainer.scrub import plan, run_scrub
+
+        if self.dry_run:
+            print(plan(self.config).describe())
+            return
+        model = run_scrub(self.config)
+        if is_main():
+            print(f"model: {model}")

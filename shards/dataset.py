@@ -1,0 +1,170 @@
+"""A dataset folder opened for reading."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError, shorten
+from .images import decode
+from .index import EXTENSIONS, NO_LABEL, hash_numbers, load_index
+from .manifest import INDEX_NAME, ImageShape, Manifest, read_manifest
+from .shard_files import ShardFiles
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded sample."""
+
+    key: str
+    image: np.ndarray
+    """uint8 [H, W, C], C = 1 or 3."""
+    label: int | None
+    text: str = ""
+    """Caption."""
+
+
+class Dataset:
+    """Samples by number, `0 … len(self) - 1`, in shard order. Make one with `Dataset.open`."""
+
+    def __init__(self, path: Path, manifest: Manifest, index: np.ndarray) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.index = index
+        """Rows as in `index.index_dtype`, memory-mapped, read only."""
+        self.files = ShardFiles([path / shard.path for shard in manifest.shards])
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Dataset":
+        """Open a folder made by `build` or `split`.
+
+        Checks what is cheap: that files exist with the recorded sizes and that the counts agree; hashes and pixels are
+        `verify`'s work. Raises `DataError`.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        index = load_index(path / INDEX_NAME)
+        if not len(index) == manifest.num_samples == sum(shard.num_samples for shard in manifest.shards):
+            found = f"{len(index):,} rows for {manifest.num_samples:,} samples"
+            raise DataError(f"{path / INDEX_NAME}: {found}: index out of date; build the dataset again")
+        if len(index) and not 0 <= int(index["shard"].max()) < len(manifest.shards):
+            raise DataError(f"{path / INDEX_NAME}: points to shards that {path} does not list; build the dataset again")
+        for shard in manifest.shards:
+            check_size(path / shard.path, shard.bytes)
+        return cls(path, manifest, index)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is a position in it."""
+        return self.manifest.classes
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over class names and every sample's key, label and content, in order."""
+        return self.manifest.fingerprint
+
+    @property
+    def image_shape(self) -> ImageShape | None:
+        """Size of every image, or None when they differ."""
+        return self.manifest.image
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int64 [len(self)], -1 where a sample has none."""
+        return self.index["label"].astype(np.int64)
+
+    @property
+    def keys(self) -> list[str]:
+        """Every sample's key."""
+        return [key.decode() for key in self.index["key"].tolist()]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def key(self, i: int) -> str:
+        """The key of sample `i`."""
+        return self.index["key"][i].decode()
+
+    def extension(self, i: int) -> str:
+        """The content's file extension, such as `png`."""
+        return EXTENSIONS[int(self.index["extension"][i])]
+
+    def read_bytes(self, i: int) -> bytes:
+        """The encoded content of sample `i`, as it was given to `build`."""
+        row = self.index[i]
+        return self.files.read(int(row["shard"]), int(row["offset"]), int(row["length"]))
+
+    def read(self, i: int) -> Sample:
+        """Read and decode sample `i`; raises `DataError` naming it."""
+        label = int(self.index["label"][i])
+        image = decode(self.read_bytes(i), self.where(i))
+        return Sample(self.key(i), image, None if label == NO_LABEL else label, self.text(i))
+
+    def text(self, i: int) -> str:
+        """The caption of sample `i`, empty for none."""
+        row = self.index[i]
+        data = self._side_bytes(row, "text")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise DataError(f"{self.where(i)}: caption is not UTF-8; build the shard again") from None
+
+    def metadata(self, i: int) -> dict[str, Any]:
+        """The JSON metadata of sample `i`, empty for none."""
+        data = self._side_bytes(self.index[i], "meta")
+        try:
+            metadata = json.loads(data) if data else {}
+        # a thousand nested brackets are a RecursionError
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.where(i)}: metadata is not JSON ({error}); build the shard again") from None
+        if not isinstance(metadata, dict):
+            raise DataError(f"{self.where(i)}: metadata is no JSON object; build the shard again")
+        return metadata
+
+    def where(self, i: int) -> str:
+        """Shard and key of sample `i`, for messages."""
+        return f"{self.files.paths[int(self.index['shard'][i])]}: sample {self.key(i)!r}"
+
+    def _side_bytes(self, row: np.void, kind: str) -> bytes:
+        length = int(row[f"{kind}_length"])
+        return self.files.read(int(row["shard"]), int(row[f"{kind}_offset"]), length) if length else b""
+
+    def close(self) -> None:
+        """Close the shards; reading opens them again."""
+        self.files.close()
+
+
+def check_disjoint(forget: Dataset, remain: Dataset) -> None:
+    """Raise `DataError`, naming samples, if a key or a content (identical bytes) is in both."""
+    keys = np.intersect1d(forget.index["key"], remain.index["key"])
+    if len(keys):
+        names = shorten(key.decode() for key in keys.tolist())
+        raise DataError(f"{forget.path} and {remain.path} share keys: {names}; split again")
+    pairs = [f"{forget.key(i)} = {remain.key(j)}" for i, j in same_content(forget.index, remain.index)]
+    if pairs:
+        advice = "list both in the request, or remove one and build again"
+        raise DataError(f"{forget.path} and {remain.path} share identical images: {shorten(pairs)}; {advice}")
+
+
+def same_content(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
+    """Rows of two indexes with the same content hash, as (row of one, row of other); one pair for each hash."""
+    _, i, j = np.intersect1d(hash_numbers(one), hash_numbers(other), return_indices=True)
+    return list(zip(i.tolist(), j.tolist(), strict=True))
+
+
+def check_size(path: Path, num_bytes: int) -> None:
+    """Raise `DataError` if a shard is missing or not of the recorded size."""
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"{path}: shard missing; copy it back, or build the dataset again") from None
+    if found != num_bytes:
+        state = "truncated" if found < num_bytes else "longer than it was"
+        raise DataError(f"{path}: {state}: {found:,} bytes, {num_bytes:,} expected; copy or build it again")

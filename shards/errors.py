@@ -1,0 +1,14 @@
+"""What a user can get wrong about data, said in one line."""
+
+from collections.abc import Iterable
+
+
+class DataError(ValueError):
+    """A mistake in data or its options; the message names the file or option, what was found and the fix."""
+
+
+def shorten(names: Iterable[object], limit: int = 5) -> str:
+    """The first `limit` names separated by commas, then how many more there are."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more

@@ -1,0 +1,47 @@
+"""One shard's share of a dataset, kept on disk while the dataset is being made, so that a killed run can continue."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .index import load_index
+from .manifest import Shard
+from .staging import sync
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished shard and the index of its samples."""
+
+    shard: Shard
+    shapes: frozenset[tuple[int, ...]]
+    """[H, W, C] of its images."""
+    index: np.ndarray
+
+
+def resumed(folder: Path, number: int, make: Callable[[], Part]) -> Part:
+    """The part of this number that an earlier, killed run left in `folder`, or else a new one from `make`."""
+    record = folder / f"part-{number:06d}.json"
+    rows = folder / f"part-{number:06d}.npy"
+    if not record.exists():
+        part = make()
+        np.save(rows, part.index, allow_pickle=False)
+        sync(rows)
+        # the record comes last and in one piece: with it, the part counts as done
+        written = record.with_suffix(".tmp")
+        written.write_text(json.dumps({"shard": asdict(part.shard), "shapes": sorted(part.shapes)}), encoding="utf-8")
+        sync(written)
+        written.rename(record)
+    saved = json.loads(record.read_text(encoding="utf-8"))
+    return Part(Shard(**saved["shard"]), frozenset(tuple(shape) for shape in saved["shapes"]), load_index(rows))
+
+
+def remove_parts(folder: Path) -> None:
+    """Call when the dataset is complete."""
+    for file in folder.glob("part-*"):
+        with contextlib.suppress(FileNotFoundError):
+            file.unlink()

@@ -1,0 +1,94 @@
+"""What every source of samples gives to `build`."""
+
+import collections
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .errors import DataError, shorten
+from .index import NO_LABEL
+
+MAX_SAMPLE_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A sample before it is read."""
+
+    key: str
+    """Unique; no dot, since WebDataset ends a key at the first one."""
+    extension: str
+    size_bytes: int
+    """Known without reading, so that shards can be planned."""
+    location: str
+    """What `read` needs: a path or a number, as the source pleases."""
+    label: int = NO_LABEL
+    text: str = ""
+    """Caption."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """Anything JSON can hold."""
+    modified_ns: int = 0
+    """Changes when the content does; 0 where the source's `stamp` covers it."""
+
+
+class Source(Protocol):
+    """Samples in the order in which they will lie in the shards; threads call `entry` and `read`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def sizes_bytes(self) -> Sequence[int]:
+        """Of each sample's content, as `read` will return it."""
+        ...
+
+    def stamp(self) -> str:
+        """Equal only for equal content: a build that was killed continues only from the same source."""
+        ...
+
+    def entry(self, i: int) -> Entry: ...
+
+    def read(self, entry: Entry) -> bytes:
+        """The sample's encoded bytes; raises `DataError`."""
+        ...
+
+
+class ListedSource:
+    """Base of sources whose entries fit in a list."""
+
+    name: str
+    classes: tuple[str, ...]
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        _check_keys(entries)
+        self.entries = entries
+        self.sizes_bytes = [entry.size_bytes for entry in entries]
+
+    def stamp(self) -> str:
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for entry in self.entries:
+            digest.update(repr(entry).encode())
+        return digest.hexdigest()
+
+    def entry(self, i: int) -> Entry:
+        return self.entries[i]
+
+
+def mixed(entries: list[Entry]) -> list[Entry]:
+    """The same entries in an order that depends on keys alone.
+
+    Neighbours in a shard should not be of one class: the stream shuffles within a window of shards only.
+    """
+    return sorted(entries, key=lambda entry: hashlib.sha256(entry.key.encode()).digest())
+
+
+def _check_keys(entries: Sequence[Entry]) -> None:
+    counts = collections.Counter(entry.key for entry in entries)
+    if len(counts) == len(entries):
+        return
+    twice = [entry.location for entry in entries if counts[entry.key] > 1]
+    raise DataError(f"several files give one key: {shorten(sorted(twice))}; rename all but one of each")

@@ -1,0 +1,128 @@
+"""One dataset → a forget set and a remain set that share nothing."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from .assemble import complete, save_index
+from .build import DEFAULT_MAX_SHARD_BYTES, DEFAULT_MAX_SHARD_SAMPLES, write_parts
+from .dataset import Dataset, same_content
+from .errors import DataError, shorten
+from .jobs import Progress, default_num_workers
+from .manifest import Shard
+from .request import Request, Selector, read_request
+from .select import select
+from .selection import Selection
+from .staging import check_absent, staged
+from .write_shard import plan_shards
+
+FORGET_NAME = "forget"
+REMAIN_NAME = "remain"
+REQUEST_NAME = "request.json"
+
+
+def split(
+    dataset: Dataset | str | Path,
+    output: str | Path,
+    forget_labels: Sequence[str | int] = (),
+    *,
+    request: Request | str | Path | None = None,
+    rewrite: bool = False,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Dataset, Dataset]:
+    """Write `output/forget` and `output/remain`; returns both.
+
+    What to forget is named by class (`forget_labels`) or by an erasure request. `forget` has compact shards of its own.
+    `remain` is not rewritten: its index leaves the forgotten rows out and points into the shards of `dataset`, by
+    relative path; with `rewrite` it gets purged shards of its own, one for each old one, so that the old data can be
+    deleted. `output/request.json` says what was asked and found. Raises `DataError`, writing nothing, when a label, key
+    or selector matches nothing, nothing would remain, or a content lies on both sides (the same bytes under two names).
+    """
+    dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
+    output = Path(output)
+    num_workers = num_workers or default_num_workers()
+    check_absent(output)
+    asked = _request(forget_labels, request)
+    forgotten = select(dataset, asked)
+    _check_split(dataset, forgotten)
+    forget = Selection(dataset, np.flatnonzero(forgotten), f"{dataset.name}-{FORGET_NAME}")
+    remain = Selection(dataset, np.flatnonzero(~forgotten), f"{dataset.name}-{REMAIN_NAME}")
+    with staged(output, _stamp(forget, asked, rewrite)) as folder:
+        for part in (FORGET_NAME, REMAIN_NAME):
+            (folder / part).mkdir(exist_ok=True)
+        shards = plan_shards(forget.sizes_bytes, DEFAULT_MAX_SHARD_SAMPLES, DEFAULT_MAX_SHARD_BYTES)
+        write_parts(
+            forget, folder / FORGET_NAME, name=forget.name, shards=shards, num_workers=num_workers, progress=progress
+        )
+        if rewrite:
+            write_parts(
+                remain,
+                folder / REMAIN_NAME,
+                name=remain.name,
+                shards=remain.by_shard(),
+                num_workers=num_workers,
+                progress=progress,
+            )
+        else:
+            _write_pointers(folder / REMAIN_NAME, remain, final=output / REMAIN_NAME)
+        _write_record(folder, asked, dataset, forget)
+    return Dataset.open(output / FORGET_NAME), Dataset.open(output / REMAIN_NAME)
+
+
+def _request(labels: Sequence[str | int], request: Request | str | Path | None) -> Request:
+    if bool(labels) == (request is not None):
+        raise DataError("--forget-label, --request: give one of them, at least one label or a request file")
+    if request is None:
+        return Request((Selector(labels=tuple(labels)),), name="--forget-label")
+    return request if isinstance(request, Request) else read_request(Path(request))
+
+
+def _check_split(dataset: Dataset, forgotten: np.ndarray) -> None:
+    if forgotten.all():
+        raise DataError(f"{dataset.path}: all {len(dataset):,} samples would be forgotten, none remain; forget fewer")
+    forget_rows, remain_rows = np.flatnonzero(forgotten), np.flatnonzero(~forgotten)
+    overlaps = same_content(dataset.index[forget_rows], dataset.index[remain_rows])
+    if overlaps:
+        pairs = [f"{dataset.key(forget_rows[i])} = {dataset.key(remain_rows[j])}" for i, j in overlaps]
+        what = f"{len(pairs)} forgotten sample(s) are also among the remaining, byte for byte"
+        raise DataError(f"{dataset.path}: {what}: {shorten(pairs)}; forget both, or remove one and build again")
+
+
+def _stamp(forget: Selection, request: Request, rewrite: bool) -> str:
+    return hashlib.sha256(repr((forget.stamp(), request, rewrite)).encode()).hexdigest()
+
+
+def _write_pointers(folder: Path, remain: Selection, final: Path) -> None:
+    """A dataset without shards of its own."""
+    dataset = remain.dataset
+    index = dataset.index[remain.rows]
+    save_index(folder, index)
+    counts = np.bincount(index["shard"], minlength=len(dataset.manifest.shards)).tolist()
+    shards = [
+        Shard(
+            path=os.path.relpath((dataset.path / shard.path).resolve(), final.resolve()),
+            bytes=shard.bytes,
+            sha256=shard.sha256,
+            num_samples=num_samples,
+            num_excluded=shard.num_samples + shard.num_excluded - num_samples,
+        )
+        for shard, num_samples in zip(dataset.manifest.shards, counts, strict=True)
+    ]
+    complete(folder, name=remain.name, classes=dataset.classes, image=dataset.image_shape, index=index, shards=shards)
+
+
+def _write_record(folder: Path, request: Request, dataset: Dataset, forget: Selection) -> None:
+    """What was asked, of which data, and how much it was."""
+    record = {
+        "request": asdict(request),
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "num_samples": len(dataset)},
+        "num_forgotten": len(forget.rows),
+    }
+    text = json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
+    (folder / REQUEST_NAME).write_text(text, encoding="utf-8")

@@ -1,0 +1,153 @@
+"""Runs on every rank of one world size: all cases of the engine, what came out written by rank 0 as JSON."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from engine_cases import (
+    EXACT_CASES,
+    METHODS,
+    NUM_ITERATIONS,
+    OPTIMIZERS,
+    ROUNDED_CASES,
+    Case,
+    Reference,
+    ReferenceStep,
+    ToyBatch,
+    distance,
+    global_batch,
+    make_module,
+    micro_batches,
+    norm,
+    per_sample_loss,
+)
+from erasediff.trainer import distributed
+from erasediff.trainer.config import EngineConfig, EraseDiffConfig
+from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.methods import Update, make
+
+RANK, WORLD_SIZE = 0, 1
+
+
+class ToyObjective:
+    """Stands where DiffusionObjective does: the methods see no difference."""
+
+    def with_forget_targets(self, model: ShardedModel, batches: list[ToyBatch]) -> list[ToyBatch]:
+        return batches
+
+    def loss(self, model: ShardedModel, batch: ToyBatch) -> torch.Tensor:
+        return per_sample_loss(model.predict, batch, model.working_dtype)
+
+
+def make_model(case: Case, device: torch.device) -> ShardedModel:
+    engine = EngineConfig(zero_stage=case.zero_stage, precision=case.precision)  # pyright: ignore[reportArgumentType]
+    return ShardedModel(make_module(), engine, OPTIMIZERS[case.optimizer], device, max_train_steps=10)
+
+
+def update(model: ShardedModel, config: Any, iteration: int) -> Update:
+    method = make(config, ToyObjective())  # pyright: ignore[reportArgumentType]
+    remain: Any = micro_batches(global_batch(iteration, True), RANK, WORLD_SIZE)
+    forget: Any = micro_batches(global_batch(iteration, False), RANK, WORLD_SIZE)
+    return method.step(model, forget, remain, iteration, keep_gradient_of_g=True)
+
+
+def gather(model: ShardedModel, vector: Any) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("module."): value for name, value in model.gather(vector).items()}
+
+
+def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.device) -> list[dict[str, float]]:
+    """Errors of each iteration, and whether φ left a trace in θ or in the optimizer."""
+    model = make_model(case, device)
+    results = []
+    for iteration in range(NUM_ITERATIONS):
+        theta_before = model.theta.data.clone()
+        moments_before = {name: vector.data.clone() for name, vector in model.optimizer.vectors().items()}
+        done = update(model, METHODS[case.method], iteration)
+        traces = int(not torch.equal(theta_before, model.theta.data)) + sum(
+            int(not torch.equal(moments_before[name], vector.data))
+            for name, vector in model.optimizer.vectors().items()
+        )
+        delta = gather(model, done.delta)
+        model.step(done.delta, iteration, done.skip)
+        theta = gather(model, model.theta)
+        if reference is not None:
+            expected = reference[iteration]
+            results.append(
+                {
+                    "delta": distance(delta, expected.delta) / norm(expected.delta) / expected.amplification,
+                    "theta": distance(theta, expected.theta) / expected.moved,
+                    "lambda_t": float(done.packet["lambda_t"]) if "lambda_t" in done.packet.names else 0.0,
+                    "expected_lambda_t": expected.lambda_t,
+                    "skip": float(done.skip),
+                    "traces": traces,
+                }
+            )
+    return results
+
+
+def run_rounded(case: Case, fp32: list[ReferenceStep] | None, device: torch.device) -> dict[str, float]:
+    """The first δ's error against fp32, beside that of one process in the same precision."""
+    delta = gather(model := make_model(case, device), update(model, METHODS[case.method], 0).delta)
+    if fp32 is None:
+        return {}
+    theta = make_module().state_dict()
+    one_process, _, _ = Reference(WORLD_SIZE, case.precision).delta(theta, 0, METHODS[case.method])
+    return {"error": distance(delta, fp32[0].delta), "one_process_error": distance(one_process, fp32[0].delta)}
+
+
+def run_wrong(reference: list[ReferenceStep] | None, device: torch.device) -> float:
+    """The error that a δ with η a thousandth too large shows: the comparison must see it."""
+    model = make_model(Case("envelope-norm", "sgd", 2, "fp32"), device)
+    right = METHODS["envelope-norm"]
+    assert isinstance(right, EraseDiffConfig)
+    delta = gather(model, update(model, EraseDiffConfig(lambda_cap=None, eta=right.eta * 1.001), 0).delta)
+    return distance(delta, reference[0].delta) / norm(reference[0].delta) if reference else 0.0
+
+
+def run_displaced(stage: int, precision: str, device: torch.device) -> bool:
+    """Whether predictions after a displacement equal those before it, bit for bit, and those inside do not."""
+    model = make_model(Case("finetune", "sgd", stage, precision), device)
+    batch = micro_batches(global_batch(0, True), RANK, WORLD_SIZE)[0]
+    objective = ToyObjective()
+    with torch.no_grad():
+        before = objective.loss(model, batch)
+        with model.displaced(model.theta, 0.5):
+            inside = objective.loss(model, batch)
+        after = objective.loss(model, batch)
+    return torch.equal(before, after) and not torch.equal(before, inside)
+
+
+def main() -> None:
+    global RANK, WORLD_SIZE
+    output = Path(sys.argv[1])
+    device = distributed.set_up(EngineConfig(device="cpu", num_threads=1))
+    RANK, WORLD_SIZE = distributed.rank(), distributed.world_size()
+    gc.freeze()  # DeepSpeed collects garbage at every start: spare it the modules
+    reference = Reference(WORLD_SIZE)
+    expected: dict[tuple[str, str], list[ReferenceStep]] = {}
+    for case in EXACT_CASES if RANK == 0 else []:
+        key = (case.method, case.optimizer)
+        if key not in expected:
+            expected[key] = reference.steps(METHODS[case.method], OPTIMIZERS[case.optimizer])
+    results: dict[str, Any] = {}
+    for case in EXACT_CASES:
+        results[str(case)] = run_exact(case, expected.get((case.method, case.optimizer)), device)
+    for case in ROUNDED_CASES:
+        results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
+    results["wrong"] = run_wrong(expected.get(("envelope-norm", "sgd")), device)
+    results["displaced"] = {
+        f"zero{stage}-{precision}": run_displaced(stage, precision, device)
+        for stage, precision in [(1, "fp32"), (2, "fp32"), (3, "fp32"), (2, "bf16"), (3, "bf16")]
+    }
+    if RANK == 0:
+        output.write_text(json.dumps(results))
+    distributed.tear_down()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Sources → shards: what is stored, and that plain WebDataset reads it."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from erasediff.shards import DataError, Dataset, build
+from PIL import Image
+from sklearn.datasets import load_digits
+from webdataset.compat import WebDataset
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def test_digits_hold_scikit_learns_pixels(digits: Dataset) -> None:
+    images, labels = load_digits(return_X_y=True)
+    assert digits.labels.dtype == np.int64
+    np.testing.assert_array_equal(digits.labels, labels)
+    assert digits.keys[42] == digits.read(42).key == "digit-00042"
+    for i in range(0, len(digits), 50):
+        sample = digits.read(i)
+        assert sample.image.dtype == np.uint8
+        # 0 ... 16 scaled to 8 bits and back is exact
+        np.testing.assert_array_equal(np.rint(sample.image[:, :, 0] / 255 * 16), images[i].reshape(8, 8))
+        assert sample.label == labels[i]
+
+
+def test_plain_webdataset_reads_our_tars(digits: Dataset) -> None:
+    tars = [str(digits.path / shard.path) for shard in digits.manifest.shards]
+    assert len(tars) == 7
+    seen = list(WebDataset(tars, shardshuffle=False))
+    assert [sample["__key__"] for sample in seen] == digits.keys
+    assert [int(sample["cls"]) for sample in seen] == digits.labels.tolist()
+    assert [sample["png"] for sample in seen[::100]] == [digits.read_bytes(i) for i in range(0, len(digits), 100)]
+
+
+def test_folder_keeps_the_original_bytes(pictures: Path, tmp_path: Path) -> None:
+    dataset = build(pictures, tmp_path / "out")
+    assert dataset.classes == ("cat", "dog", "émeu")
+    assert len(dataset) == 9
+    assert dataset.image_shape is None
+    for i, key in enumerate(dataset.keys):
+        file = pictures / f"{key}.{dataset.extension(i)}"
+        assert dataset.read_bytes(i) == file.read_bytes()
+        assert dataset.classes[dataset.labels[i]] == file.parent.name
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("L" if image.mode == "L" else "RGB"))
+        np.testing.assert_array_equal(dataset.read(i).image.squeeze(), pixels)
+
+
+def test_zip_and_folder_of_the_same_files_give_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
+    shutil.make_archive(str(tmp_path / "pictures"), "zip", pictures)
+    build(pictures, tmp_path / "a", max_shard_samples=2)
+    build(tmp_path / "pictures.zip", tmp_path / "b", max_shard_samples=2)
+    assert folder_bytes(tmp_path / "a") == folder_bytes(tmp_path / "b")
+
+
+def test_fingerprint_ignores_shard_sizes_and_sees_a_label(pictures: Path, tmp_path: Path) -> None:
+    whole = build(pictures, tmp_path / "a")
+    parts = build(pictures, tmp_path / "b", max_shard_bytes=1)
+    assert len(parts.manifest.shards) == len(parts) == 9
+    assert whole.fingerprint == parts.fingerprint
+    (pictures / "cat" / "0.png").rename(pictures / "dog" / "0a.png")
+    assert build(pictures, tmp_path / "c").fingerprint != whole.fingerprint
+
+
+def test_rotated_photographs_are_stored_as_they_are_and_read_upright(tmp_path: Path) -> None:
+    upright = np.zeros((8, 16, 3), np.uint8)
+    upright[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "in" / "a" / "photo.png", exif=exif)
+    sample = build(tmp_path / "in", tmp_path / "out").read(0)
+    np.testing.assert_array_equal(sample.image, upright)
+
+
+def test_system_litter_is_left_out(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "cat" / ".DS_Store").write_bytes(b"x")
+    (pictures / "cat" / "Thumbs.db").write_bytes(b"x")
+    (pictures / ".git").mkdir()
+    assert len(build(pictures, tmp_path / "out")) == 9
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def png(mode: str = "L", size: tuple[int, int] = (4, 4)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({}, "no images"),
+        ({"a/1.png": png(), "a/notes.txt": b"hello"}, "'a/notes.txt' is not an image"),
+        ({"a/1.png": b"hello"}, "a/1.png.*cannot be decoded"),
+        ({"a/1.png": png("RGB", (64, 64))[:-40]}, "a/1.png.*cannot be decoded"),
+        ({"a/1.png": png("I;16")}, "a/1.png.*mode I;16"),
+        ({"1.png": png()}, "found '1.png'; expected class/name"),
+        ({"../1.png": png()}, "found '../1.png'; expected class/name"),
+        ({"a/b/1.png": png()}, "found 'a/b/1.png'; expected class/name"),
+        ({"a/1.png": png(), "b/": b""}, "class 'b' has no image"),
+        ({"a/1.png": png(), "a/1.jpg": png()}, "one key: a/1.jpg, a/1.png"),
+    ],
+)
+def test_bad_zips_are_named_in_one_line_and_nothing_is_left(
+    tmp_path: Path, members: dict[str, bytes], message: str
+) -> None:
+    source = make_zip(tmp_path / "in.zip", members)
+    with pytest.raises(DataError, match=message) as caught:
+        build(source, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_decompression_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
+    source = make_zip(tmp_path / "in.zip", {"a/1.png": png("1", (50_000, 50_000))})
+    with pytest.raises(DataError, match=r"a/1\.png"):
+        build(source, tmp_path / "out")
+
+
+def test_other_mistakes(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        build(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(DataError, match="not a readable zip"):
+        build(tmp_path / "broken.zip", tmp_path / "out")
+    with pytest.raises(DataError, match=r"unknown kind of file"):
+        build(pictures / "cat" / "0.png", tmp_path / "out")
+    (pictures / "fox").mkdir()
+    with pytest.raises(DataError, match="class 'fox' has no image"):
+        build(pictures, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="exists already"):
+        build("digits", pictures)
+
+
+def test_open_sees_what_is_missing_or_truncated(pictures: Path, tmp_path: Path) -> None:
+    out = build(pictures, tmp_path / "out", name="pets").path
+    tar = out / "pets-000000.tar"
+    data = tar.read_bytes()
+
+    tar.write_bytes(data[:-1])
+    with pytest.raises(DataError, match=r"pets-000000\.tar: truncated"):
+        Dataset.open(out)
+    tar.unlink()
+    with pytest.raises(DataError, match=r"pets-000000\.tar: shard missing"):
+        Dataset.open(out)
+    tar.write_bytes(data)
+
+    index = np.load(out / "index.npy")
+    np.save(out / "index.npy", index[:-1])
+    with pytest.raises(DataError, match=r"index\.npy.*out of date"):
+        Dataset.open(out)
+    (out / "index.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(DataError, match=r"index\.npy"):
+        Dataset.open(out)
+    np.save(out / "index.npy", index)
+    Dataset.open(out)
+
+    manifest = json.loads((out / "dataset.json").read_text())
+    (out / "dataset.json").write_text(json.dumps(manifest | {"surprise": 1}))
+    with pytest.raises(DataError, match=r"dataset\.json: surprise"):
+        Dataset.open(out)
+    with pytest.raises(DataError, match="no such dataset folder"):
+        Dataset.open(tmp_path / "nowhere")
+
+
+def test_import_does_not_need_torch() -> None:
+    code = (
+        "import sys, erasediff.shards, erasediff.launch.shards; "
+        "sys.exit(bool({'torch', 'webdataset', 'sklearn'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,172 @@
+"""Tars that others wrote: read in place, whatever wrote them, or refused by name."""
+
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from erasediff.shards import DataError, Dataset, Stream, build, split
+from PIL import Image
+from webdataset.writer import ShardWriter
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 5), value, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    info.type = kind
+    info.linkname = "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+    tar.addfile(info, io.BytesIO(data))
+
+
+def test_shard_writer_tars(tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    with ShardWriter(f"{tmp_path}/tars/%05d.tar", maxcount=4, verbose=0) as writer:
+        for i in range(10):
+            sample = {"__key__": f"s{i:03d}", "png": png(i), "cls": i % 3, "txt": f"number {i}", "json": {"n": i}}
+            writer.write(sample)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "tars").iterdir()}
+    dataset = build(tmp_path / "tars", tmp_path / "out")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "tars").iterdir()} == before
+    assert sorted(file.name for file in dataset.path.iterdir()) == ["README.md", "dataset.json", "index.npy"]
+    assert len(dataset.manifest.shards) == 3
+    assert dataset.classes == ("0", "1", "2")
+    assert dataset.keys == [f"s{i:03d}" for i in range(10)]
+    for i in range(10):
+        sample = dataset.read(i)
+        assert (sample.image == i).all()
+        assert (sample.label, sample.text, dataset.metadata(i)) == (i % 3, f"number {i}", {"n": i})
+    forget, remain = split(dataset, tmp_path / "cut", ["1"])
+    assert forget.keys == ["s001", "s004", "s007"]
+    assert (forget.text(1), forget.metadata(1)) == ("number 4", {"n": 4})
+    assert len(Stream(remain, seed=0, batch_size=7).batch(0).keys) == 7
+
+
+@pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_every_format_of_pythons_tarfile(tmp_path: Path, layout: int) -> None:
+    long = "/".join(["folder" * 10] * (2 if layout == tarfile.USTAR_FORMAT else 5)) + "/äöü" * (
+        layout != tarfile.USTAR_FORMAT
+    )
+    with tarfile.open(tmp_path / "a.tar", "w", format=layout) as tar:
+        add(tar, "plain.PNG", png(1))
+        add(tar, f"{long}.png", png(2))
+        add(tar, f"{long}.notes.txt", b"kept out of the way")
+    dataset = build(tmp_path / "a.tar", tmp_path / "out")
+    assert dataset.keys == ["plain", long]
+    assert (dataset.read(1).image == 2).all()
+
+
+@pytest.mark.parametrize("layout", ["ustar", "pax", "gnu"])
+def test_gnu_tar(tmp_path: Path, layout: str) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    for i in range(3):
+        (files / f"{i}{'x' * (40 if layout == 'ustar' else 150)}.png").write_bytes(png(i))
+    command = ["tar", f"--format={layout}", "--sort=name", "-C", str(files), "-cf", str(tmp_path / "a.tar"), "."]
+    subprocess.run(command, check=True)
+    dataset = build(tmp_path / "a.tar", tmp_path / "out")
+    assert [int(dataset.read(i).image[0, 0, 0]) for i in range(3)] == [0, 1, 2]
+    assert dataset.keys[0].startswith("0x")
+
+
+def test_img2datasets_layout(tmp_path: Path) -> None:
+    # as its documentation has it: 00000.tar with key.jpg, key.txt, key.json; 00000.parquet; 00000_stats.json
+    folder = tmp_path / "laion"
+    folder.mkdir()
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for i in range(3):
+                key = f"{shard:05d}{i:04d}"
+                image = io.BytesIO()
+                Image.new("RGB", (8, 8), (shard, i, 0)).save(image, "JPEG")
+                add(tar, f"{key}.jpg", image.getvalue())
+                add(tar, f"{key}.json", json.dumps({"url": "https://example.org", "status": "success"}).encode())
+                add(tar, f"{key}.txt", f"caption {key}".encode())
+        (folder / f"{shard:05d}.parquet").write_bytes(b"PAR1")
+        (folder / f"{shard:05d}_stats.json").write_text("{}")
+    dataset = build(folder, tmp_path / "out")
+    assert (len(dataset), dataset.name, dataset.text(4)) == (6, "laion", "caption 000010001")
+    assert dataset.image_shape is not None
+
+
+def test_moved_tars_are_missed_and_found(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with tarfile.open(tmp_path / "data" / "a.tar", "w") as tar:
+        add(tar, "a.png", png(1))
+    build(tmp_path / "data" / "a.tar", tmp_path / "data" / "out")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert Dataset.open(tmp_path / "moved" / "out").read(0).key == "a"
+    (tmp_path / "moved" / "a.tar").unlink()
+    with pytest.raises(DataError, match=r"a\.tar: shard missing"):
+        Dataset.open(tmp_path / "moved" / "out")
+
+
+BAD: dict[str, tuple[Callable[[tarfile.TarFile], None], str]] = {
+    "pickle": (lambda tar: add(tar, "a.pkl", b"x"), r"'a\.pkl' is refused: loading it could run code"),
+    "pickle after a dot": (lambda tar: add(tar, "a.png.PTH", b"x"), "is refused"),
+    "pyd": (lambda tar: add(tar, "a.pyd", b"x"), "is refused"),
+    "absolute": (lambda tar: add(tar, "/etc/a.png", png(1)), "absolute or `..` name"),
+    "parent": (lambda tar: add(tar, "a/../../b.png", png(1)), "absolute or `..` name"),
+    "symlink": (lambda tar: add(tar, "a.png", b"", tarfile.SYMTYPE), "is a link, device"),
+    "hard link": (lambda tar: add(tar, "a.png", b"", tarfile.LNKTYPE), "is a link, device"),
+    "device": (lambda tar: add(tar, "a.png", b"", tarfile.CHRTYPE), "is a link, device"),
+    "fifo": (lambda tar: add(tar, "a.png", b"", tarfile.FIFOTYPE), "is a link, device"),
+    "no content": (lambda tar: add(tar, "a.txt", b"x"), "sample 'a' has no image or array"),
+    "no extension": (lambda tar: add(tar, "README", b"x"), "no WebDataset name"),
+    "twice": (lambda tar: (add(tar, "a.png", png(1)), add(tar, "a.png", png(1)))[0], "is there twice"),
+    "class": (lambda tar: (add(tar, "a.png", png(1)), add(tar, "a.cls", b"cat"))[0], "expected a class number"),
+    "not an image": (lambda tar: add(tar, "a.png", b"GIF89a"), r"a\.png.*cannot be decoded"),
+    "one key apart": (
+        lambda tar: (add(tar, "a.png", png(1)), add(tar, "b.png", png(2)), add(tar, "a.png", png(3)))[0],
+        "several samples have one key: a;",
+    ),
+    "nothing": (lambda tar: None, "no sample in it"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_refused(tmp_path: Path, case: str) -> None:
+    make, message = BAD[case]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        make(tar)
+    with pytest.raises(DataError, match=message) as caught:
+        build(tmp_path / "a.tar", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_truncated_and_compressed_tars(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "a.png", png(1) + bytes(5000))
+        add(tar, "b.png", png(2) + bytes(5000))
+    whole = (tmp_path / "a.tar").read_bytes()
+    for num_bytes in (100, 600, 3000, 6200, 8000):
+        (tmp_path / "cut.tar").write_bytes(whole[:num_bytes])
+        with pytest.raises(DataError, match=r"cut\.tar"):
+            build(tmp_path / "cut.tar", tmp_path / "out")
+    with tarfile.open(tmp_path / "z.tar", "w:gz") as tar:
+        add(tar, "a.png", png(1))
+    with pytest.raises(DataError, match=r"z\.tar: not a readable uncompressed tar"):
+        build(tmp_path / "z.tar", tmp_path / "out")
+
+
+def test_a_tar_cut_between_members_and_one_with_more_after_its_end(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "a.png", png(1))
+        add(tar, "b.png", png(2))
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[:1024])
+    with pytest.raises(DataError, match=r"cut\.tar: truncated archive: no end mark"):
+        build(tmp_path / "cut.tar", tmp_path / "out")
+    (tmp_path / "double.tar").write_bytes(whole + whole)
+    with pytest.raises(DataError, match=r"double\.tar: trailing bytes"):
+        build(tmp_path / "double.tar", tmp_path / "out")

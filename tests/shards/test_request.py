@@ -1,0 +1,146 @@
+"""Erasure requests: what selectors mean, and what a request file may not hold."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from erasediff.shards import DataError, Dataset, build, check_disjoint, split
+from erasediff.shards.expression import parse_comparison
+from erasediff.shards.request import read_request
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+PEOPLE = ["Jane Doe", "John [Roe]", "jane doe jr."]
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """30 pictures in four shards: 10 of each person, taken 2010 ... 2019."""
+    folder = tmp_path_factory.mktemp("gallery")
+    records = []
+    for i in range(30):
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(folder / f"p{i:02d}.png")
+        records.append(
+            {
+                "path": f"p{i:02d}.png",
+                "caption": f"A photo of {PEOPLE[i % 3]}",
+                "label": "ab"[i % 2],
+                "year": 2010 + i // 3,
+            }
+        )
+    (folder / "t.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return build(folder / "t.jsonl", folder / "out", max_shard_samples=8)
+
+
+def numbers(dataset: Dataset) -> list[int]:
+    return sorted(int(key[1:]) for key in dataset.keys)
+
+
+SELECTORS: list[tuple[dict[str, Any], set[int]]] = [
+    ({"keys": ["p03", "p17"]}, {3, 17}),
+    ({"labels": ["b"]}, set(range(1, 30, 2))),
+    ({"labels": [0]}, set(range(0, 30, 2))),
+    ({"captions": ["*jane doe*"]}, set(range(30)) - set(range(1, 30, 3))),
+    ({"captions": ["a photo of jane doe"]}, set(range(0, 30, 3))),
+    ({"captions": ["*[Roe]"]}, set(range(1, 30, 3))),
+    ({"metadata": ["year >= 2018"]}, set(range(24, 30))),
+    ({"metadata": ["year != 2010", "year<2012"]}, {3, 4, 5}),
+    ({"captions": ["*jane*"], "metadata": ["year == 2010"], "labels": ["a"]}, {0, 2}),
+]
+
+
+@pytest.mark.parametrize(("selector", "expected"), SELECTORS)
+@pytest.mark.parametrize("suffix", [".json", ".toml"])
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_selectors(
+    gallery: Dataset, tmp_path: Path, selector: dict[str, Any], expected: set[int], suffix: str, rewrite: bool
+) -> None:
+    file = tmp_path / f"request{suffix}"
+    if suffix == ".json":
+        file.write_text(json.dumps({"id": "7", "date": "2026-11-21", "reason": "asked", "selectors": [selector]}))
+    else:
+        fields = "\n".join(f"{name} = {json.dumps(value)}" for name, value in selector.items())
+        file.write_text(f'id = "7"\ndate = 2026-11-21\nreason = "asked"\n[[selectors]]\n{fields}\n')
+    forget, remain = split(gallery, tmp_path / "out", request=file, rewrite=rewrite)
+    assert numbers(forget) == sorted(expected)
+    assert numbers(remain) == sorted(set(range(30)) - expected)
+    check_disjoint(forget, remain)
+    for part in (forget, remain):
+        for i, key in enumerate(part.keys):
+            assert part.read(i).image[0, 0, 0] == int(key[1:])
+            assert part.metadata(i) == {"year": 2010 + int(key[1:]) // 3}
+    record = json.loads((tmp_path / "out" / "request.json").read_text())
+    assert record["request"]["id"] == "7"
+    assert record["num_forgotten"] == len(expected)
+    assert record["dataset"]["fingerprint"] == gallery.fingerprint
+
+
+def test_selectors_are_united(gallery: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"selectors": [{"keys": ["p01"]}, {"metadata": ["year == 2019"]}]}))
+    assert numbers(split(gallery, tmp_path / "out", request=tmp_path / "r.json")[0]) == [1, 27, 28, 29]
+
+
+def test_rewritten_remain_needs_the_old_shards_no_more(gallery: Dataset, tmp_path: Path) -> None:
+    _, remain = split(gallery, tmp_path / "out", ["a"], rewrite=True)
+    assert all("/" not in shard.path and shard.num_excluded == 0 for shard in remain.manifest.shards)
+    pointing = split(gallery, tmp_path / "pointing", ["a"])[1]
+    assert remain.fingerprint == pointing.fingerprint
+    forgotten = [gallery.read_bytes(i) for i in np.flatnonzero(gallery.labels == 0).tolist()]
+    purged = b"".join((remain.path / shard.path).read_bytes() for shard in remain.manifest.shards)
+    assert not any(content in purged for content in forgotten)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "selectors: Field required"),
+        ("selectors = []", "selectors: each needs at least one"),
+        ("[[selectors]]", "selectors: each needs at least one"),
+        ("[[selectors]]\nkey = ['a']", "selectors.0.key: "),
+        ("surprise = 1\n[[selectors]]\nkeys = ['p01']", "surprise: "),
+        ("name = 'x'\n[[selectors]]\nkeys = ['p01']", "expected the fields"),
+        ("date = 'soon'\n[[selectors]]\nkeys = ['p01']", "date: "),
+        ("[[selectors]]\nkeys = ['p01', 'p99', 'q']", "keys that .* does not have: p99, q;"),
+        ("[[selectors]]\nlabels = ['c']", "label c: no such class"),
+        ("[[selectors]]\ncaptions = ['*cat*']", "selector 1 selects no sample"),
+        ("[[selectors]]\nmetadata = ['year']", "'year' is no comparison"),
+        ("[[selectors]]\nmetadata = ['__import__(\"os\") == 1']", "is no comparison"),
+        ("[[selectors]]\nmetadata = ['year == [2010]']", "is no number"),
+        ("[[selectors]]\nmetadata = ['*']\ncaptions = ['*']", "is no comparison"),
+        ("[[selectors]]\ncaptions = ['*']", "all 30 samples would be forgotten"),
+        ("x = " + "[" * 10_000, "r.toml: "),
+    ],
+)
+def test_mistakes(gallery: Dataset, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        split(gallery, tmp_path / "out", request=tmp_path / "r.toml")
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "r.toml") in str(caught.value) or "would be forgotten" in message
+    assert [file.name for file in tmp_path.iterdir()] == ["r.toml"]
+
+
+def test_request_or_labels(gallery: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="give one of them"):
+        split(gallery, tmp_path / "out")
+    with pytest.raises(DataError, match=r"nowhere\.toml: cannot be read"):
+        read_request(tmp_path / "nowhere.toml")
+
+
+@given(value=st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(), st.booleans()))
+def test_comparisons_agree_with_python(value: str | float | bool) -> None:
+    other = parse_comparison(f"field == {json.dumps(value)}")
+    assert other.holds({"field": value})
+    assert not parse_comparison(f"field != {json.dumps(value)}").holds({"field": value})
+    assert not other.holds({})
+    assert not other.holds({"field": None})
+    assert not parse_comparison(f"field != {json.dumps(value)}").holds({"field": [value]})
+
+
+def test_numbers_written_as_text_compare_as_numbers() -> None:
+    assert parse_comparison("width < 512").holds({"width": "64"})
+    assert not parse_comparison('width < "512"').holds({"width": 64})
+    assert not parse_comparison("width == 1").holds({"width": True})

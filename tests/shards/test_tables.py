@@ -1,0 +1,86 @@
+"""CSV, JSONL and Parquet tables as sources."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from erasediff.shards import DataError, build
+
+RECORDS = [
+    {"path": "cat/0.png", "caption": "a cat, asleep", "label": "cat", "year": 2019},
+    {"path": "cat/1.jpg", "caption": "ein Kätzchen", "label": "cat", "year": 2021},
+    {"path": "dog/0.png", "caption": "two\nlines", "label": "dog", "year": 2020},
+]
+
+
+def write_table(path: Path, records: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(records[0]))
+            writer.writeheader()
+            writer.writerows(records)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_every_kind_of_table(pictures: Path, tmp_path: Path, suffix: str) -> None:
+    dataset = build(write_table(pictures / f"table{suffix}", RECORDS), tmp_path / "out")
+    assert dataset.classes == ("cat", "dog")
+    by_key = {key: i for i, key in enumerate(dataset.keys)}
+    for record in RECORDS:
+        i = by_key[record["path"].partition(".")[0]]
+        assert dataset.text(i) == record["caption"]
+        assert dataset.classes[dataset.labels[i]] == record["label"]
+        assert dataset.read_bytes(i) == (pictures / record["path"]).read_bytes()
+        assert str(dataset.metadata(i)["year"]) == str(record["year"])
+
+
+def test_labels_that_are_numbers_sort_as_numbers(pictures: Path, tmp_path: Path) -> None:
+    records = [{"path": "cat/0.png", "label": 10}, {"path": "cat/1.jpg", "label": 9}]
+    assert build(write_table(pictures / "t.jsonl", records), tmp_path / "out").classes == ("9", "10")
+
+
+def test_labels_captions_and_keys_are_optional(pictures: Path, tmp_path: Path) -> None:
+    records = [{"path": str(pictures / "cat/0.png")}, {"path": "../pictures/cat/1.jpg", "key": "my.key"}]
+    dataset = build(write_table(pictures / "t.jsonl", records), tmp_path / "out")
+    assert dataset.classes == ()
+    assert set(dataset.labels) == {-1}
+    assert dataset.read(0).label is None
+    assert dataset.text(0) == ""
+    assert "my_key" in dataset.keys
+    assert not any(key.startswith("/") or ".." in key for key in dataset.keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "file\ncat/0.png\n", "row 1: `path` is None"),
+        ("t.csv", "path\n", "no rows"),
+        ("t.csv", "path,label\ncat/0.png,a,b\n", "more fields than the header"),
+        ("t.csv", "path\nnowhere.png\n", r"row 1: .*nowhere\.png.*No such file"),
+        ("t.csv", "path\npipe:cat x.png\n", r"row 1: .*No such file"),
+        ("t.csv", "path\n/etc/passwd\n", "is not one of png"),
+        ("t.jsonl", "{", r"not a readable \.jsonl table"),
+        ("t.jsonl", "[1]\n", "line 1: list, expected an object"),
+        ("t.jsonl", "[" * 100_000, r"not a readable \.jsonl table"),
+        ("t.parquet", "PAR1", r"not a readable \.parquet table"),
+        (
+            "t.jsonl",
+            '{"path": "cat/0.png", "key": "a"}\n{"path": "cat/1.jpg", "key": "a"}',
+            "several files give one key",
+        ),
+    ],
+)
+def test_mistakes(pictures: Path, tmp_path: Path, name: str, text: str, message: str) -> None:
+    (pictures / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        build(pictures / name, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]

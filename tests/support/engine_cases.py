@@ -1,0 +1,259 @@
+"""What the engine is compared on, and the one-process autograd reference it is compared with.
+
+The reference knows nothing of ZeRO, shards, kernels or methods: it is Algorithm 1 over whole tensors, with the ranks'
+sub-batches accumulated one after the other in rank order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DModel
+from erasediff.trainer.config import EraseDiffConfig, FinetuneConfig, MethodConfig, MOOConfig, OptimizerConfig
+from torch import Tensor, nn
+
+GLOBAL_BATCH_SIZE = 7  # divides by neither 2 nor 3
+MICRO_BATCH_SIZE = 3
+NUM_ITERATIONS = 3
+NUM_CLASSES = 3
+
+METHODS: dict[str, MethodConfig] = {
+    "envelope-norm": EraseDiffConfig(lambda_cap=None),
+    "envelope-norm-logged-K3": EraseDiffConfig(lambda_cap=None, inner_every=1, num_inner_steps=3, xi=0.02),
+    "envelope-value-K0": EraseDiffConfig(barrier="value", lambda_cap=None, num_inner_steps=0),
+    "envelope-value-K1": EraseDiffConfig(barrier="value", lambda_cap=None, num_inner_steps=1, xi=0.02, eta=2.0),
+    "envelope-value-K3": EraseDiffConfig(barrier="value", lambda_cap=None, num_inner_steps=3, xi=0.02, eta=2.0),
+    "first_order-norm-K1": EraseDiffConfig(gradient_of_g="first_order", lambda_cap=None, num_inner_steps=1, xi=0.1),
+    "first_order-norm-K3": EraseDiffConfig(gradient_of_g="first_order", lambda_cap=None, num_inner_steps=3, xi=0.1),
+    "first_order-value-K3": EraseDiffConfig(
+        gradient_of_g="first_order", barrier="value", lambda_cap=None, num_inner_steps=3, xi=0.1
+    ),
+    "first_order-norm-K0": EraseDiffConfig(gradient_of_g="first_order", lambda_cap=None, num_inner_steps=0),
+    "capped": EraseDiffConfig(eta=5.0, lambda_cap=0.5),
+    "moo": MOOConfig(weight=0.3),
+    "finetune": FinetuneConfig(),
+}
+OPTIMIZERS = {
+    "sgd": OptimizerConfig(name="sgd", learning_rate=0.05, momentum=0.9),
+    "adamw": OptimizerConfig(name="adamw", learning_rate=1e-3, weight_decay=0.01, lr_scheduler="cosine"),
+}
+# relative to ‖θ_{t+1} - θ_t‖: Adam divides by a square root of rounding where a gradient is almost zero
+THETA_TOLERANCE = {"sgd": 1e-5, "adamw": 1e-2}
+
+
+@dataclass(frozen=True)
+class Case:
+    method: str
+    optimizer: str
+    zero_stage: int
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.method}-{self.optimizer}-zero{self.zero_stage}-{self.precision}"
+
+
+EXACT_CASES = [
+    Case(method, optimizer, stage, "fp32")
+    for method, optimizer, stage in itertools.product(METHODS, OPTIMIZERS, (1, 2, 3))
+    if stage == 2 or optimizer == "sgd"  # the optimizer is elementwise: it sees no stage
+]
+ROUNDED_CASES = [
+    Case(method, "sgd", stage, precision)
+    for method in ("envelope-norm", "moo")
+    for precision, stage in [("bf16", 2), ("bf16", 3), ("bf16-autocast", 1), ("bf16-autocast", 2), ("bf16-autocast", 3)]
+]
+
+
+class OddUNet(nn.Module):
+    """A real, tiny class-conditional UNet, and parameters of odd sizes, one of which only one loss uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = UNet2DModel(
+            sample_size=4,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(6,),
+            down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",),
+            layers_per_block=1,
+            norm_num_groups=2,
+            add_attention=False,
+            num_class_embeds=NUM_CLASSES,
+        )
+        self.scale = nn.Parameter(torch.tensor([1.1]))
+        self.remain_only = nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor, uses_all: bool) -> Tensor:
+        output = self.unet(x, t, class_labels=labels, return_dict=False)[0] * self.scale
+        return output + self.remain_only.square().sum() if uses_all else output
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    x: Tensor
+    t: Tensor
+    labels: Tensor
+    target: Tensor
+    weights: Tensor
+    uses_all: bool
+
+    def rows(self, rows: list[int], weights: list[float]) -> ToyBatch:
+        return dataclasses.replace(
+            self,
+            x=self.x[rows],
+            t=self.t[rows],
+            labels=self.labels[rows],
+            target=self.target[rows],
+            weights=torch.tensor(weights),
+        )
+
+
+def make_module() -> OddUNet:
+    torch.manual_seed(0)
+    return OddUNet()
+
+
+def global_batch(iteration: int, uses_all: bool) -> ToyBatch:
+    generator = torch.Generator().manual_seed(100 * iteration + uses_all)
+    shape = (GLOBAL_BATCH_SIZE, 1, 4, 4)
+    return ToyBatch(
+        x=torch.randn(shape, generator=generator),
+        t=torch.randint(1000, (GLOBAL_BATCH_SIZE,), generator=generator),
+        labels=torch.randint(NUM_CLASSES, (GLOBAL_BATCH_SIZE,), generator=generator),
+        target=torch.randn(shape, generator=generator),
+        weights=torch.ones(GLOBAL_BATCH_SIZE),
+        uses_all=uses_all,
+    )
+
+
+def micro_batches(batch: ToyBatch, rank: int, world_size: int) -> list[ToyBatch]:
+    """A rank's slice of a global batch, filled up with samples of weight 0, in micro-batches."""
+    num_rows = -(-GLOBAL_BATCH_SIZE // world_size)
+    places = range(rank * num_rows, (rank + 1) * num_rows)
+    rows = [min(place, GLOBAL_BATCH_SIZE - 1) for place in places]
+    weights = [float(place < GLOBAL_BATCH_SIZE) for place in places]
+    return [
+        batch.rows(rows[i : i + MICRO_BATCH_SIZE], weights[i : i + MICRO_BATCH_SIZE])
+        for i in range(0, num_rows, MICRO_BATCH_SIZE)
+    ]
+
+
+def per_sample_loss(forward: Callable[..., Tensor], batch: ToyBatch, dtype: torch.dtype) -> Tensor:
+    output = forward(batch.x.to(dtype), batch.t, batch.labels, batch.uses_all).float()
+    return (output - batch.target).square().flatten(1).mean(1)
+
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class ReferenceStep:
+    delta: Tensors
+    theta: Tensors
+    moved: float  # ‖θ_{t+1} - θ_t‖
+    lambda_t: float
+    amplification: float  # max(1, λ‖∇L_f‖/‖δ‖): how rounding of ∇L_f shows in δ
+
+
+class Reference:
+    """Algorithm 1 in one process; fp32, or the arithmetic of a lower precision for a single gradient."""
+
+    def __init__(self, world_size: int, precision: str = "fp32"):
+        self.module = make_module()
+        self._world_size = world_size
+        self._precision = precision
+
+    def gradient(self, theta: Tensors, batch: ToyBatch) -> tuple[float, Tensors]:
+        module = self.module
+        module.load_state_dict(theta)
+        dtype = torch.float32
+        if self._precision == "bf16":
+            module, dtype = make_module().to(torch.bfloat16), torch.bfloat16
+            module.load_state_dict(theta)
+        total = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in theta.items()}
+        loss = 0.0
+        for rank in range(self._world_size):
+            for micro_batch in micro_batches(batch, rank, self._world_size):
+                module.zero_grad()
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._precision == "bf16-autocast"):
+                    losses = per_sample_loss(module, micro_batch, dtype)
+                share = (losses * micro_batch.weights).sum() / GLOBAL_BATCH_SIZE
+                share.backward()
+                loss += share.item()
+                for name, parameter in module.named_parameters():
+                    if parameter.grad is not None:
+                        total[name] += parameter.grad.float()
+        return loss, total
+
+    def delta(self, theta: Tensors, iteration: int, config: MethodConfig) -> tuple[Tensors, float, float]:
+        """(δ, λ_t, amplification)."""
+        _, grad_r = self.gradient(theta, global_batch(iteration, True))
+        if isinstance(config, FinetuneConfig):
+            return grad_r, 0.0, 1.0
+        forget = global_batch(iteration, False)
+        loss_f, grad_f = self.gradient(theta, forget)
+        grad_g = grad_f
+        if isinstance(config, MOOConfig):
+            lambda_t = config.weight
+        else:
+            phi, grad_k, loss_k = theta, grad_f, loss_f
+            for _ in range(config.num_inner_steps):
+                phi = {name: phi[name] - config.xi * grad_k[name] for name in phi}
+                loss_k, grad_k = self.gradient(phi, forget)
+            if config.gradient_of_g == "first_order":
+                grad_g = {name: grad_f[name] - grad_k[name] for name in grad_f}
+            gg, gr = dot(grad_g, grad_g), dot(grad_g, grad_r)
+            a_t = config.eta * (gg if config.barrier == "norm" else max(loss_f - loss_k, 0.0))
+            lambda_t = max(0.0, (a_t - gr) / gg) if gg > 0 else 0.0
+            lambda_t = min(lambda_t, config.lambda_cap or lambda_t)
+        delta = {name: grad_r[name] + lambda_t * grad_g[name] for name in grad_r}
+        return delta, lambda_t, max(1.0, lambda_t * norm(grad_f) / norm(delta))
+
+    def steps(self, config: MethodConfig, optimizer: OptimizerConfig) -> list[ReferenceStep]:
+        parameters = {name: nn.Parameter(value.clone()) for name, value in make_module().state_dict().items()}
+        if optimizer.name == "sgd":
+            outer: torch.optim.Optimizer = torch.optim.SGD(
+                parameters.values(), lr=optimizer.learning_rate, momentum=optimizer.momentum
+            )
+        else:
+            outer = torch.optim.AdamW(
+                parameters.values(), lr=optimizer.learning_rate, weight_decay=optimizer.weight_decay
+            )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            outer,
+            lambda step: (
+                1.0
+                if optimizer.lr_scheduler == "constant"
+                else 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / 10)))
+            ),
+        )
+        steps = []
+        for iteration in range(NUM_ITERATIONS):
+            theta = {name: value.detach().clone() for name, value in parameters.items()}
+            delta, lambda_t, amplification = self.delta(theta, iteration, config)
+            for name, parameter in parameters.items():
+                parameter.grad = delta[name]
+            outer.step()
+            schedule.step()
+            after = {name: value.detach().clone() for name, value in parameters.items()}
+            moved = norm({name: after[name] - theta[name] for name in theta})
+            steps.append(ReferenceStep(delta, after, moved, lambda_t, amplification))
+        return steps
+
+
+def dot(a: Tensors, b: Tensors) -> float:
+    return sum(float(a[name].double().flatten() @ b[name].double().flatten()) for name in a)
+
+
+def norm(a: Tensors) -> float:
+    return dot(a, a) ** 0.5
+
+
+def distance(a: Tensors, b: Tensors) -> float:
+    assert a.keys() == b.keys()
+    return norm({name: a[name].double() - b[name].double() for name in a})

@@ -1,0 +1,62 @@
+"""Starts real processes, one a rank, with the environment a launcher would give them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+SUPPORT = Path(__file__).parent
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def run_ranks(
+    world_size: int, command: Sequence[str], *, cwd: Path | None = None, timeout_seconds: float = 280
+) -> list[subprocess.CompletedProcess[str]]:
+    """Runs `command` (arguments of this Python) on every rank, one thread each; waits for all of them."""
+    port = free_port()
+    running = []
+    for rank in range(world_size):
+        environment = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(SUPPORT),
+            "PYTHONWARNINGS": "ignore",
+        }
+        running.append(
+            subprocess.Popen(
+                [sys.executable, *command],
+                env=environment,
+                cwd=cwd,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        )
+    finished = []
+    try:
+        for process in running:
+            stdout, stderr = process.communicate(timeout=timeout_seconds)
+            finished.append(subprocess.CompletedProcess(command, process.returncode, stdout, stderr))
+    finally:
+        for process in running:
+            process.kill()
+    return finished
+
+
+def check(finished: Sequence[subprocess.CompletedProcess[str]]) -> None:
+    """Fails with the first failing rank's output."""
+    for rank, process in enumerate(finished):
+        assert process.returncode == 0, f"rank {rank} left with {process.returncode}:\n{process.stderr[-3000:]}"

@@ -1,0 +1,296 @@
+"""Every setting of a run: one frozen dataclass from TOML file to command line to record. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+Precision = Literal["fp32", "bf16-autocast", "bf16"]
+Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
+
+
+class Settings:
+    """What all of them share: a key that no field has is an error, not ignored."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class EraseDiffConfig(Settings):
+    """EraseDiff, Algorithm 1 of arXiv 2401.05779, with Theorem 3.1's multiplier λ_t."""
+
+    name: Literal["erasediff"] = "erasediff"
+    """Which method."""
+    target: Literal["rl", "noise"] = "rl"
+    """ε_f of eq. (2): the model's own prediction under another class c_m (rl), or uniform noise (noise)."""
+    anchor: int | None = None
+    """With rl: always this class as c_m; none draws c_m per sample among the remaining classes."""
+    teacher: Literal["current", "frozen"] = "current"
+    """Whose prediction the rl target is: the model being scrubbed (the paper's) or the original one."""
+    gradient_of_g: Literal["envelope", "first_order"] = "envelope"
+    """∇g = ∇L_f(θ) with φ^K held constant, or ∇L_f(θ) - ∇L_f(φ^K)."""
+    barrier: Literal["norm", "value"] = "norm"
+    """a_t = η‖∇g‖² (the paper's) or η·max(g, 0)."""
+    eta: float = 0.5
+    """η of the barrier a_t; the optimizer's learning rate is apart."""
+    lambda_cap: float | None = 1.0
+    """Upper bound on λ_t; breaks Theorem 3.1's constraint on the steps it caps, which are counted. none: no cap."""
+    num_inner_steps: int = 1
+    """K, plain SGD steps on L_f from θ_t to φ^K. Changes nothing with envelope and norm."""
+    xi: float = 1e-3
+    """ξ, learning rate of the inner steps."""
+    inner_every: int = 0
+    """With envelope and norm: compute φ^K, to log g, on every n-th step; 0 never. Otherwise it is always computed."""
+
+    @property
+    def needs_inner_loop(self) -> bool:
+        return self.barrier == "value" or self.gradient_of_g == "first_order"
+
+
+@dataclass(frozen=True)
+class MOOConfig(Settings):
+    """The naive multi-objective loss, eq. (3): L_r + λ·L_f with a constant λ."""
+
+    name: Literal["moo"] = "moo"
+    """Which method."""
+    target: Literal["rl", "noise"] = "rl"
+    """ε_f of eq. (2), as in erasediff."""
+    anchor: int | None = None
+    """With rl: always this class as c_m; none draws c_m per sample among the remaining classes."""
+    teacher: Literal["current", "frozen"] = "current"
+    """Whose prediction the rl target is: the model being scrubbed or the original one."""
+    weight: float = 1.0
+    """λ of eq. (3)."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(Settings):
+    """Training on the remaining data alone: forgetting by neglect, and what `pretrain` runs."""
+
+    name: Literal["finetune"] = "finetune"
+    """Which method."""
+
+
+MethodConfig = EraseDiffConfig | MOOConfig | FinetuneConfig
+METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
+    "erasediff": EraseDiffConfig,
+    "moo": MOOConfig,
+    "finetune": FinetuneConfig,
+}
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Settings):
+    """The outer optimizer, which applies δ to θ."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """adamw, adam or sgd."""
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    lr_scheduler: Schedule = "constant"
+    """Schedule of the learning rate over max_train_steps."""
+    lr_warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0; with every schedule but constant."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's moments."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    weight_decay: float = 0.0
+    """Decoupled for adamw, L2 for adam and sgd."""
+    momentum: float = 0.0
+    """Of sgd."""
+    max_grad_norm: float | None = None
+    """Scales δ down to this norm where it is longer; none never does."""
+    ema_decay: float | None = None
+    """Saves an exponential moving average of the weights, with diffusers' EMAModel decay; none saves the weights."""
+
+
+@dataclass(frozen=True)
+class EngineConfig(Settings):
+    """How the model is sharded and in which precision it runs."""
+
+    zero_stage: Literal[1, 2, 3] = 2
+    """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 weights too."""
+    precision: Precision = "fp32"
+    """fp32; bf16-autocast: fp32 weights, bf16 arithmetic; bf16: bf16 weights, fp32 master weights and accumulation."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
+    forward_batch_size: int | None = None
+    """Most samples in one forward pass on one rank; a batch is split into as many micro-batches as that takes."""
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    """With bf16: the type gradients are summed over ranks in. bf16 halves the traffic, costs 2e-3 relative error."""
+    reduce_bucket_size: int = 50_000_000
+    """Elements reduced at once."""
+    overlap_communication: bool = False
+    """Reduce gradients while the backward pass still runs."""
+    num_threads: int | None = None
+    """Threads of one rank on CPU; none takes torch's choice. Results depend on it in the last bits."""
+    deterministic: bool = False
+    """On CUDA: bit-for-bit repeatable arithmetic, slower. CPU always is."""
+
+    def __post_init__(self) -> None:
+        if self.zero_stage == 1 and self.precision == "bf16":
+            raise ValueError(
+                "engine.zero_stage = 1 with engine.precision = 'bf16' makes DeepSpeed use an unsharded optimizer: "
+                "use engine.zero_stage = 2"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig(Settings):
+    """Length, batches and bookkeeping of a run."""
+
+    max_train_steps: int = 100
+    """Outer steps T."""
+    train_batch_size: int = 64
+    """Samples a loss sees in one step, over all ranks."""
+    seed: int = 0
+    """Everything random is a function of it, the step and the sample."""
+    label_drop: float | None = None
+    """Chance that a remain sample's class becomes the null class; none: 0.1 where there is a null class, else 0."""
+    forget_label_drop: float = 0.0
+    """The same for forget samples, for the trained model only, not for the rl target."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """A NaN or Inf loss or gradient ends the run, or only that step's update is left out."""
+    checkpointing_steps: int = 0
+    """Save a checkpoint every n steps; 0 never. The same command continues from the newest."""
+    checkpoints_total_limit: int = 2
+    """Newest checkpoints kept."""
+    descent_every: int = 10
+    """Log ⟨∇g, θ_t - θ_{t+1}⟩, what the optimizer made of the guarantee, on every n-th step; 0 never."""
+
+
+@dataclass(frozen=True)
+class ModelConfig(Settings):
+    """The model to scrub."""
+
+    path: str
+    """A diffusers pipeline: a `save_pretrained` folder or a Hub id."""
+    revision: str | None = None
+    """Hub revision."""
+    null_class: int | None = None
+    """Index of the class that stands for 'no class' in classifier-free guidance; none: the model has no such class."""
+
+
+@dataclass(frozen=True)
+class ScrubConfig(Settings):
+    """Erase the forget set's influence from a diffusion model and keep the rest."""
+
+    model: ModelConfig
+    """The model to scrub."""
+    forget: str
+    """Dataset folder of D_f, as `erasediff shards split` makes it."""
+    remain: str
+    """Dataset folder of D_r."""
+    output: str
+    """Run folder: config.toml, metrics.jsonl, checkpoints, and the scrubbed pipeline in model/."""
+    method: MethodConfig = field(default_factory=EraseDiffConfig)
+    """How to forget."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Length, batches and bookkeeping."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The outer optimizer."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Sharding and precision."""
+
+
+@dataclass(frozen=True)
+class UNetConfig(Settings):
+    """Architecture of a class-conditional UNet2DModel made from nothing."""
+
+    block_out_channels: tuple[int, ...] = (32, 64)
+    """Channels of each resolution."""
+    layers_per_block: int = 1
+    """ResNet layers in each block."""
+    attention_head_dim: int = 8
+    """Channels of one attention head."""
+    attention_blocks: int = 0
+    """How many of the lowest resolutions have attention."""
+    norm_num_groups: int = 8
+    """Groups of the group normalisation."""
+    num_train_timesteps: int = 1000
+    """Noise levels T."""
+    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
+    """Noise schedule."""
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    """What the model predicts."""
+    null_class: bool = True
+    """Add one class, the last, for classifier-free guidance."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig(Settings):
+    """Train a class-conditional diffusion model on a dataset, from nothing."""
+
+    data: str
+    """Dataset folder."""
+    output: str
+    """Run folder; the pipeline goes to model/ in it."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """Architecture."""
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(max_train_steps=900))
+    """Length, batches and bookkeeping."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=2e-3, lr_scheduler="cosine", ema_decay=0.995, max_grad_norm=1.0
+        )
+    )
+    """The optimizer."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Sharding and precision."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Settings):
+    """How images are generated."""
+
+    guidance_scale: float = 1.5
+    """w of classifier-free guidance, ε_∅ + w (ε_c - ε_∅); without effect where the model has no null class."""
+    num_inference_steps: int = 25
+    """DDIM steps."""
+    seed: int = 0
+    """The i-th image is a function of the seed and i."""
+
+
+@dataclass(frozen=True)
+class SampleConfig(Settings):
+    """Generate a grid of images, a row for each class."""
+
+    model: ModelConfig
+    """The model to sample."""
+    output: str
+    """The PNG file to write."""
+    labels: tuple[int, ...] = ()
+    """Classes, a row for each; none given: all of them without the null class."""
+    num_images: int = 8
+    """Images of each class."""
+    scale: int = 8
+    """Enlarge each pixel so many times."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How images are generated."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Settings):
+    """Compare a scrubbed model with the one it came from, on generated samples."""
+
+    run: str
+    """Run folder of a finished scrub."""
+    data: str
+    """Dataset folder with samples of every class: a classifier is trained on it to judge the samples."""
+    num_forget_samples: int = 500
+    """Samples of the forgotten classes."""
+    num_remain_samples: int = 450
+    """Samples of the remaining classes, spread evenly over them."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How images are generated."""
+
+
+@dataclass(frozen=True)
+class DemoConfig(Settings):
+    """Build a dataset of real digits, train a model on it, erase one digit, and show what is left."""
+
+    output: str = "demo"
+    """Folder for everything the demo makes."""
+    forget_label: int = 3
+    """The digit to erase."""

@@ -1,0 +1,82 @@
+"""Processes: which rank this one is, which device it has, and how results depend on neither."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .config import EngineConfig
+from .errors import ConfigError
+
+
+def set_up(config: EngineConfig) -> torch.device:
+    """Joins the process group that the launcher's environment describes (none: a group of one) and returns the device.
+
+    Raises ConfigError where the asked-for device is not there.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("engine.device = 'cuda', but torch sees no CUDA device: use engine.device = 'cpu'")
+    on_cuda = config.device != "cpu" and torch.cuda.is_available()
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+    local_rank = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local_rank) if on_cuda else torch.device("cpu")
+    if on_cuda:
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(f"LOCAL_RANK is {local_rank}, but this node has {torch.cuda.device_count()} CUDA devices")
+        torch.cuda.set_device(device)
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+    elif config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    if not dist.is_initialized():
+        backend = "nccl" if on_cuda else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        else:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return device
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes what is written once."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def agree(value: object) -> object:
+    """Rank 0's value, on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def sum_(values: Tensor) -> Tensor:
+    """Sums a tensor over ranks, in place."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def tear_down() -> None:
+    """Leaves the process group, so that the process ends quietly."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

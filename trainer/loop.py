@@ -1,0 +1,166 @@
+"""The training loop: batches → gradients → δ → θ, and a line of metrics a step. It only sequences."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from ..shards.stream import Stream
+from . import checkpoint, distributed
+from .config import OptimizerConfig, TrainConfig
+from .diffusion import DiffusionObjective
+from .engine import ShardedModel
+from .errors import TrainingError
+from .methods import Method, Update
+from .packet import PendingPacket
+from .progress import StepProgress
+from .run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Where the batches come from; `forget` is None for a method that needs none."""
+
+    remain: Stream
+    forget: Stream | None
+
+
+class Loop:
+    """Runs a method's steps on a model. All ranks make it and call `run` together."""
+
+    def __init__(
+        self,
+        name: str,
+        model: ShardedModel,
+        method: Method,
+        objective: DiffusionObjective,
+        streams: Streams,
+        train: TrainConfig,
+        optimizer: OptimizerConfig,
+        run: RunFolder,
+    ):
+        self._name = name
+        self._model = model
+        self._method = method
+        self._objective = objective
+        self._streams = streams
+        self._train = train
+        self._max_grad_norm = optimizer.max_grad_norm
+        self._run = run
+
+    def run(self) -> None:
+        """From the newest checkpoint, or from the start, to the last step.
+
+        Raises TrainingError at a NaN or Inf loss or gradient, unless such steps are to be skipped.
+        """
+        train = self._train
+        first_step = checkpoint.restore_newest(self._model, self._run.path)
+        self._run.start_metrics(first_step)
+        progress = StepProgress(self._name, first_step, train.max_train_steps)
+        previous: _StepInFlight | None = None
+        try:
+            for step in range(first_step, train.max_train_steps):
+                current = self._step(step)
+                # the host looks at a step while the device works on the next one
+                if previous is not None:
+                    self._finish(previous, progress)
+                previous = current
+                if train.checkpointing_steps and (step + 1) % train.checkpointing_steps == 0:
+                    self._finish(previous, progress)
+                    previous = None
+                    checkpoint.save(self._model, self._run.path, step + 1, train.checkpoints_total_limit)
+            if previous is not None:
+                self._finish(previous, progress)
+        finally:
+            progress.close()
+
+    def _step(self, step: int) -> _StepInFlight:
+        start = time.perf_counter()
+        rank, world_size = distributed.rank(), distributed.world_size()
+        remain = self._objective.remain_batches(self._streams.remain.batch(step, rank, world_size))
+        forget = []
+        if self._streams.forget is not None:
+            forget = self._objective.forget_batches(self._streams.forget.batch(step, rank, world_size))
+
+        looks_at_descent = self._train.descent_every > 0 and step % self._train.descent_every == 0
+        update = self._method.step(self._model, forget, remain, step, keep_gradient_of_g=looks_at_descent)
+        self._clip(update)
+        if update.gradient_of_g is None:
+            self._model.step(update.delta, step, update.skip)
+        else:
+            self._step_watched(update, step)
+        update.packet.extend(skipped=update.skip)
+        return _StepInFlight(step, start, update.packet.to_host())
+
+    def _clip(self, update: Update) -> None:
+        if self._max_grad_norm is None:
+            return
+        packet = update.packet
+        norm_squared = packet["dot_rr"]
+        if "lambda_t" in packet.names:
+            lambda_t = packet["lambda_t"]
+            norm_squared = norm_squared + 2 * lambda_t * packet["dot_gr"] + lambda_t.square() * packet["dot_gg"]
+        update.delta.mul_((self._max_grad_norm / norm_squared.sqrt()).clamp(max=1.0).float())
+
+    def _step_watched(self, update: Update, step: int) -> None:
+        """A step that also measures ⟨∇g, θ_t - θ_{t+1}⟩: the guarantee is δ's, and Adam may break it."""
+        assert update.gradient_of_g is not None
+        moved = self._model.theta.clone()
+        self._model.step(update.delta, step, update.skip)
+        moved.axpy_(-1.0, self._model.theta)
+        grad_f, grad_phi = update.gradient_of_g
+        descent = self._model.inner_products(grad_f, moved, grad_phi)[1:2]
+        update.packet.extend(descent=distributed.sum_(descent)[0])
+
+    def _finish(self, step: _StepInFlight, progress: StepProgress) -> None:
+        """Logs a step whose packet has reached the host; every rank reads the same and decides alike."""
+        values = step.packet.read()
+        seconds = time.perf_counter() - step.start
+        self._run.log({"step": step.number} | with_cosines(values) | {"seconds": round(seconds, 4)})
+        if values["skipped"] and self._train.non_finite == "stop":
+            raise TrainingError(
+                f"step {step.number}: {name_non_finite(values)}; the weights of the step before are in the newest "
+                "checkpoint, if one was written. Lower optimizer.learning_rate, or set train.non_finite = 'skip'"
+            )
+        progress.update(step.number, {key: values[key] for key in ("loss_r", "loss_f", "lambda_t") if key in values})
+
+
+@dataclass(frozen=True)
+class _StepInFlight:
+    number: int
+    start: float  # seconds, of the performance counter
+    packet: PendingPacket
+
+
+def with_cosines(values: dict[str, float]) -> dict[str, float]:
+    """A packet's scalars and what follows from them: the gradients' cosine, and δ's with each of them (Fig. 2)."""
+    if "dot_gr" not in values:
+        return values
+    gg, gr, rr, lambda_t = values["dot_gg"], values["dot_gr"], values["dot_rr"], values["lambda_t"]
+    delta_delta = rr + 2 * lambda_t * gr + lambda_t**2 * gg
+
+    def cosine(product: float, a: float, b: float) -> float:
+        return product / math.sqrt(a * b) if a > 0 and b > 0 else 0.0
+
+    return values | {
+        "cos_g_r": cosine(gr, gg, rr),
+        "cos_delta_g": cosine(gr + lambda_t * gg, delta_delta, gg),
+        "cos_delta_r": cosine(rr + lambda_t * gr, delta_delta, rr),
+    }
+
+
+def name_non_finite(values: dict[str, float]) -> str:
+    """Which loss or gradient a packet shows to be NaN or Inf."""
+    names = {
+        "loss_r": "the remain loss L_r is",
+        "loss_f": "the forget loss L_f is",
+        "loss_phi": "the forget loss at φ^K is",
+        "dot_rr": "the gradient of the remain loss L_r holds",
+        "dot_gg": "the gradient of the forget loss L_f holds",
+    }
+    for key, subject in names.items():
+        value = values.get(key, 0.0)
+        if not math.isfinite(value):
+            return f"{subject} {'NaN' if math.isnan(value) else 'Inf'}"
+    return "δ overflows fp32"

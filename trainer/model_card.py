@@ -1,0 +1,71 @@
+"""The model card: what the model is, and how to sample it with diffusers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from .config import FinetuneConfig, MethodConfig, TrainConfig
+from .models import DiffusionModel
+
+_CONDITIONAL = """\
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline
+
+pipeline = DDPMPipeline.from_pretrained(".")  # this folder
+unet, scheduler = pipeline.unet, DDIMScheduler.from_config(pipeline.scheduler.config)
+scheduler.set_timesteps(25)
+
+label, guidance_scale, generator = {label}, {guidance_scale}, torch.manual_seed(0)
+size, channels = unet.config.sample_size, unet.config.in_channels
+x = torch.randn(16, channels, size, size, generator=generator)
+labels = torch.full((16,), label)
+with torch.no_grad():
+    for t in scheduler.timesteps:
+        epsilon = unet(x, t, class_labels=labels).sample
+{guidance}        x = scheduler.step(epsilon, t, x).prev_sample
+images = pipeline.numpy_to_pil((x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy())
+"""
+
+_GUIDANCE = """\
+        # classifier-free guidance: ε = ε_∅ + w (ε_c - ε_∅); class {null_class} stands for no class
+        epsilon_null = unet(x, t, class_labels=torch.full((16,), {null_class})).sample
+        epsilon = epsilon_null + guidance_scale * (epsilon - epsilon_null)
+"""
+
+_UNCONDITIONAL = """\
+import torch
+from diffusers import DDPMPipeline
+
+pipeline = DDPMPipeline.from_pretrained(".")  # this folder
+images = pipeline(batch_size=16, generator=torch.manual_seed(0), num_inference_steps=100).images
+"""
+
+
+def write_model_card(
+    folder: Path, model: DiffusionModel, classes: Sequence[str], method: MethodConfig, train: TrainConfig
+) -> None:
+    """README.md in a pipeline's folder; its code block runs as it stands with the folder as working directory."""
+    if model.num_classes:
+        has_null = model.null_class is not None
+        code = _CONDITIONAL.format(
+            label=0,
+            guidance_scale=1.5 if has_null else 1.0,
+            guidance=_GUIDANCE.format(null_class=model.null_class) if has_null else "",
+        )
+    else:
+        code = _UNCONDITIONAL
+    names = ", ".join(f"{i}: {name}" for i, name in enumerate(classes)) if model.num_classes else "unconditional"
+    done = (
+        "Trained with erasediff."
+        if isinstance(method, FinetuneConfig)
+        else f"Scrubbed with erasediff: method {method.name}, {train.max_train_steps} steps, seed {train.seed}. "
+        "Approximate unlearning is evidence of removal, not proof."
+    )
+    card = ModelCard(
+        f"---\n{ModelCardData(library_name='diffusers', tags=['erasediff', 'machine-unlearning']).to_yaml()}\n---\n\n"
+        f"# {folder.parent.name}\n\n{done}\n\nClasses: {names}.\n\n```python\n{code}```\n"
+    )
+    card.save(folder / "README.md")

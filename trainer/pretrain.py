@@ -1,0 +1,45 @@
+"""`pretrain`: a class-conditional diffusion model from nothing, trained on a dataset; also how a model is retrained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..shards.dataset import Dataset
+from . import distributed, models
+from .checks import check_optimizer, check_train
+from .config import FinetuneConfig, PretrainConfig
+from .errors import ConfigError
+from .run_folder import RunFolder
+from .train import train
+
+
+def run_pretrain(config: PretrainConfig) -> Path:
+    """Runs or continues the training; returns the pipeline's folder. All ranks call it."""
+    device = distributed.set_up(config.engine)
+    data = Dataset.open(config.data)
+    shape = data.image_shape
+    if shape is None or shape.height != shape.width:
+        raise ConfigError(f"data = '{config.data}': pretrain needs square images of one size")
+    if not data.classes:
+        raise ConfigError(f"data = '{config.data}' has no classes: pretrain makes class-conditional models")
+    torch.manual_seed(config.train.seed)  # the initial weights
+    model = models.make(config.unet, image_size=shape.height, channels=shape.channels, num_classes=len(data.classes))
+    check_train(config.train, model)
+    check_optimizer(config.optimizer, config.train)
+    run = RunFolder(config, config.output)
+    if not run.is_finished:
+        train(
+            "pretrain",
+            model,
+            FinetuneConfig(),
+            config.train,
+            config.optimizer,
+            config.engine,
+            remain=data,
+            forget=None,
+            run=run,
+            device=device,
+        )
+    return run.model_path

@@ -1,0 +1,90 @@
+"""A run's folder: its resolved config, a line of metrics a step, its checkpoints and, at the end, its model."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import distributed
+from .config import Settings
+from .errors import ConfigError
+from .settings import as_dict, dump_toml, flatten, read_toml
+
+
+class RunFolder:
+    """The folder of one run. All ranks make it; rank 0 writes what is written once."""
+
+    def __init__(self, config: Settings, output: str):
+        self.path = Path(output)
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.model_path = self.path / "model"
+        problem = distributed.agree(self._claim(config) if distributed.is_main() else None)
+        if problem is not None:
+            raise ConfigError(str(problem))
+
+    def _claim(self, config: Settings) -> str | None:
+        """Makes the folder or finds this very run in it; what is wrong otherwise."""
+        if not self.path.exists():
+            self.path.mkdir(parents=True)
+        elif not self.path.is_dir():
+            return f"output = '{self.path}' is a file: name a folder"
+        recorded = self.path / "config.toml"
+        if recorded.exists():
+            theirs, ours = flatten(read_toml(recorded)), flatten(as_dict(config))
+            differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+            if differing:
+                key = differing[0]
+                more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+                return (
+                    f"output = '{self.path}' holds another run: {key} = {theirs.get(key)!r} there, {ours.get(key)!r} "
+                    f"here{more}; choose another output, or remove the folder"
+                )
+        elif any(self.path.iterdir()):
+            return f"output = '{self.path}' is not empty and holds no run: choose another output"
+        else:
+            temporary = self.path / "config.toml.partial"
+            temporary.write_text(dump_toml(config))
+            temporary.rename(recorded)
+        return None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the model is there, agreed by all ranks."""
+        return bool(distributed.agree(self.model_path.exists()))
+
+    def start_metrics(self, first_step: int) -> None:
+        """Drops the lines of `first_step` and later ones, which are about to be computed again."""
+        if not distributed.is_main():
+            return
+        lines = self.metrics_path.read_text().splitlines() if self.metrics_path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < first_step]
+        temporary = self.metrics_path.with_suffix(".partial")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.rename(self.metrics_path)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Appends a line; a number that is not finite becomes its name, JSON having none for it."""
+        if not distributed.is_main():
+            return
+        line = {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in metrics.items()
+        }
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
+
+    def publish_model(self, write: Callable[[Path], None]) -> None:
+        """Has rank 0 `write` the model into a folder that appears as model/ only when it is complete."""
+        if distributed.is_main():
+            temporary = self.path / "model.partial"
+            shutil.rmtree(temporary, ignore_errors=True)
+            write(temporary)
+            temporary.rename(self.model_path)
+        distributed.barrier()

@@ -1,0 +1,94 @@
+"""Samples from a saved pipeline: seeded a sample, so that two models can be compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+from torch import Tensor, nn
+
+from . import models
+from .config import SampleConfig, SamplingConfig
+from .errors import ConfigError
+from .models import DiffusionModel
+from .randomness import sample_generator
+
+
+@torch.no_grad()
+def sample(
+    model: DiffusionModel,
+    labels: Sequence[int],
+    config: SamplingConfig,
+    *,
+    device: torch.device | None = None,
+    batch_size: int = 256,
+) -> Tensor:
+    """One image for each label: fp32 [N, C, H, W] in [-1, 1] on the CPU, by deterministic DDIM.
+
+    The i-th image starts from noise that is a function of (seed, i) alone, so that two models can be compared image by
+    image. Labels of an unconditional model are ignored.
+    """
+    device = device or torch.device("cpu")
+    unet = cast(nn.Module, model.unet).to(device).eval()
+    scheduler = DDIMScheduler.from_config(model.scheduler.config)
+    assert isinstance(scheduler, DDIMScheduler)
+    scheduler.set_timesteps(config.num_inference_steps)
+    shape = (model.channels, model.image_size, model.image_size)
+    null_class = model.null_class if config.guidance_scale != 1.0 else None
+    images = []
+    for start in range(0, len(labels), batch_size):
+        chunk = labels[start : start + batch_size]
+        noise = np.stack(
+            [
+                sample_generator(config.seed, "sample", start + i).standard_normal(shape, dtype=np.float32)
+                for i in range(len(chunk))
+            ]
+        )
+        x = torch.from_numpy(noise).to(device)
+        classes = torch.tensor(chunk, device=device)
+        if null_class is not None:
+            classes = torch.cat([classes, torch.full_like(classes, null_class)])
+        conditions = {"class_labels": classes} if model.num_classes else {}
+        for t in scheduler.timesteps:
+            output = unet(x if null_class is None else torch.cat([x, x]), t, **conditions).sample
+            if null_class is not None:
+                with_class, without = output.chunk(2)
+                output = without + config.guidance_scale * (with_class - without)
+            x = scheduler.step(output, int(t), x, return_dict=False)[0]
+        images.append(x.clamp(-1, 1).cpu())
+    return torch.cat(images)
+
+
+def to_grid(images: Tensor, num_columns: int, scale: int = 1) -> Image.Image:
+    """Images [N, C, H, W] in [-1, 1] as one picture, row by row, a pixel between them; enlarged by `scale`."""
+    pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    num, height, width, channels = pixels.shape
+    num_rows = -(-num // num_columns)
+    canvas = np.full((num_rows * (height + 1) - 1, num_columns * (width + 1) - 1, channels), 128, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = (i // num_columns) * (height + 1), (i % num_columns) * (width + 1)
+        canvas[top : top + height, left : left + width] = image
+    picture = Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def run_sample(config: SampleConfig) -> Path:
+    """Writes a grid of samples, a row for each class; returns the file."""
+    model = models.load(config.model)
+    known = [label for label in range(model.num_classes) if label != model.null_class] or [0]
+    labels = list(config.labels) or known
+    unknown = [label for label in labels if label not in known]
+    if unknown:
+        raise ConfigError(f"labels: {unknown[0]} is no class of the model ({known[0]} to {known[-1]})")
+    if config.num_images < 1:
+        raise ConfigError(f"num_images = {config.num_images}: at least 1")
+    images = sample(model, [label for label in labels for _ in range(config.num_images)], config.sampling)
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    to_grid(images, config.num_images, config.scale).save(output, format="PNG")
+    return output

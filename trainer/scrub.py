@@ -1,0 +1,167 @@
+"""`scrub`: a trained model, D_f and D_r in; the model without D_f's influence out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from diffusers import DiffusionPipeline
+
+from ..shards.dataset import Dataset, check_disjoint
+from . import distributed, models
+from .checks import check_labels, check_optimizer, check_precision, check_train, labels_of
+from .config import (
+    EngineConfig,
+    EraseDiffConfig,
+    MethodConfig,
+    ModelConfig,
+    MOOConfig,
+    OptimizerConfig,
+    ScrubConfig,
+    TrainConfig,
+)
+from .models import DiffusionModel
+from .run_folder import RunFolder
+from .settings import dump_toml
+from .train import train as run_training
+
+
+def scrub(
+    model: str | Path | DiffusionPipeline,
+    *,
+    forget: str | Path,
+    remain: str | Path,
+    output: str | Path,
+    null_class: int | None = None,
+    method: MethodConfig | None = None,
+    train: TrainConfig | None = None,
+    optimizer: OptimizerConfig | None = None,
+    engine: EngineConfig | None = None,
+) -> DiffusionPipeline:
+    """Erases the forget set's influence from `model` and returns the scrubbed pipeline.
+
+    model: a pipeline folder, a Hub id, or a loaded pipeline (it is saved into the run folder first, and not changed).
+    forget, remain: dataset folders, as `erasediff shards split` makes them. output: the run folder; the same call
+    again continues an interrupted run, or returns the finished one's pipeline. The rest: see the config classes.
+
+    Raises ConfigError or DataError for what cannot work, before anything is written, and TrainingError for a run that
+    cannot go on. Under a launcher with several processes, all of them call it.
+    """
+    output = Path(output)
+    if isinstance(model, DiffusionPipeline):
+        model = _save_given(model, output.with_name(output.name + "-base"))
+    config = ScrubConfig(
+        model=ModelConfig(path=str(model), null_class=null_class),
+        forget=str(forget),
+        remain=str(remain),
+        output=str(output),
+        method=method or EraseDiffConfig(),
+        train=train or TrainConfig(),
+        optimizer=optimizer or OptimizerConfig(),
+        engine=engine or EngineConfig(),
+    )
+    return DiffusionPipeline.from_pretrained(run_scrub(config), low_cpu_mem_usage=False)
+
+
+def _save_given(pipeline: DiffusionPipeline, folder: Path) -> Path:
+    """A loaded pipeline as a folder beside the run; there already when a run is continued."""
+    distributed.set_up(EngineConfig())
+    if distributed.is_main() and not folder.exists():
+        partial = folder.with_name(folder.name + ".partial")
+        pipeline.save_pretrained(partial)
+        partial.rename(folder)
+    distributed.barrier()
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A scrub that has been checked: everything loaded, nothing written."""
+
+    config: ScrubConfig
+    model: DiffusionModel
+    forget: Dataset
+    remain: Dataset
+
+    def describe(self) -> str:
+        """What `--dry-run` prints."""
+        trained = [parameter for parameter in self.model.unet.parameters() if parameter.requires_grad]
+        gradients, forwards = cost(self.config.method)
+        note = inner_loop_note(self.config.method)
+        return "\n".join(
+            [
+                dump_toml(self.config).rstrip(),
+                "",
+                f"trains      {len(trained)} tensors, {sum(p.numel() for p in trained):,} parameters",
+                f"forget      {len(self.forget):,} samples of {_class_names(self.forget)}",
+                f"remain      {len(self.remain):,} samples of {_class_names(self.remain)}",
+                f"iteration   {gradients} gradients and {forwards} forward passes without one, over batches of "
+                f"{self.config.train.train_batch_size}",
+                *([note] if note else []),
+            ]
+        )
+
+
+def cost(method: MethodConfig) -> tuple[int, int]:
+    """(gradients, forward passes without a gradient) of one outer step; logging g with `inner_every` left out."""
+    if not isinstance(method, EraseDiffConfig | MOOConfig):
+        return 1, 0
+    forwards = int(method.target == "rl")
+    if isinstance(method, MOOConfig) or not method.needs_inner_loop or method.num_inner_steps == 0:
+        return 2, forwards
+    if method.gradient_of_g == "first_order":
+        return method.num_inner_steps + 2, forwards
+    return method.num_inner_steps + 1, forwards + 1
+
+
+def inner_loop_note(method: MethodConfig) -> str | None:
+    """Said once: why the inner loop does not run."""
+    if not isinstance(method, EraseDiffConfig) or method.needs_inner_loop or method.inner_every:
+        return None
+    return (
+        "inner loop  skipped: with gradient_of_g = 'envelope' and barrier = 'norm', φ^K drops out of the update "
+        "exactly; inner_every = n logs g every n steps"
+    )
+
+
+def _class_names(dataset: Dataset) -> str:
+    names = [dataset.classes[label] if label >= 0 else "no class" for label in np.unique(dataset.labels)]
+    return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+
+
+def plan(config: ScrubConfig) -> Plan:
+    """Checks all that can be checked before anything is written."""
+    forget, remain = Dataset.open(config.forget), Dataset.open(config.remain)
+    check_disjoint(forget, remain)
+    model = models.load(config.model)
+    check_labels(model, config.method, labels_of(forget), labels_of(remain))
+    check_train(config.train, model)
+    check_optimizer(config.optimizer, config.train)
+    check_precision(config.engine, config.method)
+    return Plan(config, model, forget, remain)
+
+
+def run_scrub(config: ScrubConfig) -> Path:
+    """Runs or continues a scrub; returns the folder of the scrubbed pipeline. All ranks call it."""
+    device = distributed.set_up(config.engine)
+    planned = plan(config)
+    run = RunFolder(config, config.output)
+    if run.is_finished:
+        return run.model_path
+    note = inner_loop_note(config.method)
+    if note and distributed.is_main():
+        print(note)
+    run_training(
+        "scrub",
+        planned.model,
+        config.method,
+        config.train,
+        config.optimizer,
+        config.engine,
+        remain=planned.remain,
+        forget=planned.forget,
+        run=run,
+        device=device,
+    )
+    return run.model_path

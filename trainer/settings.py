@@ -1,0 +1,93 @@
+"""Settings from TOML and back. Errors are one line that names the file and the key. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from .config import Settings
+from .errors import ConfigError
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def as_dict(settings: Settings) -> dict[str, Any]:
+    """Nested plain values, as TOML can hold them; what is None is left out."""
+    assert dataclasses.is_dataclass(settings)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items() if inner is not None}
+        return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    return plain(dataclasses.asdict(settings))
+
+
+def dump_toml(settings: Settings) -> str:
+    return tomli_w.dumps(as_dict(settings))
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (IsADirectoryError, UnicodeDecodeError):
+        raise ConfigError(f"{path} is not a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def decode(kind: type[SettingsT], values: dict[str, Any], source: str) -> SettingsT:
+    """`values` as `kind`; ConfigError names the first key that is unknown, missing or of another type."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(kind, error)}") from None
+
+
+def _explain(kind: type[Settings], error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    # a union's member shows up in the location under its class name or tag
+    location = [str(part) for part in first["loc"] if not str(part).endswith("Config") and str(part) not in _TAGS]
+    key = ".".join(location)
+    if first["type"] == "unexpected_keyword_argument":
+        known = _fields_at(kind, location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        return f"unknown key {key}; {hint}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{key} is missing"
+    if first["type"] == "value_error":
+        return str(first.get("ctx", {})["error"])  # our own check, which names its keys
+    return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+_TAGS = {"erasediff", "moo", "finetune"}
+
+
+def _fields_at(kind: type[Settings], location: list[str]) -> list[str]:
+    kinds: list[Any] = [kind]
+    for name in location:
+        hint = typing.get_type_hints(kinds[0])[name]
+        kinds = list(typing.get_args(hint)) if isinstance(hint, types.UnionType) else [hint]
+    return [field.name for inner in kinds if dataclasses.is_dataclass(inner) for field in dataclasses.fields(inner)]

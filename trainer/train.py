@@ -1,0 +1,79 @@
+"""From a model, a method and data to a trained pipeline in a run folder: what `scrub` and `pretrain` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..shards.dataset import Dataset
+from ..shards.stream import Stream
+from . import methods, models
+from .checks import labels_of
+from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, OptimizerConfig, TrainConfig
+from .diffusion import DiffusionObjective
+from .engine import ShardedModel
+from .loop import Loop, Streams
+from .model_card import write_model_card
+from .models import DiffusionModel
+from .run_folder import RunFolder
+
+DEFAULT_LABEL_DROP = 0.1
+
+
+def train(
+    name: str,
+    model: DiffusionModel,
+    method: MethodConfig,
+    config: TrainConfig,
+    optimizer: OptimizerConfig,
+    engine: EngineConfig,
+    *,
+    remain: Dataset,
+    forget: Dataset | None,
+    run: RunFolder,
+    device: torch.device,
+) -> None:
+    """Trains to the last step and publishes the pipeline as the run's model/. All ranks call it."""
+    label_drop = config.label_drop
+    if label_drop is None:
+        label_drop = 0.0 if model.null_class is None else DEFAULT_LABEL_DROP
+    objective = DiffusionObjective(
+        model,
+        device,
+        seed=config.seed,
+        label_drop=label_drop,
+        forget_label_drop=config.forget_label_drop,
+        method=method,
+        remain_labels=labels_of(remain),
+        forward_batch_size=engine.forward_batch_size,
+    )
+    sharded = ShardedModel(
+        model.unet,
+        engine,
+        optimizer,
+        device,
+        max_train_steps=config.max_train_steps,
+        keep_original=isinstance(method, EraseDiffConfig | MOOConfig) and method.teacher == "frozen",
+    )
+
+    def stream(dataset: Dataset) -> Stream:
+        return Stream(
+            dataset,
+            seed=config.seed,
+            batch_size=config.train_batch_size,
+            image_size=model.image_size,
+            channels=model.channels,
+        )
+
+    chosen = methods.make(method, objective)
+    streams = Streams(stream(remain), stream(forget) if forget is not None and chosen.needs_forget else None)
+    Loop(name, sharded, chosen, objective, streams, config, optimizer, run).run()
+
+    weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
+
+    def write(folder: Path) -> None:
+        models.save(model, weights, folder)
+        write_model_card(folder, model, remain.classes, method, config)
+
+    run.publish_model(write)
