@@ -40,7 +40,7 @@ from erasediff.trainer.evidence import Scrubbed, make_bench, run_entry
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.provenance import now, versions, write_json
 from erasediff.trainer.retrained import retrain
-from erasediff.trainer.scrub import run_scrub
+from erasediff.trainer.scrubbing import run_scrub
 
 NULL_CLASS = 10
 ENGINE = EngineConfig(device="cpu", num_threads=1)

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from .shard import ParameterTable, check_shards, check_table
-
-# elements at a time: the fp32 scratch stays in cache
-CPU_CHUNK = 65_536
+from .shard import ParameterTable, as_dtype, check_shards, check_table
+from .tiles import CPU_CHUNK
 
 # 0 and λ_t within these limits are applied in fp32, others in fp64: λ_t may leave fp32's range while λ_t ∇g does not
 SMALLEST, LARGEST = 2.0**-100, 2.0**126
@@ -76,15 +74,16 @@ def _combine_piece_(g_r: Tensor, multiplier: float, g_f: Tensor, g_phi: Tensor |
     ordinary = multiplier == 0.0 or SMALLEST <= abs(multiplier) <= LARGEST
     if g_phi is None and ordinary and g_r.dtype == g_f.dtype == torch.float32:
         return g_r.add_(g_f, alpha=multiplier)
-    scratch = torch.empty(2, min(CPU_CHUNK, g_r.numel()), device=g_r.device)
+    scratch = torch.empty(3, min(CPU_CHUNK, g_r.numel()), device=g_r.device)
     for start in range(0, g_r.numel(), CPU_CHUNK):
         r = g_r[start : start + CPU_CHUNK]
-        d, other = scratch[:, : r.numel()]
-        d.copy_(g_f[start : start + CPU_CHUNK])
+        d = as_dtype(g_f[start : start + CPU_CHUNK], scratch[0])
         if g_phi is not None:
-            d.sub_(other.copy_(g_phi[start : start + CPU_CHUNK]))
+            phi = as_dtype(g_phi[start : start + CPU_CHUNK], scratch[1])
+            d = torch.sub(d, phi, out=scratch[1, : r.numel()])
         if ordinary:
-            r.copy_(other.copy_(r).add_(d, alpha=multiplier))
+            delta = torch.add(as_dtype(r, scratch[2]), d, alpha=multiplier, out=scratch[2, : r.numel()])
         else:
-            r.copy_(r.double().add_(d.double(), alpha=multiplier))
+            delta = r.double().add_(d.double(), alpha=multiplier)
+        r.copy_(delta)
     return g_r

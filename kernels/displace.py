@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from .shard import check_shards
-
-# elements at a time: the fp32 scratch stays in cache
-CPU_CHUNK = 65_536
+from .shard import as_dtype, check_shards
+from .tiles import CPU_CHUNK
 
 
 def displace(out: Tensor, theta: Tensor, v: Tensor | None, alpha: float) -> Tensor:
@@ -33,8 +31,7 @@ def displace_torch(out: Tensor, theta: Tensor, v: Tensor | None, alpha: float) -
         return torch.add(theta, v, alpha=alpha, out=out)
     scratch = torch.empty(2, min(CPU_CHUNK, out.numel()), device=out.device)
     for start in range(0, out.numel(), CPU_CHUNK):
-        piece = out[start : start + CPU_CHUNK]
-        phi, step = scratch[:, : piece.numel()]
-        step.copy_(v[start : start + CPU_CHUNK])
-        piece.copy_(phi.copy_(theta[start : start + CPU_CHUNK]).add_(step, alpha=alpha))
+        piece = slice(start, start + CPU_CHUNK)
+        start_point, step = as_dtype(theta[piece], scratch[0]), as_dtype(v[piece], scratch[1])
+        out[piece].copy_(torch.add(start_point, step, alpha=alpha, out=scratch[0, : step.numel()]))
     return out

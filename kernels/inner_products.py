@@ -5,10 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .shard import ParameterTable, check_shards, check_table
-
-# elements at a time: large enough to hide the calls, small enough for the cache
-CPU_CHUNK = 131_072
+from .shard import ParameterTable, as_dtype, check_result, check_shards, check_table
+from .tiles import CPU_CHUNK
 
 # below this ‖x‖² of a chunk, squares that underflow fp32 may matter
 SMALL = 1e-25
@@ -24,14 +22,16 @@ def inner_products(u: Tensor, v: Tensor, w: Tensor | None = None, *, out: Tensor
     so that the first three are ⟨∇g,∇g⟩, ⟨∇g,∇L_r⟩, ⟨∇L_r,∇L_r⟩ either way. They cover this rank's shard only: all
     ranks add theirs up.
 
-    |result − exact| ≤ 1e-6 · ‖u‖‖v‖ (with w: d in place of u); the same data give the same bits. NaN and Inf
-    propagate. On the CPU any fp32 scale will do. On CUDA the sums over a chunk are fp32: where one exceeds 3e38
-    (elements near 1e18) the result is Inf, so that `multiplier` marks the step to be skipped; elements below 1e-19
-    count as less than they are, or not at all.
+    |result − exact| ≤ 1e-6 · ‖u‖‖v‖ (with w: d in place of u). The same data give the same bits, on CUDA at the same
+    alignment (that of a tensor of its own is always the same). NaN and Inf propagate. On the CPU any fp32 scale will
+    do. On CUDA the sums over a chunk are fp32: where one exceeds 3e38 (elements near 1e18) the result is Inf, so that
+    `multiplier` marks the step to be skipped; elements below 1e-19 count as less than they are, or not at all.
 
-    Raises ValueError for shards that do not fit together.
+    Raises ValueError for shards that do not fit together, or another `out`.
     """
     check_shards(u=u, v=v, w=w)
+    if out is not None:
+        check_result("out", out, ((3 if w is None else 6,),))
     if u.is_cuda:
         from .inner_products_triton import inner_products_triton
 
@@ -121,19 +121,14 @@ def _products(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, in
     sums: list[Tensor] = []
     for start, end in pieces:
         product = scratch[3, : end - start]
-        a, b = _cast(u[start:end], scratch[0]), _cast(v[start:end], scratch[1])
+        a, b = as_dtype(u[start:end], scratch[0]), as_dtype(v[start:end], scratch[1])
         pairs = [(a, a), (a, b), (b, b)]
         if w is not None:
             # in fp32 for every dtype, as `combine_` forms it: the KKT conditions hold for the d that is applied
             d32 = difference[0, : end - start]
-            torch.sub(_cast(u[start:end], difference[0]), _cast(w[start:end], difference[1]), out=d32)
-            d = _cast(d32, scratch[2])
+            torch.sub(as_dtype(u[start:end], difference[0]), as_dtype(w[start:end], difference[1]), out=d32)
+            d = as_dtype(d32, scratch[2])
             pairs = [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
         sums += [torch.mul(x, y, out=product).sum() for x, y in pairs]
     num_sums = 3 if w is None else 6
     return torch.stack(sums).view(-1, num_sums) if sums else scratch.new_zeros(0, num_sums)
-
-
-def _cast(piece: Tensor, scratch: Tensor) -> Tensor:
-    """The piece in the scratch's dtype: itself where it has it, else a copy there."""
-    return piece if piece.dtype == scratch.dtype else scratch[: piece.numel()].copy_(piece)

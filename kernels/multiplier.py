@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .shard import check_result
+
 Barrier = Literal["norm", "value"]
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
@@ -49,7 +51,8 @@ def multiplier(
     Where the sums or g are not finite, or δ would overflow (‖∇L_r‖ + λ_t‖∇g‖ beyond fp32), `finite` is 0 and so is
     everything else: δ = ∇L_r then stays defined, and must not be applied.
 
-    Raises ValueError for an unknown barrier, a missing g, or an eta or lambda_cap out of range.
+    Raises ValueError for an unknown barrier, a missing g, an eta or lambda_cap out of range, or sums or out of another
+    shape.
     """
     if barrier not in ("norm", "value"):
         raise ValueError(f'barrier: expected "norm" or "value", found {barrier!r}')
@@ -59,10 +62,10 @@ def multiplier(
         raise ValueError(f"eta: expected a finite number >= 0, found {eta}")
     if lambda_cap is not None and not lambda_cap >= 0:
         raise ValueError(f"lambda_cap: expected a number >= 0, found {lambda_cap}")
-    if sums.dtype != torch.float64 or sums.shape not in ((3,), (6,)):
-        raise ValueError(f"sums: expected float64 [3] or [6], found {sums.dtype} {list(sums.shape)}")
+    check_result("sums", sums, ((3,), (6,)))
     if out is None:
         out = torch.empty(6, dtype=torch.float64, device=sums.device)
+    check_result("out", out, ((6,),))
     cap = math.inf if lambda_cap is None else lambda_cap
     if sums.is_cuda:
         from .multiplier_triton import multiplier_triton

@@ -25,3 +25,6 @@ ROW_TILE, ROW_WARPS = 128, 4
 
 # a chunk of a table starts at a multiple of this many elements (16 bytes, also in bf16) unless its parameter does not
 ALIGNMENT = 16
+
+# elements at a time in the CPU forms: large enough to hide the calls, small enough that the scratch stays in cache
+CPU_CHUNK = 262_144

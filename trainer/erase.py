@@ -31,7 +31,7 @@ from .loop import Watch
 from .provenance import weights_sha256
 from .record import RECORD_NAME, RequestEntry, read_record
 from .run_folder import RunFolder
-from .scrub import run_scrub
+from .scrubbing import run_scrub
 from .thresholds import parse_threshold
 
 

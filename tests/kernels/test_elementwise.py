@@ -9,12 +9,12 @@ import torch
 from erasediff.kernels.combine import combine_
 from erasediff.kernels.displace import displace
 from erasediff.kernels.shard import ParameterTable
-from erasediff.kernels.tiles import CHUNK, ELEMENTWISE_TILE
+from erasediff.kernels.tiles import CHUNK, CPU_CHUNK, ELEMENTWISE_TILE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DTYPES = [torch.float32, torch.bfloat16]
-LENGTHS = [0, 1, 3, ELEMENTWISE_TILE, 2 * ELEMENTWISE_TILE + 1_001]
+LENGTHS = [0, 1, 3, ELEMENTWISE_TILE, 2 * ELEMENTWISE_TILE + 1_001, CPU_CHUNK + 5]
 
 
 def scalar(value: float, device: torch.device) -> torch.Tensor:

@@ -156,3 +156,8 @@ def test_result_lies_in_one_tensor():
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         multiplier(torch.ones(3, dtype=torch.float64), **{"eta": 0.1, "barrier": "norm"} | options)
+
+
+def test_sums_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"sums: .* \[3\] or \[6\], found torch.float32 \[3\]"):
+        multiplier(torch.ones(3), eta=0.1, barrier="norm")

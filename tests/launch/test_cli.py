@@ -1,0 +1,210 @@
+"""The command line as a user meets it: help, options, files, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from erasediff.launch.cli import COMMANDS, main
+from tiny import make_pipeline
+
+TRAINING = ["pretrain", "scrub"]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_never_imports_torch(command: str) -> None:
+    code = (
+        "import sys\nfrom erasediff.launch.cli import main\n"
+        f"try: status = main({[*command.split(), '--help']!r})\nexcept SystemExit as leaving: status = leaving.code\n"
+        "assert not status, status\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 5
+
+
+@pytest.mark.parametrize("command", TRAINING)
+def test_help_has_defaults_and_groups(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    for expected in ("optimizer options", "--train.max-train-steps INT", "(default: 64)", "(required)"):
+        assert expected in said
+
+
+@pytest.fixture
+def run_toml(digits: Path, base_model: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f"""
+forget = "{digits}/split/forget"
+remain = "{digits}/split/remain"
+output = "{tmp_path}/run"
+
+[model]
+path = "{base_model}"
+null_class = 10
+
+[train]
+max_train_steps = 2
+train_batch_size = 4
+
+[engine]
+device = "cpu"
+"""
+    )
+    return path
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line a mistake is answered with."""
+    capsys.readouterr()
+    status = main(arguments)
+    said = capsys.readouterr().err.strip()
+    assert status != 0
+    assert said.startswith("erasediff: ")
+    assert "\n" not in said
+    return said.removeprefix("erasediff: ")
+
+
+def test_scrub_from_a_file_and_options_that_beat_it(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["scrub", str(run_toml), "--train.max-train-steps", "1", "--method.eta", "0.25"]) == 0
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    resolved = (tmp_path / "run" / "config.toml").read_text()
+    assert "eta = 0.25" in resolved
+    assert "max_train_steps = 1" in resolved
+    # the resolved file is a run of its own: the same command from it finds that run finished
+    assert main(["scrub", str(tmp_path / "run" / "config.toml")]) == 0
+    assert "model:" in capsys.readouterr().out
+
+
+def test_another_method_by_option(run_toml: Path, tmp_path: Path) -> None:
+    assert main(["scrub", str(run_toml), "--method.name", "moo", "--method.weight", "0.5"]) == 0
+    assert 'name = "moo"' in (tmp_path / "run" / "config.toml").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["lambda_t"] for line in lines] == [0.5, 0.5]
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["scrub", str(run_toml), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "parameters" in said
+    assert "183 samples of 3" in said
+    assert "max_train_steps = 2" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[optimizer]\nlearning_rat = 1", "unknown key optimizer.learning_rat; did you mean learning_rate?"),
+        ("[method]\nname = 'erasediff'\neeta = 1", "unknown key method.eeta; did you mean eta?"),
+        ("[method]\nname = 'erasedif'", "method.name = 'erasedif'; known: erasediff, moo, finetune"),
+        ("[optimizer]\nlearning_rate = 'fast'", "optimizer.learning_rate = 'fast': input should be a valid number"),
+        ("[optimizer]\nname = 'lion'", "optimizer.name = 'lion': input should be 'adamw', 'adam' or 'sgd'"),
+        ("[optimizer", "is not TOML"),
+    ],
+)
+def test_mistakes_in_the_file_name_the_key(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    run_toml.write_text(run_toml.read_text() + line)
+    said = fails(["scrub", str(run_toml)], capsys)
+    assert str(run_toml) in said
+    assert message in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_exclude_each_other_in_the_file(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_toml.write_text(run_toml.read_text() + "zero_stage = 1\nprecision = 'bf16'\n")
+    assert "use engine.zero_stage = 2" in fails(["scrub", str(run_toml)], capsys)
+
+
+def test_missing_things(run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere.toml: no such file" in fails(["scrub", str(tmp_path / "nowhere.toml")], capsys)
+    assert "no such folder" in fails(["scrub", str(run_toml), "--model.path", str(tmp_path / "nowhere")], capsys)
+    assert str(tmp_path / "nowhere") in fails(["scrub", str(run_toml), "--forget", str(tmp_path / "nowhere")], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_required_options_may_be_left_to_the_command_line(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line for line in run_toml.read_text().splitlines() if not line.startswith("output")]
+    run_toml.write_text("\n".join(lines))
+    with pytest.raises(SystemExit) as leaving:
+        main(["scrub", str(run_toml)])
+    assert leaving.value.code == 2
+    assert "--output" in capsys.readouterr().err
+    assert main(["scrub", str(run_toml), "--output", str(tmp_path / "elsewhere")]) == 0
+    assert (tmp_path / "elsewhere" / "model").exists()
+
+
+def test_data_mistakes(digits: Path, run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = str(digits / "data"), str(tmp_path / "split")
+    assert "forget-label" in fails(["shards", "split", data, out, "--forget-label", "42"], capsys)
+    every = [word for label in range(10) for word in ("--forget-label", str(label))]
+    fails(["shards", "split", data, out, *every], capsys)
+    broken = tmp_path / "broken.zip"
+    with zipfile.ZipFile(broken, "w") as archive:
+        archive.writestr("cat/0.png", b"not a picture")
+    assert "cat/0.png" in fails(["shards", "build", str(broken), str(tmp_path / "data")], capsys)
+    overlap = ["scrub", str(run_toml), "--remain", data]
+    assert "digit-" in fails(overlap, capsys)
+    assert not any((tmp_path / name).exists() for name in ("split", "data", "run"))
+
+
+def test_an_output_folder_with_something_else_in_it(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("precious")
+    assert "is not empty and holds no run" in fails(["scrub", str(run_toml)], capsys)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["erase-it-all"]) == 2
+    assert "shards build" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+def test_evaluate_refuses_what_is_no_finished_run(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(digits / "data")
+    assert "no run folder" in fails(["evaluate", "--run", str(tmp_path), "--data", data], capsys)
+
+
+def test_pretrain_sample_and_a_mistake_in_between(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "base"
+    words = ["pretrain", "--data", str(digits / "data"), "--output", str(run), "--train.max-train-steps", "2"]
+    words += ["--unet.block-out-channels", "8", "8", "--unet.norm-num-groups", "4"]
+    assert "keeps 99% of the old weights" in fails(words, capsys)
+    assert not run.exists()
+    assert main([*words, "--optimizer.ema-decay", "None"]) == 0
+    picture = tmp_path / "picture.png"
+    sample = ["sample", "--model.path", str(run / "model"), "--model.null-class", "10", "--output", str(picture)]
+    sample += ["--sampling.num-inference-steps", "2", "--num-images", "2", "--labels"]
+    assert main([*sample, "3", "4"]) == 0
+    assert picture.exists()
+    assert "labels: 10 is no class" in fails([*sample, "10"], capsys)
+
+
+def test_pickled_weights_are_refused(run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = make_pipeline(tmp_path / "pickled")
+    weights = base / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.move(weights, weights.with_suffix(".bin"))
+    said = fails(["scrub", str(run_toml), "--model.path", str(base)], capsys)
+    assert "diffusion_pytorch_model.bin is pickled" in said

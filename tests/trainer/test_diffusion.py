@@ -1,0 +1,134 @@
+"""The objectives against diffusers' own noise schedules, and what is drawn against what was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from erasediff.shards import Dataset, SampleBatch, Stream
+from erasediff.trainer import models
+from erasediff.trainer.config import EraseDiffConfig, MethodConfig, ModelConfig
+from erasediff.trainer.diffusion import DiffusionBatch, DiffusionObjective
+from erasediff.trainer.models import DiffusionModel
+from tiny import make_pipeline
+
+CPU = torch.device("cpu")
+NULL_CLASS = 10
+REMAIN_LABELS = [label for label in range(10) if label != 3]
+
+
+def load(folder: Path, null_class: int | None = NULL_CLASS) -> DiffusionModel:
+    return models.load(ModelConfig(path=str(folder), null_class=null_class))
+
+
+def objective(model: DiffusionModel, method: MethodConfig | None = None, **options: Any) -> DiffusionObjective:
+    settings: dict[str, Any] = {"seed": 5, "label_drop": 0.0, "remain_labels": REMAIN_LABELS} | options
+    return DiffusionObjective(model, CPU, method=method, **settings)
+
+
+def samples(digits: Path, part: str, batch_size: int = 64, b: int = 0, rank: int = 0, world: int = 1) -> SampleBatch:
+    stream = Stream(Dataset.open(digits / "split" / part), seed=0, batch_size=batch_size)
+    return stream.batch(b, rank, world)
+
+
+def joined(batches: list[DiffusionBatch], field: str) -> torch.Tensor:
+    return torch.cat([getattr(batch, field) for batch in batches])
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_x_t_and_the_remain_target_are_those_of_diffusers(digits: Path, tmp_path: Path, prediction_type: Any) -> None:
+    model = load(make_pipeline(tmp_path / "model", prediction_type=prediction_type))
+    given = samples(digits, "remain")
+    (batch,) = objective(model).remain_batches(given)
+    assert batch.target_BCHW is not None
+    scheduler: Any = DDPMScheduler(num_train_timesteps=1000, prediction_type=prediction_type)
+    x_0 = torch.from_numpy(given.images)
+    # solve for ε where the model predicts v: x_t = √ᾱ x_0 + √(1-ᾱ) ε
+    signal = scheduler.alphas_cumprod[batch.timesteps_B].sqrt().view(-1, 1, 1, 1)
+    noise = (1 - scheduler.alphas_cumprod[batch.timesteps_B]).sqrt().view(-1, 1, 1, 1)
+    epsilon = (batch.x_t_BCHW - signal * x_0) / noise
+    expected = epsilon if prediction_type == "epsilon" else scheduler.get_velocity(x_0, epsilon, batch.timesteps_B)
+    # t = 0 divides rounding by √(1-ᾱ) = .01
+    assert torch.allclose(batch.target_BCHW, expected, atol=2e-4)
+    assert torch.allclose(scheduler.add_noise(x_0, epsilon, batch.timesteps_B), batch.x_t_BCHW, atol=1e-5)
+    assert abs(epsilon.mean()) < 0.05
+    assert abs(epsilon.std() - 1) < 0.05
+
+
+def test_every_sample_has_its_own_draws_whatever_the_ranks_and_micro_batches(digits: Path, base_model: Path) -> None:
+    model = load(base_model)
+    method = EraseDiffConfig()
+    whole = objective(model, method, label_drop=0.3).forget_batches(samples(digits, "forget", batch_size=12))
+    assert len(whole) == 1
+    for world in (2, 3):
+        parts = []
+        for rank in range(world):
+            rows = samples(digits, "forget", batch_size=12, rank=rank, world=world)
+            parts += objective(model, method, label_drop=0.3, forward_batch_size=3).forget_batches(rows)
+        for field in ("x_t_BCHW", "timesteps_B", "labels_B", "teacher_labels_B"):
+            assert torch.equal(joined(parts, field), joined(whole, field)), field
+
+
+def test_draws_change_with_step_seed_and_purpose_but_not_with_the_target(digits: Path, base_model: Path) -> None:
+    model = load(base_model)
+    given = samples(digits, "forget")
+    rl = objective(model, EraseDiffConfig()).forget_batches(given)[0]
+    noise = objective(model, EraseDiffConfig(target="noise")).forget_batches(given)[0]
+    assert torch.equal(rl.x_t_BCHW, noise.x_t_BCHW)
+    later = objective(model, EraseDiffConfig()).forget_batches(samples(digits, "forget", b=1))[0]
+    other = objective(model, EraseDiffConfig(), seed=6).forget_batches(given)[0]
+    remain = objective(model).remain_batches(given)[0]
+    for different in (later, other, remain):
+        assert not torch.equal(rl.timesteps_B, different.timesteps_B)
+
+
+def test_rl_draws_another_remaining_class_for_each_sample(digits: Path, base_model: Path) -> None:
+    given = samples(digits, "forget", batch_size=600)
+    (batch,) = objective(load(base_model), EraseDiffConfig()).forget_batches(given)
+    assert batch.target_BCHW is None
+    assert batch.teacher_labels_B is not None
+    counts = torch.bincount(batch.teacher_labels_B, minlength=11)
+    assert counts[3] == counts[NULL_CLASS] == 0
+    assert (counts[REMAIN_LABELS] > 600 / 9 / 2).all()
+    # where the sample's own class remains (single samples are erased, not a class) it is still never its own c_m
+    mixed = samples(digits, "remain", batch_size=600)
+    (batch,) = objective(load(base_model), EraseDiffConfig()).forget_batches(mixed)
+    assert batch.teacher_labels_B is not None
+    assert (batch.teacher_labels_B.numpy() != mixed.labels).all()
+
+
+def test_an_anchor_is_the_only_other_class(digits: Path, base_model: Path) -> None:
+    (batch,) = objective(load(base_model), EraseDiffConfig(anchor=7)).forget_batches(samples(digits, "forget"))
+    assert batch.teacher_labels_B is not None
+    assert (batch.teacher_labels_B == 7).all()
+
+
+def test_the_noise_target_is_uniform(digits: Path, base_model: Path) -> None:
+    method = EraseDiffConfig(target="noise")
+    (batch,) = objective(load(base_model), method).forget_batches(samples(digits, "forget", batch_size=600))
+    assert batch.target_BCHW is not None
+    values = np.sort(batch.target_BCHW.numpy().ravel())
+    assert values[0] >= 0
+    assert values[-1] < 1
+    # Kolmogorov's distance to U(0, 1): 1.63/√n at the 1 % level
+    assert np.abs(values - np.linspace(0, 1, len(values))).max() < 1.63 / len(values) ** 0.5
+
+
+def test_labels_are_dropped_at_the_rate_asked_for_for_the_trained_model_alone(digits: Path, base_model: Path) -> None:
+    model = load(base_model)
+    dropping = objective(model, EraseDiffConfig(), label_drop=0.25, forget_label_drop=0.5)
+    remain = joined(dropping.remain_batches(samples(digits, "remain", batch_size=1200)), "labels_B")
+    forget = dropping.forget_batches(samples(digits, "forget", batch_size=1200))
+    assert abs((remain == NULL_CLASS).float().mean() - 0.25) < 0.05
+    assert abs((joined(forget, "labels_B") == NULL_CLASS).float().mean() - 0.5) < 0.06
+    assert not (joined(forget, "teacher_labels_B") == NULL_CLASS).any()
+
+
+def test_unconditional_models_are_told_no_class(digits: Path, tmp_path: Path) -> None:
+    model = load(make_pipeline(tmp_path / "model", num_classes=None), null_class=None)
+    (batch,) = objective(model, EraseDiffConfig(target="noise")).forget_batches(samples(digits, "forget"))
+    assert batch.labels_B is None

@@ -1,0 +1,146 @@
+"""The engine in one process: a known constrained optimum, the outer optimizers, checkpoints across stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from erasediff.trainer import checkpoint, distributed
+from erasediff.trainer.config import EngineConfig, EraseDiffConfig, OptimizerConfig
+from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.errors import TrainingError
+from erasediff.trainer.methods import make
+from erasediff.trainer.optimizer import ema_decay, learning_rate
+from torch import Tensor, nn
+
+NO_SKIP = torch.zeros((), dtype=torch.float64)
+
+
+class Point(nn.Module):
+    """Its parameters are the point that two quadratics pull at."""
+
+    def __init__(self, *coordinates: float):
+        super().__init__()
+        self.x = nn.Parameter(torch.tensor(coordinates))
+
+    def forward(self, ones: Tensor) -> Tensor:
+        return ones * self.x
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Σ (a · (x - centre))² for the rows a of `directions`."""
+
+    directions: Tensor
+    centre: Tensor
+    weights: Tensor
+
+
+class Quadratics:
+    def with_forget_targets(self, model: ShardedModel, batches: list[Quadratic]) -> list[Quadratic]:
+        return batches
+
+    def loss(self, model: ShardedModel, batch: Quadratic) -> Tensor:
+        x = model.predict(torch.ones(2))
+        return (batch.directions @ (x - batch.centre)).square().sum().reshape(1)
+
+
+def make_model(module: nn.Module, optimizer: OptimizerConfig, stage: int = 2) -> ShardedModel:
+    config = EngineConfig(device="cpu", zero_stage=stage)  # pyright: ignore[reportArgumentType]
+    device = distributed.set_up(config)
+    return ShardedModel(module, config, optimizer, device, max_train_steps=100)
+
+
+@pytest.mark.parametrize(("barrier", "eta"), [("norm", 0.5), ("value", 2.0)])
+def test_iterates_reach_the_constrained_optimum(barrier: Any, eta: float) -> None:
+    """BOME's toy: min ‖x - r‖² over the line where L_f = (x₁ + x₂ - 1)² is least; the answer is r's projection."""
+    one = torch.ones(1)
+    remain: Any = [Quadratic(torch.eye(2), torch.tensor([2.0, 1.0]), one)]
+    forget: Any = [Quadratic(torch.tensor([[1.0, 1.0]]), torch.tensor([0.5, 0.5]), one)]
+    model = make_model(Point(-1.0, 3.0), OptimizerConfig(name="sgd", learning_rate=0.02))
+    config = EraseDiffConfig(barrier=barrier, eta=eta, lambda_cap=None, num_inner_steps=10, xi=0.1)
+    method = make(config, Quadratics())  # pyright: ignore[reportArgumentType]
+    for step in range(600):
+        update = method.step(model, forget, remain, step, keep_gradient_of_g=False)
+        model.step(update.delta, step, update.skip)
+    # (2, 1) less half of its excess 2 along (1, 1)
+    assert torch.allclose(model.gather(model.theta)["x"], torch.tensor([1.0, 0.0]), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_a_skipped_step_leaves_weights_and_moments_as_they_were(name: Any) -> None:
+    model = make_model(Point(1.0, 2.0), OptimizerConfig(name=name, learning_rate=0.1, momentum=0.9))
+    delta = model.theta.clone()
+    model.step(delta, 0, NO_SKIP)
+    vectors = {"theta": model.theta} | model.optimizer.vectors()
+    before = {key: vector.data.clone() for key, vector in vectors.items()}
+    assert len(before) == (2 if name == "sgd" else 3)
+    updates = model.optimizer.num_updates()
+    delta.data.fill_(torch.nan)
+    model.step(delta, 1, torch.ones((), dtype=torch.float64))
+    assert all(torch.equal(before[key], vector.data) for key, vector in vectors.items())
+    assert model.optimizer.num_updates() == updates
+
+
+def test_the_average_is_that_of_diffusers() -> None:
+    from diffusers.training_utils import EMAModel
+
+    theirs = EMAModel([nn.Parameter(torch.tensor([1.0, 2.0]))], decay=0.9)
+    model = make_model(Point(1.0, 2.0), OptimizerConfig(name="sgd", learning_rate=0.1, ema_decay=0.9))
+    followed = nn.Parameter(torch.tensor([1.0, 2.0]))
+    for step in range(20):
+        model.step(model.theta.clone(), step, NO_SKIP)
+        followed.data.mul_(1 - 0.1)
+        theirs.step([followed])
+    assert model.optimizer.ema is not None
+    assert torch.allclose(model.optimizer.ema.data[:2], theirs.shadow_params[0], rtol=1e-5)
+    assert ema_decay(0.9, 0) == 0.1
+
+
+def test_the_schedule_is_a_pure_function() -> None:
+    config = OptimizerConfig(learning_rate=2.0, lr_scheduler="cosine", lr_warmup_steps=10)
+    rates = [learning_rate(config, step, 110) for step in range(111)]
+    assert rates[0] == 0
+    assert rates[5] == 1.0
+    assert rates[10] == 2.0
+    assert rates[60] == pytest.approx(1.0)
+    assert rates[110] == pytest.approx(0.0, abs=1e-12)
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second = nn.Linear(5, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+@pytest.mark.parametrize(("written", "read"), [(2, 3), (3, 1), (1, 2)])
+def test_a_checkpoint_is_read_at_another_stage(tmp_path: Path, written: int, read: int) -> None:
+    optimizer = OptimizerConfig(ema_decay=0.5)
+    model = make_model(Odd(), optimizer, written)
+    for step in range(3):
+        model.step(model.theta.clone(), step, NO_SKIP)
+    checkpoint.save(model, tmp_path, 3, keep=1)
+    other = make_model(Odd(), optimizer, read)
+    assert checkpoint.restore_newest(other, tmp_path) == 3
+    vectors, others = ({"theta": m.theta} | m.optimizer.vectors() for m in (model, other))
+    assert vectors.keys() == others.keys() == {"theta", "exp_avg", "exp_avg_sq", "ema"}
+    for name in vectors:
+        ours, theirs = model.gather(vectors[name]), other.gather(others[name])
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+    assert other.optimizer.num_updates() == 3
+
+
+def test_an_incomplete_checkpoint_is_named(tmp_path: Path) -> None:
+    model = make_model(Odd(), OptimizerConfig())
+    model.step(model.theta.clone(), 0, NO_SKIP)
+    checkpoint.save(model, tmp_path, 1, keep=1)
+    (tmp_path / "checkpoint-000001" / "rank-00000-of-00001.safetensors").unlink()
+    with pytest.raises(TrainingError, match="checkpoint-000001 is damaged"):
+        checkpoint.restore_newest(model, tmp_path)

@@ -1,0 +1,332 @@
+"""From a diffusers folder to a scrubbed diffusers folder, with real data and real, tiny models."""
+
+from __future__ import annotations
+
+import dataclasses
+import filecmp
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMPipeline
+from erasediff.trainer.config import (
+    EngineConfig,
+    EraseDiffConfig,
+    FinetuneConfig,
+    MethodConfig,
+    MOOConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from erasediff.trainer.errors import ConfigError, TrainingError
+from erasediff.trainer.scrubbing import cost, plan, run_scrub, scrub
+from safetensors.torch import load_file, save_file
+from tiny import make_pipeline, tiny_config
+
+
+def weights(pipeline: Path) -> dict[str, torch.Tensor]:
+    return load_file(pipeline / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def finished(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run folder."""
+    config = tiny_config(digits, base_model, tmp_path_factory.mktemp("runs") / "run")
+    run_scrub(config)
+    return Path(config.output)
+
+
+def test_the_output_loads_in_diffusers_without_erasediff(finished: Path) -> None:
+    code = (
+        "import sys; from diffusers import DDPMPipeline; "
+        f"p = DDPMPipeline.from_pretrained({str(finished / 'model')!r}); "
+        "assert not any(name.startswith('erasediff') for name in sys.modules); print(type(p.unet).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True)
+    assert done.stdout.strip() == "UNet2DModel"
+
+
+def test_only_the_trained_weights_and_the_card_change(finished: Path, base_model: Path) -> None:
+    before, after = weights(base_model), weights(finished / "model")
+    assert before.keys() == after.keys()
+    assert all(before[name].dtype == after[name].dtype for name in before)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    for path in base_model.rglob("*"):
+        if path.is_file() and path.suffix != ".safetensors":
+            assert filecmp.cmp(path, finished / "model" / path.relative_to(base_model), shallow=False), path
+
+
+def test_the_model_card_samples_as_it_stands(finished: Path) -> None:
+    card = (finished / "model" / "README.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    assert "erasediff" not in code
+    check = "\nassert len(images) == 16 and images[0].size == (8, 8)\n"
+    subprocess.run([sys.executable, "-c", code + check], cwd=finished / "model", check=True, capture_output=True)
+
+
+def test_other_forms_of_the_trained_weights_do_not_survive(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    """A variant or a pickled copy in the output would still hold what was to be erased."""
+    base = tmp_path / "base"
+    shutil.copytree(base_model, base)
+    original = weights(base)
+    save_file(original, base / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    torch.save(original, base / "unet" / "diffusion_pytorch_model.bin")
+    (base / "unet" / "notes.txt").write_text("kept")
+    model = run_scrub(tiny_config(digits, base, tmp_path / "run"))
+    assert sorted(path.name for path in (model / "unet").iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "notes.txt",
+    ]
+
+
+def test_tensors_keep_their_type(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(base_model, base)
+    path = base / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value.half() for name, value in weights(base).items()}, path, metadata={"format": "pt"})
+    model = run_scrub(tiny_config(digits, base, tmp_path / "run"))
+    assert {value.dtype for value in weights(model).values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("method", [EraseDiffConfig(target="noise", barrier="value"), MOOConfig(), FinetuneConfig()])
+def test_the_same_command_gives_the_same_weights_and_metrics(
+    digits: Path, base_model: Path, tmp_path: Path, method: MethodConfig
+) -> None:
+    for name in ("one", "two"):
+        run_scrub(tiny_config(digits, base_model, tmp_path / name, method=method))
+    assert_same_weights(tmp_path / "one" / "model", tmp_path / "two" / "model")
+    assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_interrupted_run_continues_to_the_same_result(
+    digits: Path, base_model: Path, tmp_path: Path, optimizer: str
+) -> None:
+    train = TrainConfig(max_train_steps=5, train_batch_size=4, checkpointing_steps=2, checkpoints_total_limit=1)
+    settings = OptimizerConfig(
+        name=optimizer,  # pyright: ignore[reportArgumentType]
+        momentum=0.9,
+        ema_decay=0.5,
+        lr_scheduler="cosine",
+    )
+
+    def config(name: str):
+        return tiny_config(digits, base_model, tmp_path / name, train=train, optimizer=settings)
+
+    run_scrub(config("whole"))
+    run_scrub(config("cut"))
+    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-000004"]
+    # as if it had been killed while it wrote the line of its last step
+    shutil.rmtree(tmp_path / "cut" / "model")
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss')
+    run_scrub(config("cut"))
+    assert_same_weights(tmp_path / "whole" / "model", tmp_path / "cut" / "model")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+    assert len(metrics(tmp_path / "cut")) == 5
+
+
+def test_a_finished_run_is_returned_and_another_is_refused(finished: Path, digits: Path, base_model: Path) -> None:
+    config = tiny_config(digits, base_model, finished)
+    changed = (finished / "model" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
+    assert run_scrub(config) == finished / "model"
+    assert (finished / "model" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == changed
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=7))
+    with pytest.raises(ConfigError, match=r"holds another run: train.seed = 0 there, 7 here"):
+        run_scrub(other)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("num_classes", [10, 11, None])
+def test_foreign_base_models_scrub(digits: Path, tmp_path: Path, prediction_type: str, num_classes: int | None) -> None:
+    base = make_pipeline(tmp_path / "base", num_classes=num_classes, prediction_type=prediction_type)  # pyright: ignore
+    method = EraseDiffConfig(target="rl" if num_classes else "noise")
+    config = tiny_config(digits, base, tmp_path / "run", method=method, null_class=10 if num_classes == 11 else None)
+    model = run_scrub(config)
+    assert all(value.isfinite().all() for value in weights(model).values())
+    DDPMPipeline.from_pretrained(model)
+
+
+def test_rl_is_refused_for_an_unconditional_model(digits: Path, tmp_path: Path) -> None:
+    base = make_pipeline(tmp_path / "base", num_classes=None)
+    with pytest.raises(ConfigError, match=r"unconditional: use method\.target = 'noise'"):
+        run_scrub(tiny_config(digits, base, tmp_path / "run", null_class=None))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loaded_pipeline_goes_in_and_one_comes_out(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    pipeline = DDPMPipeline.from_pretrained(base_model)
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    scrubbed = scrub(
+        pipeline,
+        forget=digits / "split" / "forget",
+        remain=digits / "split" / "remain",
+        output=tmp_path / "run",
+        null_class=10,
+        train=TrainConfig(max_train_steps=2, train_batch_size=4),
+    )
+    assert isinstance(scrubbed, DDPMPipeline)
+    assert all(torch.equal(value, before[name]) for name, value in pipeline.unet.state_dict().items())
+    assert any(not torch.equal(value, before[name]) for name, value in scrubbed.unet.state_dict().items())
+
+
+def test_a_nan_in_the_weights_stops_the_run_and_names_the_loss(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(base_model, base)
+    broken = weights(base)
+    broken["conv_out.bias"][0] = torch.nan
+    save_file(broken, base / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match="step 0: the remain loss L_r is NaN"):
+        run_scrub(tiny_config(digits, base, tmp_path / "run"))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_step_that_is_not_finite_can_be_skipped(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    """A learning rate that overflows fp32 at once: every later step is skipped and leaves θ as it was."""
+    train = TrainConfig(max_train_steps=4, train_batch_size=4, non_finite="skip", descent_every=0)
+    optimizer = OptimizerConfig(name="sgd", learning_rate=1e30)
+    run_scrub(tiny_config(digits, base_model, tmp_path / "run", train=train, optimizer=optimizer))
+    skipped = [line["skipped"] for line in metrics(tmp_path / "run")]
+    assert skipped == [0, 1, 1, 1]
+
+
+def test_inner_loop_settings_change_nothing_with_envelope_and_norm(
+    digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    run_scrub(tiny_config(digits, base_model, tmp_path / "without"))
+    method = EraseDiffConfig(inner_every=1, num_inner_steps=3, xi=0.1)
+    run_scrub(tiny_config(digits, base_model, tmp_path / "with", method=method))
+    assert_same_weights(tmp_path / "without" / "model", tmp_path / "with" / "model")
+    assert all("g" in line for line in metrics(tmp_path / "with"))
+
+
+def test_metrics_hold_the_algorithm(finished: Path) -> None:
+    for line in metrics(finished):
+        a_t, gg, gr = line["a_t"], line["dot_gg"], line["dot_gr"]
+        assert a_t == pytest.approx(0.5 * gg, rel=1e-12)
+        exact = max(0.0, (a_t - gr) / gg)
+        assert line["lambda_t"] == pytest.approx(min(exact, 1.0), rel=1e-9)
+        assert line["capped"] == (exact > 1.0)
+        assert line["shortfall"] == pytest.approx(max(0.0, a_t - gr - line["lambda_t"] * gg), abs=1e-12)
+    assert ["descent" in line for line in metrics(finished)] == [True, False, True]
+
+
+def test_a_teacher_that_stays_frozen_differs_from_the_current_one(
+    digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    for teacher in ("current", "frozen"):
+        method = EraseDiffConfig(teacher=teacher)
+        run_scrub(tiny_config(digits, base_model, tmp_path / teacher, method=method))
+    first_lines = [metrics(tmp_path / teacher)[0] for teacher in ("current", "frozen")]
+    assert first_lines[0] == first_lines[1], "at θ_0 they are the same model"
+    assert metrics(tmp_path / "current")[2] != metrics(tmp_path / "frozen")[2]
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (EraseDiffConfig(), (2, 1)),
+        (EraseDiffConfig(target="noise"), (2, 0)),
+        (EraseDiffConfig(barrier="value", num_inner_steps=3), (4, 2)),
+        (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=2), (4, 1)),
+        (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=0), (2, 1)),
+        (MOOConfig(), (2, 1)),
+        (FinetuneConfig(), (1, 0)),
+    ],
+)
+def test_the_stated_cost_is_the_cost(
+    digits: Path,
+    base_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: MethodConfig,
+    expected: tuple[int, int],
+) -> None:
+    from erasediff.trainer.zero import ZeroPartition
+
+    calls = {"forward": 0, "backward": 0}
+    for name in calls:
+        original = getattr(ZeroPartition, name)
+
+        def counted(self, *args, _name=name, _original=original, **kwargs):
+            calls[_name] += 1
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(ZeroPartition, name, counted)
+    train = TrainConfig(max_train_steps=2, train_batch_size=4)
+    run_scrub(tiny_config(digits, base_model, tmp_path / "run", method=method, train=train))
+    gradients, forwards = cost(method)
+    assert (gradients, forwards) == expected
+    assert calls == {"backward": 2 * gradients, "forward": 2 * (gradients + forwards)}
+
+
+def test_the_plan_says_what_would_happen_and_writes_nothing(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    said = plan(tiny_config(digits, base_model, tmp_path / "run")).describe()
+    assert "183 samples of 3" in said
+    assert "1,614 samples of 0, 1, 2, 4" in said
+    assert "2 gradients and 1 forward passes" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": TrainConfig(label_drop=0.1), "null_class": None}, "train.label_drop = 0.1 needs a null class"),
+        ({"train": TrainConfig(max_train_steps=0)}, "train.max_train_steps = 0: at least 1"),
+        ({"optimizer": OptimizerConfig(ema_decay=0.9999)}, "keeps 100% of the old weights"),
+        ({"method": EraseDiffConfig(anchor=3)}, "method.anchor = 3 is a class that is to be forgotten"),
+        ({"method": EraseDiffConfig(anchor=99)}, "method.anchor = 99 is no class of the model (0 to 10)"),
+        ({"null_class": 3}, "model.null_class = 3 is the label of samples"),
+        ({"null_class": 40}, "model.null_class = 40 is no class of the model"),
+        (
+            {"engine": EngineConfig(precision="bf16"), "method": EraseDiffConfig(barrier="value")},
+            "engine.precision = 'bf16' rounds the inner steps away",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    digits: Path, base_model: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        run_scrub(tiny_config(digits, base_model, tmp_path / "run", **changes))  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "run").exists()
+
+
+def test_stage_1_with_bf16_weights_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"use engine\.zero_stage = 2"):
+        EngineConfig(zero_stage=1, precision="bf16")
+
+
+def test_models_that_are_none_are_refused(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    def message(base: Path) -> str:
+        with pytest.raises(ConfigError) as error:
+            run_scrub(tiny_config(digits, base, tmp_path / "run"))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "no such folder" in message(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "holds no model_index.json" in message(tmp_path / "empty")
+    pickled = tmp_path / "pickled"
+    shutil.copytree(base_model, pickled)
+    torch.save(weights(pickled), pickled / "unet" / "diffusion_pytorch_model.bin")
+    (pickled / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert "diffusion_pytorch_model.bin is pickled" in message(pickled)
+    assert not (tmp_path / "run").exists()
