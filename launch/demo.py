@@ -67,7 +67,7 @@ class Demo:
                 "train the model",
                 lambda: run_pretrain(pretrain(training, "base"), watch=_preview(digit, every=225)),
             )
-            config = _erasure(folder, base, training, held_out)
+            config = _erasure(folder, base, training, held_out, _timed("train the judge", lambda: _judge(folder)))
             evidence = _timed(f"erase the {digit}", lambda: self._erase(config, retrained))
         self._tell(evidence, folder, time.perf_counter() - start)
         evidence.require_passed()
@@ -135,7 +135,18 @@ def _data(folder: Path, digit: int) -> tuple[Path, Path]:
     return parts / "remain", parts / "forget"
 
 
-def _erasure(folder: Path, base: Path, training: Path, held_out: Path) -> EraseConfig:
+def _judge(folder: Path) -> Path:
+    """The classifier that tells what a generated image shows; it knows all ten digits."""
+    from ..shards.dataset import Dataset
+    from ..trainer.classifier import train_classifier
+
+    path = folder / "classifier.safetensors"
+    if not path.exists():
+        train_classifier(Dataset.open(folder / "data"), image_size=8, channels=1).save(path)
+    return path
+
+
+def _erasure(folder: Path, base: Path, training: Path, held_out: Path, classifier: Path) -> EraseConfig:
     from ..trainer.config import EngineConfig, EraseConfig, JudgeConfig, ModelConfig, RelearnConfig
 
     return EraseConfig(
@@ -147,9 +158,13 @@ def _erasure(folder: Path, base: Path, training: Path, held_out: Path) -> EraseC
         judge=JudgeConfig(
             retrained=str(folder / "retrained" / "model"),
             held_out=str(held_out),
+            classifier=str(classifier),
             relearn=True,
-            relearning=RelearnConfig(num_samples=60),
-            num_threads=min(len(os.sched_getaffinity(0)), 4),
+            relearning=RelearnConfig(num_samples=50),
+            num_forget_samples=300,
+            num_remain_samples=270,
+            # for images this small a second thread mostly waits for the first
+            num_threads=1,
         ),
     )
 

@@ -62,7 +62,8 @@ class _AsGiven(nn.Module):
 
 def frechet_distance(real_ND: Tensor, generated_MD: Tensor) -> Tensor:
     """‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½) of the Gaussians fitted to two sets of features (Heusel et al. 2017)."""
-    distance = FrechetInceptionDistance(feature=_AsGiven(real_ND.shape[1]))
+    # every rank has all the samples: without this torchmetrics would add the ranks' copies up
+    distance = FrechetInceptionDistance(feature=_AsGiven(real_ND.shape[1]), sync_on_compute=False)
     distance.update(real_ND.double(), real=True)
     distance.update(generated_MD.double(), real=False)
     return distance.compute()

@@ -1,0 +1,59 @@
+"""A tiny scrub with its evidence, for tests of what is measured and written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from erasediff.shards.dataset import Dataset
+from erasediff.trainer.classifier import train_classifier
+from erasediff.trainer.config import EvaluateConfig, JudgeConfig, RelearnConfig, SamplingConfig
+from erasediff.trainer.scrubbing import run_scrub
+from safetensors.numpy import load_file
+from tiny import tiny_config
+
+
+def make_run(digits: Path, model: Path, folder: Path) -> Path:
+    """A finished scrub of three steps."""
+    run_scrub(tiny_config(digits, model, folder))
+    return folder
+
+
+def make_classifier(digits: Path, path: Path) -> Path:
+    train_classifier(Dataset.open(digits / "data"), image_size=8, channels=1, num_epochs=4).save(path)
+    return path
+
+
+def tiny_judge(classifier: Path | None, **options: Any) -> JudgeConfig:
+    """Few samples in few steps; just enough for the Fréchet distance."""
+    chosen = {
+        "num_forget_samples": 12,
+        "num_remain_samples": 135,
+        "sampling": SamplingConfig(num_inference_steps=2),
+        "thresholds": ("accuracy_remaining >= 0",),
+        "relearning": RelearnConfig(num_images=4, num_steps=2, num_points=2, num_samples=6),
+        "device": "cpu",
+        "num_threads": 1,
+    }
+    return JudgeConfig(classifier=None if classifier is None else str(classifier), **chosen | options)
+
+
+def tiny_evaluation(run: Path, digits: Path, classifier: Path | None, **options: Any) -> EvaluateConfig:
+    return EvaluateConfig(run=str(run), data=str(digits / "data"), judge=tiny_judge(classifier, **options))
+
+
+def sha256_of_file(pipeline: Path) -> str:
+    """The weights' hash as docs/record.md defines it, from the file and with numpy alone."""
+    tensors = load_file(pipeline / "unet" / "diffusion_pytorch_model.safetensors")
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.shape}\n".encode())
+        digest.update(np.ascontiguousarray(value, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,286 @@
+"""Evaluation of real, tiny models: what is measured, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import cast
+
+import pytest
+import ranks
+import tiny
+import torch
+from erasediff.launch.cli import main
+from erasediff.shards.dataset import Dataset
+from erasediff.shards.request import Request, Selector
+from erasediff.shards.split import split
+from erasediff.trainer import models
+from erasediff.trainer.classifier import load_classifier, load_images, train_classifier
+from erasediff.trainer.config import ModelConfig, RelearnConfig, SamplingConfig
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evaluation import evaluate
+from erasediff.trainer.evidence import Evidence, Scrubbed, make_bench, run_evaluate
+from erasediff.trainer.features import make_features
+from erasediff.trainer.membership import membership_auc, sample_losses
+from erasediff.trainer.provenance import weights_sha256
+from erasediff.trainer.randomness import sample_generator
+from erasediff.trainer.relearning import relearn
+from erasediff.trainer.scrubbing import run_scrub
+from evidence_cases import edit_json, make_classifier, make_run, sha256_of_file, tiny_evaluation
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
+
+
+@pytest.fixture(scope="module")
+def evidence(digits: Path, run: Path, classifier: Path) -> Evidence:
+    return run_evaluate(tiny_evaluation(run, digits, classifier, relearn=True))
+
+
+def test_models_stand_side_by_side(evidence: Evidence) -> None:
+    record = evidence.record
+    assert list(record.models) == ["unscrubbed", "scrubbed"]
+    names = set(record.models["scrubbed"].metrics)
+    assert names >= {"p_psi", "entropy", "accuracy_remaining", "frechet_distance[digits-cnn]", "recall[digits-cnn]"}
+    for entry in record.models.values():
+        assert all(measurement.value is not None for measurement in entry.metrics.values()), entry.metrics
+        assert entry.metrics["p_psi"].n == 12 and entry.metrics["accuracy_remaining"].n == 135
+        assert entry.metrics["p_psi"].seed == 0 and entry.metrics["accuracy_remaining"].seed == 1
+        assert [point.step for point in entry.relearning] == [0, 1, 2]
+    assert record.forgotten_classes == ["3"]
+    assert (record.forget.num_samples, record.remain.num_samples) == (183, 1614)
+
+
+def test_integrity_has_floor_zero_and_a_ceiling(evidence: Evidence) -> None:
+    unscrubbed, scrubbed = (evidence.record.models[name].metrics for name in ("unscrubbed", "scrubbed"))
+    for side in ("remaining", "forgotten"):
+        assert unscrubbed[f"integrity_{side}[digits-cnn]"].value == 0.0
+        ceiling = unscrubbed[f"integrity_ceiling_{side}[digits-cnn]"].value
+        moved = scrubbed[f"integrity_{side}[digits-cnn]"].value
+        # three steps move a model, but less than other noise does
+        assert ceiling is not None and moved is not None and 0 < moved < ceiling
+
+
+def test_the_weights_evaluated_are_the_weights_saved(evidence: Evidence, run: Path, base_model: Path) -> None:
+    entries = evidence.record.models
+    assert entries["scrubbed"].weights_sha256 == sha256_of_file(run / "model")
+    assert entries["unscrubbed"].weights_sha256 == sha256_of_file(base_model)
+    assert entries["scrubbed"].weights_sha256 != entries["unscrubbed"].weights_sha256
+
+
+def test_two_ranks_find_the_same(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+    records = []
+    for world_size in (1, 2):
+        copy = tmp_path / f"run-{world_size}"
+        shutil.copytree(run, copy)
+        config = tiny_evaluation(copy, digits, classifier)
+        words = ["--run", config.run, "--data", config.data, "--judge.classifier", str(classifier), "--judge.relearn"]
+        words += ["--judge.num-forget-samples", "70", "--judge.num-remain-samples", "135"]
+        words += ["--judge.sampling.num-inference-steps", "2", "--judge.relearning.num-samples", "6"]
+        words += ["--judge.relearning.num-steps", "2", "--judge.relearning.num-points", "2"]
+        words += ["--judge.thresholds", "accuracy_remaining >= 0", "--judge.device", "cpu"]
+        ranks.check(ranks.run_ranks(world_size, ["-m", "erasediff.launch", "evaluate", *words]))
+        records.append(json.loads((copy / "record.json").read_text()))
+    one, two = records
+    for name in ("unscrubbed", "scrubbed"):
+        assert one["models"][name]["metrics"] == two["models"][name]["metrics"]
+        assert one["models"][name]["relearning"] == two["models"][name]["relearning"]
+
+
+def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run: Path, classifier: Path) -> None:
+    scrubbed = Scrubbed.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    embedding = cast(torch.nn.Embedding, scrubbed.result.unet.class_embedding)
+    sound = evaluate(scrubbed.result, bench)
+    with torch.no_grad():
+        embedding.weight[5] = torch.nan
+    found = evaluate(scrubbed.result, bench).metrics
+    # 135 samples of nine classes
+    assert found["non_finite_samples"].value == 15
+    assert found["accuracy_remaining"].n == 120 and found["accuracy_remaining"].value is not None
+    assert found["p_psi"] == sound.metrics["p_psi"]
+    frechet = found["frechet_distance[digits-cnn]"]
+    assert frechet.value is None and frechet.n == 120 and "at least 129 samples" in str(frechet.reason)
+    with torch.no_grad():
+        embedding.weight[3] = torch.nan
+    found = evaluate(scrubbed.result, bench).metrics
+    assert found["p_psi"].value is None and found["p_psi"].reason == "no finite sample"
+    assert found["integrity_forgotten[digits-cnn]"].value is None
+
+
+def test_membership_by_the_loss(base_model: Path, digits: Path) -> None:
+    model = models.load(ModelConfig(str(base_model), null_class=10))
+    images, labels = load_images(Dataset.open(digits / "data"), 8, 1, 24)
+    losses = sample_losses(model, images, labels, seed=4, device=CPU)
+
+    # the last image by hand, noised by diffusers' scheduler
+    noise = torch.from_numpy(sample_generator(4, "membership", 23).standard_normal((20, 1, 8, 8), dtype="float32"))
+    levels = torch.arange(25, 1000, 50)
+    x_t = model.scheduler.add_noise(images[23:].expand(20, -1, -1, -1), noise, cast(torch.IntTensor, levels))
+    with torch.no_grad():
+        output = model.unet(x_t, levels, class_labels=labels[23:].expand(20)).sample
+    assert losses[23].item() == pytest.approx((output - noise).square().mean().item(), rel=1e-5)
+
+    members, others = (images[:12], labels[:12]), (images[12:], labels[12:])
+    before = membership_auc(model, members, others, seed=4, device=CPU)
+    optimizer = torch.optim.Adam(model.unet.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(250):
+        noise = torch.randn(members[0].shape, generator=generator)
+        t = torch.randint(0, 1000, (12,), generator=generator)
+        x_t = model.scheduler.add_noise(members[0], noise, cast(torch.IntTensor, t))
+        loss = (model.unet(x_t, t, class_labels=members[1]).sample - noise).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = membership_auc(model, members, others, seed=4, device=CPU)
+    assert before.n == after.n == 24
+    assert before.value is not None and after.value is not None
+    assert after.value > max(before.value, 0.7)
+
+
+def test_relearning_leaves_the_model_alone_and_starts_at_its_p_psi(digits: Path, run: Path, classifier: Path) -> None:
+    scrubbed = Scrubbed.open(run)
+    judge = load_classifier(classifier)
+    images, labels = load_images(scrubbed.forget, 8, 1, 8)
+    before = weights_sha256(scrubbed.result.unet.state_dict())
+    config = RelearnConfig(num_images=8, num_steps=30, num_points=3, num_samples=12, learning_rate=1e-3)
+    sampling = SamplingConfig(num_inference_steps=2)
+    points = relearn(scrubbed.result, judge, images, labels, config, sampling, device=CPU)
+    assert [point.step for point in points] == [0, 10, 20, 30]
+    assert weights_sha256(scrubbed.result.unet.state_dict()) == before
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    assert points[0].p_psi == evaluate(scrubbed.result, bench).metrics["p_psi"].value
+    assert points[3].p_psi != points[0].p_psi
+
+
+def test_single_samples_are_judged_by_membership_and_distance(
+    digits: Path, base_model: Path, classifier: Path, tmp_path: Path
+) -> None:
+    split(digits / "data", tmp_path / "sets", request=Request((Selector(keys=("digit-00003", "digit-00013")),)))
+    held_out = Request((Selector(keys=tuple(f"digit-{i:05d}" for i in range(100))),))
+    split(
+        tmp_path / "sets" / "remain",
+        tmp_path / "parts",
+        request=Request(
+            (
+                Selector(
+                    keys=tuple(key for key in held_out.selectors[0].keys if key not in ("digit-00003", "digit-00013"))
+                ),
+            )
+        ),
+    )
+    config = tiny.tiny_config(digits, base_model, tmp_path / "run")
+    config = dataclasses.replace(
+        config, forget=str(tmp_path / "sets" / "forget"), remain=str(tmp_path / "parts" / "remain")
+    )
+    run_scrub(config)
+    judged = tiny_evaluation(tmp_path / "run", digits, classifier, held_out=str(tmp_path / "parts" / "forget"))
+    record = run_evaluate(judged).record
+    assert record.forgotten_classes == [] and record.forget.num_samples == 2
+    found = record.models["scrubbed"].metrics
+    assert "p_psi" not in found
+    # both are 3s, and so are 9 of the held-out ones
+    same_class = sum(label == 3 for label in Dataset.open(tmp_path / "parts" / "forget").labels)
+    assert found["membership_auc"].n == 2 + same_class
+    assert found["nearest_to_forget[digits-cnn]"].n == 12
+    leaking = tiny_evaluation(tmp_path / "run", digits, classifier, held_out=str(digits / "data"))
+    with pytest.raises(ConfigError, match="held-out samples are those that no model was trained on"):
+        run_evaluate(leaking)
+
+
+def test_a_recorded_yardstick_is_named_with_its_date(
+    digits: Path, run: Path, base_model: Path, classifier: Path, tmp_path: Path
+) -> None:
+    first = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(base_model)), output=tmp_path)
+    again = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path)))
+    assert again.record.models["retrained"] == first.record.models["retrained"]
+    with pytest.raises(ConfigError, match=r"measured with judge\.num_forget_samples = 12, here it is 13"):
+        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), num_forget_samples=13))
+
+
+class TestRefusals:
+    def test_another_base_model(self, digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+        copy = tmp_path / "run"
+        shutil.copytree(run, copy)
+        edit_json(copy / "inputs.json", base_weights_sha256="0" * 64)
+        with pytest.raises(ConfigError, match=r"is not the model that .* scrubbed: its weights have SHA-256"):
+            run_evaluate(tiny_evaluation(copy, digits, classifier))
+
+    def test_a_threshold_on_a_metric_that_is_not_computed(
+        self, digits: Path, run: Path, classifier: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["evaluate", "--run", str(run), "--data", str(digits / "data"), "--judge.classifier", str(classifier)]
+        assert main([*words, "--judge.thresholds", "fid <= 3"]) == 2
+        (line,) = capfd.readouterr().err.strip().splitlines()
+        assert line.startswith("erasediff: judge.thresholds: 'fid <= 3' is on a metric that is not computed")
+
+    def test_features_of_another_resolution(self, digits: Path, run: Path, tmp_path: Path) -> None:
+        other = tmp_path / "classifier.safetensors"
+        train_classifier(Dataset.open(digits / "data"), image_size=16, channels=1, num_epochs=1).save(other)
+        with pytest.raises(ConfigError, match="takes images of 16 pixels and 1 channels, the model makes 8 pixels"):
+            run_evaluate(tiny_evaluation(run, digits, other))
+
+    def test_a_yardstick_of_another_size(self, digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+        other = tiny.make_pipeline(tmp_path / "other", size=16)
+        with pytest.raises(ConfigError, match="makes images of 16 pixels, 1 channels and 11 classes"):
+            run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(other)))
+
+    def test_retraining_without_known_settings(self, digits: Path, run: Path, classifier: Path) -> None:
+        with pytest.raises(ConfigError, match="is not the model/ of an `erasediff pretrain` run"):
+            run_evaluate(tiny_evaluation(run, digits, classifier, with_retrained=True))
+
+    def test_an_unfinished_scrub(self, digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+        copy = tmp_path / "run"
+        shutil.copytree(run, copy)
+        shutil.rmtree(copy / "model")
+        with pytest.raises(ConfigError, match="holds no model/: the scrub has not finished"):
+            run_evaluate(tiny_evaluation(copy, digits, classifier))
+
+    def test_extractors_that_are_not_there(self, classifier: Path, tmp_path: Path) -> None:
+        judge = load_classifier(classifier)
+        with pytest.raises(ConfigError, match="needs torch-fidelity, which is not installed"):
+            make_features("inception", judge)
+        with pytest.raises(ConfigError, match="classifier, inception, or the folder of a CLIP model"):
+            make_features(str(tmp_path), judge)
+        (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+        (tmp_path / "pytorch_model.bin").write_bytes(b"\x80")
+        with pytest.raises(ConfigError, match=r"holds no \.safetensors weights: pickled ones are not read"):
+            make_features(str(tmp_path), judge)
+
+
+def test_features_of_a_clip_model(classifier: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=12,
+        patch_size=4,
+        projection_dim=6,
+    )
+    network = CLIPVisionModelWithProjection(config).eval()
+    network.save_pretrained(tmp_path / "tiny-clip")
+    features = make_features(str(tmp_path / "tiny-clip"), load_classifier(classifier))
+    assert features.name == "clip-tiny-clip" and features.num_features == 6
+    # at CLIP's own resolution only its mean and spread are left to apply
+    images = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    with torch.no_grad():
+        expected = network(pixel_values=(images - mean) / std).image_embeds
+    torch.testing.assert_close(features(images * 2 - 1), expected, rtol=1e-4, atol=1e-5)
+    assert features(torch.zeros(2, 1, 8, 8)).shape == (2, 6)

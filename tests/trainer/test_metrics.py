@@ -1,0 +1,116 @@
+"""The metrics' arithmetic, against closed forms, hand-made sets and other libraries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from erasediff.trainer import metrics
+from erasediff.trainer.metrics import Measurement
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+
+def with_moments(mean: np.ndarray, covariance: np.ndarray, n: int, seed: int) -> Tensor:
+    """A set whose sample mean and covariance (n - 1) are these exactly, up to rounding."""
+    drawn = np.random.default_rng(seed).standard_normal((n, len(mean)))
+    drawn -= drawn.mean(0)
+    whitened = drawn @ np.linalg.inv(np.linalg.cholesky(np.cov(drawn.T))).T
+    return torch.from_numpy(whitened @ np.linalg.cholesky(covariance).T + mean)
+
+
+def random_covariance(size: int, seed: int) -> np.ndarray:
+    factor = np.random.default_rng(seed).standard_normal((size, size))
+    return factor @ factor.T + 0.1 * np.eye(size)
+
+
+def test_frechet_distance_is_the_closed_form_between_gaussians() -> None:
+    size = 7
+    mean_1, mean_2 = np.arange(size) / 3.0, np.ones(size)
+    covariance_1, covariance_2 = random_covariance(size, 1), random_covariance(size, 2)
+    root = scipy.linalg.sqrtm(covariance_1 @ covariance_2)
+    expected = ((mean_1 - mean_2) ** 2).sum() + np.trace(covariance_1 + covariance_2 - 2 * root.real)
+    found = metrics.frechet_distance(
+        with_moments(mean_1, covariance_1, 400, 3), with_moments(mean_2, covariance_2, 300, 4)
+    )
+    assert found.item() == pytest.approx(expected, rel=1e-8)
+
+
+def test_frechet_distance_of_shifted_and_scaled_sets() -> None:
+    points = torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert metrics.frechet_distance(points, points + 2.0).item() == pytest.approx(5 * 4.0, rel=1e-9)
+    centred = points - points.mean(0)
+    # doubling centred data: tr(Σ + 4Σ - 2·2Σ) = tr Σ
+    trace = centred.square().sum().item() / 199
+    assert metrics.frechet_distance(centred, 2 * centred).item() == pytest.approx(trace, rel=1e-9)
+
+
+def test_precision_and_recall_of_a_hand_made_set() -> None:
+    # on a line: the 3rd nearest neighbour of 0, 1, 2, 3 lies 3, 2, 2, 3 away, so the real manifold is [-3, 6]
+    real = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    # radii 0.3, 0.2, 0.2, 0.3 around 5.0 … 5.3 and 94.8, …: one far outlier reaches back over everything
+    generated = torch.tensor([[5.0], [5.1], [5.2], [5.3], [100.0]])
+    precision, recall = metrics.precision_recall(real, generated)
+    assert precision.item() == pytest.approx(4 / 5)
+    # the outlier's 3rd neighbour is 5.1, 94.9 away: its ball starts at 5.1 and holds no real point
+    assert recall.item() == 0.0
+    assert [value.item() for value in metrics.precision_recall(real, real.clone())] == [1.0, 1.0]
+
+
+def test_precision_and_recall_against_a_loop() -> None:
+    generator = torch.Generator().manual_seed(3)
+    real, generated = torch.randn(40, 3, generator=generator), torch.randn(30, 3, generator=generator) + 0.7
+
+    def share_inside(points: np.ndarray, manifold: np.ndarray) -> float:
+        inside = 0
+        for point in points:
+            for i, centre in enumerate(manifold):
+                others = np.delete(manifold, i, axis=0)
+                radius = np.sort(np.sqrt(((others - centre) ** 2).sum(1)))[2]
+                if np.sqrt(((point - centre) ** 2).sum()) <= radius:
+                    inside += 1
+                    break
+        return inside / len(points)
+
+    a, b = real.double().numpy(), generated.double().numpy()
+    precision, recall = metrics.precision_recall(real, generated)
+    assert precision.item() == pytest.approx(share_inside(b, a))
+    assert recall.item() == pytest.approx(share_inside(a, b))
+    assert 0 < precision < 1 and 0 < recall < 1
+
+
+def test_what_a_classifier_sees() -> None:
+    probabilities = torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]])
+    labels = torch.tensor([1, 2])
+    assert metrics.p_psi(probabilities, labels).item() == pytest.approx(0.6, abs=1e-7)
+    expected = (math.log(2) - sum(p * math.log(p) for p in (0.1, 0.2, 0.7))) / 2
+    assert metrics.entropy(probabilities).item() == pytest.approx(expected, rel=1e-6)
+    assert metrics.accuracy(probabilities, torch.tensor([0, 1])).item() == 0.5
+
+
+def test_distances() -> None:
+    a, b = torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]])
+    assert metrics.paired_distance(a, b).item() == 2.5
+    assert metrics.paired_distance(a, a).item() == 0.0
+    assert metrics.nearest_distance(a, b).item() == pytest.approx((math.sqrt(2) + 0) / 2)
+    # label 0: 0, 3, 9 in a ring: 3, 6, 9 apart; label 1: 1 and 2, twice 1 apart
+    features, labels = torch.tensor([[0.0], [1.0], [3.0], [2.0], [9.0]]), torch.tensor([0, 1, 0, 1, 0])
+    assert metrics.other_seed_distance(features, labels).item() == pytest.approx((3 + 6 + 9 + 1 + 1) / 5)
+    assert metrics.other_seed_distance(features, torch.tensor([0, 1, 0, 0, 0])).isnan()
+
+
+def test_auc_is_scikit_learns_with_ties() -> None:
+    generator = np.random.default_rng(5)
+    members, others = generator.integers(0, 6, 50) + 1.0, generator.integers(0, 6, 70) + 0.0
+    expected = roc_auc_score([1] * 50 + [0] * 70, np.concatenate([members, others]))
+    assert metrics.auc(torch.from_numpy(members), torch.from_numpy(others)).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_is_not_a_number_has_a_reason_instead() -> None:
+    assert metrics.measured(torch.tensor(0.25), 8, seed=1) == Measurement(0.25, 8, seed=1)
+    for value in (math.nan, math.inf):
+        found = metrics.measured(value, 8)
+        assert found.value is None and found.n == 8 and found.reason
