@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PACKAGES := trainer kernels launch shards
 
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo hero test test-slow lint format clean
 
 help:
 	@echo "make demo       erase the digit 3 from a model trained here on real digits, and show it"
+	@echo "make hero       draw docs/hero.webp, the README's animation, from the demo's model"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take minutes"
 	@echo "make lint       ruff and basedpyright"
@@ -19,12 +20,18 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "erasediff needs Python 3.11 or newer with venv: apt-get install python3 python3-venv, or make PYTHON=/path/to/python3.11"; exit 1; }
+	@date +%s > .install-start
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "installed in $$(( $$(date +%s) - $$(cat .install-start) )) s"; rm .install-start
 	@touch $@
 
 demo: install
 	$(BIN)/erasediff demo
+
+# the README's animation, from the demo's model
+hero: demo
+	$(BIN)/python -m erasediff.launch.hero demo docs/hero.webp
 
 test: install
 	$(BIN)/pytest -m 'not slow'

@@ -126,7 +126,7 @@ def evaluate(model: DiffusionModel, bench: Bench, original: Samples | None = Non
         found["membership_auc"] = membership_auc(
             model, (members.images, members.labels), (others.images, others.labels), seed=seed, device=bench.device
         )
-    found["non_finite_samples"] = Measurement(num_non_finite, len(samples.forget) + len(samples.remain), seed)
+    found["non_finite_samples"] = Measurement(float(num_non_finite), len(samples.forget) + len(samples.remain), seed)
     points: list[RelearningPoint] = []
     if config.relearn and bench.forgets_classes:
         some = bench.real_forget.where(torch.arange(min(config.relearning.num_images, len(bench.real_forget))))

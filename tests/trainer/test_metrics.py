@@ -31,8 +31,10 @@ def test_frechet_distance_is_the_closed_form_between_gaussians() -> None:
     size = 7
     mean_1, mean_2 = np.arange(size) / 3.0, np.ones(size)
     covariance_1, covariance_2 = random_covariance(size, 1), random_covariance(size, 2)
-    root = scipy.linalg.sqrtm(covariance_1 @ covariance_2)
-    expected = ((mean_1 - mean_2) ** 2).sum() + np.trace(covariance_1 + covariance_2 - 2 * root.real)
+    # tr (Σ Σ')^½, by eigenvalues of the symmetric Σ^½ Σ' Σ^½
+    half = np.real_if_close(np.asarray(scipy.linalg.sqrtm(covariance_1)))
+    root_trace = np.sqrt(np.linalg.eigvalsh(half @ covariance_2 @ half)).sum()
+    expected = ((mean_1 - mean_2) ** 2).sum() + np.trace(covariance_1 + covariance_2) - 2 * root_trace
     found = metrics.frechet_distance(
         with_moments(mean_1, covariance_1, 400, 3), with_moments(mean_2, covariance_2, 300, 4)
     )

@@ -1,0 +1,143 @@
+"""An erasure request, from its file to a published model or to none."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from diffusers import DDPMPipeline
+from erasediff.launch.cli import main
+from erasediff.shards.dataset import Dataset
+from erasediff.trainer.config import EngineConfig, EraseConfig, ModelConfig, TrainConfig
+from erasediff.trainer.erase import run_erase
+from erasediff.trainer.errors import ConfigError, ThresholdError
+from erasediff.trainer.record import read_record
+from evidence_cases import make_classifier, sha256_of_file, tiny_judge
+
+TWENTY = [f"digit-{i:05d}" for i in range(7, 1797, 90)]
+
+
+@pytest.fixture(scope="module")
+def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
+
+
+@pytest.fixture
+def config(digits: Path, base_model: Path, classifier: Path, tmp_path: Path) -> EraseConfig:
+    """Erases the class 3 in three steps."""
+    (tmp_path / "request.toml").write_text('id = "r-1"\ndate = 2026-11-20\n[[selectors]]\nlabels = ["3"]\n')
+    return EraseConfig(
+        request=str(tmp_path / "request.toml"),
+        model=ModelConfig(str(base_model), null_class=10),
+        data=str(digits / "data"),
+        output=str(tmp_path / "erased"),
+        train=TrainConfig(max_train_steps=3, train_batch_size=4),
+        engine=EngineConfig(device="cpu"),
+        judge=tiny_judge(classifier),
+    )
+
+
+def test_a_class_is_erased_and_published(config: EraseConfig) -> None:
+    erasure = run_erase(config)
+    output = Path(config.output)
+    record = read_record(output / "record.json")
+    assert record.passed and record.request.id == "r-1" and record.request.date == "2026-11-20"
+    assert record.forgotten_classes == ["3"]
+    # what is published is what was evaluated, and loads with diffusers alone
+    assert sha256_of_file(erasure.model) == record.models["scrubbed"].weights_sha256
+    DDPMPipeline.from_pretrained(erasure.model)
+
+    # the same call again does no stage again
+    stamps = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    run_erase(config)
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == stamps
+
+
+def test_it_continues_after_each_stage(config: EraseConfig) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_erase(config, watch=lambda step, model: kill() if step == 2 else None)
+    output = Path(config.output)
+    assert (output / "split").exists() and not (output / "scrub" / "model").exists()
+    with pytest.raises(Killed):
+        run_erase(config, before_evaluation=kill)
+    assert (output / "scrub" / "model").exists() and not (output / "record.json").exists()
+    record = run_erase(config).evidence.record
+    # the scrub was started twice, and its second start was the last
+    assert record.run.interruptions == 1 and record.run.num_steps == 3
+    assert (output / "model").exists()
+
+
+def test_nothing_is_published_when_a_threshold_fails(config: EraseConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["erase", "--request", config.request, "--model", config.model.path, "--model.null-class", "10"]
+    words += ["--data", config.data, "--output", config.output, "--engine.device", "cpu", "--judge.device", "cpu"]
+    words += ["--train.max-train-steps", "3", "--train.train-batch-size", "4"]
+    words += ["--judge.classifier", str(config.judge.classifier), "--judge.sampling.num-inference-steps", "2"]
+    words += ["--judge.num-forget-samples", "12", "--judge.num-remain-samples", "27"]
+    for _ in range(2):  # and no second call gets round it
+        assert main([*words, "--judge.thresholds", "p_psi >= 2", "accuracy_remaining >= 0"]) == 1
+        last = capfd.readouterr().err.strip().splitlines()[-1]
+        assert last.startswith("erasediff: 1 of 2 thresholds fail: p_psi >= 2 (it is ")
+        assert "no model is published" in last
+    output = Path(config.output)
+    assert not (output / "model").exists()
+    verdicts = json.loads((output / "record.json").read_text())["thresholds"]
+    assert [verdict["passed"] for verdict in verdicts] == [False, True]
+    assert (output / "report.html").exists()
+
+
+def test_twenty_single_digits_are_erased(config: EraseConfig, tmp_path: Path) -> None:
+    Path(config.request).write_text(f"[[selectors]]\nkeys = {json.dumps(TWENTY)}\n")
+    record = run_erase(config).evidence.record
+    assert record.forget.num_samples == 20 and record.remain.num_samples == 1777
+    assert record.forgotten_classes == []
+    assert sorted(Dataset.open(tmp_path / "erased" / "split" / "forget").keys) == TWENTY
+    assert "nearest_to_forget[digits-cnn]" in record.models["scrubbed"].metrics
+    assert "p_psi" not in record.models["scrubbed"].metrics
+
+
+def test_other_weights_than_those_evaluated_are_not_published(config: EraseConfig) -> None:
+    output = Path(config.output)
+    failing = dataclasses.replace(config, judge=dataclasses.replace(config.judge, thresholds=("p_psi >= 2",)))
+    with pytest.raises(ThresholdError):
+        run_erase(failing)
+    record = json.loads((output / "record.json").read_text())
+    weights = output / "scrub" / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    # its record is of other weights: it is evaluated anew, not trusted
+    with pytest.raises(ThresholdError):
+        run_erase(failing)
+    again = json.loads((output / "record.json").read_text())
+    assert again["models"]["scrubbed"]["weights_sha256"] != record["models"]["scrubbed"]["weights_sha256"]
+
+
+class TestRefusals:
+    def test_an_unknown_selector(self, config: EraseConfig, capfd: pytest.CaptureFixture[str]) -> None:
+        Path(config.request).write_text('[[selectors]]\ncolour = "red"\n')
+        words = ["erase", "--request", config.request, "--model", config.model.path, "--data", config.data]
+        assert main([*words, "--output", config.output]) == 2
+        (line,) = capfd.readouterr().err.strip().splitlines()
+        assert config.request in line and "colour" in line
+        assert not Path(config.output).exists()
+
+    def test_a_request_that_changed(self, config: EraseConfig) -> None:
+        with pytest.raises(ZeroDivisionError):
+            run_erase(config, watch=lambda step, model: 1 / 0)  # pyright: ignore[reportArgumentType]
+        Path(config.request).write_text('[[selectors]]\nlabels = ["4"]\n')
+        with pytest.raises(ConfigError, match="was begun with another request than"):
+            run_erase(config)
+
+    def test_a_threshold_that_is_none(self, config: EraseConfig) -> None:
+        broken = dataclasses.replace(config, judge=dataclasses.replace(config.judge, thresholds=("p_psi < 1",)))
+        with pytest.raises(ConfigError, match="'p_psi < 1' is none"):
+            run_erase(broken)
+        assert not Path(config.output).exists()

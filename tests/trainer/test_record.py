@@ -1,0 +1,130 @@
+"""The record and the report: what is written can be read, shown and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from erasediff.trainer.config import EraseDiffConfig
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence import Evidence, run_entry, run_evaluate
+from erasediff.trainer.record import Record, RequestEntry, read_record, write_record
+from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
+
+REQUEST = RequestEntry("<script>alert(1)</script>", "2026-11-20", "withdrawn & gone")
+DOCS = Path(__file__).parent.parent.parent / "docs" / "record.md"
+
+
+@pytest.fixture(scope="module")
+def evidence(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    folder = tmp_path_factory.mktemp("evidence")
+    classifier = make_classifier(digits, folder / "classifier.safetensors")
+    run = make_run(digits, base_model, folder / "run")
+    # a checkpoint, as an interrupted run leaves one
+    (run / "checkpoint-000002").mkdir()
+    judged = tiny_evaluation(run, digits, classifier, relearn=True, retrained=str(base_model))
+    return run_evaluate(judged, request=REQUEST)
+
+
+def test_a_record_reads_back(evidence: Evidence, tmp_path: Path) -> None:
+    record = read_record(evidence.record_path)
+    assert record == evidence.record
+    write_record(record, tmp_path / "record.json")
+    assert (tmp_path / "record.json").read_bytes() == evidence.record_path.read_bytes()
+    assert "not proof" in record.statement
+
+
+def test_it_says_what_happened(evidence: Evidence, base_model: Path) -> None:
+    record = evidence.record
+    run = Path(record.models["scrubbed"].path).parent
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert record.run.num_steps == len(lines) == 3
+    assert record.run.capped_steps == sum(line["capped"] for line in lines)
+    assert record.run.interruptions == 0 and record.run.starts[0]["num_threads"] >= 1
+    (run / "starts.jsonl").write_text((run / "starts.jsonl").read_text() * 3)
+    assert run_entry(run).interruptions == 2
+    assert record.config["method"]["eta"] == EraseDiffConfig().eta
+    copies = {Path(copy.path).name for copy in record.remaining_copies}
+    assert {base_model.name, "forget", "checkpoint-000002"} <= copies
+    assert any(copy.path.endswith(".tar") for copy in record.remaining_copies)
+    assert {"torch", "deepspeed", "erasediff"} <= set(record.versions)
+
+
+def test_the_documented_schema_is_the_records(evidence: Evidence) -> None:
+    documented = set(re.findall(r"^\| `([a-z_]+)`", DOCS.read_text(), re.MULTILINE))
+    assert {field.name for field in dataclasses.fields(Record)} <= documented
+    assert evidence.record.schema in DOCS.read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": "erasediff-record-2"}, "has schema erasediff-record-2, newer than this erasediff reads"),
+        ({"schema": "something"}, "is not a record: its schema is 'something'"),
+        ({"passed": "perhaps"}, "passed: Input should be a valid boolean"),
+        ({"extra": 1}, "extra: Unexpected keyword argument"),
+    ],
+)
+def test_a_record_that_cannot_be_read(
+    evidence: Evidence, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(evidence.record_path.read_bytes())
+    edit_json(path, **changes)
+    with pytest.raises(ConfigError, match=message):
+        read_record(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="is not a record"):
+        read_record(path)
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, and checks that every element is closed."""
+
+    VOID = frozenset({"meta", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_report_needs_nothing_else(evidence: Evidence) -> None:
+    text = evidence.report_path.read_text()
+    page = Page()
+    page.feed(text)
+    assert not page.open
+    assert page.references and all(ref.startswith("data:image/png;base64,") for ref in page.references)
+    assert "script" not in page.tags and "url(" not in text and "@import" not in text
+    assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
+    # before, after, retrained and real, ten classes
+    assert page.tags.count("img") == 4 * 10
+
+
+def test_the_report_shows_the_record(evidence: Evidence) -> None:
+    text = evidence.report_path.read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    for heading in ("Side by side", "λ_t over steps", "Cosines of the update", "Conflict by layer", "Relearning"):
+        assert f"<h2>{heading}</h2>" in text
+    assert "Forgetting against quality" in text and "PASS" in text
+    for entry in evidence.record.models.values():
+        assert entry.weights_sha256 in text
+    p_psi = evidence.record.models["scrubbed"].metrics["p_psi"].value
+    assert p_psi is not None and f"{p_psi:.3f}<small>n = 12</small>" in text
