@@ -104,12 +104,17 @@ def dots(series: Sequence[Series], x: Axis, y: Axis, title: str) -> str:
     """Named dots: one point a series."""
     frame = _Frame(x, y)
     parts = frame.axes()
+    labels: list[tuple[float, float]] = []
     for one in series:
         px, py = frame.place(*one.points[0])
         to_the_left = px > WIDTH * 0.7
         label_x, anchor = (px - 10, "end") if to_the_left else (px + 10, "start")
         parts.append(f'<circle class="{one.kind}" cx="{px}" cy="{py}" r="6"/>')
-        parts.append(f'<text class="mark" x="{label_x}" y="{py + 4}" text-anchor="{anchor}">{escape(one.name)}</text>')
+        label_y = py + 4
+        while any(abs(label_x - x) < 100 and abs(label_y - y) < 13 for x, y in labels):
+            label_y += 13
+        labels.append((label_x, label_y))
+        parts.append(f'<text class="mark" x="{label_x}" y="{label_y}" text-anchor="{anchor}">{escape(one.name)}</text>')
     return _svg(parts, title)
 
 

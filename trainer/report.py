@@ -28,6 +28,17 @@ _MAX_CLASSES = 20
 _MAX_PIXELS = 64
 _MAX_LAYERS = 40
 
+_SHORT = {
+    "_blocks.": " ",
+    "mid_block.": "mid ",
+    "resnets.": "res ",
+    "attentions.": "attn ",
+    "samplers.": "sample ",
+    "time_emb_proj": "time",
+    "_embedding": "",
+    "conv_shortcut": "shortcut",
+}
+
 # metric without its extractor: (name, what it says)
 _MEANINGS = {
     "p_psi": ("P_psi ↓", "probability of the forgotten class on samples asked to be of it"),
@@ -133,8 +144,10 @@ def _strip(label: int, sets: Sequence[Images]) -> str:
                 shown = F.interpolate(shown, _MAX_PIXELS, mode="area")
             missing = _IMAGES_A_CLASS - len(rows)
             shown = torch.cat([shown, torch.zeros_like(shown[:1]).expand(missing, -1, -1, -1)])
+            # enlarged before they are joined: the gap stays a thin line
+            enlarged = F.interpolate(shown, scale_factor=max(1, 32 // shown.shape[-1]), mode="nearest")
             buffer = io.BytesIO()
-            to_grid(shown, _IMAGES_A_CLASS, scale=max(1, 32 // shown.shape[-1])).save(buffer, format="PNG")
+            to_grid(enlarged, _IMAGES_A_CLASS).save(buffer, format="PNG", optimize=True)
             return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     return ""
 
@@ -247,7 +260,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _short(layer: str) -> str:
-    for long, short in (("_blocks.", " "), ("resnets.", "res "), ("attentions.", "attn "), ("samplers.", "sample ")):
+    for long, short in _SHORT.items():
         layer = layer.replace(long, short)
     return layer.replace(".", " · ")
 

@@ -1,0 +1,79 @@
+"""The demo: its data and pictures at once, the whole of it among the slow tests."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from erasediff.launch import demo
+from erasediff.launch.cli import main
+from erasediff.launch.preview import Preview, digits_shape
+from erasediff.shards.dataset import Dataset, check_disjoint
+from erasediff.trainer.config import EngineConfig, OptimizerConfig
+from erasediff.trainer.distributed import set_up
+from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.record import read_record
+
+
+def test_what_is_trained_on_held_out_and_forgotten(tmp_path: Path) -> None:
+    training, held_out = demo._data(tmp_path, 3)
+    trained, unseen = Dataset.open(training), Dataset.open(held_out)
+    check_disjoint(trained, unseen)
+    assert (len(trained), len(unseen)) == (1597, 200)
+    # the yardstick sees the same without the 3s
+    remain = Dataset.open(tmp_path / "sets" / "remain")
+    assert set(remain.keys) == {key for key, label in zip(trained.keys, trained.labels, strict=True) if label != 3}
+    assert f"{len(trained):,} real handwritten digits" in demo._plan(tmp_path, 3)
+
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert demo._data(tmp_path, 3) == (training, held_out)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == stamps
+    with pytest.raises(ValueError, match="holds a demo that forgets another digit"):
+        demo._data(tmp_path, 4)
+
+
+def test_a_digit_that_is_none(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["demo", "--forget-label", "12", "--output", str(tmp_path / "demo")]) == 2
+    assert capfd.readouterr().err == "erasediff: --forget-label 12: a digit, 0 to 9\n"
+    assert not (tmp_path / "demo").exists()
+
+
+def test_live_samples_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = digits_shape()
+    device = set_up(EngineConfig(device="cpu"))
+    model = ShardedModel(shape.unet, EngineConfig(device="cpu"), OptimizerConfig(), device, max_train_steps=1)
+    before = model.theta.data.clone()
+    preview = Preview(shape, [0, 1, 2, 3, 4, 5, 6], list("0123456"), every=20)
+    capsys.readouterr()
+    preview(0, model)
+    first = capsys.readouterr().out
+    preview(19, model)
+    assert capsys.readouterr().out == ""
+    preview(20, model)
+    second = capsys.readouterr().out
+    lines = first.splitlines()
+    assert lines[0].split() == list("0123456") and all(len(line) <= 80 for line in lines)
+    assert lines[1].split()[0] == "0" and second.splitlines()[0].split()[0] == "20"
+    # the same noise, the same weights: the same picture, four lines of it
+    assert [line[10:] for line in lines[1:5]] == [line[10:] for line in second.splitlines()[:4]]
+    assert np.array_equal(model.theta.data, before)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_whole_demo(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "erasediff.launch", "demo", "--output", "demo"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^  PASS  ", done.stdout, re.MULTILINE)) == 3
+    record = read_record(tmp_path / "demo" / "erased" / "record.json")
+    assert list(record.models) == ["unscrubbed", "scrubbed", "retrained"] and record.passed
+    figures = {name: entry.metrics["p_psi"].value for name, entry in record.models.items()}
+    assert figures["unscrubbed"] is not None and figures["unscrubbed"] > 0.9
+    assert figures["scrubbed"] is not None and figures["scrubbed"] < 0.15
+    assert (tmp_path / "demo" / "erased" / "model" / "model_index.json").exists()
+    assert (tmp_path / "demo" / "erased" / "report.html").exists()
