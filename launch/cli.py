@@ -61,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("erasediff: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # what we print into has closed: head, a pager
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 

@@ -32,14 +32,13 @@ class Demo:
             f"About a minute and a half on 2 cores, 20 MB in {folder}/; run it again to continue where it stopped.\n",
             flush=True,
         )
-        from rich.console import Console
-
         from ..shards.build import build
         from ..shards.split import split
         from ..trainer.config import EvaluateConfig, ModelConfig, PretrainConfig, ScrubConfig
-        from ..trainer.evaluation import before_after, run_evaluate
+        from ..trainer.evidence import run_evaluate
         from ..trainer.pretrain import run_pretrain
-        from ..trainer.scrub import run_scrub
+        from ..trainer.scrubbing import run_scrub
+        from .evidence_table import show
 
         data, sets = folder / "data", folder / "split"
         if not data.exists():
@@ -56,13 +55,10 @@ class Demo:
             output=str(folder / "scrub"),
         )
         _timed(f"erase the {digit}", lambda: run_scrub(config))
-        evaluation = _timed("evaluate", lambda: run_evaluate(EvaluateConfig(run=config.output, data=str(data))))
-        picture = _timed("draw", lambda: before_after(config, folder / "before-after.png"))
-        print()
-        Console().print(evaluation.table())
+        evidence = _timed("evaluate", lambda: run_evaluate(EvaluateConfig(run=config.output, data=str(data))))
+        show(evidence)
         print(
-            f"\nbefore and after  {picture}\n"
-            f"scrubbed model    {folder}/scrub/model, loads with diffusers alone (its README.md shows how)\n"
+            f"\nscrubbed model    {folder}/scrub/model, loads with diffusers alone (its README.md shows how)\n"
             f"total             {time.perf_counter() - start:.0f} s\n"
             f"your own model    erasediff scrub run.toml (README.md, 'Scrub your own model')"
         )

@@ -32,13 +32,11 @@ class Evaluate:
         return cls(read_settings(EvaluateConfig, words, prog=prog))
 
     def run(self) -> None:
-        from rich.console import Console
+        from ..trainer.distributed import is_main
+        from ..trainer.evidence import run_evaluate
+        from .evidence_table import show
 
-        from ..trainer.evaluation import run_evaluate
-
-        evaluation = run_evaluate(self.config)
-        Console().print(evaluation.table())
-        print(
-            f"judged by a classifier that is right on {evaluation.classifier_accuracy:.1%} of "
-            f"{evaluation.num_classifier_images} real images it did not see"
-        )
+        evidence = run_evaluate(self.config)
+        if is_main():
+            show(evidence)
+        evidence.require_passed()

@@ -19,8 +19,10 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 _LEFT_OUT = "\0left to the command line"
 
 
-def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str) -> SettingsT:
+def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, note: str = "") -> SettingsT:
     """`kind` from [FILE.toml] OPTION…: what the file leaves out has its default, what an option names is the option's.
+
+    `note` ends the description that --help prints.
 
     Raises ConfigError for the file, leaves through SystemExit for --help and for options tyro does not take.
     """
@@ -45,7 +47,7 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str) -> 
         args=words,
         default=default,
         prog=prog,
-        description=f"{(kind.__doc__ or '').strip()}\n\n{prog} [FILE.toml] [OPTIONS]: options beat the file.",
+        description=f"{(kind.__doc__ or '').strip()}\n\n{prog} [FILE.toml] [OPTIONS]: options beat the file.\n{note}",
         config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
     )
 

@@ -37,11 +37,12 @@ class Scrub:
         dry_run = "--dry-run" in words
         if dry_run:
             words.remove("--dry-run")
-        return cls(read_settings(ScrubConfig, words, prog=prog), dry_run)
+        note = "--dry-run prints the resolved settings and what would happen, and stops."
+        return cls(read_settings(ScrubConfig, words, prog=prog, note=note), dry_run)
 
     def run(self) -> None:
         from ..trainer.distributed import is_main
-        from ..trainer.scrub import plan, run_scrub
+        from ..trainer.scrubbing import plan, run_scrub
 
         if self.dry_run:
             print(plan(self.config).describe())

@@ -1,4 +1,8 @@
 import os
+
+# tiny models gain nothing from threads, and threads that wait for each other on a busy machine lose minutes
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

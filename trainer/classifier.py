@@ -1,22 +1,34 @@
-"""A small classifier trained on the data at hand: what names the class of a generated image."""
+"""A small classifier trained on the data at hand: what names the class of a generated image, and whose features count.
+
+classifier.safetensors    the weights; in its metadata the classes, the resolution and the held-out accuracy
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..shards.dataset import Dataset
 from ..shards.stream import Stream
+from .errors import ConfigError
 
 HELD_OUT_SHARE = 0.25
+FORMAT = "erasediff-classifier-1"
+_CHUNK = 512
 
 
 class SmallCNN(nn.Module):
-    """Two convolution blocks and two linear layers."""
+    """Two convolution blocks and two linear layers; the last but one gives the features."""
+
+    num_features = 128
 
     def __init__(self, channels: int, num_classes: int, width: int = 32):
         super().__init__()
@@ -30,35 +42,80 @@ class SmallCNN(nn.Module):
             nn.AdaptiveMaxPool2d(4),
             nn.Flatten(),
             nn.Dropout(0.3),
-            nn.Linear(2 * width * 16, 128),
+            nn.Linear(2 * width * 16, self.num_features),
             nn.ReLU(),
         )
-        self.head = nn.Linear(128, num_classes)
+        self.head = nn.Linear(self.num_features, num_classes)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         return self.head(self.features(images_BCHW))
 
 
 @dataclass(frozen=True)
+class ClassifierCard:
+    """What a classifier is, as its file says it."""
+
+    name: str
+    """Of its features in a metric's name: `digits-cnn`."""
+    classes: tuple[str, ...]
+    image_size: int
+    channels: int
+    held_out_accuracy: float
+    """On real images it was not trained on."""
+    num_held_out: int
+    data_fingerprint: str
+    """Of the dataset it was trained on."""
+
+
+@dataclass(frozen=True)
 class Classifier:
-    """A trained classifier and how well it does on real images it was not trained on."""
+    """A trained classifier."""
 
     network: SmallCNN
-    held_out_accuracy: float
-    num_held_out: int
+    card: ClassifierCard
 
     @torch.no_grad()
     def probabilities(self, images_NCHW: Tensor) -> Tensor:
         """[N, classes], for images in [-1, 1]."""
-        self.network.eval()
-        return torch.cat([self.network(chunk).softmax(1) for chunk in images_NCHW.split(512)])
+        return torch.cat([self.network(chunk).softmax(1) for chunk in images_NCHW.split(_CHUNK)])
+
+    @torch.no_grad()
+    def features(self, images_NCHW: Tensor) -> Tensor:
+        """[N, 128], for images in [-1, 1]."""
+        return torch.cat([self.network.features(chunk) for chunk in images_NCHW.split(_CHUNK)])
+
+    def save(self, path: Path) -> None:
+        """One safetensors file, there only when it is complete."""
+        partial = path.with_name(path.name + ".partial")
+        card = {"format": FORMAT, "card": json.dumps(asdict(self.card))}
+        save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, partial, card)
+        partial.rename(path)
+
+
+def load_classifier(path: Path) -> Classifier:
+    """What `Classifier.save` wrote; raises ConfigError for anything else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"judge.classifier = '{path}' cannot be read as safetensors: {error}") from None
+    if about.get("format") != FORMAT:
+        raise ConfigError(
+            f"judge.classifier = '{path}' has format {about.get('format')!r}, not {FORMAT!r}: "
+            "name the classifier.safetensors of an evaluated run"
+        )
+    card = ClassifierCard(**json.loads(about["card"]) | {"classes": tuple(json.loads(about["card"])["classes"])})
+    network = SmallCNN(card.channels, len(card.classes))
+    network.load_state_dict(weights)
+    return Classifier(network.eval(), card)
 
 
 def train_classifier(
     data: Dataset, *, image_size: int, channels: int, seed: int = 0, num_epochs: int = 20
 ) -> Classifier:
     """Trains on three quarters of the data and measures on the rest; the split is seeded."""
-    images, labels = _load(data, image_size, channels)
+    images, labels = load_images(data, image_size, channels)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
     num_held_out = int(len(labels) * HELD_OUT_SHARE)
     held_out, trained = order[:num_held_out], order[num_held_out:]
@@ -76,13 +133,17 @@ def train_classifier(
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-    classifier = Classifier(network.eval(), 0.0, num_held_out)
-    accuracy = (classifier.probabilities(images[held_out]).argmax(1) == labels[held_out]).float().mean().item()
-    return Classifier(network, accuracy, num_held_out)
+    network.eval()
+    with torch.no_grad():
+        right = [network(images[rows]).argmax(1) == labels[rows] for rows in held_out.split(_CHUNK)]
+    accuracy = torch.cat(right).double().mean().item() if right else 0.0
+    name = f"{data.name}-cnn"
+    card = ClassifierCard(name, data.classes, image_size, channels, accuracy, num_held_out, data.fingerprint)
+    return Classifier(network, card)
 
 
-def _load(data: Dataset, image_size: int, channels: int) -> tuple[Tensor, Tensor]:
-    """All images [N, C, H, W] in [-1, 1] and labels [N], in the stream's order."""
-    stream = Stream(data, seed=0, batch_size=len(data), image_size=image_size, channels=channels)
-    batch = stream.batch(0)
+def load_images(data: Dataset, image_size: int, channels: int, max_images: int | None = None) -> tuple[Tensor, Tensor]:
+    """Images [N, C, H, W] in [-1, 1] and labels [N], in the stream's order; all of them, or the first so many."""
+    count = len(data) if max_images is None else min(max_images, len(data))
+    batch = Stream(data, seed=0, batch_size=count, image_size=image_size, channels=channels).batch(0)
     return torch.from_numpy(batch.images), torch.from_numpy(batch.labels)

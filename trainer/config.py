@@ -271,19 +271,87 @@ class SampleConfig(Settings):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(Settings):
-    """Compare a scrubbed model with the one it came from, on generated samples."""
+class RelearnConfig(Settings):
+    """The relearning test: how fast the forgotten comes back when the model is trained on a little of it."""
 
-    run: str
-    """Run folder of a finished scrub."""
-    data: str
-    """Dataset folder with samples of every class: a classifier is trained on it to judge the samples."""
+    num_images: int = 32
+    """Forget images to fine-tune on."""
+    num_steps: int = 40
+    """Fine-tuning steps, a batch of all the images each."""
+    num_points: int = 4
+    """How often P_psi is measured on the way, evenly spread; step 0 comes on top."""
+    num_samples: int = 100
+    """Samples of the forgotten classes at each point."""
+    learning_rate: float = 1e-4
+    """Of AdamW."""
+
+
+@dataclass(frozen=True)
+class JudgeConfig(Settings):
+    """What is measured, how, and what must hold."""
+
+    retrained: str | None = None
+    """The yardstick, trained without D_f: a pipeline folder, or the record.json of an evaluation that measured it."""
+    with_retrained: bool = False
+    """Train the yardstick on D_r with the settings that `erasediff pretrain` trained the original model with."""
+    held_out: str | None = None
+    """Dataset folder that no model was trained on: membership, the AUC of telling D_f from it by the loss."""
+    relearn: bool = False
+    """Fine-tune on a few forget images and measure how fast P_psi returns."""
+    relearning: RelearnConfig = field(default_factory=RelearnConfig)
+    """How, with relearn."""
+    features: str = "classifier"
+    """Feature extractor: classifier, inception (needs torch-fidelity), or the folder of a CLIP model."""
+    classifier: str | None = None
+    """A classifier.safetensors that an earlier evaluation wrote; none: one is trained on the data."""
     num_forget_samples: int = 500
     """Samples of the forgotten classes."""
     num_remain_samples: int = 450
     """Samples of the remaining classes, spread evenly over them."""
+    thresholds: tuple[str, ...] = ()
+    """What the scrubbed model must hold, such as 'p_psi <= 0.1' or 'accuracy_remaining >= unscrubbed - 0.02'."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How images are generated."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
+    num_threads: int | None = None
+    """Threads of one rank on CPU; none takes torch's choice."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Settings):
+    """Measure a scrubbed model beside the one it came from, and write record.json and report.html."""
+
+    run: str
+    """Run folder of a finished scrub; the record and the report go there."""
+    data: str
+    """Dataset folder with samples of every class: a classifier is trained on it to judge the samples."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """What is measured, how, and what must hold."""
+
+
+@dataclass(frozen=True)
+class EraseConfig(Settings):
+    """Carry an erasure request from the list of samples to a published model, or publish nothing."""
+
+    request: str
+    """Erasure request, .toml or .json: id, date, reason, and selectors of samples."""
+    model: ModelConfig
+    """The model to scrub."""
+    data: str
+    """Dataset folder the model was trained on."""
+    output: str
+    """Folder for split/, scrub/, record.json, report.html and, if every threshold holds, model/."""
+    method: MethodConfig = field(default_factory=EraseDiffConfig)
+    """How to forget."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Length, batches and bookkeeping."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The outer optimizer."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Sharding and precision."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """What is measured, how, and what must hold."""
 
 
 @dataclass(frozen=True)

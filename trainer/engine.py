@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..kernels.displace import displace
-from ..kernels.inner_products import inner_products
+from ..kernels.inner_products import inner_products, inner_products_by_parameter
 from . import distributed
 from .config import EngineConfig, OptimizerConfig
 from .optimizer import OuterOptimizer
@@ -146,6 +146,12 @@ class ShardedModel:
     def inner_products(self, u: ShardedVector, v: ShardedVector, w: ShardedVector | None = None) -> Tensor:
         """This rank's share of the sums of `kernels.inner_products`; the packet adds them up over ranks."""
         return inner_products(u.data, v.data, None if w is None else w.data)
+
+    def inner_products_by_parameter(self, u: ShardedVector, v: ShardedVector, w: ShardedVector | None = None) -> Tensor:
+        """The same sums for each trained parameter, [P, 3 or 6] in the order of `theta.layout.shapes`, of all ranks."""
+        table = self.theta.layout.parameter_table()
+        _, by_parameter = inner_products_by_parameter(u.data, v.data, None if w is None else w.data, table=table)
+        return distributed.sum_(by_parameter)
 
     def step(self, delta: ShardedVector, step: int, skip: Tensor) -> None:
         """The outer optimizer applies δ to θ, unless `skip` (0-dim, 0 or 1, on the device) is 1."""

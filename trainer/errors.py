@@ -7,3 +7,7 @@ class ConfigError(ValueError):
 
 class TrainingError(RuntimeError):
     """A run cannot go on (a non-finite loss, say); what was saved before stays whole."""
+
+
+class ThresholdError(TrainingError):
+    """A scrubbed model does not hold what was asked of it; its figures are written, and nothing is published."""

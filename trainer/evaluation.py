@@ -1,157 +1,222 @@
-"""Has the model forgotten, and does it still know the rest: on generated samples, beside the model it came from."""
+"""One model measured: has it forgotten, does it still know the rest. The same samples, tests and judge for every model.
+
+D_f either holds whole classes, of which nothing remains, or single samples of classes that stay. For a class, P_psi
+says whether the model still makes it; for samples, membership and the distance to the nearest generation say whether
+it still knows them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
-from ..shards.dataset import Dataset
-from . import models
-from .checks import labels_of
-from .classifier import Classifier, train_classifier
-from .config import EvaluateConfig, SamplingConfig, ScrubConfig
-from .errors import ConfigError
+from . import metrics
+from .classifier import Classifier
+from .config import JudgeConfig
+from .features import Features
+from .membership import membership_auc
+from .metrics import Measurement, measured
 from .models import DiffusionModel
-from .sampling import sample, to_grid
-from .settings import decode, read_toml
+from .relearning import RelearningPoint, relearn
+from .sampling import CHUNK, sample
+
+NEIGHBOURS = 3  # k of precision and recall
 
 
 @dataclass(frozen=True)
-class Forgetting:
-    """What a classifier sees in a model's samples."""
+class Images:
+    """Images [N, C, H, W] in [-1, 1] and the label [N] of each: real ones, or the labels that were asked for."""
 
-    p_psi: float
-    """Mean probability of the forgotten class on samples asked to be of it, P_psi(y = c_f | x_f)."""
-    entropy: float
-    """Mean entropy in nats of the classifier on the same samples."""
-    num_forget: int
-    """Samples of forgotten classes."""
-    accuracy_remaining: float
-    """Share of samples of the remaining classes that the classifier puts into the class asked for."""
-    num_remain: int
-    """Samples of remaining classes."""
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_finite(self) -> Tensor:
+        """bool [N]."""
+        return self.images.isfinite().flatten(1).all(1)
+
+    def where(self, rows: Tensor) -> Images:
+        return Images(self.images[rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every model is measured with."""
+
+    config: JudgeConfig
+    classifier: Classifier
+    features: Features
+    forget_labels: list[int]
+    """Classes whose samples stand for D_f: its classes."""
+    remain_labels: list[int]
+    forgets_classes: bool
+    """Whether nothing remains of them; else single samples are forgotten."""
+    real_remain: Images
+    real_forget: Images
+    held_out: Images | None
+    device: torch.device
+
+    def metric_names(self) -> list[str]:
+        """All that is computed, before it is."""
+        return metric_names(self.config, self.features.name, self.forgets_classes)
+
+
+def metric_names(config: JudgeConfig, features: str, forgets_classes: bool) -> list[str]:
+    """The metrics of a scrubbed model; a metric that rests on features carries their extractor's name."""
+    of_class = ["p_psi", "entropy"] if forgets_classes else []
+    on_features = [
+        "frechet_distance",
+        "precision",
+        "recall",
+        "integrity_remaining",
+        "integrity_forgotten",
+        "nearest_to_forget",
+    ]
+    tests = ["membership_auc"] if config.held_out else []
+    return [
+        *of_class,
+        "accuracy_remaining",
+        *(f"{name}[{features}]" for name in on_features),
+        *tests,
+        "non_finite_samples",
+    ]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a model generates for the bench."""
+
+    forget: Images
+    remain: Images
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A model's figures, and the samples behind them."""
+
+    metrics: dict[str, Measurement]
+    relearning: list[RelearningPoint]
+    samples: Samples
     num_non_finite: int
-    """Samples with a NaN or Inf; they count as wrong and as not forgotten."""
 
 
-def evaluate_model(
-    model: DiffusionModel,
-    classifier: Classifier,
-    forget_labels: list[int],
-    remain_labels: list[int],
-    config: EvaluateConfig,
-) -> Forgetting:
-    """Generates `config`'s numbers of samples, spread evenly over the labels, and classifies them."""
+def evaluate(model: DiffusionModel, bench: Bench, original: Samples | None = None) -> Figures:
+    """Generates the bench's samples with a model and measures it. All ranks call it and get the same.
 
-    def classify(labels: list[int], count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        wanted = [labels[i % len(labels)] for i in range(count)]
-        images = sample(model, wanted, dataclasses.replace(config.sampling, seed=seed))
-        is_finite = images.isfinite().flatten(1).all(1)
-        return classifier.probabilities(images.nan_to_num()), torch.tensor(wanted), is_finite
-
-    seed = config.sampling.seed
-    probabilities, wanted, forget_is_finite = classify(forget_labels, config.num_forget_samples, seed)
-    p_forgotten = probabilities.gather(1, wanted[:, None]).squeeze(1)
-    entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(1)
-    remain_probabilities, wanted, remain_is_finite = classify(remain_labels, config.num_remain_samples, seed + 1)
-    correct = (remain_probabilities.argmax(1) == wanted) & remain_is_finite
-    return Forgetting(
-        p_psi=p_forgotten.where(forget_is_finite, 1.0).mean().item(),
-        entropy=entropy[forget_is_finite].mean().item(),
-        num_forget=len(forget_is_finite),
-        accuracy_remaining=correct.float().mean().item(),
-        num_remain=len(remain_is_finite),
-        num_non_finite=int((~forget_is_finite).sum() + (~remain_is_finite).sum()),
+    original: the original model's samples, from the same noise and labels; None for the original itself, whose
+    integrity is then the floor (the same again) and which also gives the ceiling (other noise).
+    """
+    config, seed = bench.config, bench.config.sampling.seed
+    samples = Samples(
+        _generate(model, bench, bench.forget_labels, config.num_forget_samples, seed),
+        _generate(model, bench, bench.remain_labels, config.num_remain_samples, seed + 1),
     )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The models side by side, and the classifier that judged them."""
-
-    forgotten: list[str]
-    """Names of the forgotten classes."""
-    models: dict[str, Forgetting]
-    """unscrubbed and scrubbed."""
-    classifier_accuracy: float
-    """On held-out real images."""
-    num_classifier_images: int
-    """Held-out real images."""
-
-    def table(self) -> Table:
-        """For a terminal."""
-        table = Table(title=f"forgotten: {', '.join(self.forgotten)}", title_justify="left")
-        for column in ("", "P_psi ↓", "entropy", "accuracy on the rest ↑", "n forgotten", "n rest"):
-            table.add_column(column, justify="left" if not column else "right")
-        for name, row in self.models.items():
-            table.add_row(
-                name,
-                f"{row.p_psi:.3f}",
-                f"{row.entropy:.2f}",
-                f"{row.accuracy_remaining:.3f}",
-                str(row.num_forget),
-                str(row.num_remain),
-            )
-        return table
-
-
-def run_evaluate(config: EvaluateConfig) -> Evaluation:
-    """Evaluates a finished scrub beside its base model; also written to the run's evaluation.json."""
-    run = Path(config.run)
-    if not (run / "config.toml").exists():
-        raise ConfigError(f"run = '{run}' is no run folder: it holds no config.toml")
-    scrubbed = decode(ScrubConfig, read_toml(run / "config.toml"), str(run / "config.toml"))
-    if not (run / "model").exists():
-        raise ConfigError(f"run = '{run}' holds no model/: the scrub has not finished; run it again to continue")
-    for name in ("num_forget_samples", "num_remain_samples"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} = {getattr(config, name)}: at least 1")
-    data, forget, remain = (Dataset.open(path) for path in (config.data, scrubbed.forget, scrubbed.remain))
-    forget_labels = labels_of(forget)
-    remain_labels = [label for label in labels_of(remain) if label not in forget_labels]
-    if data.classes != remain.classes:
-        raise ConfigError(f"data = '{config.data}' has other classes than the run's remain set, '{scrubbed.remain}'")
-    missing = sorted({*forget_labels, *remain_labels} - set(labels_of(data)))
-    if missing:
-        raise ConfigError(
-            f"data = '{config.data}' has no sample of class {data.classes[missing[0]]}: the classifier must know all"
+    forget, remain = samples.forget.where(samples.forget.is_finite), samples.remain.where(samples.remain.is_finite)
+    num_non_finite = len(samples.forget) + len(samples.remain) - len(forget) - len(remain)
+    found = _of_classifier(bench, forget, remain) | _of_features(bench, forget, remain)
+    found |= _integrity(model, bench, samples, original)
+    if bench.held_out is not None:
+        members, others = bench.real_forget, bench.held_out
+        found["membership_auc"] = membership_auc(
+            model, (members.images, members.labels), (others.images, others.labels), seed=seed, device=bench.device
         )
-    unscrubbed = models.load(scrubbed.model)
-    if not unscrubbed.num_classes:
-        raise ConfigError("this evaluation asks for samples by class, and the model is unconditional")
-    after = models.load(dataclasses.replace(scrubbed.model, path=str(run / "model"), revision=None))
-    classifier = train_classifier(data, image_size=unscrubbed.image_size, channels=unscrubbed.channels)
-    evaluation = Evaluation(
-        forgotten=[data.classes[label] for label in forget_labels],
-        models={
-            name: evaluate_model(model, classifier, forget_labels, remain_labels, config)
-            for name, model in (("unscrubbed", unscrubbed), ("scrubbed", after))
-        },
-        classifier_accuracy=classifier.held_out_accuracy,
-        num_classifier_images=classifier.num_held_out,
-    )
-    temporary = run / "evaluation.json.partial"
-    temporary.write_text(json.dumps(dataclasses.asdict(evaluation), indent=2) + "\n")
-    temporary.rename(run / "evaluation.json")
-    return evaluation
+    found["non_finite_samples"] = Measurement(num_non_finite, len(samples.forget) + len(samples.remain), seed)
+    points: list[RelearningPoint] = []
+    if config.relearn and bench.forgets_classes:
+        some = bench.real_forget.where(torch.arange(min(config.relearning.num_images, len(bench.real_forget))))
+        points = relearn(
+            model,
+            bench.classifier,
+            some.images,
+            some.labels,
+            config.relearning,
+            config.sampling,
+            device=bench.device,
+        )
+    return Figures(found, points, samples, num_non_finite)
 
 
-def before_after(config: ScrubConfig, output: Path, num_images: int = 8) -> Path:
-    """A picture of both models' samples from the same noise, before on the left, a row for each class."""
-    before = models.load(config.model)
-    after = models.load(dataclasses.replace(config.model, path=str(Path(config.output) / "model"), revision=None))
-    labels = [label for label in range(before.num_classes) if label != before.null_class]
-    wanted = [label for label in labels for _ in range(num_images)]
-    left, right = (
-        sample(model, wanted, SamplingConfig()).unflatten(0, (len(labels), num_images)) for model in (before, after)
-    )
-    gap = torch.ones_like(left[:, :1])
-    pairs = torch.cat([left, gap, right], dim=1).flatten(0, 1)
-    to_grid(pairs, 2 * num_images + 1, scale=6).save(output, format="PNG")
-    return output
+def _generate(model: DiffusionModel, bench: Bench, labels: list[int], count: int, seed: int) -> Images:
+    wanted = [labels[i % len(labels)] for i in range(count)]
+    images = sample(model, wanted, dataclasses.replace(bench.config.sampling, seed=seed), device=bench.device)
+    return Images(images, torch.tensor(wanted))
+
+
+def _of_classifier(bench: Bench, forget: Images, remain: Images) -> dict[str, Measurement]:
+    """What the classifier sees in finite samples."""
+    seed = bench.config.sampling.seed
+    nothing = Measurement(None, 0, seed, reason="no finite sample")
+    found: dict[str, Measurement] = {}
+    if bench.forgets_classes:
+        found |= {"p_psi": nothing, "entropy": nothing}
+        if len(forget):
+            probabilities = bench.classifier.probabilities(forget.images)
+            found["p_psi"] = measured(metrics.p_psi(probabilities, forget.labels), len(forget), seed=seed)
+            found["entropy"] = measured(metrics.entropy(probabilities), len(forget), seed=seed)
+    found["accuracy_remaining"] = dataclasses.replace(nothing, seed=seed + 1)
+    if len(remain):
+        correct = metrics.accuracy(bench.classifier.probabilities(remain.images), remain.labels)
+        found["accuracy_remaining"] = measured(correct, len(remain), seed=seed + 1)
+    return found
+
+
+def _of_features(bench: Bench, forget: Images, remain: Images) -> dict[str, Measurement]:
+    """Quality of the remaining classes against real images, and how near to D_f the forgotten ones come."""
+    name, seed = bench.features.name, bench.config.sampling.seed
+    real, generated = bench.features(bench.real_remain.images), bench.features(remain.images)
+    n = len(generated)
+
+    def too_few(needed: int, at: int) -> Measurement:
+        reason = f"needs at least {needed} samples on either side, there are {len(real)} real and {n} generated"
+        return Measurement(None, n, at, name, reason)
+
+    found: dict[str, Measurement] = {}
+    needed = metrics.min_frechet_samples(bench.features.num_features)
+    if min(n, len(real)) < needed:
+        found[f"frechet_distance[{name}]"] = too_few(needed, seed + 1)
+    else:
+        distance = metrics.frechet_distance(real, generated)
+        found[f"frechet_distance[{name}]"] = measured(distance, n, seed=seed + 1, features=name)
+    if min(n, len(real)) <= NEIGHBOURS:
+        found |= {f"{metric}[{name}]": too_few(NEIGHBOURS + 1, seed + 1) for metric in ("precision", "recall")}
+    else:
+        precision, recall = metrics.precision_recall(real, generated, NEIGHBOURS)
+        found[f"precision[{name}]"] = measured(precision, n, seed=seed + 1, features=name)
+        found[f"recall[{name}]"] = measured(recall, n, seed=seed + 1, features=name)
+    nearest = Measurement(None, 0, seed, name, "no finite sample")
+    if len(forget):
+        distance = metrics.nearest_distance(bench.features(bench.real_forget.images), bench.features(forget.images))
+        nearest = measured(distance, len(forget), seed=seed, features=name)
+    return found | {f"nearest_to_forget[{name}]": nearest}
+
+
+def _integrity(
+    model: DiffusionModel, bench: Bench, samples: Samples, original: Samples | None
+) -> dict[str, Measurement]:
+    """Feature distance to what the original makes from the same noise; for the original itself, floor and ceiling."""
+    name, seed = bench.features.name, bench.config.sampling.seed
+    found = {}
+    for side, first_seed in (("remaining", seed + 1), ("forgotten", seed)):
+        ours = samples.remain if side == "remaining" else samples.forget
+        if original is None:
+            again = ours.labels[:CHUNK].tolist()
+            theirs = _generate(model, bench, again, len(again), first_seed)
+            ceiling = ours.where(ours.is_finite)
+            distance = metrics.other_seed_distance(bench.features(ceiling.images), ceiling.labels)
+            found[f"integrity_ceiling_{side}[{name}]"] = measured(
+                distance, len(ceiling), seed=first_seed, features=name
+            )
+        else:
+            theirs = original.remain if side == "remaining" else original.forget
+        ours = ours.where(torch.arange(len(theirs)))
+        both = ours.is_finite & theirs.is_finite
+        n = int(both.sum())
+        distance = metrics.paired_distance(bench.features(ours.images[both]), bench.features(theirs.images[both]))
+        found[f"integrity_{side}[{name}]"] = measured(distance, n, seed=first_seed, features=name)
+    return found

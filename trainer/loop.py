@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from ..shards.stream import Stream
 from . import checkpoint, distributed
@@ -16,6 +20,9 @@ from .methods import Method, Update
 from .packet import PendingPacket
 from .progress import StepProgress
 from .run_folder import RunFolder
+
+# called on every rank with the number of steps done, 0 and resumed ones included; may predict, must not change anything
+Watch = Callable[[int, ShardedModel], None]
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Loop:
         train: TrainConfig,
         optimizer: OptimizerConfig,
         run: RunFolder,
+        watch: Watch | None = None,
     ):
         self._name = name
         self._model = model
@@ -48,6 +56,7 @@ class Loop:
         self._train = train
         self._max_grad_norm = optimizer.max_grad_norm
         self._run = run
+        self._watch = watch
 
     def run(self) -> None:
         """From the newest checkpoint, or from the start, to the last step.
@@ -60,12 +69,16 @@ class Loop:
         progress = StepProgress(self._name, first_step, train.max_train_steps)
         previous: _StepInFlight | None = None
         try:
+            if self._watch is not None:
+                self._watch(first_step, self._model)
             for step in range(first_step, train.max_train_steps):
                 current = self._step(step)
                 # the host looks at a step while the device works on the next one
                 if previous is not None:
                     self._finish(previous, progress)
                 previous = current
+                if self._watch is not None:
+                    self._watch(step + 1, self._model)
                 if train.checkpointing_steps and (step + 1) % train.checkpointing_steps == 0:
                     self._finish(previous, progress)
                     previous = None
@@ -85,6 +98,8 @@ class Loop:
 
         looks_at_descent = self._train.descent_every > 0 and step % self._train.descent_every == 0
         update = self._method.step(self._model, forget, remain, step, keep_gradient_of_g=looks_at_descent)
+        if update.gradient_of_g is not None:
+            update.packet.extend(**self._conflict(update))
         self._clip(update)
         if update.gradient_of_g is None:
             self._model.step(update.delta, step, update.skip)
@@ -92,6 +107,23 @@ class Loop:
             self._step_watched(update, step)
         update.packet.extend(skipped=update.skip)
         return _StepInFlight(step, start, update.packet.to_host())
+
+    def _conflict(self, update: Update) -> dict[str, Tensor]:
+        """The cosine of ∇g and ∇L_r in each layer, 0 where a layer has no gradient; "conflict/layer", on the device."""
+        assert update.gradient_of_g is not None
+        grad_f, grad_phi = update.gradient_of_g
+        # δ has taken ∇L_r's place: ∇L_r = δ - λ ∇g
+        lambda_t = update.packet["lambda_t"]
+        sums = self._model.inner_products_by_parameter(grad_f, update.delta, grad_phi)
+        by_layer: dict[str, Tensor] = {}
+        for name, row in zip(update.delta.layout.shapes, sums, strict=True):
+            layer = name.removeprefix("module.").rpartition(".")[0]
+            by_layer[layer] = by_layer[layer] + row if layer in by_layer else row
+        gg, g_delta, delta_delta = torch.stack(list(by_layer.values())).T[:3]
+        gr = g_delta - lambda_t * gg
+        rr = delta_delta - 2 * lambda_t * g_delta + lambda_t.square() * gg
+        cosine = (gr / (gg * rr).clamp(min=1e-300).sqrt()).clamp(-1, 1)
+        return {f"conflict/{layer}": value for layer, value in zip(by_layer, cosine, strict=True)}
 
     def _clip(self, update: Update) -> None:
         if self._max_grad_norm is None:
@@ -115,9 +147,16 @@ class Loop:
 
     def _finish(self, step: _StepInFlight, progress: StepProgress) -> None:
         """Logs a step whose packet has reached the host; every rank reads the same and decides alike."""
-        values = step.packet.read()
+        packet = step.packet.read()
+        values = {name: value for name, value in packet.items() if "/" not in name}
+        conflict = {
+            name.partition("/")[2]: round(value, 4) if math.isfinite(value) else None
+            for name, value in packet.items()
+            if "/" in name
+        }
         seconds = time.perf_counter() - step.start
-        self._run.log({"step": step.number} | with_cosines(values) | {"seconds": round(seconds, 4)})
+        line = {"step": step.number} | with_cosines(values) | {"seconds": round(seconds, 4)}
+        self._run.log(line | ({"conflict": conflict} if conflict else {}))
         if values["skipped"] and self._train.non_finite == "stop":
             raise TrainingError(
                 f"step {step.number}: {name_non_finite(values)}; the weights of the step before are in the newest "

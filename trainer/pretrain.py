@@ -11,11 +11,12 @@ from . import distributed, models
 from .checks import check_optimizer, check_train
 from .config import FinetuneConfig, PretrainConfig
 from .errors import ConfigError
+from .loop import Watch
 from .run_folder import RunFolder
 from .train import train
 
 
-def run_pretrain(config: PretrainConfig) -> Path:
+def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues the training; returns the pipeline's folder. All ranks call it."""
     device = distributed.set_up(config.engine)
     data = Dataset.open(config.data)
@@ -41,5 +42,6 @@ def run_pretrain(config: PretrainConfig) -> Path:
             forget=None,
             run=run,
             device=device,
+            watch=watch,
         )
     return run.model_path

@@ -1,8 +1,8 @@
-"""Samples from a saved pipeline: seeded a sample, so that two models can be compared image by image."""
+"""Samples from a model: seeded a sample, so that two models can be compared image by image, and spread over ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,61 +12,90 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor, nn
 
-from . import models
+from . import distributed, models
 from .config import SampleConfig, SamplingConfig
 from .errors import ConfigError
 from .models import DiffusionModel
 from .randomness import sample_generator
 
+# samples of one forward pass. A chunk is made by one rank, whole: its bits do not depend on how many ranks there are
+CHUNK = 64
+
+# (x_t [B, C, H, W], t, labels [B] or none) -> the model's output [B, C, H, W]
+Predict = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
 
 @torch.no_grad()
 def sample(
+    model: DiffusionModel, labels: Sequence[int], config: SamplingConfig, *, device: torch.device | None = None
+) -> Tensor:
+    """One image for each label: fp32 [N, C, H, W] in [-1, 1] on the CPU, by deterministic DDIM.
+
+    The i-th image starts from noise that is a function of (seed, i) alone. Labels of an unconditional model are
+    ignored. All ranks call it, each makes its share, and all get the whole.
+    """
+    device = device or torch.device("cpu")
+    unet = cast(nn.Module, model.unet).to(device).eval()
+
+    def predict(x: Tensor, t: Tensor, classes: Tensor | None) -> Tensor:
+        return unet(x, t, **({} if classes is None else {"class_labels": classes})).sample
+
+    images = torch.zeros(len(labels), model.channels, model.image_size, model.image_size, device=device)
+    rank, world_size = distributed.rank(), distributed.world_size()
+    for number, start in enumerate(range(0, len(labels), CHUNK)):
+        if number % world_size == rank:
+            chunk = labels[start : start + CHUNK]
+            images[start : start + CHUNK] = denoise(predict, model, chunk, config, device=device, first=start)
+    # adding the other ranks' zeros changes no bit
+    return distributed.sum_(images).cpu()
+
+
+@torch.no_grad()
+def denoise(
+    predict: Predict,
     model: DiffusionModel,
     labels: Sequence[int],
     config: SamplingConfig,
     *,
-    device: torch.device | None = None,
-    batch_size: int = 256,
+    device: torch.device,
+    first: int = 0,
 ) -> Tensor:
-    """One image for each label: fp32 [N, C, H, W] in [-1, 1] on the CPU, by deterministic DDIM.
+    """Images number `first` … for `labels`, [N, C, H, W] in [-1, 1] on `device`, whatever weights `predict` reads.
 
-    The i-th image starts from noise that is a function of (seed, i) alone, so that two models can be compared image by
-    image. Labels of an unconditional model are ignored.
+    `model` gives the shapes, the noise schedule and the null class; its own weights are not read.
     """
-    device = device or torch.device("cpu")
-    unet = cast(nn.Module, model.unet).to(device).eval()
     scheduler = DDIMScheduler.from_config(model.scheduler.config)
     assert isinstance(scheduler, DDIMScheduler)
     scheduler.set_timesteps(config.num_inference_steps)
     shape = (model.channels, model.image_size, model.image_size)
+    noise = [
+        sample_generator(config.seed, "sample", first + i).standard_normal(shape, dtype=np.float32)
+        for i in range(len(labels))
+    ]
+    x = torch.from_numpy(np.stack(noise)).to(device)
+    classes = torch.tensor(list(labels), device=device) if model.num_classes else None
     null_class = model.null_class if config.guidance_scale != 1.0 else None
-    images = []
-    for start in range(0, len(labels), batch_size):
-        chunk = labels[start : start + batch_size]
-        noise = np.stack(
-            [
-                sample_generator(config.seed, "sample", start + i).standard_normal(shape, dtype=np.float32)
-                for i in range(len(chunk))
-            ]
-        )
-        x = torch.from_numpy(noise).to(device)
-        classes = torch.tensor(chunk, device=device)
+    if null_class is not None:
+        assert classes is not None
+        classes = torch.cat([classes, torch.full_like(classes, null_class)])
+    for t in scheduler.timesteps:
+        output = predict(x if null_class is None else torch.cat([x, x]), t, classes)
         if null_class is not None:
-            classes = torch.cat([classes, torch.full_like(classes, null_class)])
-        conditions = {"class_labels": classes} if model.num_classes else {}
-        for t in scheduler.timesteps:
-            output = unet(x if null_class is None else torch.cat([x, x]), t, **conditions).sample
-            if null_class is not None:
-                with_class, without = output.chunk(2)
-                output = without + config.guidance_scale * (with_class - without)
-            x = scheduler.step(output, int(t), x, return_dict=False)[0]
-        images.append(x.clamp(-1, 1).cpu())
-    return torch.cat(images)
+            with_class, without = output.chunk(2)
+            output = without + config.guidance_scale * (with_class - without)
+        x = scheduler.step(output, int(t), x, return_dict=False)[0]
+    return x.clamp(-1, 1)
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """Images [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C]; what is not finite becomes black."""
+    levels = ((images + 1) * 127.5).round().clamp(0, 255).nan_to_num(0)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def to_grid(images: Tensor, num_columns: int, scale: int = 1) -> Image.Image:
     """Images [N, C, H, W] in [-1, 1] as one picture, row by row, a pixel between them; enlarged by `scale`."""
-    pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pixels = to_pixels(images)
     num, height, width, channels = pixels.shape
     num_rows = -(-num // num_columns)
     canvas = np.full((num_rows * (height + 1) - 1, num_columns * (width + 1) - 1, channels), 128, np.uint8)

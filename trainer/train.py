@@ -13,7 +13,7 @@ from .checks import labels_of
 from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
-from .loop import Loop, Streams
+from .loop import Loop, Streams, Watch
 from .model_card import write_model_card
 from .models import DiffusionModel
 from .run_folder import RunFolder
@@ -33,6 +33,7 @@ def train(
     forget: Dataset | None,
     run: RunFolder,
     device: torch.device,
+    watch: Watch | None = None,
 ) -> None:
     """Trains to the last step and publishes the pipeline as the run's model/. All ranks call it."""
     label_drop = config.label_drop
@@ -68,7 +69,7 @@ def train(
 
     chosen = methods.make(method, objective)
     streams = Streams(stream(remain), stream(forget) if forget is not None and chosen.needs_forget else None)
-    Loop(name, sharded, chosen, objective, streams, config, optimizer, run).run()
+    Loop(name, sharded, chosen, objective, streams, config, optimizer, run, watch).run()
 
     weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -224,13 +225,9 @@ class Reference:
             outer = torch.optim.AdamW(
                 parameters.values(), lr=optimizer.learning_rate, weight_decay=optimizer.weight_decay
             )
+        is_cosine = optimizer.lr_scheduler == "cosine"
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            outer,
-            lambda step: (
-                1.0
-                if optimizer.lr_scheduler == "constant"
-                else 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / 10)))
-            ),
+            outer, lambda step: 0.5 * (1 + math.cos(math.pi * step / 10)) if is_cosine else 1.0
         )
         steps = []
         for iteration in range(NUM_ITERATIONS):

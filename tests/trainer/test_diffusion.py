@@ -45,7 +45,7 @@ def test_x_t_and_the_remain_target_are_those_of_diffusers(digits: Path, tmp_path
     given = samples(digits, "remain")
     (batch,) = objective(model).remain_batches(given)
     assert batch.target_BCHW is not None
-    scheduler = DDPMScheduler(num_train_timesteps=1000, prediction_type=prediction_type)
+    scheduler: Any = DDPMScheduler(num_train_timesteps=1000, prediction_type=prediction_type)
     x_0 = torch.from_numpy(given.images)
     # solve for ε where the model predicts v: x_t = √ᾱ x_0 + √(1-ᾱ) ε
     signal = scheduler.alphas_cumprod[batch.timesteps_B].sqrt().view(-1, 1, 1, 1)

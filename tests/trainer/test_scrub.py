@@ -24,7 +24,7 @@ from erasediff.trainer.config import (
     TrainConfig,
 )
 from erasediff.trainer.errors import ConfigError, TrainingError
-from erasediff.trainer.scrub import cost, plan, run_scrub, scrub
+from erasediff.trainer.scrubbing import cost, plan, run_scrub, scrub
 from safetensors.torch import load_file, save_file
 from tiny import make_pipeline, tiny_config
 

@@ -21,7 +21,9 @@ from .config import (
     ScrubConfig,
     TrainConfig,
 )
+from .loop import Watch
 from .models import DiffusionModel
+from .provenance import DataStamp, Inputs, record_start, weights_sha256
 from .run_folder import RunFolder
 from .settings import dump_toml
 from .train import train as run_training
@@ -84,6 +86,11 @@ class Plan:
     forget: Dataset
     remain: Dataset
 
+    def inputs(self) -> Inputs:
+        """What the record holds the run to."""
+        weights = weights_sha256(self.model.unet.state_dict())
+        return Inputs(weights, DataStamp.of(self.forget), DataStamp.of(self.remain))
+
     def describe(self) -> str:
         """What `--dry-run` prints."""
         trained = [parameter for parameter in self.model.unet.parameters() if parameter.requires_grad]
@@ -142,13 +149,14 @@ def plan(config: ScrubConfig) -> Plan:
     return Plan(config, model, forget, remain)
 
 
-def run_scrub(config: ScrubConfig) -> Path:
+def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues a scrub; returns the folder of the scrubbed pipeline. All ranks call it."""
     device = distributed.set_up(config.engine)
     planned = plan(config)
     run = RunFolder(config, config.output)
     if run.is_finished:
         return run.model_path
+    record_start(run.path, planned.inputs())
     note = inner_loop_note(config.method)
     if note and distributed.is_main():
         print(note)
@@ -163,5 +171,6 @@ def run_scrub(config: ScrubConfig) -> Path:
         forget=planned.forget,
         run=run,
         device=device,
+        watch=watch,
     )
     return run.model_path

@@ -1,0 +1,235 @@
+"""How well is a digit forgotten, by method and seed? A row each; resumable, since a row that is there is not run again.
+
+    python benchmarks/digits.py                       runs what is missing, then writes docs/results/digits.md
+    python benchmarks/digits.py --table-only          only writes the table of what is there
+
+Every model is judged by one classifier, on 500 samples of the forgotten class and 450 of the others, from one sampling
+seed; seeds are the scrub's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from erasediff.shards.build import build
+from erasediff.shards.split import split
+from erasediff.trainer import distributed, models
+from erasediff.trainer.config import (
+    EngineConfig,
+    EraseDiffConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    JudgeConfig,
+    MethodConfig,
+    ModelConfig,
+    MOOConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    ScrubConfig,
+    TrainConfig,
+)
+from erasediff.trainer.evaluation import Bench, Samples, evaluate
+from erasediff.trainer.evidence import Scrubbed, make_bench, run_entry
+from erasediff.trainer.pretrain import run_pretrain
+from erasediff.trainer.provenance import now, versions, write_json
+from erasediff.trainer.retrained import retrain
+from erasediff.trainer.scrubbing import run_scrub
+
+NULL_CLASS = 10
+ENGINE = EngineConfig(device="cpu", num_threads=1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method with the settings it is compared at."""
+
+    method: MethodConfig
+    num_steps: int = 100
+    learning_rate: float = 1e-4
+
+
+NOISE = EraseDiffConfig(target="noise", eta=1e-4)
+RECIPES = {
+    "erasediff rl": Recipe(EraseDiffConfig()),
+    "erasediff noise": Recipe(NOISE, 150, 3e-4),
+    "moo rl": Recipe(MOOConfig()),
+    "finetune": Recipe(FinetuneConfig()),
+    "noise, first order": Recipe(dataclasses.replace(NOISE, gradient_of_g="first_order"), 150, 3e-4),
+    "noise, value": Recipe(dataclasses.replace(NOISE, barrier="value", eta=0.5), 150, 3e-4),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which rows, and where."""
+
+    output: Path = Path("build/digits-benchmark")
+    """Folder for models and rows."""
+    table: Path = Path("docs/results/digits.md")
+    """The table to write."""
+    digits: tuple[int, ...] = (3, 8, 0, 6)
+    """Classes to forget."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the scrub."""
+    table_only: bool = False
+    """Run nothing."""
+
+
+class ForDigit:
+    """What all rows of one digit share: the sets, the judge, and the original model's samples."""
+
+    def __init__(self, options: Options, digit: int):
+        self.digit = digit
+        self.folder = options.output / f"digit-{digit}"
+        self.base = options.output / "base" / "model"
+        self.data = options.output / "data"
+        self.sets = self.folder / "split"
+        self.rows = options.output / "rows"
+        self._shared: tuple[Bench, Samples] | None = None
+        if not self.sets.exists():
+            split(self.data, self.sets, [str(digit)])
+
+    def scrub_config(self, name: str, recipe: Recipe, seed: int) -> ScrubConfig:
+        return ScrubConfig(
+            model=ModelConfig(path=str(self.base), null_class=NULL_CLASS),
+            forget=str(self.sets / "forget"),
+            remain=str(self.sets / "remain"),
+            output=str(self.folder / f"{_file_name(name)}-{seed}"),
+            method=recipe.method,
+            train=TrainConfig(max_train_steps=recipe.num_steps, seed=seed),
+            optimizer=OptimizerConfig(learning_rate=recipe.learning_rate),
+            engine=ENGINE,
+        )
+
+    def row_path(self, name: str, seed: int) -> Path:
+        return self.rows / f"{self.digit}-{_file_name(name)}-{seed}.json"
+
+    def run(self, name: str, recipe: Recipe, seed: int) -> None:
+        """Scrubs, evaluates and writes the row."""
+        config = self.scrub_config(name, recipe, seed)
+        model = run_scrub(config)
+        bench, original = self._bench(Path(config.output))
+        figures = evaluate(self._load(model), bench, original)
+        run = run_entry(Path(config.output))
+        self._write(name, seed, figures.metrics, {"capped": run.capped_steps, "steps": run.num_steps})
+
+    def run_references(self) -> None:
+        """The rows of the original and of the retrained model."""
+        some = self.scrub_config("erasediff rl", RECIPES["erasediff rl"], 0)
+        run_scrub(some)
+        folder = retrain(some, self.folder / "retrained")
+        bench, original = self._bench(Path(some.output))
+        for name, path in (("unscrubbed", self.base), ("retrained", folder)):
+            figures = evaluate(self._load(path), bench, None if name == "unscrubbed" else original)
+            self._write(name, 0, figures.metrics, {})
+
+    def _load(self, path: Path) -> models.DiffusionModel:
+        return models.load(ModelConfig(path=str(path), null_class=NULL_CLASS))
+
+    def _bench(self, run: Path) -> tuple[Bench, Samples]:
+        if self._shared is None:
+            classifier = self.rows.parent / "classifier.safetensors"
+            judge = JudgeConfig(classifier=str(classifier) if classifier.exists() else None, device="cpu")
+            config = EvaluateConfig(run=str(run), data=str(self.data), judge=judge)
+            bench = make_bench(config, Scrubbed.open(run), torch.device("cpu"))
+            if not classifier.exists():
+                bench.classifier.save(classifier)
+            self._shared = bench, evaluate(self._load(self.base), bench).samples
+        return self._shared
+
+    def _write(self, name: str, seed: int, metrics: dict[str, Any], about: dict[str, int]) -> None:
+        row = {"digit": self.digit, "method": name, "seed": seed, "date": now(), "versions": versions()} | about
+        row["metrics"] = {key: dataclasses.asdict(value) for key, value in metrics.items()}
+        write_json(self.row_path(name, seed), row)
+
+
+def _file_name(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def run_missing(options: Options) -> None:
+    """Seed by seed, so that a run cut short has the first seeds of everything."""
+    distributed.set_up(ENGINE)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "rows").mkdir(exist_ok=True)
+    if not (options.output / "data").exists():
+        build("digits", options.output / "data")
+    run_pretrain(PretrainConfig(data=str(options.output / "data"), output=str(options.output / "base"), engine=ENGINE))
+    digits = [ForDigit(options, digit) for digit in options.digits]
+    for one in digits:
+        if not one.row_path("retrained", 0).exists():
+            one.run_references()
+    for seed in options.seeds:
+        for one in digits:
+            for name, recipe in RECIPES.items():
+                if not one.row_path(name, seed).exists():
+                    one.run(name, recipe, seed)
+
+
+COLUMNS = {
+    "p_psi": "P_psi ↓",
+    "entropy": "entropy",
+    "accuracy_remaining": "accuracy on the rest ↑",
+    "frechet_distance[digits-cnn]": "FD[digits-cnn] ↓",
+    "precision[digits-cnn]": "precision",
+    "recall[digits-cnn]": "recall",
+    "integrity_remaining[digits-cnn]": "change of the rest ↓",
+}
+
+
+def table(options: Options) -> str:
+    """Mean ± standard deviation over seeds; what was not run is named."""
+    rows = [json.loads(path.read_text()) for path in sorted((options.output / "rows").glob("*.json"))]
+    names = ["unscrubbed", "retrained", *RECIPES]
+    lines, missing = [], []
+    for digit in sorted(options.digits):
+        lines += [f"\n## Forgetting the {digit}\n", "| | seeds | " + " | ".join(COLUMNS.values()) + " | capped |"]
+        lines.append("|---|---|" + "---|" * (len(COLUMNS) + 1))
+        for name in names:
+            found = [row for row in rows if (row["digit"], row["method"]) == (digit, name)]
+            wanted = 1 if name in ("unscrubbed", "retrained") else len(options.seeds)
+            if len(found) < wanted:
+                missing.append(f"{digit} {name}: {len(found)} of {wanted} seeds")
+            if not found:
+                continue
+            cells = [_spread([row["metrics"][metric]["value"] for row in found]) for metric in COLUMNS]
+            capped = f"{statistics.mean(row['capped'] for row in found):.0f} %" if "capped" in found[0] else "–"
+            if "capped" in found[0] and found[0]["steps"] != 100:
+                share = statistics.mean(row["capped"] / row["steps"] for row in found)
+                capped = f"{share:.0%}".replace("%", " %")
+            lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + f" | {capped} |")
+    if missing:
+        lines += ["\n## Not run\n", *(f"- {line}" for line in missing)]
+    return "\n".join(lines)
+
+
+def _spread(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean = f"{statistics.mean(known):.3f}"
+    return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known):.3f}"
+
+
+MARKER = "<!-- below: written by benchmarks/digits.py -->"
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    if not options.table_only:
+        run_missing(options)
+    text = options.table.read_text(encoding="utf-8") if options.table.exists() else f"{MARKER}\n"
+    above, _, _ = text.partition(MARKER)
+    options.table.parent.mkdir(parents=True, exist_ok=True)
+    options.table.write_text(f"{above}{MARKER}\n{table(options)}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

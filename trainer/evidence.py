@@ -1,0 +1,341 @@
+"""A finished scrub's evidence: the models side by side, the thresholds, record.json and report.html."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..shards.dataset import Dataset
+from . import distributed, models, report
+from .checks import labels_of
+from .classifier import Classifier, load_classifier, load_images, train_classifier
+from .config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
+from .errors import ConfigError, ThresholdError
+from .evaluation import Bench, Figures, Images, evaluate
+from .features import make_features
+from .models import DiffusionModel
+from .provenance import Inputs, now, read_inputs, read_starts, versions, weights_sha256
+from .record import (
+    RECORD_NAME,
+    STATEMENT,
+    Copy,
+    ModelEntry,
+    Record,
+    RequestEntry,
+    RunEntry,
+    schema_name,
+    write_record,
+)
+from .retrained import check_trained_without, is_record, recorded_yardstick, retrain
+from .settings import as_dict, decode, read_toml
+from .thresholds import Threshold, check_thresholds, judge, parse_threshold
+
+CLASSIFIER_NAME = "classifier.safetensors"
+REPORT_NAME = "report.html"
+# real images that precision, recall and the Fréchet distance compare with, at most
+MAX_REAL_IMAGES = 5_000
+# with nothing else asked for: forgotten as well as the retrained model, the rest kept
+_CLASS_THRESHOLDS = ("p_psi <= 0.1", "accuracy_remaining >= unscrubbed - 0.02", "non_finite_samples <= 0")
+_CLASS_THRESHOLDS_RETRAINED = ("p_psi <= retrained + 0.05", *_CLASS_THRESHOLDS[1:])
+_SAMPLE_THRESHOLDS = ("accuracy_remaining >= unscrubbed - 0.02", "non_finite_samples <= 0")
+
+
+@dataclass(frozen=True)
+class Scrubbed:
+    """A finished scrub, opened: what was forgotten, from which model, into which."""
+
+    run: Path
+    config: ScrubConfig
+    inputs: Inputs
+    forget: Dataset
+    remain: Dataset
+    base: DiffusionModel
+    result: DiffusionModel
+
+    @classmethod
+    def open(cls, run: Path) -> Scrubbed:
+        """Raises ConfigError for a folder that is no finished scrub, or whose base is no longer what it was."""
+        if not (run / "config.toml").exists():
+            raise ConfigError(f"run = '{run}' is no run folder: it holds no config.toml")
+        config = decode(ScrubConfig, read_toml(run / "config.toml"), str(run / "config.toml"))
+        inputs = read_inputs(run)
+        if not (run / "model").exists() or inputs is None:
+            raise ConfigError(f"run = '{run}' holds no model/: the scrub has not finished; run it again to continue")
+        forget, remain = Dataset.open(config.forget), Dataset.open(config.remain)
+        for ours, theirs, path in ((inputs.forget, forget, config.forget), (inputs.remain, remain, config.remain)):
+            if ours.fingerprint != theirs.fingerprint:
+                raise ConfigError(f"'{path}' holds other samples than when '{run}' was scrubbed: restore them")
+        base = models.load(config.model)
+        if not base.num_classes:
+            raise ConfigError("this evaluation asks for samples by class, and the model is unconditional")
+        found = weights_sha256(base.unet.state_dict())
+        if found != inputs.base_weights_sha256:
+            raise ConfigError(
+                f"model.path = '{config.model.path}' is not the model that '{run}' scrubbed: its weights have SHA-256 "
+                f"{found[:12]}…, the scrubbed one's had {inputs.base_weights_sha256[:12]}…; put the original back"
+            )
+        result = models.load(dataclasses.replace(config.model, path=str(run / "model"), revision=None))
+        return cls(run, config, inputs, forget, remain, base, result)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an evaluation found, and where it is written."""
+
+    record: Record
+    record_path: Path
+    report_path: Path
+
+    def require_passed(self) -> None:
+        """Raises ThresholdError, naming each threshold that does not hold."""
+        failed = [verdict for verdict in self.record.thresholds if not verdict.passed]
+        if failed:
+            texts = "; ".join(f"{verdict.threshold} (it is {verdict.value})" for verdict in failed)
+            raise ThresholdError(f"{len(failed)} of {len(self.record.thresholds)} thresholds fail: {texts}")
+
+
+def run_evaluate(
+    config: EvaluateConfig, *, output: Path | None = None, request: RequestEntry | None = None
+) -> Evidence:
+    """Evaluates a finished scrub; writes record.json and report.html into `output`, or into the run. All ranks call it.
+
+    Whether the thresholds hold is in the record; nothing is raised for one that fails. Raises ConfigError for what
+    cannot be evaluated, before anything is computed.
+    """
+    options = config.judge
+    device = distributed.set_up(EngineConfig(device=options.device, num_threads=options.num_threads))
+    scrubbed = Scrubbed.open(Path(config.run))
+    output = output or scrubbed.run
+    _check_counts(options)
+    thresholds = [parse_threshold(text) for text in options.thresholds]
+    bench = make_bench(config, scrubbed, device)
+    with_retrained = options.with_retrained or options.retrained is not None
+    if not thresholds:
+        thresholds = _default_thresholds(bench, with_retrained)
+    check_thresholds(thresholds, bench.metric_names(), with_retrained)
+    yardstick = _yardstick(options, scrubbed, bench)
+    if isinstance(yardstick, ModelConfig):  # trained only now that all else is known to be right
+        yardstick = _load_yardstick(yardstick, scrubbed)
+
+    date = now()
+    figures: dict[str, Figures] = {"unscrubbed": evaluate(scrubbed.base, bench)}
+    figures["scrubbed"] = evaluate(scrubbed.result, bench, figures["unscrubbed"].samples)
+    entries = {
+        name: _entry(model, figures[name], date)
+        for name, model in (("unscrubbed", scrubbed.base), ("scrubbed", scrubbed.result))
+    }
+    if isinstance(yardstick, ModelEntry):
+        entries["retrained"] = yardstick
+    elif yardstick is not None:
+        figures["retrained"] = evaluate(yardstick, bench, figures["unscrubbed"].samples)
+        entries["retrained"] = _entry(yardstick, figures["retrained"], date)
+
+    verdicts = judge(thresholds, {name: entry.metrics for name, entry in entries.items()})
+    record = Record(
+        schema=schema_name(),
+        date=date,
+        request=request or RequestEntry(),
+        statement=STATEMENT,
+        forgotten_classes=[scrubbed.forget.classes[i] for i in bench.forget_labels] if bench.forgets_classes else [],
+        forget=scrubbed.inputs.forget,
+        remain=scrubbed.inputs.remain,
+        models=entries,
+        thresholds=verdicts,
+        passed=all(verdict.passed for verdict in verdicts),
+        run=run_entry(scrubbed.run),
+        classifier=bench.classifier.card,
+        config=as_dict(scrubbed.config),
+        judge=as_dict(options),
+        remaining_copies=_remaining_copies(scrubbed),
+        versions=versions(),
+    )
+    found = Evidence(record, output / RECORD_NAME, output / REPORT_NAME)
+    if distributed.is_main():
+        if options.classifier is None:
+            bench.classifier.save(scrubbed.run / CLASSIFIER_NAME)
+        samples = {name: shown.samples for name, shown in figures.items()}
+        report.write_report(record, samples, bench, _metrics_lines(scrubbed.run), found.report_path)
+        write_record(record, found.record_path)
+    distributed.barrier()
+    return found
+
+
+def _check_counts(options: JudgeConfig) -> None:
+    for name in ("num_forget_samples", "num_remain_samples"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"judge.{name} = {getattr(options, name)}: at least 1")
+    for name in ("num_images", "num_steps", "num_points", "num_samples"):
+        if getattr(options.relearning, name) < 1:
+            raise ConfigError(f"judge.relearning.{name} = {getattr(options.relearning, name)}: at least 1")
+    if options.with_retrained and options.retrained is not None:
+        raise ConfigError("judge.with_retrained trains the yardstick that judge.retrained names: give one of them")
+
+
+def _default_thresholds(bench: Bench, with_retrained: bool) -> list[Threshold]:
+    chosen = _CLASS_THRESHOLDS_RETRAINED if with_retrained else _CLASS_THRESHOLDS
+    return [parse_threshold(text) for text in (chosen if bench.forgets_classes else _SAMPLE_THRESHOLDS)]
+
+
+def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device) -> Bench:
+    """The judge and the real images; raises ConfigError where they do not fit the scrub."""
+    options, base = config.judge, scrubbed.base
+    data = Dataset.open(config.data)
+    if data.classes != scrubbed.remain.classes:
+        raise ConfigError(
+            f"data = '{config.data}' has other classes than the run's remain set, '{scrubbed.config.remain}'"
+        )
+    forget_labels, remaining = labels_of(scrubbed.forget), labels_of(scrubbed.remain)
+    gone = [label for label in forget_labels if label not in remaining]
+    missing = sorted({*forget_labels, *remaining} - set(labels_of(data)))
+    if missing:
+        raise ConfigError(
+            f"data = '{config.data}' has no sample of class {data.classes[missing[0]]}: the classifier must know all"
+        )
+    if gone and len(gone) < len(forget_labels):
+        kept = next(label for label in forget_labels if label in remaining)
+        raise ConfigError(
+            f"'{scrubbed.config.forget}' holds all of class {data.classes[gone[0]]} and a part of class "
+            f"{data.classes[kept]}: erase whole classes and single samples in two requests"
+        )
+    classifier = _classifier(options, data, base)
+
+    def images(dataset: Dataset) -> Images:
+        return Images(*load_images(dataset, base.image_size, base.channels, MAX_REAL_IMAGES))
+
+    held_out = None
+    if options.held_out is not None:
+        kept_apart = Dataset.open(options.held_out)
+        _check_held_out(kept_apart, scrubbed)
+        held_out = images(kept_apart)
+        # the loss depends on the class: only samples of the same classes compare
+        same = torch.isin(held_out.labels, torch.tensor(forget_labels))
+        held_out = held_out.where(same)
+        if not len(held_out):
+            raise ConfigError(f"judge.held_out = '{options.held_out}' has no sample of the forgotten classes")
+    return Bench(
+        config=options,
+        classifier=classifier,
+        features=make_features(options.features, classifier),
+        forget_labels=gone or forget_labels,
+        remain_labels=remaining,
+        forgets_classes=bool(gone),
+        real_remain=images(scrubbed.remain),
+        real_forget=images(scrubbed.forget),
+        held_out=held_out,
+        device=device,
+    )
+
+
+def _check_held_out(held_out: Dataset, scrubbed: Scrubbed) -> None:
+    for dataset in (scrubbed.forget, scrubbed.remain):
+        shared = set(held_out.keys) & set(dataset.keys)
+        if shared:
+            raise ConfigError(
+                f"judge.held_out = '{held_out.path}' shares sample {min(shared)!r} with '{dataset.path}': "
+                "held-out samples are those that no model was trained on"
+            )
+
+
+def _classifier(options: JudgeConfig, data: Dataset, base: DiffusionModel) -> Classifier:
+    if options.classifier is None:
+        return train_classifier(data, image_size=base.image_size, channels=base.channels)
+    classifier = load_classifier(Path(options.classifier))
+    card = classifier.card
+    if (card.image_size, card.channels) != (base.image_size, base.channels):
+        raise ConfigError(
+            f"judge.classifier = '{options.classifier}' takes images of {card.image_size} pixels and {card.channels} "
+            f"channels, the model makes {base.image_size} pixels and {base.channels} channels: leave it out"
+        )
+    if card.classes != data.classes:
+        raise ConfigError(f"judge.classifier = '{options.classifier}' knows other classes than the data: leave it out")
+    return classifier
+
+
+def _yardstick(options: JudgeConfig, scrubbed: Scrubbed, bench: Bench) -> ModelEntry | ModelConfig | None:
+    """The recorded figures, or where the model is (trained now if asked to), or nothing."""
+    inputs, null_class = scrubbed.inputs, scrubbed.config.model.null_class
+    if is_record(options):
+        entry = recorded_yardstick(options, inputs.forget, inputs.remain)
+        recorded = json.loads(Path(str(options.retrained)).read_text())["classifier"]
+        if recorded != json.loads(json.dumps(dataclasses.asdict(bench.classifier.card))):
+            raise ConfigError(
+                f"judge.retrained = '{options.retrained}' was judged by another classifier: name the "
+                f"{CLASSIFIER_NAME} of that run in judge.classifier"
+            )
+        return entry
+    if options.retrained is not None:
+        check_trained_without(Path(options.retrained), inputs.remain)
+        return ModelConfig(options.retrained, null_class=null_class)
+    if options.with_retrained:
+        folder = retrain(scrubbed.config, scrubbed.run / "retrained")
+        return ModelConfig(str(folder), null_class=null_class)
+    return None
+
+
+def _load_yardstick(config: ModelConfig, scrubbed: Scrubbed) -> DiffusionModel:
+    model, base = models.load(config), scrubbed.base
+    ours = (base.image_size, base.channels, base.num_classes)
+    theirs = (model.image_size, model.channels, model.num_classes)
+    if ours != theirs:
+        raise ConfigError(
+            f"judge.retrained = '{config.path}' makes images of {theirs[0]} pixels, {theirs[1]} channels and "
+            f"{theirs[2]} classes, the scrubbed model of {ours[0]}, {ours[1]} and {ours[2]}: they do not compare"
+        )
+    return model
+
+
+def _entry(model: DiffusionModel, figures: Figures, date: str) -> ModelEntry:
+    return ModelEntry(
+        path=str(model.folder),
+        # of the weights in memory, that the samples came from
+        weights_sha256=weights_sha256(model.unet.state_dict()),
+        measured=date,
+        metrics=figures.metrics,
+        num_non_finite=figures.num_non_finite,
+        relearning=figures.relearning,
+    )
+
+
+def _metrics_lines(run: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def run_entry(run: Path) -> RunEntry:
+    """What metrics.jsonl and starts.jsonl tell of a finished run."""
+    lines, starts = _metrics_lines(run), read_starts(run)
+
+    def count(flag: str) -> int:
+        return sum(line.get(flag) == 1 for line in lines)
+
+    return RunEntry(
+        num_steps=len(lines),
+        capped_steps=count("capped"),
+        infeasible_steps=count("infeasible"),
+        skipped_steps=count("skipped"),
+        interruptions=max(len(starts) - 1, 0),
+        starts=starts,
+    )
+
+
+def _remaining_copies(scrubbed: Scrubbed) -> list[Copy]:
+    """What still holds the forgotten samples or weights trained on them."""
+    config = scrubbed.config
+    copies = [
+        Copy(config.model.path, "the model before scrubbing"),
+        Copy(config.forget, "the forget set"),
+    ]
+    shared = sorted({str(path.resolve()) for path in scrubbed.remain.files.paths} - _shards_of(config.remain))
+    copies += [Copy(path, "a shard that the remain set points into; it may hold forgotten samples") for path in shared]
+    copies += [
+        Copy(str(path), "a checkpoint of the scrub, with weights that are not scrubbed yet")
+        for path in sorted(scrubbed.run.glob("checkpoint-*"))
+    ]
+    return copies
+
+
+def _shards_of(folder: str) -> set[str]:
+    return {str(path.resolve()) for path in Path(folder).glob("*.tar")}

@@ -1,0 +1,128 @@
+"""The arithmetic of the metrics, on probabilities and features. No model, no file, no rank here.
+
+Shapes: N and M samples, D features, K classes. Features are fp64 inside, whatever they come as.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One figure with what it rests on; `value` is None, and `reason` says why, where the samples cannot bear it."""
+
+    value: float | None
+    n: int
+    """Samples it is computed from, those that are not finite left out."""
+    seed: int | None = None
+    """Of the samples, where they are generated."""
+    features: str | None = None
+    """Whose features, where it rests on some."""
+    reason: str | None = None
+
+
+def measured(value: Tensor | float, n: int, **about: object) -> Measurement:
+    """A figure, or none where it came out NaN or infinite."""
+    number = float(value)
+    if not torch.isfinite(torch.tensor(number)):
+        return Measurement(None, n, reason=f"came out {number}", **about)  # pyright: ignore[reportArgumentType]
+    return Measurement(number, n, **about)  # pyright: ignore[reportArgumentType]
+
+
+def p_psi(probabilities_NK: Tensor, labels_N: Tensor) -> Tensor:
+    """P_psi(y = c_f | x_f): the mean probability that a classifier gives the class that was asked for."""
+    return probabilities_NK.double().gather(1, labels_N[:, None]).mean()
+
+
+def entropy(probabilities_NK: Tensor) -> Tensor:
+    """Mean entropy of a classifier's answer, in nats."""
+    return torch.special.entr(probabilities_NK.double()).sum(1).mean()
+
+
+def accuracy(probabilities_NK: Tensor, labels_N: Tensor) -> Tensor:
+    """Share of samples whose most probable class is the one that was asked for."""
+    return (probabilities_NK.argmax(1) == labels_N).double().mean()
+
+
+class _AsGiven(nn.Module):
+    """What torchmetrics takes for an extractor: the features are there already."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features_ND: Tensor) -> Tensor:
+        return features_ND
+
+
+def frechet_distance(real_ND: Tensor, generated_MD: Tensor) -> Tensor:
+    """‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½) of the Gaussians fitted to two sets of features (Heusel et al. 2017)."""
+    distance = FrechetInceptionDistance(feature=_AsGiven(real_ND.shape[1]))
+    distance.update(real_ND.double(), real=True)
+    distance.update(generated_MD.double(), real=False)
+    return distance.compute()
+
+
+def min_frechet_samples(num_features: int) -> int:
+    """With no more samples than features the covariance is singular, and the distance says little."""
+    return num_features + 1
+
+
+def precision_recall(real_ND: Tensor, generated_MD: Tensor, k: int = 3) -> tuple[Tensor, Tensor]:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, k = 3 there).
+
+    A set's manifold is the union of balls around its members that reach their k-th nearest neighbour. Precision: share
+    of the generated inside the real manifold; recall: share of the real inside the generated one. Each set needs more
+    than k members.
+    """
+    real, generated = real_ND.double(), generated_MD.double()
+    between_NM = _distances(real, generated)
+
+    def radii(members: Tensor) -> Tensor:
+        # the nearest of all is the member itself
+        return _distances(members, members).kthvalue(k + 1, dim=1).values
+
+    precision = (between_NM <= radii(real)[:, None]).any(0).double().mean()
+    recall = (between_NM <= radii(generated)[None, :]).any(1).double().mean()
+    return precision, recall
+
+
+def _distances(a_ND: Tensor, b_MD: Tensor) -> Tensor:
+    # by differences: through products, two equal rows can be 1e-7 apart
+    return torch.cdist(a_ND, b_MD, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def paired_distance(a_ND: Tensor, b_ND: Tensor) -> Tensor:
+    """Mean Euclidean distance between features of images made by two models from the same noise and labels."""
+    return (a_ND.double() - b_ND.double()).norm(dim=1).mean()
+
+
+def other_seed_distance(features_ND: Tensor, labels_N: Tensor) -> Tensor:
+    """The same between images of one model and one label, from different noise: what integrity is at the worst.
+
+    Each image is paired with the next one of its label. NaN where a label has only one.
+    """
+    partner_N = torch.empty_like(labels_N)
+    for label in labels_N.unique():
+        rows = (labels_N == label).nonzero().squeeze(1)
+        if len(rows) < 2:
+            return torch.tensor(torch.nan)
+        partner_N[rows] = rows.roll(-1)
+    return paired_distance(features_ND, features_ND[partner_N])
+
+
+def nearest_distance(from_ND: Tensor, to_MD: Tensor) -> Tensor:
+    """Mean over the first set of the distance to its nearest neighbour in the second."""
+    return _distances(from_ND.double(), to_MD.double()).amin(1).mean()
+
+
+def auc(members_N: Tensor, others_M: Tensor) -> Tensor:
+    """Area under the ROC curve of telling members by a higher score: P(member > other) + ½ P(equal)."""
+    above = (members_N[:, None] > others_M[None, :]).double().mean()
+    equal = (members_N[:, None] == others_M[None, :]).double().mean()
+    return above + equal / 2

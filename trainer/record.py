@@ -1,0 +1,143 @@
+"""The erasure record, record.json: what was asked, done and measured, for auditors. `docs/record.md` is its schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from .classifier import ClassifierCard
+from .errors import ConfigError
+from .metrics import Measurement
+from .provenance import DataStamp, write_json
+from .relearning import RelearningPoint
+from .thresholds import Verdict
+
+RECORD_NAME = "record.json"
+SCHEMA_VERSION = 1
+_SCHEMA = re.compile(r"erasediff-record-(\d+)")
+STATEMENT = (
+    "Approximate unlearning is evidence, not proof: the figures below show what the scrubbed model does on these "
+    "samples and tests, not that nothing of the forget set is left in its weights."
+)
+
+
+class _Strict:
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class RequestEntry(_Strict):
+    """The erasure request a run answers; empty where the sets were split without one."""
+
+    id: str = ""
+    date: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ModelEntry(_Strict):
+    """One of the models side by side."""
+
+    path: str
+    weights_sha256: str
+    """`provenance.weights_sha256` of the weights that were evaluated."""
+    measured: str
+    """Date of the evaluation that measured it: another one's, for a recorded yardstick."""
+    metrics: dict[str, Measurement]
+    num_non_finite: int
+    """Generated samples with a NaN or Inf; they are in no figure."""
+    relearning: list[RelearningPoint] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunEntry(_Strict):
+    """What happened while scrubbing."""
+
+    num_steps: int
+    capped_steps: int
+    """λ_t was cut to lambda_cap: Theorem 3.1's constraint does not hold on these."""
+    infeasible_steps: int
+    """∇g was zero while the barrier was not."""
+    skipped_steps: int
+    """A loss or gradient was not finite, and nothing was updated."""
+    interruptions: int
+    """How often the run was started again before it was finished."""
+    starts: list[dict[str, Any]]
+    """Date, ranks, threads and versions of each start."""
+
+
+@dataclass(frozen=True)
+class Copy(_Strict):
+    """Something that still holds what was forgotten, and is to be deleted or kept for a stated reason."""
+
+    path: str
+    holds: str
+
+
+@dataclass(frozen=True)
+class Record(_Strict):
+    """The whole of record.json."""
+
+    schema: str
+    date: str
+    """Of the evaluation, UTC."""
+    request: RequestEntry
+    statement: str
+    forgotten_classes: list[str]
+    """Classes of which nothing remains; empty where single samples were forgotten."""
+    forget: DataStamp
+    remain: DataStamp
+    models: dict[str, ModelEntry]
+    """unscrubbed, scrubbed and, where there is one, retrained."""
+    thresholds: list[Verdict]
+    passed: bool
+    """Whether every threshold holds."""
+    run: RunEntry
+    classifier: ClassifierCard
+    config: dict[str, Any]
+    """The scrub's resolved configuration."""
+    judge: dict[str, Any]
+    """The evaluation's resolved configuration, its seeds among them."""
+    remaining_copies: list[Copy]
+    versions: dict[str, str]
+
+
+_ADAPTER = TypeAdapter(Record)
+
+
+def schema_name() -> str:
+    return f"erasediff-record-{SCHEMA_VERSION}"
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Writes the file whole or not at all."""
+    write_json(path, asdict(record))
+
+
+def read_record(path: Path) -> Record:
+    """Reads a record of this schema or raises ConfigError: missing, another file, or from a newer erasediff."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such record") from None
+    except (IsADirectoryError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not a record: {error}") from None
+    schema = values.get("schema") if isinstance(values, dict) else None
+    match = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
+    if match is None:
+        raise ConfigError(f"{path} is not a record: its schema is {schema!r}, expected {schema_name()!r}")
+    if int(match[1]) > SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} has schema {schema}, newer than this erasediff reads ({schema_name()}): upgrade erasediff"
+        )
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {place}: {first['msg']}; evaluate again to write it anew") from None

@@ -1,0 +1,312 @@
+"""The report, report.html: the record for people. Pictures, table, curves, and what is left to do."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from . import charts
+from .charts import Axis, Series
+from .evaluation import Bench, Images, Samples
+from .metrics import Measurement
+from .record import Record
+from .report_page import definitions, details, page, section
+from .sampling import to_grid
+from .settings import flatten
+
+KINDS = {"unscrubbed": "before", "scrubbed": "after", "retrained": "retrained"}
+_HEADINGS = {"unscrubbed": "before", "scrubbed": "after", "retrained": "retrained"}
+_IMAGES_A_CLASS = 4
+_MAX_CLASSES = 20
+_MAX_PIXELS = 64
+_MAX_LAYERS = 40
+
+# metric without its extractor: (name, what it says)
+_MEANINGS = {
+    "p_psi": ("P_psi ↓", "probability of the forgotten class on samples asked to be of it"),
+    "entropy": ("entropy", "of the classifier on the same samples, in nats"),
+    "accuracy_remaining": ("accuracy on the rest ↑", "share of samples of the right class"),
+    "frechet_distance": ("Fréchet distance ↓", "of the rest to real images"),
+    "precision": ("precision ↑", "share of samples among real images, k = 3"),
+    "recall": ("recall ↑", "share of real images among samples, k = 3"),
+    "integrity_remaining": ("change of the rest ↓", "feature distance to the original's images from the same noise"),
+    "integrity_forgotten": ("change of the forgotten", "the same, for the forgotten"),
+    "nearest_to_forget": ("nearest to the forget set", "mean feature distance from its images to the nearest sample"),
+    "membership_auc": ("membership AUC", "telling the forget set from unseen images by the loss; .5: cannot be told"),
+    "non_finite_samples": ("non-finite samples", "generated images with NaN or Inf; they are in no figure"),
+}
+
+
+def write_report(
+    record: Record,
+    samples: Mapping[str, Samples],
+    bench: Bench,
+    steps: Sequence[Mapping[str, Any]],
+    path: Path,
+) -> None:
+    """Writes the report whole or not at all. `steps` are the lines of metrics.jsonl."""
+    what = _forgotten(record)
+    parts = [_head(record, what), _grids(record, samples, bench), _table(record)]
+    parts.append(_pair(_lambda(steps, record), _cosines(steps), _conflict(steps), _trade_off(record), _curves(record)))
+    parts += [_copies(record), _provenance(record)]
+    text = page(f"Erasure report: {what}", "\n".join(part for part in parts if part))
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)
+
+
+def _forgotten(record: Record) -> str:
+    names = record.forgotten_classes
+    if not names:
+        return f"{record.forget.num_samples:,} single samples"
+    return ("class " if len(names) == 1 else "classes ") + ", ".join(names)
+
+
+def _head(record: Record, what: str) -> str:
+    passed = sum(verdict.passed for verdict in record.thresholds)
+    badge = (
+        f'<span class="badge {"pass" if record.passed else "fail"}">{"PASS" if record.passed else "FAIL"} · '
+        f"{passed} of {len(record.thresholds)} thresholds hold</span>"
+    )
+    request = f"request {record.request.id} · " if record.request.id else ""
+    verdicts = "".join(
+        f'<div class="verdict{"" if verdict.passed else " failed"}"><b>{_number(verdict.value)}</b> '
+        f'<span class="badge {"pass" if verdict.passed else "fail"}">{"PASS" if verdict.passed else "FAIL"}</span>'
+        f"<code>{escape(verdict.threshold)}{_limit(verdict.limit, verdict.threshold)}</code></div>"
+        for verdict in record.thresholds
+    )
+    return (
+        f'<p class="eyebrow">Erasure report · {escape(request)}{escape(record.date[:10])}</p>'
+        f"<h1>Forgotten: {escape(what)}</h1><p>{badge}</p>"
+        f'<p class="soft">{record.forget.num_samples:,} samples forgotten, {record.remain.num_samples:,} kept. '
+        f'{escape(record.statement)}</p><div class="verdicts">{verdicts}</div>'
+    )
+
+
+def _limit(limit: float | None, text: str) -> str:
+    refers = "retrained" in text or "unscrubbed" in text
+    return f" = {_number(limit)}" if refers else ""
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if abs(value) < 10 and value != int(value) else f"{value:.4g}"
+
+
+def _grids(record: Record, samples: Mapping[str, Samples], bench: Bench) -> str:
+    """A row for each class, the forgotten first; a strip of images for each model, and real ones."""
+    columns: dict[str, Sequence[Images]] = {
+        _HEADINGS[name]: (shown.forget, shown.remain) for name, shown in samples.items()
+    }
+    columns["real"] = (bench.real_forget, bench.real_remain)
+    gone = bench.forget_labels if bench.forgets_classes else []
+    labels = [*gone, *(label for label in bench.remain_labels if label not in gone)][:_MAX_CLASSES]
+    cells = ["<b></b>", *(f"<b>{escape(name)}</b>" for name in columns)]
+    for label in labels:
+        name = bench.classifier.card.classes[label]
+        mark = ' class="gone"' if label in gone else ""
+        cells.append(f'<span class="label{" gone" if label in gone else ""}">{escape(name)}</span>')
+        for heading, sets in columns.items():
+            strip = _strip(label, sets)
+            alt = escape(f"{heading}: {name}", quote=True)
+            cells.append(f'<img{mark} alt="{alt}" src="{strip}">' if strip else "<span></span>")
+    left_out = len({*gone, *bench.remain_labels}) - len(labels)
+    note = "The same noise for every model, column by column." + (f" {left_out} more classes." if left_out else "")
+    style = f"grid-template-columns: auto repeat({len(columns)}, minmax(0, 1fr))"
+    return section("What the models make", f'<div class="samples" style="{style}">{"".join(cells)}</div>', note)
+
+
+def _strip(label: int, sets: Sequence[Images]) -> str:
+    for images in sets:
+        rows = (images.labels == label).nonzero().squeeze(1)[:_IMAGES_A_CLASS]
+        if len(rows):
+            shown = images.images[rows]
+            if shown.shape[-1] > _MAX_PIXELS:
+                shown = F.interpolate(shown, _MAX_PIXELS, mode="area")
+            missing = _IMAGES_A_CLASS - len(rows)
+            shown = torch.cat([shown, torch.zeros_like(shown[:1]).expand(missing, -1, -1, -1)])
+            buffer = io.BytesIO()
+            to_grid(shown, _IMAGES_A_CLASS, scale=max(1, 32 // shown.shape[-1])).save(buffer, format="PNG")
+            return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return ""
+
+
+def _table(record: Record) -> str:
+    models = list(record.models)
+    head = "".join(f"<th>{escape(name)}</th>" for name in models)
+    rows = []
+    for metric in record.models["scrubbed"].metrics:
+        plain, _, extractor = metric.partition("[")
+        name, meaning = _MEANINGS[plain]
+        about = f"{meaning}, on {extractor.rstrip(']')}" if extractor else meaning
+        cells = "".join(
+            f'<td class="{"main" if model == "scrubbed" else ""}">{_cell(record, model, metric)}</td>'
+            for model in models
+        )
+        rows.append(f"<tr><th>{escape(name)}<small>{escape(about)}</small></th>{cells}</tr>")
+    yardstick = record.models.get("retrained")
+    recorded = ""
+    if yardstick is not None:
+        recorded = " The retrained model never saw the forget set: it is the yardstick, not zero."
+        if yardstick.measured != record.date:
+            recorded += f" Its figures were recorded on {yardstick.measured[:10]}."
+    card = record.classifier
+    note = (
+        f"Figures on generated samples, n beneath each.{recorded} The judge is right on "
+        f"{card.held_out_accuracy:.1%} of {card.num_held_out:,} real images it did not see."
+    )
+    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return section("Side by side", f'<div class="scroll">{table}</div>', note)
+
+
+def _cell(record: Record, model: str, metric: str) -> str:
+    measurement: Measurement | None = record.models[model].metrics.get(metric)
+    if measurement is None:
+        return "–"
+    if measurement.value is None:
+        return f"–<small>{escape(measurement.reason or '')}</small>"
+    about = f"n = {measurement.n:,}"
+    if metric.startswith("integrity_") and model == "unscrubbed":
+        ceiling = record.models[model].metrics.get(metric.replace("integrity_", "integrity_ceiling_"))
+        about = f"floor; ceiling {_number(ceiling.value if ceiling else None)}"
+    return f"{_number(measurement.value)}<small>{escape(about)}</small>"
+
+
+def _pair(*figures: str) -> str:
+    shown = [figure for figure in figures if figure]
+    return f'<div class="pair">{"".join(shown)}</div>' if shown else ""
+
+
+def _steps_axis(steps: Sequence[Mapping[str, Any]]) -> Axis:
+    return Axis("step", 0, max(float(steps[-1]["step"]), 1))
+
+
+def _line(steps: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    # a value that is not finite is a name there
+    return [(line["step"], line[key]) for line in steps if isinstance(line.get(key), int | float)]
+
+
+def _lambda(steps: Sequence[Mapping[str, Any]], record: Record) -> str:
+    points = _line(steps, "lambda_t")
+    if not points:
+        return ""
+    series = Series("λ_t", "after", points)
+    chart = charts.lines([series], _steps_axis(steps), Axis.around("λ_t", [y for _, y in points], low=0), "λ_t by step")
+    run = record.run
+    note = f"Theorem 3.1's multiplier. {run.capped_steps} of {run.num_steps} steps capped, {run.skipped_steps} skipped."
+    return section("λ_t over steps", f"<figure>{chart}</figure>", note)
+
+
+def _cosines(steps: Sequence[Mapping[str, Any]]) -> str:
+    series = [
+        Series("update with the forget gradient", "forget", _line(steps, "cos_delta_g")),
+        Series("update with the remain gradient", "remain", _line(steps, "cos_delta_r")),
+    ]
+    if not all(one.points for one in series):
+        return ""
+    chart = charts.lines(series, _steps_axis(steps), Axis("cosine", -1, 1), "cosines of the update by step")
+    body = f"<figure>{chart}</figure>{charts.legend(series)}"
+    return section(
+        "Cosines of the update", body, "Of δ with ∇g and with ∇L_r: above zero, the update serves that side."
+    )
+
+
+def _conflict(steps: Sequence[Mapping[str, Any]]) -> str:
+    watched = [line for line in steps if line.get("conflict")]
+    if not watched:
+        return ""
+    layers = list(watched[0]["conflict"])
+    depth = max(name.count(".") for name in layers) + 1
+    while len({_up_to(name, depth) for name in layers}) > _MAX_LAYERS and depth > 1:
+        depth -= 1
+    rows: dict[str, list[float | None]] = {}
+    for group in dict.fromkeys(_up_to(name, depth) for name in layers):
+        members = [name for name in layers if _up_to(name, depth) == group]
+        rows[_short(group)] = [_mean([line["conflict"][name] for name in members]) for line in watched]
+    series = [Series("against each other", "forget", []), Series("along", "remain", [])]
+    chart = charts.heatmap(rows, [line["step"] for line in watched], "cosine of the gradients by layer and step")
+    note = "Cosine of the forget and the remain gradient in each layer."
+    return section("Conflict by layer", f"<figure>{chart}</figure>{charts.legend(series)}", note)
+
+
+def _up_to(name: str, depth: int) -> str:
+    return ".".join(name.split(".")[:depth])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _short(layer: str) -> str:
+    for long, short in (("_blocks.", " "), ("resnets.", "res "), ("attentions.", "attn "), ("samplers.", "sample ")):
+        layer = layer.replace(long, short)
+    return layer.replace(".", " · ")
+
+
+def _trade_off(record: Record) -> str:
+    """The models as dots: how much is left of the forgotten against how far the rest is from real."""
+    quality = next((name for name in record.models["scrubbed"].metrics if name.startswith("frechet_distance")), "")
+    marks = []
+    for name, entry in record.models.items():
+        x, y = entry.metrics.get("p_psi"), entry.metrics.get(quality)
+        if x is not None and y is not None and x.value is not None and y.value is not None:
+            marks.append(Series(name, KINDS[name], [(x.value, y.value)]))
+    if len(marks) < 2:
+        return ""
+    heights = [mark.points[0][1] for mark in marks]
+    across = Axis("P_psi of the forgotten", 0, 1)
+    chart = charts.dots(marks, across, Axis(quality, 0, 1.25 * max(heights)), "forgetting against quality")
+    note = "Up: the Fréchet distance of the rest to real images. The corner at the left below is best."
+    return section("Forgetting against quality", f"<figure>{chart}</figure>", note)
+
+
+def _curves(record: Record) -> str:
+    series = []
+    for name, entry in record.models.items():
+        points = [(float(point.step), point.p_psi) for point in entry.relearning if point.p_psi is not None]
+        if points:
+            series.append(Series(name, KINDS[name], points))
+    if not series:
+        return ""
+    last = max(x for one in series for x, _ in one.points)
+    chart = charts.lines(series, Axis("fine-tuning step", 0, last), Axis("P_psi", 0, 1), "relearning curves")
+    count = record.judge.get("relearning", {}).get("num_images")
+    note = f"P_psi while the model is fine-tuned on {count} forget images. What was only hidden comes back at once."
+    return section("Relearning", f"<figure>{chart}</figure>{charts.legend(series)}", note)
+
+
+def _copies(record: Record) -> str:
+    items = "".join(f"<li><code>{escape(c.path)}</code>: {escape(c.holds)}</li>" for c in record.remaining_copies)
+    note = "The scrubbed model is one copy of what was learned; these still hold the forgotten."
+    return section("Copies to delete, or to keep for a stated reason", f"<ul>{items}</ul>", note)
+
+
+def _provenance(record: Record) -> str:
+    hashes = {f"{name} weights": entry.weights_sha256 for name, entry in record.models.items()}
+    hashes |= {"forget set": record.forget.fingerprint, "remain set": record.remain.fingerprint}
+    run = record.run
+    happened: dict[str, object] = {
+        "steps": run.num_steps,
+        "capped": run.capped_steps,
+        "infeasible": run.infeasible_steps,
+        "skipped": run.skipped_steps,
+        "interruptions": run.interruptions,
+    }
+    return section(
+        "Where this comes from",
+        details("SHA-256 of weights and sets", definitions(dict(hashes)))
+        + details("Scrub configuration", definitions(flatten(record.config)))
+        + details("Evaluation configuration", definitions(flatten(record.judge)))
+        + details("Run", definitions(happened))
+        + details("Versions", definitions(dict(record.versions))),
+        "record.json beside this file holds all of it for machines.",
+    )

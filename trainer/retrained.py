@@ -1,0 +1,83 @@
+"""The yardstick: a model that never saw the forget set. Trained here, named by its folder, or taken from a record."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ..shards.dataset import Dataset
+from ..shards.errors import DataError
+from .config import JudgeConfig, PretrainConfig, ScrubConfig
+from .errors import ConfigError
+from .pretrain import run_pretrain
+from .provenance import DataStamp
+from .record import ModelEntry, read_record
+from .settings import as_dict, decode, read_toml
+
+
+def is_record(judge: JudgeConfig) -> bool:
+    """Whether `judge.retrained` names a record rather than a model."""
+    return judge.retrained is not None and judge.retrained.endswith(".json")
+
+
+def recorded_yardstick(judge: JudgeConfig, forget: DataStamp, remain: DataStamp) -> ModelEntry:
+    """The retrained model's figures out of the record that `judge.retrained` names, with their date.
+
+    Raises ConfigError where they are of other samples, were generated otherwise, or are not there.
+    """
+    assert judge.retrained is not None
+    record = read_record(Path(judge.retrained))
+    where = f"judge.retrained = '{judge.retrained}'"
+    if "retrained" not in record.models:
+        raise ConfigError(f"{where} has no retrained model: name a record of an evaluation with judge.with_retrained")
+    if (record.forget.fingerprint, record.remain.fingerprint) != (forget.fingerprint, remain.fingerprint):
+        raise ConfigError(f"{where} is of another forget or remain set: train the yardstick for this one")
+    ours = as_dict(judge)
+    for key in ("sampling", "num_forget_samples", "num_remain_samples"):
+        if record.judge.get(key) != ours[key]:
+            raise ConfigError(
+                f"{where} was measured with judge.{key} = {record.judge.get(key)}, here it is {ours[key]}: "
+                "figures compare only when measured alike"
+            )
+    return record.models["retrained"]
+
+
+def retrain(scrub: ScrubConfig, output: Path) -> Path:
+    """Trains the yardstick on D_r with the settings the base model was pretrained with; returns its folder.
+
+    Continues or reuses the run in `output`. All ranks call it. Raises ConfigError where those settings are not known.
+    """
+    settings = pretrained_with(Path(scrub.model.path))
+    if settings is None:
+        raise ConfigError(
+            f"judge.with_retrained: '{scrub.model.path}' is not the model/ of an `erasediff pretrain` run, so how to "
+            "train it again is not known: train it without D_f yourself and name its folder in judge.retrained"
+        )
+    return run_pretrain(dataclasses.replace(settings, data=scrub.remain, output=str(output)))
+
+
+def pretrained_with(model: Path) -> PretrainConfig | None:
+    """The settings of the `pretrain` run whose model/ this is; None for any other model."""
+    config = model.resolve().parent / "config.toml"
+    if model.resolve().name != "model" or not config.exists():
+        return None
+    try:
+        return decode(PretrainConfig, read_toml(config), str(config))
+    except ConfigError:
+        return None  # another command's run
+
+
+def check_trained_without(model: Path, remain: DataStamp) -> None:
+    """Raises ConfigError for a yardstick that is known to have been trained on other samples than D_r."""
+    settings = pretrained_with(model)
+    if settings is None:
+        return
+    try:
+        trained_on = Dataset.open(settings.data).fingerprint
+    except DataError:
+        return  # its data is gone or lies elsewhere: nothing is known
+    if trained_on != remain.fingerprint:
+        raise ConfigError(
+            f"judge.retrained = '{model}' was trained on '{settings.data}', which is not this run's remain set "
+            f"'{remain.path}': it is no yardstick for this erasure"
+        )
