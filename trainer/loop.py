@@ -129,7 +129,9 @@ class Loop:
         if "lambda_t" in packet.names:
             lambda_t = packet["lambda_t"]
             norm_squared = norm_squared + 2 * lambda_t * packet["dot_gr"] + lambda_t.square() * packet["dot_gg"]
-        update.delta.mul_((self._max_grad_norm / norm_squared.sqrt()).clamp(max=1.0).float())
+        # rounding can take the sum below zero where δ vanishes
+        norm = norm_squared.clamp(min=0).sqrt()
+        update.delta.mul_((self._max_grad_norm / norm).clamp(max=1.0).float())
 
     def _step_watched(self, update: Update, step: int) -> None:
         """A step that also measures ⟨∇g, θ_t - θ_{t+1}⟩: the guarantee is δ's, and Adam may break it."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from engine_cases import (
+    DEVICE,
     EXACT_CASES,
     METHODS,
     NUM_ITERATIONS,
@@ -122,7 +123,8 @@ def run_displaced(stage: int, precision: str, device: torch.device) -> bool:
 def main() -> None:
     global RANK, WORLD_SIZE
     output = Path(sys.argv[1])
-    device = distributed.set_up(EngineConfig(device="cpu", num_threads=1))
+    kind = "cuda" if DEVICE.type == "cuda" else "cpu"
+    device = distributed.set_up(EngineConfig(device=kind, num_threads=1, deterministic=True))
     RANK, WORLD_SIZE = distributed.rank(), distributed.world_size()
     gc.freeze()  # DeepSpeed collects garbage at every start: spare it the modules
     reference = Reference(WORLD_SIZE)
