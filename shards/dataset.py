@@ -35,7 +35,9 @@ class Dataset:
         self.manifest = manifest
         self.index = index
         """Rows as in `index.index_dtype`, memory-mapped, read only."""
-        self.files = ShardFiles([path / shard.path for shard in manifest.shards])
+        self.files = ShardFiles(
+            [path / shard.path for shard in manifest.shards], [shard.bytes for shard in manifest.shards]
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> "Dataset":
@@ -50,8 +52,6 @@ class Dataset:
         if not len(index) == manifest.num_samples == sum(shard.num_samples for shard in manifest.shards):
             found = f"{len(index):,} rows for {manifest.num_samples:,} samples"
             raise DataError(f"{path / INDEX_NAME}: {found}: index out of date; build the dataset again")
-        if len(index) and not 0 <= int(index["shard"].max()) < len(manifest.shards):
-            raise DataError(f"{path / INDEX_NAME}: points to shards that {path} does not list; build the dataset again")
         for shard in manifest.shards:
             check_size(path / shard.path, shard.bytes)
         return cls(path, manifest, index)
@@ -78,23 +78,37 @@ class Dataset:
     @cached_property
     def labels(self) -> np.ndarray:
         """int64 [len(self)], -1 where a sample has none."""
-        return self.index["label"].astype(np.int64)
+        return self.labels_of(slice(None))
 
     @property
     def keys(self) -> list[str]:
         """Every sample's key."""
-        return [key.decode() for key in self.index["key"].tolist()]
+        return [self._decode_key(key) for key in self.index["key"].tolist()]
 
     def __len__(self) -> int:
         return len(self.index)
 
     def key(self, i: int) -> str:
         """The key of sample `i`."""
-        return self.index["key"][i].decode()
+        return self._decode_key(self.index["key"][i])
+
+    def labels_of(self, rows: np.ndarray | slice) -> np.ndarray:
+        """int64 labels of some samples; raises `DataError` for one that is no class."""
+        labels = self.index["label"][rows].astype(np.int64)
+        wrong = labels[(labels < NO_LABEL) | (labels >= len(self.classes))]
+        if len(wrong):
+            found = f"label {wrong[0]} with {len(self.classes)} classes"
+            raise DataError(f"{self.path / INDEX_NAME}: {found}: index out of date; build the dataset again")
+        return labels
 
     def extension(self, i: int) -> str:
         """The content's file extension, such as `png`."""
-        return EXTENSIONS[int(self.index["extension"][i])]
+        number = int(self.index["extension"][i])
+        if number >= len(EXTENSIONS):
+            raise DataError(
+                f"{self.path / INDEX_NAME}: sample {i} is of unknown kind {number}; build the dataset again"
+            )
+        return EXTENSIONS[number]
 
     def read_bytes(self, i: int) -> bytes:
         """The encoded content of sample `i`, as it was given to `build`."""
@@ -103,7 +117,7 @@ class Dataset:
 
     def read(self, i: int) -> Sample:
         """Read and decode sample `i`; raises `DataError` naming it."""
-        label = int(self.index["label"][i])
+        label = int(self.labels_of(slice(i, i + 1))[0])
         image = decode(self.read_bytes(i), self.where(i))
         return Sample(self.key(i), image, None if label == NO_LABEL else label, self.text(i))
 
@@ -130,7 +144,15 @@ class Dataset:
 
     def where(self, i: int) -> str:
         """Shard and key of sample `i`, for messages."""
-        return f"{self.files.paths[int(self.index['shard'][i])]}: sample {self.key(i)!r}"
+        shard = int(self.index["shard"][i])
+        path = self.files.paths[shard] if shard < len(self.files.paths) else self.path / INDEX_NAME
+        return f"{path}: sample {self.key(i)!r}"
+
+    def _decode_key(self, key: bytes) -> str:
+        try:
+            return key.decode()
+        except UnicodeDecodeError:
+            raise DataError(f"{self.path / INDEX_NAME}: key {key!r} is not UTF-8; build the dataset again") from None
 
     def _side_bytes(self, row: np.void, kind: str) -> bytes:
         length = int(row[f"{kind}_length"])

@@ -1,6 +1,7 @@
 """The stream's order, its slices over ranks, and what a batch holds."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,9 +102,23 @@ def test_size_and_channels(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_options_are_checked(remain: Dataset) -> None:
-    for bad in ({"batch_size": 0}, {"image_size": 0}, {"channels": 2}, {"window_shards": 0}):
+    valid: dict[str, Any] = {"seed": 0, "batch_size": 4}
+    wrong: list[dict[str, Any]] = [
+        {"batch_size": 0},
+        {"image_size": 0},
+        {"channels": 2},
+        {"window_shards": 0},
+        {"crop": "left"},
+        {"dtype": "float16"},
+        {"weights": [1, 2]},
+        {"weights": [0]},
+        {"weights": [float("nan")]},
+    ]
+    for bad in wrong:
         with pytest.raises(DataError, match=next(iter(bad))):
-            Stream(remain, **({"seed": 0, "batch_size": 4} | bad))
+            Stream(remain, **(valid | bad))
+    with pytest.raises(DataError, match="dataset: none given"):
+        Stream([], seed=0, batch_size=1)
     with pytest.raises(ValueError, match="rank 2 of 2"):
         Stream(remain, seed=0, batch_size=4).batch(0, rank=2, world_size=2)
 
