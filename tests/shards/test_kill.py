@@ -160,3 +160,31 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(pictures: Path, tmp_path: Pa
     assert printed.startswith(f"{tmp_path / 'out'}: cannot be written (")
     assert printed.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_a_kill_while_tidying_up(
+    photographs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    num_unlinked = 0
+    unlink = Path.unlink
+
+    def unlink_a_few(path: Path, missing_ok: bool = False) -> None:
+        nonlocal num_unlinked
+        num_unlinked += 1
+        if num_unlinked == stop_at:
+            raise Killed
+        unlink(path, missing_ok)
+
+    for stop_at in (3, 12, 21, 22):
+        num_unlinked = 0
+        output = tmp_path / f"out-{stop_at}"
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", unlink_a_few)
+            with pytest.raises(Killed):
+                build(photographs, output, max_shard_samples=40)
+        assert not output.exists()
+        build(photographs, output, max_shard_samples=40)
+        assert folder_bytes(output) == folder_bytes(whole)
