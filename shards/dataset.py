@@ -78,28 +78,21 @@ class Dataset:
     @cached_property
     def labels(self) -> np.ndarray:
         """int64 [len(self)], -1 where a sample has none."""
-        return self.labels_of(slice(None))
+        labels = self.index["label"].astype(np.int64)
+        check_labels(labels, self.classes)
+        return labels
 
     @property
     def keys(self) -> list[str]:
         """Every sample's key."""
-        return [self._decode_key(key) for key in self.index["key"].tolist()]
+        return [decode_key(key) for key in self.index["key"].tolist()]
 
     def __len__(self) -> int:
         return len(self.index)
 
     def key(self, i: int) -> str:
         """The key of sample `i`."""
-        return self._decode_key(self.index["key"][i])
-
-    def labels_of(self, rows: np.ndarray | slice) -> np.ndarray:
-        """int64 labels of some samples; raises `DataError` for one that is no class."""
-        labels = self.index["label"][rows].astype(np.int64)
-        wrong = labels[(labels < NO_LABEL) | (labels >= len(self.classes))]
-        if len(wrong):
-            found = f"label {wrong[0]} with {len(self.classes)} classes"
-            raise DataError(f"{self.path / INDEX_NAME}: {found}: index out of date; build the dataset again")
-        return labels
+        return decode_key(self.index["key"][i])
 
     def extension(self, i: int) -> str:
         """The content's file extension, such as `png`."""
@@ -117,7 +110,7 @@ class Dataset:
 
     def read(self, i: int) -> Sample:
         """Read and decode sample `i`; raises `DataError` naming it."""
-        label = int(self.labels_of(slice(i, i + 1))[0])
+        label = int(self.index["label"][i])
         image = decode(self.read_bytes(i), self.where(i))
         return Sample(self.key(i), image, None if label == NO_LABEL else label, self.text(i))
 
@@ -148,12 +141,6 @@ class Dataset:
         path = self.files.paths[shard] if shard < len(self.files.paths) else self.path / INDEX_NAME
         return f"{path}: sample {self.key(i)!r}"
 
-    def _decode_key(self, key: bytes) -> str:
-        try:
-            return key.decode()
-        except UnicodeDecodeError:
-            raise DataError(f"{self.path / INDEX_NAME}: key {key!r} is not UTF-8; build the dataset again") from None
-
     def _side_bytes(self, row: np.void, kind: str) -> bytes:
         length = int(row[f"{kind}_length"])
         return self.files.read(int(row["shard"]), int(row[f"{kind}_offset"]), length) if length else b""
@@ -161,6 +148,22 @@ class Dataset:
     def close(self) -> None:
         """Close the shards; reading opens them again."""
         self.files.close()
+
+
+def decode_key(key: bytes) -> str:
+    """A key of the index as text; raises `DataError`."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{INDEX_NAME}: key {key!r} is not UTF-8: index damaged; build the dataset again") from None
+
+
+def check_labels(labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Raise `DataError` for a label that is no class."""
+    wrong = labels[(labels < NO_LABEL) | (labels >= len(classes))]
+    if len(wrong):
+        found = f"label {wrong[0]} with {len(classes)} classes"
+        raise DataError(f"{INDEX_NAME}: {found}: index out of date; build the dataset again")
 
 
 def check_disjoint(forget: Dataset, remain: Dataset) -> None:

@@ -32,17 +32,21 @@ class ImageLoader:
 
     def __init__(self, transform: Transform, height: int, width: int) -> None:
         self._transform = transform
-        self._shape = (height, width, transform.channels)
+        self._shape = (transform.channels, height, width)
 
     def allocate(self, num_rows: int) -> Buffers:
         return {PIXELS: np.empty((num_rows, *self._shape), dtype=np.uint8)}
 
     def load(self, dataset: Dataset, row: int, position: int, buffers: Buffers, k: int) -> None:
         where = dataset.where(row)
-        pixels = self._transform(dataset.read_bytes(row), where, position)
-        if pixels.shape != self._shape:
-            raise DataError(f"{where}: {pixels.shape} pixels, expected {self._shape}; set image_size, or build again")
-        buffers[PIXELS][k] = pixels
+        image = self._transform(dataset.read_bytes(row), where, position)
+        _, height, width = self._shape
+        if image.size != (width, height):
+            found = f"{image.width} × {image.height} pixels, expected {width} × {height}"
+            raise DataError(f"{where}: {found}; set image_size, or build the dataset again")
+        # Pillow takes channels apart faster than numpy transposes
+        for channel, plane in zip(buffers[PIXELS][k], image.split(), strict=True):
+            channel[:] = plane
 
 
 class ArrayLoader:

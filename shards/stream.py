@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from .bad_samples import BadSamplePolicy, BadSamples
-from .dataset import Dataset
+from .dataset import Dataset, check_labels, decode_key
 from .errors import DataError
 from .loaders import PIXELS, Buffers, make_loader
 from .mixture import Mixture
@@ -96,7 +96,7 @@ class Stream:
         places = np.arange(rank * num_rows, (rank + 1) * num_rows)
         positions = b * self.batch_size + np.minimum(places, self.batch_size - 1)
         sources, rows = self._locate(positions)
-        keys = tuple(self.datasets[s].key(row) for s, row in zip(sources.tolist(), rows.tolist(), strict=True))
+        keys = tuple(decode_key(key) for key in self._gather("key", sources, rows).tolist())
         texts = [""] * num_rows
         buffers, is_good = self._load(positions, sources, rows, keys, texts)
         if world_size == 1:
@@ -135,6 +135,7 @@ class Stream:
         """Contents, and which of them are good; fills `texts`."""
         buffers = self._loader.allocate(len(positions))
         is_good = np.ones(len(positions), dtype=bool)
+        has_text = self._gather("text_length", sources, rows) > 0
         first: dict[int, int] = {}
         for k, position in enumerate(positions.tolist()):
             same = first.setdefault(position, k)
@@ -145,7 +146,7 @@ class Stream:
             dataset, row = self.datasets[sources[k]], int(rows[k])
             try:
                 self._loader.load(dataset, row, position, buffers, k)
-                texts[k] = dataset.text(row)
+                texts[k] = dataset.text(row) if has_text[k] else ""
             except DataError as error:
                 self.bad_samples.add(keys[k], error)
                 is_good[k] = False
@@ -153,14 +154,23 @@ class Stream:
         return buffers, is_good
 
     def _images(self, pixels: np.ndarray) -> np.ndarray:
-        return pixels.transpose(0, 3, 1, 2) if self._dtype == "uint8" else normalise(pixels)
+        return pixels if self._dtype == "uint8" else normalise(pixels)
 
     def _labels(self, sources: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        labels = np.empty(len(rows), dtype=np.int64)
-        for number in np.unique(sources).tolist():
-            here = sources == number
-            labels[here] = self.datasets[number].labels_of(rows[here])
+        labels = self._gather("label", sources, rows).astype(np.int64)
+        check_labels(labels, self.datasets[0].classes)
         return labels
+
+    def _gather(self, field: str, sources: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """A column of the index, for each row of its dataset."""
+        if len(self.datasets) == 1:
+            return self.datasets[0].index[field][rows]
+        columns = [dataset.index[field] for dataset in self.datasets]
+        values = np.empty(len(rows), dtype=np.result_type(*columns))
+        for number, column in enumerate(columns):
+            here = sources == number
+            values[here] = column[rows[here]]
+        return values
 
 
 def _copy_row(buffers: Buffers, source: int, target: int) -> None:

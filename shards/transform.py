@@ -1,4 +1,4 @@
-"""Decoded image → pixels of the asked size; crop and flip are functions of (seed, position)."""
+"""Encoded image → pixels of the asked size; crop and flip are functions of (seed, position)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ Crop = Literal["center", "random"]
 
 @dataclass(frozen=True)
 class Transform:
-    """How an image becomes [H, W, C]."""
+    """How an image becomes the network's input."""
 
     image_size: int | None
     """Pixels of each side; None keeps the image as it is."""
@@ -26,8 +26,8 @@ class Transform:
     """Mirror every other image, left to right."""
     seed: int
 
-    def __call__(self, data: bytes, where: str, position: int) -> np.ndarray:
-        """Decode to uint8 [H, W, C]; raises `DataError` naming `where`."""
+    def __call__(self, data: bytes, where: str, position: int) -> Image.Image:
+        """Decode, as mode L or RGB; raises `DataError` naming `where`."""
         image = open_image(data, where)
         across, mirror = self._draw(position) if self.flip or self.crop == "random" else (0.5, False)
         if self.image_size is not None and image.size != (self.image_size, self.image_size):
@@ -35,9 +35,7 @@ class Transform:
         if self.flip and mirror:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         mode = "L" if self.channels == 1 else "RGB"
-        return np.asarray(image if image.mode == mode else image.convert(mode)).reshape(
-            *image.size[::-1], self.channels
-        )
+        return image if image.mode == mode else image.convert(mode)
 
     def _draw(self, position: int) -> tuple[float, bool]:
         """A number in [0, 1) and a coin."""
@@ -46,12 +44,11 @@ class Transform:
 
 
 def normalise(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [n, H, W, C] → float32 [n, C, H, W]; 0 becomes exactly -1, 255 exactly 1."""
-    num, height, width, channels = pixels.shape
-    images = np.empty((num, channels, height, width), dtype=np.float32)
+    """uint8 [n, ...] → float32 of the same shape; 0 becomes exactly -1, 255 exactly 1."""
+    images = np.empty(pixels.shape, dtype=np.float32)
     # image by image: both passes over one stay in the cache
     for image, source in zip(images, pixels, strict=True):
-        np.subtract(source.transpose(2, 0, 1), np.float32(127.5), out=image)
+        np.subtract(source, np.float32(127.5), out=image)
         np.divide(image, np.float32(127.5), out=image)
     return images
 

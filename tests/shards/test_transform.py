@@ -1,7 +1,9 @@
 """Resize, crop, flip and scaling."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,12 +18,16 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def transform(size: int | None, channels: int = 1, crop: str = "center", flip: bool = False) -> Transform:
-    return Transform(size, channels, crop, flip, seed=9)  # pyright: ignore[reportArgumentType]
+def transform(
+    size: int | None, channels: int = 1, crop: Literal["center", "random"] = "center", flip: bool = False
+) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Pixels and a position to pixels."""
+    function = Transform(size, channels, crop, flip, seed=9)
+    return lambda pixels, position: np.asarray(function(png(pixels), "", position))
 
 
 def test_scaling_is_exact() -> None:
-    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
     images = normalise(pixels)
     assert images.dtype == np.float32
     expected = np.arange(256, dtype=np.float64) / 127.5 - 1
@@ -30,11 +36,13 @@ def test_scaling_is_exact() -> None:
     assert (images.min(), images.max()) == (-1, 1)
 
 
-def test_colours_stay_in_their_channels() -> None:
+def test_colours_stay_in_their_channels(tmp_path: Path) -> None:
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[..., 1] = 128
     pixels[..., 2] = 255
-    images = normalise(transform(None, channels=3)(png(pixels), "", 0)[None])
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "a" / "0.png").write_bytes(png(pixels))
+    images = Stream(build(tmp_path / "in", tmp_path / "out"), seed=0, batch_size=1).batch(0).images
     assert images.shape == (1, 3, 4, 6)
     assert [float(channel[0, 0]) for channel in images[0]] == [-1, pytest.approx(1 / 255), 1]
 
@@ -42,21 +50,21 @@ def test_colours_stay_in_their_channels() -> None:
 def test_the_middle_is_kept() -> None:
     pixels = np.zeros((10, 30), np.uint8)
     pixels[:, 10:20] = 255
-    assert (transform(10)(png(pixels), "", 0) == 255).all()
-    assert (transform(10)(png(pixels.T.copy()), "", 0) == 255).all()
+    assert (transform(10)(pixels, 0) == 255).all()
+    assert (transform(10)(pixels.T.copy(), 0) == 255).all()
 
 
 def test_resizing_keeps_the_mean() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-    assert abs(transform(16)(png(pixels), "", 0).mean() - pixels.mean()) < 2
-    assert (transform(100)(png(np.full((7, 9), 77, np.uint8)), "", 0) == 77).all()
+    assert abs(transform(16)(pixels, 0).mean() - pixels.mean()) < 2
+    assert (transform(100)(np.full((7, 9), 77, np.uint8), 0) == 77).all()
 
 
 def test_random_crop_and_flip_depend_on_the_position_alone() -> None:
     pixels = np.tile(np.arange(30, dtype=np.uint8), (10, 1))
     augment = transform(10, crop="random", flip=True)
-    views = [augment(png(pixels), "", position)[0, :, 0].astype(int) for position in range(400)]
-    again = [augment(png(pixels), "", position)[0, :, 0].astype(int) for position in range(400)]
+    views = [augment(pixels, position)[0].astype(int) for position in range(400)]
+    again = [augment(pixels, position)[0].astype(int) for position in range(400)]
     np.testing.assert_array_equal(views, again)
     mirrored = np.mean([view[0] > view[-1] for view in views])
     assert 0.42 < mirrored < 0.58
