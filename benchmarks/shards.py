@@ -5,7 +5,8 @@
     python benchmarks/shards.py build --images cifar10/train.zip   # a folder or zip of class/name.jpg
 
 latents  packed latents and text (185 KB a sample): batches of ours, plain `webdataset` iteration of the same tar, raw
-         `pread` of the same bytes in our order, mosaicml-streaming on its own format where it is installed
+         `pread` of the same bytes in our order (keeping a batch in memory as ours does, or reading all into one buffer
+         that never leaves the processor's cache), mosaicml-streaming on its own format where it is installed
 jpegs    512 × 512 JPEGs: batches of ours, and Pillow alone decoding the same bytes from memory to arrays
 order    synthetic datasets of 10^5 to 10^8 samples: time to open one and read a batch at sample 10,000,000, time of the
          batches after it, memory of the process
@@ -139,14 +140,19 @@ def latents(options: argparse.Namespace, folder: Path) -> None:
             stream.batch(b)
         return num_batches * BATCH_SIZE
 
-    def pread() -> int:
+    def pread(kept: int) -> int:
         with Path(tars[0]).open("rb", buffering=0) as file:
-            for _, offset, length in rows:
-                os.pread(file.fileno(), length, offset)
+            for start in range(0, len(rows), kept):
+                _ = [os.pread(file.fileno(), length, offset) for _, offset, length in rows[start : start + kept]]
         return len(rows)
 
     check_latents(dataset, stream, tars)
-    providers = {"erasediff": ours, "raw pread": pread, "webdataset": lambda: sum(1 for _ in plain_webdataset(tars))}
+    providers = {
+        "erasediff": ours,
+        "raw pread, a batch kept": lambda: pread(BATCH_SIZE),
+        "raw pread, one buffer": lambda: pread(1),
+        "webdataset": lambda: sum(1 for _ in plain_webdataset(tars)),
+    }
     mosaic = make_mosaic(folder / "mds", dataset)
     if mosaic is not None:
         providers["mosaicml-streaming"] = mosaic

@@ -1,6 +1,7 @@
 """A dataset folder opened for reading."""
 
 import json
+import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -187,9 +188,13 @@ def same_content(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
 def check_size(path: Path, num_bytes: int) -> None:
     """Raise `DataError` if a shard is missing or not of the recorded size."""
     try:
-        found = path.stat().st_size
+        state = path.stat()
     except FileNotFoundError:
         raise DataError(f"{path}: shard missing; copy it back, or build the dataset again") from None
+    found = state.st_size
+    # opening a pipe or device could wait for ever
+    if not stat.S_ISREG(state.st_mode):
+        raise DataError(f"{path}: not a regular file; copy the shard there, or build the dataset again")
     if found != num_bytes:
-        state = "truncated" if found < num_bytes else "longer than it was"
-        raise DataError(f"{path}: {state}: {found:,} bytes, {num_bytes:,} expected; copy or build it again")
+        problem = "truncated" if found < num_bytes else "longer than it was"
+        raise DataError(f"{path}: {problem}: {found:,} bytes, {num_bytes:,} expected; copy or build it again")

@@ -1,6 +1,7 @@
 """A folder or zip of `class/name.(png|jpg|jpeg|webp)`, like torchvision's ImageFolder."""
 
 import os
+import stat
 import threading
 import zipfile
 from abc import abstractmethod
@@ -76,8 +77,20 @@ def _walk(root: Path) -> Iterator[File]:
             yield File(f"{at.name}/", 0, 0)
         folders.sort()
         for name in sorted(names):
-            state = (Path(directory) / name).stat()
+            path = Path(directory) / name
+            state = _stat(path)
             yield File((at / name).as_posix(), state.st_size, state.st_mtime_ns)
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); remove or mend it") from None
+    # opening a pipe or device could wait for ever
+    if not stat.S_ISREG(state.st_mode):
+        raise DataError(f"{path}: not a regular file; remove it")
+    return state
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

@@ -51,7 +51,7 @@ class Prefetch:
         """Stop the threads; waits for batches being made, drops the others."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        self._ready.clear()
+        self._drop()
 
     def __enter__(self) -> "Prefetch":
         return self
@@ -67,4 +67,14 @@ class Prefetch:
     def _take(self, pool: ThreadPoolExecutor) -> SampleBatch:
         while len(self._ready) < self._num_ahead:
             self._ready.append(pool.submit(self._make, self._next + len(self._ready)))
-        return self._ready.popleft().result()
+        try:
+            return self._ready.popleft().result()
+        except BaseException:
+            # whoever asks again gets this batch, not the one after it
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        for future in self._ready:
+            future.cancel()
+        self._ready.clear()

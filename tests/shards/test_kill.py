@@ -197,3 +197,20 @@ def test_a_kill_while_tidying_up(
         assert not output.exists()
         build(photographs, output, max_shard_samples=40)
         assert folder_bytes(output) == folder_bytes(whole)
+
+
+def test_ctrl_c_ends_at_once_and_the_same_command_continues(photographs: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, "-c", COMMAND, "build", str(photographs), str(output)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        while not list(tmp_path.glob(".out.partial/*.tar*")) and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+    if process.returncode:
+        assert not output.exists()
+        assert (tmp_path / ".out.partial").is_dir()
+        assert run("build", photographs, output) == 0
+    assert folder_bytes(output) == folder_bytes(whole)

@@ -43,6 +43,13 @@ def test_an_error_comes_out_in_its_batchs_turn(digits: Dataset, tmp_path: Path) 
     with pytest.raises(DataError, match=bad_key), Prefetch(stream, num_workers=4) as batches:
         for expected, (b, _) in enumerate(batches):
             assert b == expected < 3
+    # asking again is the same error, not the batch after it
+    again = Prefetch(stream, start=2, num_workers=2)
+    next(again)
+    for _ in range(2):
+        with pytest.raises(DataError, match=bad_key):
+            next(again)
+    again.close()
     assert not prefetch_threads()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from erasediff.shards import DataError, Dataset, Stream, build, split
-from erasediff.shards.order import Order
+from erasediff.shards.order import Order, permutation, random_words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,6 +37,28 @@ def test_order_is_a_function_of_the_position_alone(sizes: list[int], positions: 
     together = Order(sizes, seed=5, window_shards=3).rows(np.array(positions)).tolist()
     one_by_one = [Order(sizes, seed=5, window_shards=3).rows(np.array([p])).item() for p in positions]
     assert together == one_by_one
+
+
+def test_random_words_are_splitmix64() -> None:
+    # the published sequence for seed 0 (Vigna's splitmix64.c)
+    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
+    assert random_words((), np.arange(4)).tolist() == expected
+
+
+def splitmix64(value: int) -> int:
+    """The output function on Python's own integers."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+    return value ^ (value >> 31)
+
+
+@given(seed=st.lists(st.integers(-(2**65), 2**65), max_size=4), num=st.integers(0, 60))
+def test_the_order_is_the_documented_function(seed: list[int], num: int) -> None:
+    state = 0
+    for word in seed:
+        state = splitmix64((state + (word + 1) * 0x9E3779B97F4A7C15) % 2**64)
+    words = [splitmix64((state + (i + 1) * 0x9E3779B97F4A7C15) % 2**64) for i in range(num)]
+    assert permutation(seed, num).tolist() == sorted(range(num), key=words.__getitem__)
 
 
 def test_samples_stay_within_a_window_of_shards() -> None:
