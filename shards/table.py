@@ -114,7 +114,7 @@ def _label(record: Record) -> str | None:
 
 
 def _key(file: str) -> str:
-    return "/".join(part for part in key_of(file).split("/") if part not in ("", "__", "_"))
+    return key_of("/".join(part for part in file.split("/") if part not in ("", ".", "..")))
 
 
 def _stat(path: Path, where: str) -> os.stat_result:

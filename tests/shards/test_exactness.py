@@ -1,5 +1,6 @@
 """The promise of the stream: one sequence, whatever the ranks, workers, stops and restarts."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,24 @@ def test_stop_anywhere_and_resume_on_another_world(
     single = Stream(remain, seed=11, batch_size=1, window_shards=3)
     expected = [single.batch(position).keys[0] for position in range(start * batch_size, end * batch_size)]
     assert resumed == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first_world", WORLDS)
+@pytest.mark.parametrize("second_world", WORLDS)
+def test_every_pair_of_worlds_and_workers_and_every_stop(
+    sets: tuple[Dataset, Dataset], first_world: int, second_world: int
+) -> None:
+    _, remain = sets
+    # 41 batches of 45 are more than an epoch of 1,614
+    num_batches, batch_size = 41, 45
+    single = Stream(remain, seed=11, batch_size=1, window_shards=3)
+    expected = [single.batch(position).keys[0] for position in range(num_batches * batch_size)]
+    for first_workers, second_workers in itertools.product((0, 2, 4), repeat=2):
+        for stop in range(0, num_batches + 1, 4 if first_workers or second_workers else 1):
+            keys = read_batches(remain.path, 0, stop, first_world, first_workers, batch_size)
+            keys += read_batches(remain.path, stop, num_batches, second_world, second_workers, batch_size)
+            assert keys == expected
 
 
 @settings(max_examples=10, deadline=None)
