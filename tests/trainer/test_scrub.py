@@ -290,6 +290,10 @@ def test_the_plan_says_what_would_happen_and_writes_nothing(digits: Path, base_m
     [
         ({"train": TrainConfig(label_drop=0.1), "null_class": None}, "train.label_drop = 0.1 needs a null class"),
         ({"train": TrainConfig(max_train_steps=0)}, "train.max_train_steps = 0: at least 1"),
+        ({"train": TrainConfig(seed=-1)}, "train.seed = -1: at least 0"),
+        ({"method": EraseDiffConfig(eta=-1.0)}, "method.eta = -1.0: at least 0"),
+        ({"method": EraseDiffConfig(lambda_cap=-1.0)}, "method.lambda_cap = -1.0: at least 0"),
+        ({"method": MOOConfig(weight=float("inf"))}, "method.weight = inf: at least 0, and finite"),
         ({"optimizer": OptimizerConfig(ema_decay=0.9999)}, "keeps 100% of the old weights"),
         ({"method": EraseDiffConfig(anchor=3)}, "method.anchor = 3 is a class that is to be forgotten"),
         ({"method": EraseDiffConfig(anchor=99)}, "method.anchor = 99 is no class of the model (0 to 10)"),
