@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from erasediff.shards import build
 from erasediff.trainer.config import (
     EngineConfig,
     EraseDiffConfig,
@@ -25,6 +26,7 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.errors import ConfigError, TrainingError
 from erasediff.trainer.scrubbing import cost, plan, run_scrub, scrub
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import make_pipeline, tiny_config
 
@@ -333,4 +335,17 @@ def test_models_that_are_none_are_refused(digits: Path, base_model: Path, tmp_pa
     torch.save(weights(pickled), pickled / "unet" / "diffusion_pytorch_model.bin")
     (pickled / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert "diffusion_pytorch_model.bin is pickled" in message(pickled)
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_without_a_label_are_refused_where_the_model_must_be_told_one(
+    digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    for i in range(3):
+        Image.new("L", (8, 8), 40 * i).save(tmp_path / f"{i}.png")
+    (tmp_path / "table.jsonl").write_text("".join(f'{{"path": "{i}.png"}}\n' for i in range(3)))
+    build(tmp_path / "table.jsonl", tmp_path / "unlabelled")
+    config = tiny_config(digits, base_model, tmp_path / "run")
+    with pytest.raises(ConfigError, match="3 samples have no label, 0 for one"):
+        run_scrub(dataclasses.replace(config, remain=str(tmp_path / "unlabelled")))
     assert not (tmp_path / "run").exists()
