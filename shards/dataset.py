@@ -1,6 +1,7 @@
 """A dataset folder opened for reading."""
 
 import json
+import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,9 @@ class Dataset:
         self.manifest = manifest
         self.index = index
         """Rows as in `index.index_dtype`, memory-mapped, read only."""
-        self.files = ShardFiles([path / shard.path for shard in manifest.shards])
+        self.files = ShardFiles(
+            [path / shard.path for shard in manifest.shards], [shard.bytes for shard in manifest.shards]
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> "Dataset":
@@ -50,8 +53,6 @@ class Dataset:
         if not len(index) == manifest.num_samples == sum(shard.num_samples for shard in manifest.shards):
             found = f"{len(index):,} rows for {manifest.num_samples:,} samples"
             raise DataError(f"{path / INDEX_NAME}: {found}: index out of date; build the dataset again")
-        if len(index) and not 0 <= int(index["shard"].max()) < len(manifest.shards):
-            raise DataError(f"{path / INDEX_NAME}: points to shards that {path} does not list; build the dataset again")
         for shard in manifest.shards:
             check_size(path / shard.path, shard.bytes)
         return cls(path, manifest, index)
@@ -78,23 +79,30 @@ class Dataset:
     @cached_property
     def labels(self) -> np.ndarray:
         """int64 [len(self)], -1 where a sample has none."""
-        return self.index["label"].astype(np.int64)
+        labels = self.index["label"].astype(np.int64)
+        check_labels(labels, self.classes)
+        return labels
 
     @property
     def keys(self) -> list[str]:
         """Every sample's key."""
-        return [key.decode() for key in self.index["key"].tolist()]
+        return [decode_key(key) for key in self.index["key"].tolist()]
 
     def __len__(self) -> int:
         return len(self.index)
 
     def key(self, i: int) -> str:
         """The key of sample `i`."""
-        return self.index["key"][i].decode()
+        return decode_key(self.index["key"][i])
 
     def extension(self, i: int) -> str:
         """The content's file extension, such as `png`."""
-        return EXTENSIONS[int(self.index["extension"][i])]
+        number = int(self.index["extension"][i])
+        if number >= len(EXTENSIONS):
+            raise DataError(
+                f"{self.path / INDEX_NAME}: sample {i} is of unknown kind {number}; build the dataset again"
+            )
+        return EXTENSIONS[number]
 
     def read_bytes(self, i: int) -> bytes:
         """The encoded content of sample `i`, as it was given to `build`."""
@@ -130,7 +138,9 @@ class Dataset:
 
     def where(self, i: int) -> str:
         """Shard and key of sample `i`, for messages."""
-        return f"{self.files.paths[int(self.index['shard'][i])]}: sample {self.key(i)!r}"
+        shard = int(self.index["shard"][i])
+        path = self.files.paths[shard] if shard < len(self.files.paths) else self.path / INDEX_NAME
+        return f"{path}: sample {self.key(i)!r}"
 
     def _side_bytes(self, row: np.void, kind: str) -> bytes:
         length = int(row[f"{kind}_length"])
@@ -139,6 +149,22 @@ class Dataset:
     def close(self) -> None:
         """Close the shards; reading opens them again."""
         self.files.close()
+
+
+def decode_key(key: bytes) -> str:
+    """A key of the index as text; raises `DataError`."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{INDEX_NAME}: key {key!r} is not UTF-8: index damaged; build the dataset again") from None
+
+
+def check_labels(labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Raise `DataError` for a label that is no class."""
+    wrong = labels[(labels < NO_LABEL) | (labels >= len(classes))]
+    if len(wrong):
+        found = f"label {wrong[0]} with {len(classes)} classes"
+        raise DataError(f"{INDEX_NAME}: {found}: index out of date; build the dataset again")
 
 
 def check_disjoint(forget: Dataset, remain: Dataset) -> None:
@@ -162,9 +188,13 @@ def same_content(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
 def check_size(path: Path, num_bytes: int) -> None:
     """Raise `DataError` if a shard is missing or not of the recorded size."""
     try:
-        found = path.stat().st_size
+        state = path.stat()
     except FileNotFoundError:
         raise DataError(f"{path}: shard missing; copy it back, or build the dataset again") from None
+    found = state.st_size
+    # opening a pipe or device could wait for ever
+    if not stat.S_ISREG(state.st_mode):
+        raise DataError(f"{path}: not a regular file; copy the shard there, or build the dataset again")
     if found != num_bytes:
-        state = "truncated" if found < num_bytes else "longer than it was"
-        raise DataError(f"{path}: {state}: {found:,} bytes, {num_bytes:,} expected; copy or build it again")
+        problem = "truncated" if found < num_bytes else "longer than it was"
+        raise DataError(f"{path}: {problem}: {found:,} bytes, {num_bytes:,} expected; copy or build it again")

@@ -1,12 +1,13 @@
 """A folder or zip of `class/name.(png|jpg|jpeg|webp)`, like torchvision's ImageFolder."""
 
 import os
+import stat
 import threading
 import zipfile
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from .errors import DataError
 from .index import IMAGE_EXTENSIONS
@@ -76,8 +77,20 @@ def _walk(root: Path) -> Iterator[File]:
             yield File(f"{at.name}/", 0, 0)
         folders.sort()
         for name in sorted(names):
-            state = (Path(directory) / name).stat()
+            path = Path(directory) / name
+            state = _stat(path)
             yield File((at / name).as_posix(), state.st_size, state.st_mtime_ns)
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); remove or mend it") from None
+    # opening a pipe or device could wait for ever
+    if not stat.S_ISREG(state.st_mode):
+        raise DataError(f"{path}: not a regular file; remove it")
+    return state
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -95,7 +108,8 @@ def _members(archive: zipfile.ZipFile, modified_ns: int) -> Iterator[File]:
 def _by_class(root: Path, files: Iterable[File]) -> dict[str, list[File]]:
     classes: dict[str, list[File]] = {}
     for file in files:
-        parts = PurePosixPath(file.path).parts
+        # strings: pathlib took a fifth of the time to build from a zip of small pictures
+        parts = tuple(file.path.rstrip("/").split("/"))
         if any((part.startswith(".") and part != "..") or part in _LITTER for part in parts):
             continue
         if file.path.endswith("/"):
@@ -111,7 +125,7 @@ def _by_class(root: Path, files: Iterable[File]) -> dict[str, list[File]]:
 
 
 def _check(root: Path, file: File, parts: tuple[str, ...]) -> None:
-    if len(parts) != 2 or ".." in parts or "\\" in file.path:
+    if len(parts) != 2 or ".." in parts or "" in parts or "\\" in file.path:
         raise DataError(f"{root}: found {file.path!r}; expected {_EXPECTED}, one folder a class")
     if extension_of(file.path) not in IMAGE_EXTENSIONS:
         raise DataError(f"{root}: {file.path!r} is not an image ({', '.join(IMAGE_EXTENSIONS)}); remove it")
@@ -128,9 +142,10 @@ def _entries(files: list[File], label: int) -> Iterator[Entry]:
 
 def extension_of(path: str) -> str:
     """Lower case, without the dot."""
-    return PurePosixPath(path).suffix.removeprefix(".").lower()
+    stem, _, extension = path.rpartition("/")[2].rpartition(".")
+    return extension.lower() if stem else ""
 
 
 def key_of(path: str) -> str:
     """A WebDataset key: the path without its extension and without any other dot, at which a key would end."""
-    return str(PurePosixPath(path).with_suffix("")).replace(".", "_")
+    return path.removesuffix("." + path.rpartition(".")[2]).replace(".", "_")

@@ -54,7 +54,7 @@ def index_in_place(
 
 
 def _index_tar(tar: Path, number: int, output: Path, stop: StopFlag) -> Part:
-    files = ShardFiles([tar])
+    files = ShardFiles([tar], [tar.stat().st_size])
     rows: list[Row] = []
     shapes: set[tuple[int, ...]] = set()
     for sample in read_samples(tar):

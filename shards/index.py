@@ -90,7 +90,8 @@ def load_index(path: Path) -> np.ndarray:
     names = index.dtype.names or ()
     if index.ndim != 1 or "key" not in names or index.dtype != index_dtype(index.dtype["key"].itemsize):
         raise DataError(f"{path}: an array of {index.dtype}, not an index of this version; build the dataset again")
-    return index
+    # every access to a memmap object costs microseconds more than to the array it is
+    return index.view(np.ndarray)
 
 
 def fingerprint(index: np.ndarray, classes: tuple[str, ...]) -> str:

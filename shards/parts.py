@@ -1,6 +1,5 @@
 """One shard's share of a dataset, kept on disk while the dataset is being made, so that a killed run can continue."""
 
-import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -42,6 +41,7 @@ def resumed(folder: Path, number: int, make: Callable[[], Part]) -> Part:
 
 def remove_parts(folder: Path) -> None:
     """Call when the dataset is complete."""
-    for file in folder.glob("part-*"):
-        with contextlib.suppress(FileNotFoundError):
+    # records first: a kill in between must not leave a record without its rows
+    for pattern in ("part-*.json", "part-*"):
+        for file in folder.glob(pattern):
             file.unlink()

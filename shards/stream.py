@@ -1,13 +1,18 @@
-"""Batches out of a dataset, in an order that does not depend on ranks, workers or restarts."""
+"""Batches out of datasets, in an order that does not depend on ranks, workers or restarts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from .dataset import Dataset
+from .bad_samples import BadSamplePolicy, BadSamples
+from .dataset import Dataset, check_labels, decode_key
 from .errors import DataError
+from .loaders import PIXELS, Buffers, make_loader
+from .mixture import Mixture
 from .order import Order
-from .transform import load_pixels, normalise
+from .transform import Crop, Transform, normalise
 
 DEFAULT_WINDOW_SHARDS = 16
 
@@ -17,85 +22,194 @@ class SampleBatch:
     """One rank's part of a global batch; n = ceil(batch_size / world_size) on every rank."""
 
     images: np.ndarray
-    """float32 [n, C, H, W] in [-1, 1]."""
+    """float32 [n, C, H, W] in [-1, 1], or uint8 if the stream was asked for it; [n, 0, 0, 0] for samples of arrays."""
     labels: np.ndarray
     """int64 [n], -1 where a sample has none."""
     weights: np.ndarray
-    """float32 [n]: 1, or 0 for a row that only fills up (a copy of a real sample)."""
+    """float32 [n]: 1, or 0 for a row that only fills up (a copy of a real sample) or could not be read (black)."""
     positions: np.ndarray
     """int64 [n]: place in the infinite sequence; a filling row has the place of the sample it copies."""
     keys: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    """Captions, empty where a sample has none."""
+    arrays: Buffers | None = None
+    """Name → [n, ...] in the dtype they are stored in, where samples are arrays; an `.npy` is named `array`."""
 
 
 class Stream:
-    """The infinite sequence of `dataset`'s samples, cut into global batches.
+    """The infinite sequence of samples, cut into global batches.
 
     The order is a pure function of (`seed`, position): batch b is positions [b·B, (b+1)·B), crossing epochs, whatever
-    the number of ranks. There is no state: resuming is calling `batch` with the next number.
+    the number of ranks. There is no state: resuming is calling `batch` with the next number. Threads may share one.
 
-    image_size: pixels; images become squares of it (shorter side resized, middle kept). None takes them as they are,
-        and raises `DataError` if they differ.
-    channels: 1 or 3; None keeps the dataset's, or takes 3 where images differ.
+    dataset: one, or several with the same classes; each goes through its own epochs, repeated as often as needed.
+    weights: shares of several datasets, rounded to 1/1024; None makes them proportional to their numbers of samples.
+    image_size: pixels; images become squares of it (shorter side resized, cropped). None takes them as they are, and
+        raises `DataError` if they differ.
+    channels: 1 or 3; None keeps the datasets', or takes 3 where images differ.
+    crop, flip: see `transform.Transform`; random ones depend on (seed, position) alone.
+    dtype: "uint8" leaves the pixels as they are, to be scaled on the device.
     window_shards: samples mix within so many shards; more mixes better, less keeps reads in fewer files.
+    on_bad_sample: "error" raises; "skip" gives a sample that cannot be read weight 0 in its place, and logs its key.
+    max_bad_samples: with "skip", more distinct ones than this end the run, see `check_bad_samples`.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Sequence[Dataset],
         *,
         seed: int,
         batch_size: int,
+        weights: Sequence[float] | None = None,
         image_size: int | None = None,
         channels: int | None = None,
+        crop: Crop = "center",
+        flip: bool = False,
+        dtype: Literal["float32", "uint8"] = "float32",
         window_shards: int = DEFAULT_WINDOW_SHARDS,
+        on_bad_sample: BadSamplePolicy = "error",
+        max_bad_samples: int = 100,
     ) -> None:
-        _check_options(batch_size, image_size, channels, window_shards)
-        shape = dataset.image_shape
-        if image_size is None and shape is None:
-            raise DataError(f"{dataset.path}: images differ in size; set image_size (pixels)")
-        self.dataset = dataset
+        self.datasets = (dataset,) if isinstance(dataset, Dataset) else tuple(dataset)
+        _check_options(batch_size, image_size, channels, crop, dtype, window_shards)
+        _check_datasets(self.datasets, weights)
         self.batch_size = batch_size
-        self.image_size = image_size
-        self.channels = channels or (shape.channels if shape else 3)
-        sizes = [shard.num_samples for shard in dataset.manifest.shards]
-        self._order = Order(sizes, seed=seed, window_shards=window_shards)
+        self.bad_samples = BadSamples(on_bad_sample, max_bad_samples)
+        self._dtype = dtype
+        transform = Transform(image_size, channels or _channels(self.datasets), crop, flip, seed)
+        self._loader = make_loader(self.datasets, transform)
+        self._mixture = Mixture(weights or [len(dataset) for dataset in self.datasets], seed=seed)
+        self._orders = [
+            Order([s.num_samples for s in dataset.manifest.shards], seed=seed + number, window_shards=window_shards)
+            for number, dataset in enumerate(self.datasets)
+        ]
 
     def batch(self, b: int, rank: int = 0, world_size: int = 1) -> SampleBatch:
         """Rows [rank·n, (rank+1)·n) of global batch `b`, n = ceil(batch_size / world_size).
 
         Every rank gets n rows: past the batch's end they repeat its last sample with weight 0. Raises `DataError` for a
-        sample that cannot be read or decoded.
+        sample that cannot be read or decoded, unless those are skipped.
         """
         if not 0 <= rank < world_size or b < 0:
             raise ValueError(f"batch {b}, rank {rank} of {world_size}: expected b >= 0 and 0 <= rank < world_size")
         num_rows = -(-self.batch_size // world_size)
         places = np.arange(rank * num_rows, (rank + 1) * num_rows)
         positions = b * self.batch_size + np.minimum(places, self.batch_size - 1)
-        rows = self._order.rows(positions)
+        sources, rows = self._locate(positions)
+        keys = tuple(decode_key(key) for key in self._gather("key", sources, rows).tolist())
+        texts = [""] * num_rows
+        buffers, is_good = self._load(positions, sources, rows, keys, texts)
+        if world_size == 1:
+            self.check_bad_samples(len(self.bad_samples.keys))
+        pixels = buffers.pop(PIXELS, None)
         return SampleBatch(
-            images=normalise(self._pixels(rows)),
-            labels=self.dataset.index["label"][rows].astype(np.int64),
-            weights=(places < self.batch_size).astype(np.float32),
+            images=np.empty((num_rows, 0, 0, 0), np.float32) if pixels is None else self._images(pixels),
+            labels=self._labels(sources, rows),
+            weights=((places < self.batch_size) & is_good).astype(np.float32),
             positions=positions,
-            keys=tuple(key.decode() for key in self.dataset.index["key"][rows].tolist()),
+            keys=keys,
+            texts=tuple(texts),
+            arrays=buffers or None,
         )
 
-    def _pixels(self, rows: np.ndarray) -> np.ndarray:
-        # filling rows and small datasets repeat samples: decode each once
-        distinct, inverse = np.unique(rows, return_inverse=True)
-        return np.stack([self._load(row) for row in distinct.tolist()])[inverse]
+    def check_bad_samples(self, num_bad_samples: int) -> None:
+        """Raise `DataError` if more samples are bad than `max_bad_samples`.
 
-    def _load(self, row: int) -> np.ndarray:
-        dataset = self.dataset
-        return load_pixels(dataset.read_bytes(row), dataset.where(row), self.image_size, self.channels)
+        On several ranks, every rank calls this with the same number, the sum over ranks of `len(bad_samples.keys)`, so
+        that they stop together; `batch` does it itself where there is one rank.
+        """
+        self.bad_samples.check(num_bad_samples)
+
+    def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the dataset and row in it, for each position."""
+        sources, local = self._mixture.locate(positions)
+        rows = np.empty_like(positions)
+        for number in np.unique(sources).tolist():
+            here = sources == number
+            rows[here] = self._orders[number].rows(local[here])
+        return sources, rows
+
+    def _load(
+        self, positions: np.ndarray, sources: np.ndarray, rows: np.ndarray, keys: tuple[str, ...], texts: list[str]
+    ) -> tuple[Buffers, np.ndarray]:
+        """Contents, and which of them are good; fills `texts`."""
+        buffers = self._loader.allocate(len(positions))
+        is_good = np.ones(len(positions), dtype=bool)
+        has_text = self._gather("text_length", sources, rows) > 0
+        first: dict[int, int] = {}
+        for k, position in enumerate(positions.tolist()):
+            same = first.setdefault(position, k)
+            if same != k:
+                _copy_row(buffers, same, k)
+                texts[k], is_good[k] = texts[same], is_good[same]
+                continue
+            dataset, row = self.datasets[sources[k]], int(rows[k])
+            try:
+                self._loader.load(dataset, row, position, buffers, k)
+                texts[k] = dataset.text(row) if has_text[k] else ""
+            except DataError as error:
+                self.bad_samples.add(keys[k], error)
+                is_good[k] = False
+                _clear_row(buffers, k)
+        return buffers, is_good
+
+    def _images(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels if self._dtype == "uint8" else normalise(pixels)
+
+    def _labels(self, sources: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        labels = self._gather("label", sources, rows).astype(np.int64)
+        check_labels(labels, self.datasets[0].classes)
+        return labels
+
+    def _gather(self, field: str, sources: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """A column of the index, for each row of its dataset."""
+        if len(self.datasets) == 1:
+            return self.datasets[0].index[field][rows]
+        columns = [dataset.index[field] for dataset in self.datasets]
+        values = np.empty(len(rows), dtype=np.result_type(*columns))
+        for number, column in enumerate(columns):
+            here = sources == number
+            values[here] = column[rows[here]]
+        return values
 
 
-def _check_options(batch_size: int, image_size: int | None, channels: int | None, window_shards: int) -> None:
+def _copy_row(buffers: Buffers, source: int, target: int) -> None:
+    for buffer in buffers.values():
+        buffer[target] = buffer[source]
+
+
+def _clear_row(buffers: Buffers, k: int) -> None:
+    for buffer in buffers.values():
+        buffer[k] = 0
+
+
+def _channels(datasets: Sequence[Dataset]) -> int:
+    channels = {dataset.image_shape.channels if dataset.image_shape else 3 for dataset in datasets}
+    return channels.pop() if len(channels) == 1 else 3
+
+
+def _check_datasets(datasets: Sequence[Dataset], weights: Sequence[float] | None) -> None:
+    if not datasets:
+        raise DataError("dataset: none given; a stream needs at least one")
+    if weights is not None and len(weights) != len(datasets):
+        raise DataError(f"weights: {len(weights)} for {len(datasets)} datasets; give one for each")
+    for dataset in datasets:
+        if dataset.classes != datasets[0].classes:
+            raise DataError(f"{datasets[0].path} and {dataset.path} have different classes; build them with the same")
+
+
+def _check_options(
+    batch_size: int, image_size: int | None, channels: int | None, crop: str, dtype: str, window_shards: int
+) -> None:
     if batch_size < 1:
         raise DataError(f"batch_size: {batch_size}; at least 1 is needed")
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size: {image_size} pixels; at least 1 is needed")
     if channels not in (None, 1, 3):
         raise DataError(f"channels: {channels}; 1 (grey) or 3 (RGB) are possible")
+    if crop not in ("center", "random"):
+        raise DataError(f"crop: {crop!r}; center and random are possible")
+    if dtype not in ("float32", "uint8"):
+        raise DataError(f"dtype: {dtype!r}; float32 and uint8 are possible")
     if window_shards < 1:
         raise DataError(f"window_shards: {window_shards}; at least 1 is needed")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _label(record: Record) -> str | None:
 
 
 def _key(file: str) -> str:
-    return "/".join(part for part in key_of(file).split("/") if part not in ("", "__", "_"))
+    return key_of("/".join(part for part in file.split("/") if part not in ("", ".", "..")))
 
 
 def _stat(path: Path, where: str) -> os.stat_result:
@@ -121,6 +122,8 @@ def _stat(path: Path, where: str) -> os.stat_result:
         state = path.stat()
     except OSError as error:
         raise DataError(f"{where}: {str(path)!r} cannot be read ({error.strerror}); correct the path") from None
+    if not stat.S_ISREG(state.st_mode):
+        raise DataError(f"{where}: {str(path)!r} is not a regular file; correct the path")
     if state.st_size > MAX_SAMPLE_BYTES:
         raise DataError(f"{where}: {str(path)!r} has {state.st_size:,} bytes, more than {MAX_SAMPLE_BYTES:,}")
     return state

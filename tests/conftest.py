@@ -6,6 +6,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from pathlib import Path
 
 import pytest
+import torch
+
+# before anything imports Triton, as diffusers does: without a GPU its kernels run in the interpreter
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import tiny
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,11 +56,33 @@ def check_labels(
         raise ConfigError(f"method.anchor = {forgetting.anchor} is a class that is to be forgotten: choose another")
 
 
+def check_all_labelled(model: DiffusionModel, dataset: Dataset) -> None:
+    """Raises ConfigError for samples without a label where the model must be told one."""
+    without = np.flatnonzero(dataset.labels < 0)
+    if model.num_classes and len(without):
+        raise ConfigError(
+            f"{dataset.path}: {len(without):,} samples have no label, {dataset.key(int(without[0]))} for one, and the "
+            "model is class-conditional: build the dataset with labels"
+        )
+
+
+def check_method(method: MethodConfig) -> None:
+    """Raises ConfigError for a number that is out of range."""
+    least = {"eta": 0, "lambda_cap": 0, "num_inner_steps": 0, "inner_every": 0, "xi": 0, "weight": 0}
+    for name, bound in least.items():
+        value = getattr(method, name, None)
+        if value is not None and not bound <= value < math.inf:
+            raise ConfigError(f"method.{name} = {value}: at least {bound}, and finite")
+
+
 def check_train(train: TrainConfig, model: DiffusionModel) -> None:
     """Raises ConfigError for a batch or schedule that cannot be, and for label drop without a null class."""
     for name in ("max_train_steps", "train_batch_size"):
         if getattr(train, name) < 1:
             raise ConfigError(f"train.{name} = {getattr(train, name)}: at least 1")
+    for name in ("seed", "checkpointing_steps", "descent_every"):
+        if getattr(train, name) < 0:
+            raise ConfigError(f"train.{name} = {getattr(train, name)}: at least 0")
     for name in ("label_drop", "forget_label_drop"):
         drop = getattr(train, name) or 0.0
         if not 0 <= drop <= 1:

@@ -28,6 +28,8 @@ def set_up(config: EngineConfig) -> torch.device:
         if local_rank >= torch.cuda.device_count():
             raise ConfigError(f"LOCAL_RANK is {local_rank}, but this node has {torch.cuda.device_count()} CUDA devices")
         torch.cuda.set_device(device)
+        # TF32 keeps 10 bits of a convolution's inputs: fp32 here means fp32
+        torch.backends.cudnn.allow_tf32 = False
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)

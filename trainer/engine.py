@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..kernels.displace import displace
-from ..kernels.inner_products import inner_products, inner_products_by_parameter
+from ..kernels.inner_products import inner_products_by_parameter
 from . import distributed
 from .config import EngineConfig, OptimizerConfig
 from .optimizer import OuterOptimizer
@@ -32,20 +32,6 @@ class Weighted(Protocol):
 
 Batch = TypeVar("Batch", bound=Weighted)
 LossFn = Callable[["ShardedModel", Batch], Tensor]  # -> the loss of each sample [B]
-
-
-class _Autocast(nn.Module):
-    """The module under ZeRO; autocast goes inside, where DeepSpeed leaves it alone."""
-
-    def __init__(self, module: nn.Module, precision: str, device: torch.device):
-        super().__init__()
-        self.module = module
-        self._enabled = precision == "bf16-autocast"
-        self._device_type = device.type
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self._enabled):
-            return self.module(*args, **kwargs)
 
 
 class ShardedModel:
@@ -66,9 +52,10 @@ class ShardedModel:
         keep_original: bool = False,
     ):
         self.device = device
-        self._zero = partition(_Autocast(module, engine.precision, device), engine, device)
+        self._zero = partition(module, engine, device)
         self.theta = ShardedVector(self._zero.layout, self._zero.theta)
         self.original = self.theta.clone() if keep_original else None
+        self._parameter_table = self.theta.layout.parameter_table()
         self.optimizer = OuterOptimizer(self.theta, optimizer, max_train_steps)
         # whose cast the working copy is; None: out of date, rewritten before the next forward pass
         self._working_copy_of: object | None = None
@@ -77,6 +64,11 @@ class ShardedModel:
     def working_dtype(self) -> torch.dtype:
         """The type of the weights that forward passes read, and of a forward pass's floating-point inputs."""
         return self._zero.working_shard.dtype
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """Names of the trained parameters, in the module's order."""
+        return list(self.theta.layout.shapes)
 
     def _write_working_copy(self, base: ShardedVector, v: ShardedVector | None, alpha: float, owner: object) -> None:
         self._zero.before_write()
@@ -143,15 +135,14 @@ class ShardedModel:
         finally:
             self._working_copy_of = None
 
-    def inner_products(self, u: ShardedVector, v: ShardedVector, w: ShardedVector | None = None) -> Tensor:
-        """This rank's share of the sums of `kernels.inner_products`; the packet adds them up over ranks."""
-        return inner_products(u.data, v.data, None if w is None else w.data)
+    def inner_products(
+        self, u: ShardedVector, v: ShardedVector, w: ShardedVector | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """This rank's share of the sums of `kernels.inner_products`: in all [3 or 6], and by parameter [P, 3 or 6].
 
-    def inner_products_by_parameter(self, u: ShardedVector, v: ShardedVector, w: ShardedVector | None = None) -> Tensor:
-        """The same sums for each trained parameter, [P, 3 or 6] in the order of `theta.layout.shapes`, of all ranks."""
-        table = self.theta.layout.parameter_table()
-        _, by_parameter = inner_products_by_parameter(u.data, v.data, None if w is None else w.data, table=table)
-        return distributed.sum_(by_parameter)
+        From one pass over memory. The packet adds them up over ranks; parameters come in the order of `layout.shapes`.
+        """
+        return inner_products_by_parameter(u.data, v.data, None if w is None else w.data, table=self._parameter_table)
 
     def step(self, delta: ShardedVector, step: int, skip: Tensor) -> None:
         """The outer optimizer applies δ to θ, unless `skip` (0-dim, 0 or 1, on the device) is 1."""
@@ -180,5 +171,4 @@ class ShardedModel:
                 for piece in self._zero.layout_of(rank).segments:
                     there = slice(piece.parameter_offset, piece.parameter_offset + piece.length)
                     whole[piece.name][there] = shard[piece.shard_offset : piece.shard_offset + piece.length]
-        prefix = "module."
-        return {name.removeprefix(prefix): flat.reshape(vector.layout.shapes[name]) for name, flat in whole.items()}
+        return {name: flat.reshape(vector.layout.shapes[name]) for name, flat in whole.items()}

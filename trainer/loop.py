@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..kernels.inner_products import first_non_finite
 from ..shards.stream import Stream
 from . import checkpoint, distributed
 from .config import OptimizerConfig, TrainConfig
@@ -98,8 +99,10 @@ class Loop:
 
         looks_at_descent = self._train.descent_every > 0 and step % self._train.descent_every == 0
         update = self._method.step(self._model, forget, remain, step, keep_gradient_of_g=looks_at_descent)
-        if update.gradient_of_g is not None:
-            update.packet.extend(**self._conflict(update))
+        by_parameter = update.packet.by_parameter
+        update.packet.extend(non_finite_parameter=first_non_finite(by_parameter))
+        if looks_at_descent and "dot_gr" in update.packet.names:
+            update.packet.extend(**self._conflict(by_parameter))
         self._clip(update)
         if update.gradient_of_g is None:
             self._model.step(update.delta, step, update.skip)
@@ -108,20 +111,13 @@ class Loop:
         update.packet.extend(skipped=update.skip)
         return _StepInFlight(step, start, update.packet.to_host())
 
-    def _conflict(self, update: Update) -> dict[str, Tensor]:
+    def _conflict(self, by_parameter: Tensor) -> dict[str, Tensor]:
         """The cosine of ∇g and ∇L_r in each layer, 0 where a layer has no gradient; "conflict/layer", on the device."""
-        assert update.gradient_of_g is not None
-        grad_f, grad_phi = update.gradient_of_g
-        # δ has taken ∇L_r's place: ∇L_r = δ - λ ∇g
-        lambda_t = update.packet["lambda_t"]
-        sums = self._model.inner_products_by_parameter(grad_f, update.delta, grad_phi)
         by_layer: dict[str, Tensor] = {}
-        for name, row in zip(update.delta.layout.shapes, sums, strict=True):
-            layer = name.removeprefix("module.").rpartition(".")[0]
+        for name, row in zip(self._model.parameter_names, by_parameter, strict=True):
+            layer = name.rpartition(".")[0]
             by_layer[layer] = by_layer[layer] + row if layer in by_layer else row
-        gg, g_delta, delta_delta = torch.stack(list(by_layer.values())).T[:3]
-        gr = g_delta - lambda_t * gg
-        rr = delta_delta - 2 * lambda_t * g_delta + lambda_t.square() * gg
+        gg, gr, rr = torch.stack(list(by_layer.values())).T[:3]
         cosine = (gr / (gg * rr).clamp(min=1e-300).sqrt()).clamp(-1, 1)
         return {f"conflict/{layer}": value for layer, value in zip(by_layer, cosine, strict=True)}
 
@@ -133,7 +129,9 @@ class Loop:
         if "lambda_t" in packet.names:
             lambda_t = packet["lambda_t"]
             norm_squared = norm_squared + 2 * lambda_t * packet["dot_gr"] + lambda_t.square() * packet["dot_gg"]
-        update.delta.mul_((self._max_grad_norm / norm_squared.sqrt()).clamp(max=1.0).float())
+        # rounding can take the sum below zero where δ vanishes
+        norm = norm_squared.clamp(min=0).sqrt()
+        update.delta.mul_((self._max_grad_norm / norm).clamp(max=1.0).float())
 
     def _step_watched(self, update: Update, step: int) -> None:
         """A step that also measures ⟨∇g, θ_t - θ_{t+1}⟩: the guarantee is δ's, and Adam may break it."""
@@ -142,8 +140,8 @@ class Loop:
         self._model.step(update.delta, step, update.skip)
         moved.axpy_(-1.0, self._model.theta)
         grad_f, grad_phi = update.gradient_of_g
-        descent = self._model.inner_products(grad_f, moved, grad_phi)[1:2]
-        update.packet.extend(descent=distributed.sum_(descent)[0])
+        sums, _ = self._model.inner_products(grad_f, moved, grad_phi)
+        update.packet.extend(descent=distributed.sum_(sums)[1])
 
     def _finish(self, step: _StepInFlight, progress: StepProgress) -> None:
         """Logs a step whose packet has reached the host; every rank reads the same and decides alike."""
@@ -157,11 +155,14 @@ class Loop:
         seconds = time.perf_counter() - step.start
         line = {"step": step.number} | with_cosines(values) | {"seconds": round(seconds, 4)}
         self._run.log(line | ({"conflict": conflict} if conflict else {}))
-        if values["skipped"] and self._train.non_finite == "stop":
-            raise TrainingError(
-                f"step {step.number}: {name_non_finite(values)}; the weights of the step before are in the newest "
-                "checkpoint, if one was written. Lower optimizer.learning_rate, or set train.non_finite = 'skip'"
-            )
+        if values["skipped"]:
+            what = f"step {step.number}: {name_non_finite(values, self._model.parameter_names)}"
+            if self._train.non_finite == "stop":
+                raise TrainingError(
+                    f"{what}; the weights of the step before are in the newest checkpoint, if one was written. "
+                    "Lower optimizer.learning_rate, or set train.non_finite = 'skip'"
+                )
+            progress.say(f"{what}; skipped")
         progress.update(step.number, {key: values[key] for key in ("loss_r", "loss_f", "lambda_t") if key in values})
 
 
@@ -189,8 +190,8 @@ def with_cosines(values: dict[str, float]) -> dict[str, float]:
     }
 
 
-def name_non_finite(values: dict[str, float]) -> str:
-    """Which loss or gradient a packet shows to be NaN or Inf."""
+def name_non_finite(values: dict[str, float], parameter_names: Sequence[str]) -> str:
+    """Which loss or gradient a packet shows to be NaN or Inf, and the first parameter with such a gradient."""
     names = {
         "loss_r": "the remain loss L_r is",
         "loss_f": "the forget loss L_f is",
@@ -198,8 +199,10 @@ def name_non_finite(values: dict[str, float]) -> str:
         "dot_rr": "the gradient of the remain loss L_r holds",
         "dot_gg": "the gradient of the forget loss L_f holds",
     }
+    parameter = int(values["non_finite_parameter"])
+    where = f", first in the gradient of {parameter_names[parameter]}" if parameter >= 0 else ""
     for key, subject in names.items():
         value = values.get(key, 0.0)
         if not math.isfinite(value):
-            return f"{subject} {'NaN' if math.isnan(value) else 'Inf'}"
+            return f"{subject} {'NaN' if math.isnan(value) else 'Inf'}{where}"
     return "δ overflows fp32"

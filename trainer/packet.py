@@ -1,4 +1,4 @@
-"""The step's packet: a few named scalars, summed over ranks in one collective and read by the host one step late."""
+"""The step's packet: what the host must know of a step, summed over ranks in one collective, read one step late."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ from . import distributed
 
 
 class Packet:
-    """Named fp64 scalars in one device tensor.
+    """Named fp64 scalars in one device tensor, and beside them a table of sums for each parameter.
 
     `packet["name"]` is a 0-dim view on the device; nothing here waits for the device except `PendingPacket.read`.
     """
 
-    def __init__(self, **scalars: Tensor):
-        self.names = list(scalars)
-        self.values = torch.stack([value.detach().to(torch.float64) for value in scalars.values()])
+    def __init__(self, by_parameter: Tensor, **scalars: Tensor):
+        self.by_parameter = by_parameter  # fp64 [P, 3 or 6], as `kernels.inner_products_by_parameter` has it
+        self.names: list[str] = []
+        self.values = by_parameter.new_empty(0)
+        self.extend(**scalars)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values[self.names.index(name)]
 
     def all_reduce_(self) -> Packet:
-        """Sums every scalar over ranks. All ranks call it."""
-        distributed.sum_(self.values)
+        """Sums the scalars and the table over ranks, in one collective. All ranks call it."""
+        num_scalars, shape = len(self.values), self.by_parameter.shape
+        whole = distributed.sum_(torch.cat([self.values, self.by_parameter.flatten()]))
+        self.values, self.by_parameter = whole[:num_scalars], whole[num_scalars:].view(shape)
         return self
 
     def extend(self, **scalars: Tensor) -> Packet:
-        """Adds scalars that already are the same on every rank."""
-        added = Packet(**scalars)
-        self.names += added.names
-        self.values = torch.cat([self.values, added.values])
+        """Adds scalars; after `all_reduce_`, such as already are the same on every rank."""
+        self.names += scalars
+        self.values = torch.stack([*self.values, *(value.detach().double() for value in scalars.values())])
         return self
 
     def to_host(self) -> PendingPacket:
-        """Starts the copy to the host."""
+        """Starts the copy of the scalars to the host."""
         return PendingPacket(self)
 
 

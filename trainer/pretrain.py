@@ -8,7 +8,7 @@ import torch
 
 from ..shards.dataset import Dataset
 from . import distributed, models
-from .checks import check_optimizer, check_train
+from .checks import check_all_labelled, check_optimizer, check_train
 from .config import FinetuneConfig, PretrainConfig
 from .errors import ConfigError
 from .loop import Watch
@@ -27,6 +27,7 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
         raise ConfigError(f"data = '{config.data}' has no classes: pretrain makes class-conditional models")
     torch.manual_seed(config.train.seed)  # the initial weights
     model = models.make(config.unet, image_size=shape.height, channels=shape.channels, num_classes=len(data.classes))
+    check_all_labelled(model, data)
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
     run = RunFolder(config, config.output)

@@ -44,6 +44,13 @@ class StepProgress:
             seconds = time.perf_counter() - self._start
             print(f"{self._name} {step + 1}/{self._num_steps}  {shown}  {seconds:.0f} s", file=sys.stderr, flush=True)
 
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(line)
+        elif not self._silent:
+            print(f"{self._name}: {line}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()

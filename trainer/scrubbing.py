@@ -10,7 +10,15 @@ from diffusers import DiffusionPipeline
 
 from ..shards.dataset import Dataset, check_disjoint
 from . import distributed, models
-from .checks import check_labels, check_optimizer, check_precision, check_train, labels_of
+from .checks import (
+    check_all_labelled,
+    check_labels,
+    check_method,
+    check_optimizer,
+    check_precision,
+    check_train,
+    labels_of,
+)
 from .config import (
     EngineConfig,
     EraseDiffConfig,
@@ -142,6 +150,9 @@ def plan(config: ScrubConfig) -> Plan:
     forget, remain = Dataset.open(config.forget), Dataset.open(config.remain)
     check_disjoint(forget, remain)
     model = models.load(config.model)
+    for dataset in (forget, remain):
+        check_all_labelled(model, dataset)
+    check_method(config.method)
     check_labels(model, config.method, labels_of(forget), labels_of(remain))
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)

@@ -65,6 +65,20 @@ def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
     }
 
 
+class _Autocast(nn.Module):
+    """The module as DeepSpeed gets it; autocast goes inside, where DeepSpeed leaves it alone."""
+
+    def __init__(self, module: nn.Module, precision: str, device: torch.device):
+        super().__init__()
+        self.module = module
+        self._enabled = precision == "bf16-autocast"
+        self._device_type = device.type
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self._enabled):
+            return self.module(*args, **kwargs)
+
+
 class ZeroPartition:
     """A module under ZeRO: `theta` is this rank's fp32 share of the weights, in `layout`; padding is zero.
 
@@ -82,10 +96,6 @@ class ZeroPartition:
         self._shapes = shapes
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
-
-    @property
-    def module(self) -> nn.Module:
-        return self._engine.module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._engine(*args, **kwargs)
@@ -209,7 +219,7 @@ def partition(module: nn.Module, config: EngineConfig, device: torch.device) -> 
     placeholder = torch.optim.SGD(list(trained.values()), lr=0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         engine, *_ = deepspeed.initialize(
-            model=module,
+            model=_Autocast(module, config.precision, device),
             optimizer=placeholder,
             config=_deepspeed_config(config),
             dist_init_required=False,

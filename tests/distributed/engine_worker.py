@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from engine_cases import (
+    DEVICE,
     EXACT_CASES,
     METHODS,
     NUM_ITERATIONS,
@@ -56,10 +57,6 @@ def update(model: ShardedModel, config: Any, iteration: int) -> Update:
     return method.step(model, forget, remain, iteration, keep_gradient_of_g=True)
 
 
-def gather(model: ShardedModel, vector: Any) -> dict[str, torch.Tensor]:
-    return {name.removeprefix("module."): value for name, value in model.gather(vector).items()}
-
-
 def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.device) -> list[dict[str, float]]:
     """Errors of each iteration, and whether φ left a trace in θ or in the optimizer."""
     model = make_model(case, device)
@@ -72,9 +69,9 @@ def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.d
             int(not torch.equal(moments_before[name], vector.data))
             for name, vector in model.optimizer.vectors().items()
         )
-        delta = gather(model, done.delta)
+        delta = model.gather(done.delta)
         model.step(done.delta, iteration, done.skip)
-        theta = gather(model, model.theta)
+        theta = model.gather(model.theta)
         if reference is not None:
             expected = reference[iteration]
             results.append(
@@ -92,7 +89,8 @@ def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.d
 
 def run_rounded(case: Case, fp32: list[ReferenceStep] | None, device: torch.device) -> dict[str, float]:
     """The first δ's error against fp32, beside that of one process in the same precision."""
-    delta = gather(model := make_model(case, device), update(model, METHODS[case.method], 0).delta)
+    model = make_model(case, device)
+    delta = model.gather(update(model, METHODS[case.method], 0).delta)
     if fp32 is None:
         return {}
     theta = make_module().state_dict()
@@ -105,7 +103,7 @@ def run_wrong(reference: list[ReferenceStep] | None, device: torch.device) -> fl
     model = make_model(Case("envelope-norm", "sgd", 2, "fp32"), device)
     right = METHODS["envelope-norm"]
     assert isinstance(right, EraseDiffConfig)
-    delta = gather(model, update(model, EraseDiffConfig(lambda_cap=None, eta=right.eta * 1.001), 0).delta)
+    delta = model.gather(update(model, EraseDiffConfig(lambda_cap=None, eta=right.eta * 1.001), 0).delta)
     return distance(delta, reference[0].delta) / norm(reference[0].delta) if reference else 0.0
 
 
@@ -125,7 +123,8 @@ def run_displaced(stage: int, precision: str, device: torch.device) -> bool:
 def main() -> None:
     global RANK, WORLD_SIZE
     output = Path(sys.argv[1])
-    device = distributed.set_up(EngineConfig(device="cpu", num_threads=1))
+    kind = "cuda" if DEVICE.type == "cuda" else "cpu"
+    device = distributed.set_up(EngineConfig(device=kind, num_threads=1, deterministic=True))
     RANK, WORLD_SIZE = distributed.rank(), distributed.world_size()
     gc.freeze()  # DeepSpeed collects garbage at every start: spare it the modules
     reference = Reference(WORLD_SIZE)

@@ -71,8 +71,13 @@ class Form:
 
 @pytest.fixture(params=["torch", "triton"], scope="session")
 def form(request: pytest.FixtureRequest) -> Form:
-    name = request.param
-    return Form(name, torch.device("cuda" if name == "triton" and torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if request.param == "triton" and torch.cuda.is_available() else "cpu")
+    if request.param == "triton" and device.type == "cpu":
+        from triton.language import sum as triton_sum
+        from triton.runtime.interpreter import InterpretedFunction
+
+        assert isinstance(triton_sum, InterpretedFunction), "set TRITON_INTERPRET in tests/conftest.py, at its top"
+    return Form(request.param, device)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_bad_zips_are_named_in_one_line_and_nothing_is_left(
 
 
 def test_a_decompression_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
-    source = make_zip(tmp_path / "in.zip", {"a/1.png": png("1", (50_000, 50_000))})
+    source = make_zip(tmp_path / "in.zip", {"a/1.png": png("1", (8300, 8300))})
     with pytest.raises(DataError, match=r"a/1\.png"):
         build(source, tmp_path / "out")
 
@@ -148,6 +149,27 @@ def test_other_mistakes(pictures: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match="exists already"):
         build("digits", pictures)
+
+
+def test_pipes_are_not_waited_for(pictures: Path, tmp_path: Path) -> None:
+    out = build(pictures, tmp_path / "out", name="pets").path
+    (out / "pets-000000.tar").unlink()
+    os.mkfifo(out / "pets-000000.tar")
+    with pytest.raises(DataError, match=r"pets-000000\.tar: not a regular file"):
+        Dataset.open(out)
+    os.mkfifo(pictures / "cat" / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png: not a regular file"):
+        build(pictures, tmp_path / "again")
+    (pictures / "t.csv").write_text("path\ncat/pipe.png\n")
+    with pytest.raises(DataError, match=r"row 1: .*pipe\.png' is not a regular file"):
+        build(pictures / "t.csv", tmp_path / "again")
+
+
+def test_the_number_of_workers_changes_nothing(pictures: Path, tmp_path: Path) -> None:
+    for num_workers in (1, 2, 7):
+        build(pictures, tmp_path / f"{num_workers}", name="pets", max_shard_samples=2, num_workers=num_workers)
+    one = folder_bytes(tmp_path / "1")
+    assert folder_bytes(tmp_path / "2") == folder_bytes(tmp_path / "7") == one
 
 
 def test_open_sees_what_is_missing_or_truncated(pictures: Path, tmp_path: Path) -> None:

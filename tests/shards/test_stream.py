@@ -1,11 +1,12 @@
 """The stream's order, its slices over ranks, and what a batch holds."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from erasediff.shards import DataError, Dataset, Stream, build, split
-from erasediff.shards.order import Order
+from erasediff.shards.order import Order, permutation, random_words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +37,28 @@ def test_order_is_a_function_of_the_position_alone(sizes: list[int], positions: 
     together = Order(sizes, seed=5, window_shards=3).rows(np.array(positions)).tolist()
     one_by_one = [Order(sizes, seed=5, window_shards=3).rows(np.array([p])).item() for p in positions]
     assert together == one_by_one
+
+
+def test_random_words_are_splitmix64() -> None:
+    # the published sequence for seed 0 (Vigna's splitmix64.c)
+    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
+    assert random_words((), np.arange(4)).tolist() == expected
+
+
+def splitmix64(value: int) -> int:
+    """The output function on Python's own integers."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+    return value ^ (value >> 31)
+
+
+@given(seed=st.lists(st.integers(-(2**65), 2**65), max_size=4), num=st.integers(0, 60))
+def test_the_order_is_the_documented_function(seed: list[int], num: int) -> None:
+    state = 0
+    for word in seed:
+        state = splitmix64((state + (word + 1) * 0x9E3779B97F4A7C15) % 2**64)
+    words = [splitmix64((state + (i + 1) * 0x9E3779B97F4A7C15) % 2**64) for i in range(num)]
+    assert permutation(seed, num).tolist() == sorted(range(num), key=words.__getitem__)
 
 
 def test_samples_stay_within_a_window_of_shards() -> None:
@@ -101,9 +124,23 @@ def test_size_and_channels(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_options_are_checked(remain: Dataset) -> None:
-    for bad in ({"batch_size": 0}, {"image_size": 0}, {"channels": 2}, {"window_shards": 0}):
+    valid: dict[str, Any] = {"seed": 0, "batch_size": 4}
+    wrong: list[dict[str, Any]] = [
+        {"batch_size": 0},
+        {"image_size": 0},
+        {"channels": 2},
+        {"window_shards": 0},
+        {"crop": "left"},
+        {"dtype": "float16"},
+        {"weights": [1, 2]},
+        {"weights": [0]},
+        {"weights": [float("nan")]},
+    ]
+    for bad in wrong:
         with pytest.raises(DataError, match=next(iter(bad))):
-            Stream(remain, **({"seed": 0, "batch_size": 4} | bad))
+            Stream(remain, **(valid | bad))
+    with pytest.raises(DataError, match="dataset: none given"):
+        Stream([], seed=0, batch_size=1)
     with pytest.raises(ValueError, match="rank 2 of 2"):
         Stream(remain, seed=0, batch_size=4).batch(0, rank=2, world_size=2)
 

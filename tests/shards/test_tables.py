@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from erasediff.shards import DataError, build
+from webdataset.compat import WebDataset
 
 RECORDS = [
     {"path": "cat/0.png", "caption": "a cat, asleep", "label": "cat", "year": 2019},
@@ -41,6 +42,24 @@ def test_every_kind_of_table(pictures: Path, tmp_path: Path, suffix: str) -> Non
         assert dataset.classes[dataset.labels[i]] == record["label"]
         assert dataset.read_bytes(i) == (pictures / record["path"]).read_bytes()
         assert str(dataset.metadata(i)["year"]) == str(record["year"])
+
+
+def test_plain_webdataset_reads_captions_metadata_and_any_name(pictures: Path, tmp_path: Path) -> None:
+    records = [
+        *RECORDS,
+        {"path": "émeu/0.png", "caption": "ein großer Vogel", "label": "émeu", "names": ["Emu", "鴯鶓"]},
+    ]
+    dataset = build(write_table(pictures / "t.jsonl", records), tmp_path / "out")
+    tars = [str(path) for path in dataset.files.paths]
+    decoded = WebDataset(tars, shardshuffle=False).decode("pil")
+    seen = {sample["__key__"]: sample for sample in iter(decoded)}  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert list(seen) == dataset.keys
+    for record in records:
+        sample = seen[record["path"].partition(".")[0]]
+        assert sample["txt"] == record["caption"]
+        assert dataset.classes[sample["cls"]] == record["label"]
+        assert sample["json"] == {name: value for name, value in record.items() if name in ("year", "names")}
+    assert seen["émeu/0"]["png"].size == (16, 12)
 
 
 def test_labels_that_are_numbers_sort_as_numbers(pictures: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from diffusers import UNet2DModel
 from erasediff.trainer.config import EraseDiffConfig, FinetuneConfig, MethodConfig, MOOConfig, OptimizerConfig
 from torch import Tensor, nn
 
+# where engine and reference run; tests/gpu sets it
+DEVICE = torch.device(os.environ.get("ENGINE_TEST_DEVICE", "cpu"))
 GLOBAL_BATCH_SIZE = 7  # divides by neither 2 nor 3
 MICRO_BATCH_SIZE = 3
 NUM_ITERATIONS = 3
@@ -110,24 +113,24 @@ class ToyBatch:
             t=self.t[rows],
             labels=self.labels[rows],
             target=self.target[rows],
-            weights=torch.tensor(weights),
+            weights=torch.tensor(weights, device=DEVICE),
         )
 
 
 def make_module() -> OddUNet:
     torch.manual_seed(0)
-    return OddUNet()
+    return OddUNet().to(DEVICE)
 
 
 def global_batch(iteration: int, uses_all: bool) -> ToyBatch:
     generator = torch.Generator().manual_seed(100 * iteration + uses_all)
     shape = (GLOBAL_BATCH_SIZE, 1, 4, 4)
     return ToyBatch(
-        x=torch.randn(shape, generator=generator),
-        t=torch.randint(1000, (GLOBAL_BATCH_SIZE,), generator=generator),
-        labels=torch.randint(NUM_CLASSES, (GLOBAL_BATCH_SIZE,), generator=generator),
-        target=torch.randn(shape, generator=generator),
-        weights=torch.ones(GLOBAL_BATCH_SIZE),
+        x=torch.randn(shape, generator=generator).to(DEVICE),
+        t=torch.randint(1000, (GLOBAL_BATCH_SIZE,), generator=generator).to(DEVICE),
+        labels=torch.randint(NUM_CLASSES, (GLOBAL_BATCH_SIZE,), generator=generator).to(DEVICE),
+        target=torch.randn(shape, generator=generator).to(DEVICE),
+        weights=torch.ones(GLOBAL_BATCH_SIZE, device=DEVICE),
         uses_all=uses_all,
     )
 
@@ -181,7 +184,7 @@ class Reference:
         for rank in range(self._world_size):
             for micro_batch in micro_batches(batch, rank, self._world_size):
                 module.zero_grad()
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._precision == "bf16-autocast"):
+                with torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=self._precision == "bf16-autocast"):
                     losses = per_sample_loss(module, micro_batch, dtype)
                 share = (losses * micro_batch.weights).sum() / GLOBAL_BATCH_SIZE
                 share.backward()
@@ -244,7 +247,7 @@ class Reference:
 
 
 def dot(a: Tensors, b: Tensors) -> float:
-    return sum(float(a[name].double().flatten() @ b[name].double().flatten()) for name in a)
+    return sum(float(a[name].double().cpu().flatten() @ b[name].double().cpu().flatten()) for name in a)
 
 
 def norm(a: Tensors) -> float:
@@ -253,4 +256,4 @@ def norm(a: Tensors) -> float:
 
 def distance(a: Tensors, b: Tensors) -> float:
     assert a.keys() == b.keys()
-    return norm({name: a[name].double() - b[name].double() for name in a})
+    return norm({name: a[name].double().cpu() - b[name].double().cpu() for name in a})

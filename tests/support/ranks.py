@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SUPPORT = Path(__file__).parent
@@ -19,13 +19,18 @@ def free_port() -> int:
 
 
 def run_ranks(
-    world_size: int, command: Sequence[str], *, cwd: Path | None = None, timeout_seconds: float = 280
+    world_size: int,
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    timeout_seconds: float = 280,
+    environment: Mapping[str, str] | None = None,
 ) -> list[subprocess.CompletedProcess[str]]:
     """Runs `command` (arguments of this Python) on every rank, one thread each; waits for all of them."""
     port = free_port()
     running = []
     for rank in range(world_size):
-        environment = os.environ | {
+        variables = os.environ | {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(world_size),
@@ -34,11 +39,12 @@ def run_ranks(
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(SUPPORT),
             "PYTHONWARNINGS": "ignore",
+            **(environment or {}),
         }
         running.append(
             subprocess.Popen(
                 [sys.executable, *command],
-                env=environment,
+                env=variables,
                 cwd=cwd,
                 text=True,
                 stdout=subprocess.PIPE,

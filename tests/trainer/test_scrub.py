@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from erasediff.shards import build
 from erasediff.trainer.config import (
     EngineConfig,
     EraseDiffConfig,
@@ -25,6 +26,7 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.errors import ConfigError, TrainingError
 from erasediff.trainer.scrubbing import cost, plan, run_scrub, scrub
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import make_pipeline, tiny_config
 
@@ -193,7 +195,7 @@ def test_a_nan_in_the_weights_stops_the_run_and_names_the_loss(digits: Path, bas
     broken = weights(base)
     broken["conv_out.bias"][0] = torch.nan
     save_file(broken, base / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match="step 0: the remain loss L_r is NaN"):
+    with pytest.raises(TrainingError, match=r"step 0: .* L_r is NaN, first in the gradient of conv_in\.weight"):
         run_scrub(tiny_config(digits, base, tmp_path / "run"))
     assert not (tmp_path / "run" / "model").exists()
 
@@ -290,6 +292,10 @@ def test_the_plan_says_what_would_happen_and_writes_nothing(digits: Path, base_m
     [
         ({"train": TrainConfig(label_drop=0.1), "null_class": None}, "train.label_drop = 0.1 needs a null class"),
         ({"train": TrainConfig(max_train_steps=0)}, "train.max_train_steps = 0: at least 1"),
+        ({"train": TrainConfig(seed=-1)}, "train.seed = -1: at least 0"),
+        ({"method": EraseDiffConfig(eta=-1.0)}, "method.eta = -1.0: at least 0"),
+        ({"method": EraseDiffConfig(lambda_cap=-1.0)}, "method.lambda_cap = -1.0: at least 0"),
+        ({"method": MOOConfig(weight=float("inf"))}, "method.weight = inf: at least 0, and finite"),
         ({"optimizer": OptimizerConfig(ema_decay=0.9999)}, "keeps 100% of the old weights"),
         ({"method": EraseDiffConfig(anchor=3)}, "method.anchor = 3 is a class that is to be forgotten"),
         ({"method": EraseDiffConfig(anchor=99)}, "method.anchor = 99 is no class of the model (0 to 10)"),
@@ -329,4 +335,17 @@ def test_models_that_are_none_are_refused(digits: Path, base_model: Path, tmp_pa
     torch.save(weights(pickled), pickled / "unet" / "diffusion_pytorch_model.bin")
     (pickled / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert "diffusion_pytorch_model.bin is pickled" in message(pickled)
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_without_a_label_are_refused_where_the_model_must_be_told_one(
+    digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    for i in range(3):
+        Image.new("L", (8, 8), 40 * i).save(tmp_path / f"{i}.png")
+    (tmp_path / "table.jsonl").write_text("".join(f'{{"path": "{i}.png"}}\n' for i in range(3)))
+    build(tmp_path / "table.jsonl", tmp_path / "unlabelled")
+    config = tiny_config(digits, base_model, tmp_path / "run")
+    with pytest.raises(ConfigError, match="3 samples have no label, 0 for one"):
+        run_scrub(dataclasses.replace(config, remain=str(tmp_path / "unlabelled")))
     assert not (tmp_path / "run").exists()

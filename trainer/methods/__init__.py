@@ -19,7 +19,7 @@ class Update:
     """What a method wants done in one step."""
 
     delta: ShardedVector
-    packet: Packet  # at least loss_r and delta_delta = ‖δ‖², the same on all ranks
+    packet: Packet  # at least loss_r and dot_rr, and the sums of each parameter; the same on all ranks
     skip: Tensor  # 0-dim, 1 where a loss or gradient is not finite
     gradient_of_g: tuple[ShardedVector, ShardedVector | None] | None = None  # ∇g = first - second, where asked for
 

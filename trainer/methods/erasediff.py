@@ -47,8 +47,8 @@ class EraseDiff:
             losses["loss_phi"], grad_phi = self._inner_loop(model, forget, loss_f, grad_f)
 
         # ∇g = ∇L_f(θ_t) [- ∇L_f(φ^K)]
-        sums = model.inner_products(grad_f, grad_r, grad_phi)
-        packet = Packet(**losses, **_named(sums)).all_reduce_()
+        sums, by_parameter = model.inner_products(grad_f, grad_r, grad_phi)
+        packet = Packet(by_parameter, **losses, **_named(sums)).all_reduce_()
         # g(θ_t) = L_f(θ_t) - L_f(φ^K)
         g = packet["loss_f"] - packet["loss_phi"] if "loss_phi" in losses else None
         theorem = multiplier(  # Theorem 3.1

@@ -24,7 +24,7 @@ class Finetune:
         keep_gradient_of_g: bool,
     ) -> Update:
         loss_r, grad_r = model.gradient(self._objective.loss, remain)
-        _, _, dot_rr = model.inner_products(grad_r, grad_r).unbind()
-        packet = Packet(loss_r=loss_r, dot_rr=dot_rr).all_reduce_()
+        (_, _, dot_rr), by_parameter = model.inner_products(grad_r, grad_r)
+        packet = Packet(by_parameter, loss_r=loss_r, dot_rr=dot_rr).all_reduce_()
         finite = packet.values.isfinite().all()
         return Update(grad_r, packet, skip=1 - finite.double())

@@ -32,8 +32,9 @@ class MOO:
         forget = self._objective.with_forget_targets(model, forget)
         loss_r, grad_r = model.gradient(self._objective.loss, remain)
         loss_f, grad_f = model.gradient(self._objective.loss, forget)
-        dot_gg, dot_gr, dot_rr = model.inner_products(grad_f, grad_r).unbind()
-        packet = Packet(loss_r=loss_r, loss_f=loss_f, dot_gg=dot_gg, dot_gr=dot_gr, dot_rr=dot_rr).all_reduce_()
+        (dot_gg, dot_gr, dot_rr), by_parameter = model.inner_products(grad_f, grad_r)
+        sums = {"dot_gg": dot_gg, "dot_gr": dot_gr, "dot_rr": dot_rr}
+        packet = Packet(by_parameter, loss_r=loss_r, loss_f=loss_f, **sums).all_reduce_()
         weight = torch.full_like(packet["loss_r"], self._config.weight)
         packet.extend(lambda_t=weight)
         finite = packet.values.isfinite().all()

@@ -1,0 +1,64 @@
+"""The engine's exactness on CUDA, and steps that never wait for the host. Skipped where there is no GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from engine_cases import EXACT_CASES, ROUNDED_CASES, THETA_TOLERANCE
+from erasediff.shards import Dataset, Stream
+from erasediff.trainer import distributed, methods, models
+from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, OptimizerConfig
+from erasediff.trainer.diffusion import DiffusionObjective
+from erasediff.trainer.engine import ShardedModel
+from ranks import check, run_ranks
+from tiny import tiny_config
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+WORKER = Path(__file__).parent.parent / "distributed" / "engine_worker.py"
+
+
+def test_every_stage_and_precision_equals_the_reference(tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    check(run_ranks(1, [str(WORKER), str(output)], environment={"ENGINE_TEST_DEVICE": "cuda"}))
+    results = json.loads(output.read_text())
+    for case in EXACT_CASES:
+        for iteration in results[str(case)]:
+            assert iteration["delta"] <= 1e-6, case
+            assert iteration["theta"] <= THETA_TOLERANCE[case.optimizer], case
+            assert iteration["traces"] == 0, case
+    for case in ROUNDED_CASES:
+        assert results[str(case)]["error"] <= 2 * results[str(case)]["one_process_error"], case
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-autocast"])
+def test_a_step_never_waits_for_the_device(digits: Path, base_model: Path, tmp_path: Path, precision: str) -> None:
+    engine = EngineConfig(device="cuda", precision=precision)  # pyright: ignore[reportArgumentType]
+    device = distributed.set_up(engine)
+    config = tiny_config(digits, base_model, tmp_path / "run", engine=engine)
+    model = models.load(ModelConfig(path=config.model.path, null_class=10))
+    method = EraseDiffConfig(barrier="value", gradient_of_g="first_order", num_inner_steps=2)
+    objective = DiffusionObjective(
+        model, device, seed=0, label_drop=0.1, method=method, remain_labels=[0, 1, 2, 4, 5, 6, 7, 8, 9]
+    )
+    sharded = ShardedModel(model.unet, engine, OptimizerConfig(), device, max_train_steps=10)
+    streams = [Stream(Dataset.open(path), seed=0, batch_size=8) for path in (config.forget, config.remain)]
+    chosen = methods.make(method, objective)
+
+    def step(number: int) -> None:
+        forget = objective.forget_batches(streams[0].batch(number))
+        remain = objective.remain_batches(streams[1].batch(number))
+        torch.cuda.set_sync_debug_mode("error" if number else "default")
+        try:
+            update = chosen.step(sharded, forget, remain, number, keep_gradient_of_g=False)
+            sharded.step(update.delta, number, update.skip)
+            update.packet.extend(skipped=update.skip)
+            packet = update.packet.to_host()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert packet.read()["skipped"] == 0
+
+    for number in range(3):  # the first one allocates and compiles
+        step(number)

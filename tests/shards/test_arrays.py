@@ -1,0 +1,119 @@
+"""Arrays as content: read without pickle, straight into the batch."""
+
+import io
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from erasediff.shards import DataError, Dataset, Stream, build
+from erasediff.shards.arrays import parse_arrays
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+DTYPES = st.sampled_from(["<f2", "<f4", "<f8", "|i1", "<i4", "<i8", "|u1", "<u2", "|b1"])
+ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
+
+
+def npy(array: np.ndarray, allow_pickle: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=allow_pickle)
+    return buffer.getvalue()
+
+
+@given(ARRAYS)
+def test_npy_as_numpy_writes_it(array: np.ndarray) -> None:
+    parsed = parse_arrays(npy(np.ascontiguousarray(array)), "npy", "here")
+    np.testing.assert_array_equal(parsed["array"], np.ascontiguousarray(array))
+    assert parsed["array"].dtype == array.dtype
+
+
+@given(st.dictionaries(st.text(min_size=1).filter(lambda name: name != "__metadata__"), ARRAYS, max_size=4))
+def test_safetensors_as_the_library_writes_them(arrays: dict[str, np.ndarray]) -> None:
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    parsed = parse_arrays(safetensors.numpy.save(arrays), "safetensors", "here")
+    assert set(parsed) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(parsed[name], array)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["npy", "safetensors"]))
+@example(npy(np.array([object()]), allow_pickle=True), "npy")
+@example(pickle.dumps(np.zeros(3)), "npy")
+@example(npy(np.asfortranarray(np.zeros((3, 4)))), "npy")
+@example(npy(np.zeros(3))[:-1], "npy")
+@example(npy(np.zeros(3)) + b"x", "npy")
+@example(b"\x93NUMPY\x01\x00\xff\xff" + b"[" * 60_000, "npy")
+@example(struct.pack("<Q", 2**63) + b"{}", "safetensors")
+@example(struct.pack("<Q", 60_000) + b"[" * 60_000, "safetensors")
+@example(
+    (lambda header: struct.pack("<Q", len(header)) + header + bytes(8))(
+        json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}}).encode()
+    ),
+    "safetensors",
+)
+def test_anything_else_is_our_error(data: bytes, extension: str) -> None:
+    with pytest.raises(DataError, match="here: "):
+        parse_arrays(data, extension, "here")
+
+
+@given(data=st.data())
+def test_damaged_headers_are_our_error_or_read(data: st.DataObject) -> None:
+    original = bytearray(npy(np.arange(6, dtype="<f4").reshape(2, 3)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        original[data.draw(st.integers(0, len(original) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        parse_arrays(bytes(original), "npy", "here")
+    except DataError as error:
+        assert "here: " in str(error)
+
+
+def make_dataset(folder: Path, extension: str) -> tuple[Dataset, list[dict[str, np.ndarray]]]:
+    random = np.random.default_rng(1)
+    samples = []
+    for i in range(20):
+        moments, text = random.normal(size=(8, 4, 4)).astype(np.float16), random.normal(size=(7, 3)).astype(np.float32)
+        arrays = {"array": moments} if extension == "npy" else {"moments": moments, "text": text}
+        data = npy(moments) if extension == "npy" else safetensors.numpy.save(arrays)
+        (folder / f"{i:02d}.{extension}").write_bytes(data)
+        samples.append(arrays)
+    lines = [json.dumps({"path": f"{i:02d}.{extension}", "label": i % 2, "caption": f"no. {i}"}) for i in range(20)]
+    (folder / "t.jsonl").write_text("\n".join(lines))
+    return build(folder / "t.jsonl", folder / "out", max_shard_samples=6), samples
+
+
+@pytest.mark.parametrize("extension", ["npy", "safetensors"])
+def test_a_stream_of_arrays(tmp_path: Path, extension: str) -> None:
+    dataset, samples = make_dataset(tmp_path, extension)
+    assert dataset.image_shape is None
+    batch = Stream(dataset, seed=0, batch_size=33).batch(1, 1, 2)
+    assert batch.arrays is not None
+    assert batch.images.shape == (17, 0, 0, 0)
+    for k, key in enumerate(batch.keys):
+        for name, array in samples[int(key)].items():
+            np.testing.assert_array_equal(batch.arrays[name][k], array)
+            assert batch.arrays[name].dtype == array.dtype
+        assert batch.texts[k] == f"no. {int(key)}"
+        assert batch.labels[k] == int(key) % 2
+    assert batch.weights.tolist() == [1] * 16 + [0]
+
+
+def test_a_sample_of_another_shape_is_named(tmp_path: Path) -> None:
+    make_dataset(tmp_path, "npy")
+    (tmp_path / "07.npy").write_bytes(npy(np.zeros((8, 4, 5), np.float16)))
+    dataset = build(tmp_path / "t.jsonl", tmp_path / "again")
+    with pytest.raises(DataError, match="'07': not the arrays of the first sample"):
+        Stream(dataset, seed=0, batch_size=20).batch(0)
+    batch = Stream(dataset, seed=0, batch_size=20, on_bad_sample="skip").batch(0)
+    assert batch.weights.sum() == 19
+
+
+def test_a_pickled_array_never_gets_in(tmp_path: Path) -> None:
+    make_dataset(tmp_path, "npy")
+    (tmp_path / "07.npy").write_bytes(npy(np.array([{}]), allow_pickle=True))
+    with pytest.raises(DataError, match=r"07\.npy: dtype '\|O' is not read \(objects would be pickle\)"):
+        build(tmp_path / "t.jsonl", tmp_path / "again")

@@ -1,0 +1,85 @@
+"""A sample that cannot be read: an error, or weight 0 in its place, up to a ceiling."""
+
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from erasediff.shards import DataError, Dataset, Stream, build
+
+
+@pytest.fixture
+def damaged(digits: Dataset, tmp_path: Path) -> Dataset:
+    """The digits with three contents overwritten by zeros."""
+    dataset = build("digits", tmp_path / "digits")
+    tar = dataset.files.paths[0]
+    data = bytearray(tar.read_bytes())
+    for i in (5, 50, 500):
+        offset, length = int(dataset.index["offset"][i]), int(dataset.index["length"][i])
+        data[offset : offset + length] = bytes(length)
+    tar.write_bytes(data)
+    return Dataset.open(dataset.path)
+
+
+BAD = {"digit-00005", "digit-00050", "digit-00500"}
+
+
+def test_error_is_the_default(damaged: Dataset) -> None:
+    with pytest.raises(DataError, match=r"digit-00(005|050|500)': cannot be decoded"):
+        Stream(damaged, seed=0, batch_size=1797).batch(0)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_skip_keeps_the_place_with_weight_zero(
+    damaged: Dataset, digits: Dataset, caplog: pytest.LogCaptureFixture, world_size: int
+) -> None:
+    stream = Stream(damaged, seed=0, batch_size=1000, on_bad_sample="skip")
+    whole = Stream(digits, seed=0, batch_size=1000, window_shards=7)
+    with caplog.at_level(logging.WARNING, "erasediff.shards"):
+        parts = [stream.batch(b, rank, world_size) for b in range(2) for rank in range(world_size)]
+        again = stream.batch(0)
+    is_bad = np.array([key in BAD for key in again.keys])
+    assert again.weights.tolist() == (~is_bad).astype(float).tolist()
+    assert (again.images[is_bad] == -1).all()
+    # the neighbours are what they are without the damage
+    images = {key: image for part in parts for key, image in zip(part.keys, part.images, strict=True)}
+    undamaged = whole.batch(0)
+    for key, image in zip(undamaged.keys, undamaged.images, strict=True):
+        if key in images and key not in BAD:
+            np.testing.assert_array_equal(images[key], image)
+    assert set(stream.bad_samples.keys) == BAD
+    named = [key for record in caplog.records for key in re.findall(r"digit-\d+", record.getMessage())]
+    assert sorted(named) == sorted(BAD)
+
+
+def test_the_ceiling_ends_the_run(damaged: Dataset) -> None:
+    stream = Stream(damaged, seed=0, batch_size=1797, on_bad_sample="skip", max_bad_samples=2)
+    with pytest.raises(DataError, match=r"max_bad_samples: 3 bad samples, at most 2 are skipped: digit-"):
+        stream.batch(0)
+    Stream(damaged, seed=0, batch_size=1797, on_bad_sample="skip", max_bad_samples=3).batch(0)
+
+
+def test_ranks_decide_by_the_sum(damaged: Dataset) -> None:
+    ranks = [Stream(damaged, seed=0, batch_size=1797, on_bad_sample="skip", max_bad_samples=2) for _ in range(3)]
+    for rank, stream in enumerate(ranks):
+        stream.batch(0, rank, 3)
+    num_bad = sum(len(stream.bad_samples.keys) for stream in ranks)
+    assert num_bad == 3
+    for stream in ranks:
+        with pytest.raises(DataError, match="max_bad_samples: 3 bad samples"):
+            stream.check_bad_samples(num_bad)
+
+
+def test_every_sample_bad_still_gives_batches(digits: Dataset, tmp_path: Path) -> None:
+    dataset = build("digits", tmp_path / "digits")
+    dataset.files.paths[0].write_bytes(bytes(dataset.manifest.shards[0].bytes))
+    stream = Stream(dataset, seed=0, batch_size=4, on_bad_sample="skip")
+    parts = [stream.batch(0, rank, 8) for rank in range(8)]
+    assert sum(part.weights.sum() for part in parts) == 0
+    assert {part.images.shape for part in parts} == {(1, 1, 8, 8)}
+
+
+def test_unknown_policy(digits: Dataset) -> None:
+    with pytest.raises(DataError, match="on_bad_sample: 'ignore'"):
+        Stream(digits, seed=0, batch_size=1, on_bad_sample="ignore")  # pyright: ignore[reportArgumentType]
