@@ -18,16 +18,27 @@ from erasediff.shards.request import Request, Selector
 from erasediff.shards.split import split
 from erasediff.trainer import models
 from erasediff.trainer.classifier import load_classifier, load_images, train_classifier
-from erasediff.trainer.config import ModelConfig, RelearnConfig, SamplingConfig
+from erasediff.trainer.config import (
+    EngineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    RelearnConfig,
+    SamplingConfig,
+    TrainConfig,
+    UNetConfig,
+)
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evaluation import evaluate
 from erasediff.trainer.evidence import Evidence, Scrubbed, make_bench, run_evaluate
 from erasediff.trainer.features import make_features
 from erasediff.trainer.membership import membership_auc, sample_losses
+from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.provenance import weights_sha256
 from erasediff.trainer.randomness import sample_generator
 from erasediff.trainer.relearning import relearn
 from erasediff.trainer.scrubbing import run_scrub
+from erasediff.trainer.settings import as_dict, read_toml
 from evidence_cases import edit_json, make_classifier, make_run, sha256_of_file, tiny_evaluation
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -209,6 +220,26 @@ def test_a_recorded_yardstick_is_named_with_its_date(
     assert again.record.models["retrained"] == first.record.models["retrained"]
     with pytest.raises(ConfigError, match=r"measured with judge\.num_forget_samples = 12, here it is 13"):
         run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), num_forget_samples=13))
+
+
+def test_a_yardstick_is_trained_with_the_same_settings(digits: Path, classifier: Path, tmp_path: Path) -> None:
+    pretrain = PretrainConfig(
+        data=str(digits / "data"),
+        output=str(tmp_path / "base"),
+        unet=UNetConfig(block_out_channels=(8, 8), norm_num_groups=4),
+        train=TrainConfig(max_train_steps=2, train_batch_size=4, seed=7),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        engine=EngineConfig(device="cpu"),
+    )
+    base = run_pretrain(pretrain)
+    run = make_run(digits, base, tmp_path / "run")
+    record = run_evaluate(tiny_evaluation(run, digits, classifier, with_retrained=True)).record
+    assert record.models["retrained"].metrics["p_psi"].n == 12
+    settings = read_toml(run / "retrained" / "config.toml")
+    assert settings["data"] == str(digits / "split" / "remain")
+    assert settings | {"data": "", "output": ""} == as_dict(pretrain) | {"data": "", "output": ""}
+    with pytest.raises(ConfigError, match="it is no yardstick for this erasure"):
+        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(base)))
 
 
 class TestRefusals:

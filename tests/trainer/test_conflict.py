@@ -1,0 +1,63 @@
+"""The conflict by layer that the log holds is that of autograd's gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from erasediff.shards.dataset import Dataset
+from erasediff.shards.stream import Stream
+from erasediff.trainer import models
+from erasediff.trainer.config import EraseDiffConfig, ModelConfig, OptimizerConfig, TrainConfig
+from erasediff.trainer.diffusion import DiffusionBatch, DiffusionObjective
+from erasediff.trainer.scrubbing import run_scrub
+from tiny import tiny_config
+
+
+@pytest.mark.parametrize("gradient_of_g", ["envelope", "first_order"])
+def test_cosines_by_layer(digits: Path, base_model: Path, tmp_path: Path, gradient_of_g: str) -> None:
+    method = EraseDiffConfig(target="noise", gradient_of_g=gradient_of_g, xi=0.1, lambda_cap=None)  # pyright: ignore[reportArgumentType]
+    train = TrainConfig(max_train_steps=1, train_batch_size=6, descent_every=1, seed=3)
+    config = tiny_config(digits, base_model, tmp_path / "run", method=method, train=train)
+    # δ is scaled by the clip, the logged cosines are of the gradients before it
+    run_scrub(dataclasses.replace(config, optimizer=OptimizerConfig(max_grad_norm=1e-3)))
+    (line,) = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+
+    model = models.load(ModelConfig(str(base_model), null_class=10))
+    objective = DiffusionObjective(model, torch.device("cpu"), seed=3, label_drop=0.1, method=method)
+    names = [name for name, _ in model.unet.named_parameters()]
+
+    def gradient(batch: DiffusionBatch) -> dict[str, torch.Tensor]:
+        output = model.unet(batch.x_t_BCHW, batch.timesteps_B, class_labels=batch.labels_B).sample
+        assert batch.target_BCHW is not None
+        loss = (batch.target_BCHW - output).square().mean()
+        found = torch.autograd.grad(loss, list(model.unet.parameters()))
+        return {name: value.double() for name, value in zip(names, found, strict=True)}
+
+    def batch(side: str) -> DiffusionBatch:
+        data = Dataset.open(digits / "split" / side)
+        samples = Stream(data, seed=3, batch_size=6, image_size=8, channels=1).batch(0)
+        batches = objective.remain_batches(samples) if side == "remain" else objective.forget_batches(samples)
+        return batches[0]
+
+    grad_r, grad_g = gradient(batch("remain")), gradient(batch("forget"))
+    if gradient_of_g == "first_order":
+        with torch.no_grad():
+            for name, parameter in model.unet.named_parameters():
+                parameter -= 0.1 * grad_g[name].float()
+        grad_phi = gradient(batch("forget"))
+        grad_g = {name: grad_g[name] - grad_phi[name] for name in names}
+
+    def over(layer: str, a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+        return sum((a[name] * b[name]).sum().item() for name in names if name.rpartition(".")[0] == layer)
+
+    layers = {name.rpartition(".")[0] for name in names}
+    assert set(line["conflict"]) == layers and len(layers) > 10
+    for layer in layers:
+        squares = over(layer, grad_g, grad_g) * over(layer, grad_r, grad_r)
+        expected = over(layer, grad_g, grad_r) / squares**0.5 if squares else 0.0
+        assert line["conflict"][layer] == pytest.approx(expected, abs=2e-3), layer
+    assert any(abs(value) > 0.05 for value in line["conflict"].values())
