@@ -13,7 +13,7 @@ from typing import Protocol
 import tyro
 
 from ..shards.errors import DataError
-from ..trainer.errors import ConfigError, TrainingError
+from ..trainer.errors import ConfigError, Interrupted, TrainingError
 
 
 class Command(Protocol):
@@ -40,7 +40,11 @@ def usage() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0, or 2 for a user's mistake, or 1 for a run that could not go on."""
+    """Runs a command; returns the exit status.
+
+    0, or 2 for a user's mistake, 1 for a run that could not go on, 75 (EX_TEMPFAIL) for one that was asked to stop,
+    saved and can be continued.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help"):
         print(usage())
@@ -59,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, 2)
     except TrainingError as error:
         return _fail(error, 1)
+    except Interrupted as stop:
+        return _fail(stop, os.EX_TEMPFAIL)
     except KeyboardInterrupt:
         print("erasediff: interrupted", file=sys.stderr)
         return 130

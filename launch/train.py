@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..trainer import stopping
 from ..trainer.config import PretrainConfig, ScrubConfig
 from .options import read_settings
 
@@ -18,6 +19,7 @@ class Pretrain:
         return cls(read_settings(PretrainConfig, words, prog=prog))
 
     def run(self) -> None:
+        stopping.on_signals()
         from ..trainer.distributed import is_main
         from ..trainer.pretrain import run_pretrain
 
@@ -41,6 +43,7 @@ class Scrub:
         return cls(read_settings(ScrubConfig, words, prog=prog, note=note), dry_run)
 
     def run(self) -> None:
+        stopping.on_signals()
         from ..trainer.distributed import is_main
         from ..trainer.scrubbing import plan, run_scrub
 

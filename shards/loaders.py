@@ -13,6 +13,8 @@ from .transform import Transform
 
 Buffers = dict[str, np.ndarray]
 PIXELS = "pixels"
+Place = tuple[int, int, int]
+"""Shard, offset and length in bytes of a sample's content, as the index has them."""
 
 
 class Loader(Protocol):
@@ -22,7 +24,7 @@ class Loader(Protocol):
         """Arrays [num_rows, ...] by name, to be filled by `load`."""
         ...
 
-    def load(self, dataset: Dataset, row: int, position: int, buffers: Buffers, k: int) -> None:
+    def load(self, dataset: Dataset, row: int, place: Place, position: int, buffers: Buffers, k: int) -> None:
         """Fill row `k` with sample `row` of `dataset`; raises `DataError` when it cannot be read."""
         ...
 
@@ -37,9 +39,9 @@ class ImageLoader:
     def allocate(self, num_rows: int) -> Buffers:
         return {PIXELS: np.empty((num_rows, *self._shape), dtype=np.uint8)}
 
-    def load(self, dataset: Dataset, row: int, position: int, buffers: Buffers, k: int) -> None:
+    def load(self, dataset: Dataset, row: int, place: Place, position: int, buffers: Buffers, k: int) -> None:
         where = dataset.where(row)
-        image = self._transform(dataset.read_bytes(row), where, position)
+        image = self._transform(dataset.files.read(*place), where, position)
         _, height, width = self._shape
         if image.size != (width, height):
             found = f"{image.width} × {image.height} pixels, expected {width} × {height}"
@@ -62,12 +64,12 @@ class ArrayLoader:
     def allocate(self, num_rows: int) -> Buffers:
         return {place.name: np.empty((num_rows, *place.shape), dtype=place.dtype) for place in self._layout}
 
-    def load(self, dataset: Dataset, row: int, position: int, buffers: Buffers, k: int) -> None:
-        place = dataset.index[row]
+    def load(self, dataset: Dataset, row: int, place: Place, position: int, buffers: Buffers, k: int) -> None:
+        shard, offset, num_bytes = place
         header = np.zeros(len(self._header), dtype=np.uint8)
         targets = [header, *(buffers[array.name][k : k + 1] for array in self._layout)]
-        if int(place["length"]) == self._num_bytes:
-            dataset.files.read_into(int(place["shard"]), int(place["offset"]), targets, self._num_bytes)
+        if num_bytes == self._num_bytes:
+            dataset.files.read_into(shard, offset, targets, num_bytes)
         if header.tobytes() != self._header:
             expected = ", ".join(f"{array.name} {array.dtype} {array.shape}" for array in self._layout)
             raise DataError(f"{dataset.where(row)}: not the arrays of the first sample ({expected}); build it again")

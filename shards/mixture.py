@@ -31,7 +31,7 @@ class Mixture:
             return np.zeros_like(positions), positions
         blocks, within = np.divmod(positions, BLOCK_SLOTS)
         sources, local = np.empty_like(positions), np.empty_like(positions)
-        for block in np.unique(blocks).tolist():
+        for block in set(blocks.tolist()):
             here = np.flatnonzero(blocks == block)
             chosen, ranks = self._block(block)
             sources[here] = chosen[within[here]]

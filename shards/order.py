@@ -50,7 +50,7 @@ class Order:
         """Rows (int64 [n]) of samples at `positions` (int64 [n], any order, from 0 up without end)."""
         epochs, within = np.divmod(positions, self.num_samples)
         rows = np.empty_like(positions)
-        for epoch in np.unique(epochs).tolist():
+        for epoch in set(epochs.tolist()):
             here = np.flatnonzero(epochs == epoch)
             rows[here] = self._rows_in_epoch(epoch, within[here])
         return rows
@@ -59,7 +59,7 @@ class Order:
         _, window_starts = self._epoch(epoch)
         windows = np.searchsorted(window_starts, within, side="right") - 1
         rows = np.empty_like(within)
-        for window in np.unique(windows).tolist():
+        for window in set(windows.tolist()):
             here = windows == window
             rows[here] = self._window(epoch, window)[within[here] - window_starts[window]]
         return rows

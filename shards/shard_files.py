@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +19,7 @@ class ShardFiles:
     def __init__(self, paths: Sequence[Path], sizes_bytes: Sequence[int]) -> None:
         self.paths = paths
         self._sizes_bytes = sizes_bytes
-        self._open: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._open: dict[int, BinaryIO] = {}
         self._lock = threading.Lock()
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
@@ -77,13 +76,15 @@ class ShardFiles:
             raise DataError(f"{where}, {found:,} found; copy or build it again")
 
     def _file(self, shard: int) -> BinaryIO:
-        with self._lock:
-            if shard not in self._open:
+        file = self._open.get(shard)
+        if file is None:
+            file = _open_shard(self.paths[shard])
+            with self._lock:
+                # the oldest goes; threads that still read it hold their own reference
                 if len(self._open) >= _MAX_OPEN_FILES:
-                    self._open.popitem(last=False)
-                self._open[shard] = _open_shard(self.paths[shard])
-            self._open.move_to_end(shard)
-            return self._open[shard]
+                    self._open.pop(next(iter(self._open)))
+                self._open[shard] = file
+        return file
 
 
 def _open_shard(path: Path) -> BinaryIO:

@@ -124,7 +124,7 @@ class Stream:
         """Number of the dataset and row in it, for each position."""
         sources, local = self._mixture.locate(positions)
         rows = np.empty_like(positions)
-        for number in np.unique(sources).tolist():
+        for number in set(sources.tolist()):
             here = sources == number
             rows[here] = self._orders[number].rows(local[here])
         return sources, rows
@@ -135,7 +135,10 @@ class Stream:
         """Contents, and which of them are good; fills `texts`."""
         buffers = self._loader.allocate(len(positions))
         is_good = np.ones(len(positions), dtype=bool)
-        has_text = self._gather("text_length", sources, rows) > 0
+        has_text = (self._gather("text_length", sources, rows) > 0).tolist()
+        columns = [self._gather(field, sources, rows).tolist() for field in ("shard", "offset", "length")]
+        places = list(zip(*columns, strict=True))
+        numbers = sources.tolist()
         first: dict[int, int] = {}
         for k, position in enumerate(positions.tolist()):
             same = first.setdefault(position, k)
@@ -143,9 +146,9 @@ class Stream:
                 _copy_row(buffers, same, k)
                 texts[k], is_good[k] = texts[same], is_good[same]
                 continue
-            dataset, row = self.datasets[sources[k]], int(rows[k])
+            dataset, row = self.datasets[numbers[k]], int(rows[k])
             try:
-                self._loader.load(dataset, row, position, buffers, k)
+                self._loader.load(dataset, row, places[k], position, buffers, k)
                 texts[k] = dataset.text(row) if has_text[k] else ""
             except DataError as error:
                 self.bad_samples.add(keys[k], error)

@@ -2,98 +2,333 @@
 
     checkpoint-000100/
         rank-00000-of-00002.safetensors    tensors "vector/parameter@offset", flat slices
-        state.json                         step, applied updates, versions
+        rank-00000-of-00002.json           that file's size and hash, renamed when the file is on the disk
+        manifest.json                      step, applied updates, versions, what it belongs to, every file's hash
 
-A checkpoint is written under another name and renamed when every rank is done.
+A checkpoint is there when its manifest is: that is renamed last. The state is copied between two steps and written by
+a thread while the next steps run. The threads of the ranks find each other through files alone, so that they never
+mix with the collectives of the training.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
 import shutil
+import sys
+import threading
+import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
-from . import distributed
+from . import distributed, stopping
 from .engine import ShardedModel
-from .errors import TrainingError
-from .sharded import Layout
+from .errors import ConfigError, TrainingError
+from .sharded import Layout, Segment, ShardedVector
 
-FORMAT = 1
+FORMAT = 2
+MANIFEST = "manifest.json"
+
+# how long rank 0 waits for the other ranks' files after its own is written
+WRITE_TIMEOUT_SECONDS = 600.0
 
 
-def save(model: ShardedModel, run: Path, step: int, keep: int) -> None:
-    """Writes checkpoint-<step>, the state after `step` steps, and removes all but the newest `keep`. All ranks."""
-    final = run / f"checkpoint-{step:06d}"
-    partial = run / f".checkpoint-{step:06d}.partial"
-    if distributed.is_main():
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-    distributed.barrier()
-    vectors = {"theta": model.theta} | model.optimizer.vectors()
-    slices = {
-        f"{vector}/{piece.name}@{piece.parameter_offset}": held.data[
-            piece.shard_offset : piece.shard_offset + piece.length
-        ].cpu()
-        for vector, held in vectors.items()
-        for piece in held.layout.segments
-    }
-    name = f"rank-{distributed.rank():05d}-of-{distributed.world_size():05d}.safetensors"
-    save_file(slices, partial / name)
-    distributed.barrier()
-    if distributed.is_main():
+class Checkpoints:
+    """The checkpoints in a run's folder. All ranks make it and call its methods together, at the same steps."""
+
+    def __init__(self, run: Path, keep: int, identity: dict[str, Any]):
+        """`keep`: the newest so many stay. `identity`: what a checkpoint must have been made with to be read here."""
+        self._run = run
+        self._keep = keep
+        self._identity = identity
+        self._saving: _Saving | None = None
+
+    def save(self, model: ShardedModel, step: int) -> None:
+        """Copies the state after `step` steps; a thread writes it as checkpoint-<step>. Waits for the save before it.
+
+        Raises TrainingError on all ranks where that one failed or where the disk has no room for this one.
+        """
+        self.wait()
+        folder = self._run / f"checkpoint-{step:06d}"
+        vectors = {"theta": model.theta} | model.optimizer.vectors()
+        shard = _Shard({name: _copy(held) for name, held in vectors.items()}, model.theta.layout)
+        num_bytes = torch.tensor(shard.num_bytes, dtype=torch.float64, device=model.device)
+        needed = int(distributed.sum_(num_bytes))
+        problem = distributed.agree(_make_room(folder, needed) if distributed.is_main() else None)
+        if problem is not None:
+            raise TrainingError(str(problem))
         state = {
             "format": FORMAT,
             "step": step,
             "num_updates": model.optimizer.num_updates(),
             "world_size": distributed.world_size(),
             "vectors": list(vectors),
+            "identity": self._identity,
             "versions": {package: version(package) for package in ("erasediff", "torch", "deepspeed")},
         }
-        (partial / "state.json").write_text(json.dumps(state, indent=2))
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in _all(run)[:-keep]:
-            shutil.rmtree(old)
-    distributed.barrier()
+        self._saving = _Saving(folder, shard, needed, state, self._keep)
+        self._saving.start()
 
+    def wait(self) -> None:
+        """Until the save under way is complete, on all ranks. Raises TrainingError on all of them if it failed."""
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return
+        saving.written.wait()
+        error = _first(distributed.gather(saving.error))
+        if error is not None:
+            saving.give_up.set()
+        saving.join()
+        error = error or _first(distributed.gather(saving.error))
+        if error is not None:
+            if distributed.is_main():
+                shutil.rmtree(saving.folder, ignore_errors=True)
+            raise TrainingError(str(error))
 
-def _all(run: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(path for path in run.glob("checkpoint-*") if (path / "state.json").exists())
+    def restore_newest(self, model: ShardedModel) -> int:
+        """Puts the newest whole checkpoint's state into `model`; returns the steps it holds, 0 without one.
 
-
-def restore_newest(model: ShardedModel, run: Path) -> int:
-    """Puts the newest checkpoint's state into `model`; returns the steps it holds, 0 without one. All ranks."""
-    newest = distributed.agree(next((str(path) for path in reversed(_all(run))), None))
-    if newest is None:
+        A damaged one is named on stderr and passed over. Raises ConfigError where the checkpoint belongs to other
+        settings, weights or data, TrainingError where a newer erasediff wrote it.
+        """
+        folders: Any = distributed.agree([str(path) for path in reversed(_complete(self._run))])
+        for folder in map(Path, folders):
+            state, problem = _verify(folder)
+            if state is None:
+                if distributed.is_main():
+                    print(f"erasediff: {folder} is damaged ({problem}); using the one before it", file=sys.stderr)
+                continue
+            self._check(folder, state)
+            reader = _SliceReader([folder / name for name in state["files"]])
+            shards = {vector: reader.read(vector, model.theta.layout) for vector in state["vectors"]}
+            model.restore(shards, state["num_updates"])
+            return state["step"]
         return 0
-    folder = Path(str(newest))
-    state = json.loads((folder / "state.json").read_text())
-    if state["format"] > FORMAT:
-        raise TrainingError(f"{folder} was written by a newer erasediff ({state['versions']['erasediff']})")
+
+    def _check(self, folder: Path, state: dict[str, Any]) -> None:
+        if state["format"] > FORMAT:
+            raise TrainingError(f"{folder} was written by a newer erasediff ({state['versions']['erasediff']})")
+        theirs, ours = state["identity"], self._identity
+        differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+        if differing:
+            shown = "; ".join(f"{key} = {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in differing)
+            raise ConfigError(f"{folder} belongs to another run: {shown}. Choose another output")
+
+
+def _first(problems: list[Any]) -> Any:
+    return next((problem for problem in problems if problem is not None), None)
+
+
+def _copy(vector: ShardedVector) -> Tensor:
+    return vector.data.to("cpu", copy=True)
+
+
+def _complete(run: Path) -> list[Path]:
+    """Checkpoints that have been published, oldest first."""
+    return sorted(path for path in run.glob("checkpoint-*") if (path / MANIFEST).exists())
+
+
+def _make_room(folder: Path, needed_bytes: int) -> str | None:
+    """An empty folder on a disk with room for the checkpoint; what is wrong otherwise."""
     try:
-        reader = _SliceReader(folder)
-        model.restore(
-            {vector: reader.read(vector, model.theta.layout) for vector in state["vectors"]}, state["num_updates"]
-        )
-    except (SafetensorError, KeyError, OSError) as error:
-        raise TrainingError(f"{folder} is damaged ({error}): remove it to continue from the one before it") from None
-    return state["step"]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    if free < needed_bytes:
+        folder.rmdir()
+        return _disk_full(folder, needed_bytes)
+    return None
+
+
+def _disk_full(folder: Path, needed_bytes: int) -> str:
+    return (
+        f"{folder}: the disk is full, the checkpoint needs {needed_bytes:,} bytes; the one before it is whole. "
+        "Free some space and give the same command again"
+    )
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A copy of what this rank holds of every vector, on the CPU, and the safetensors file that it becomes."""
+
+    vectors: dict[str, Tensor]
+    layout: Layout
+
+    def _slices(self) -> list[tuple[str, Tensor, Segment]]:
+        return [(name, data, piece) for name, data in self.vectors.items() for piece in self.layout.segments]
+
+    def _header(self) -> bytes:
+        entries, offset = {}, 0
+        for vector, data, piece in self._slices():
+            end = offset + piece.length * data.element_size()
+            entries[f"{vector}/{piece.name}@{piece.parameter_offset}"] = {
+                "dtype": "F32",
+                "shape": [piece.length],
+                "data_offsets": [offset, end],
+            }
+            offset = end
+        text = json.dumps(entries).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the file."""
+        return len(self._header()) + sum(piece.length * data.element_size() for _, data, piece in self._slices())
+
+    def write(self, path: Path) -> dict[str, Any]:
+        """Writes the file through to the disk; returns its size and hash. Makes no second copy of the data."""
+        digest = hashlib.sha256()
+        num_bytes = 0
+        with path.open("wb") as file:
+            header = self._header()
+            pieces = (d[p.shard_offset : p.shard_offset + p.length].numpy() for _, d, p in self._slices())
+            for chunk in (header, *(piece.data.cast("B") for piece in pieces)):
+                file.write(chunk)
+                digest.update(chunk)
+                num_bytes += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        return {"sha256": digest.hexdigest(), "num_bytes": num_bytes}
+
+
+class _Saving(threading.Thread):
+    """Writes one rank's part of a checkpoint; on rank 0 also waits for the other parts and publishes."""
+
+    def __init__(self, folder: Path, shard: _Shard, needed_bytes: int, state: dict[str, Any], keep: int):
+        super().__init__(name=folder.name)
+        self.folder = folder
+        self.error: str | None = None
+        self.written = threading.Event()  # this rank's part is, or cannot be
+        self.give_up = threading.Event()  # another rank's part cannot be
+        self._shard: _Shard | None = shard
+        self._needed_bytes = needed_bytes
+        self._state = state
+        self._keep = keep
+        self._rank, self._world_size = distributed.rank(), distributed.world_size()
+
+    def run(self) -> None:
+        try:
+            self._write()
+            self.written.set()
+            if self._rank == 0:
+                self._publish()
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            self.error = _disk_full(self.folder, self._needed_bytes) if full else f"{self.folder}: {error}"
+            # every rank hears of it with the next packet, and they all end in `wait`
+            stopping.ask()
+        finally:
+            self._shard = None
+            self.written.set()
+
+    def _write(self) -> None:
+        assert self._shard is not None
+        name = _file_name(self._rank, self._world_size)
+        stamp = self._shard.write(self.folder / name)
+        _write_json(self.folder / name.replace(".safetensors", ".json"), stamp)
+
+    def _publish(self) -> None:
+        names = [_file_name(rank, self._world_size) for rank in range(self._world_size)]
+        deadline = time.monotonic() + WRITE_TIMEOUT_SECONDS
+        files: dict[str, Any] = {}
+        for name in names:
+            stamp = self.folder / name.replace(".safetensors", ".json")
+            while not stamp.exists():
+                if self.give_up.is_set():
+                    return
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{self.folder}: {name} was not written in {WRITE_TIMEOUT_SECONDS:.0f} s")
+                time.sleep(0.02)
+            files[name] = json.loads(stamp.read_text())
+        state = self._state | {"files": files}
+        _write_json(self.folder / MANIFEST, {"state": state, "sha256": _hash_of(state)})
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """All but the newest: what was left half-written, and what was damaged and passed over."""
+        upto_here = [path for path in _complete(self.folder.parent) if path.name <= self.folder.name]
+        for path in self.folder.parent.glob("checkpoint-*"):
+            if path not in upto_here[-self._keep :]:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _file_name(rank: int, world_size: int) -> str:
+    return f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """A file that is there only when it is complete and on the disk."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        json.dump(value, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _hash_of(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _verify(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """A checkpoint's state once every file has shown its hash, or what is wrong; the ranks share the reading."""
+    state, problem = distributed.agree(_read_manifest(folder) if distributed.is_main() else None)  # pyright: ignore
+    if state is None:
+        return None, problem
+    mine = sorted(state["files"])[distributed.rank() :: distributed.world_size()]
+    problems = (_problem_of(folder / name, state["files"][name]) for name in mine)
+    found = distributed.gather(_first(list(problems)))
+    problem = _first(found)
+    return (state, None) if problem is None else (None, problem)
+
+
+def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if _hash_of(manifest["state"]) == manifest["sha256"]:
+            return manifest["state"], None
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None, f"{MANIFEST} is not as it was written"
+
+
+def _problem_of(path: Path, stamp: dict[str, Any]) -> str | None:
+    """What is wrong with a file, if anything."""
+    try:
+        num_bytes = path.stat().st_size
+        if num_bytes != stamp["num_bytes"]:
+            return f"{path.name} has {num_bytes:,} bytes of {stamp['num_bytes']:,}"
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name}: {error.strerror}"
+    return None if found == stamp["sha256"] else f"{path.name} is not as it was written"
 
 
 class _SliceReader:
     """The slices of all ranks' files, found by vector and parameter."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, files: list[Path]):
         self._where: dict[tuple[str, str], list[tuple[int, Any, str]]] = {}
-        for path in sorted(folder.glob("rank-*.safetensors")):
+        for path in files:
             file = safe_open(path, framework="pt")
             for name in file.keys():  # noqa: SIM118 not a dict
                 place, _, offset = name.rpartition("@")
@@ -113,6 +348,5 @@ class _SliceReader:
                     at = piece.shard_offset + low - start
                     shard[at : at + high - low] = stored[low - offset : high - offset]
                     found += high - low
-            if found != piece.length:
-                raise KeyError(f"{vector}/{piece.name} is incomplete")
+            assert found == piece.length, f"{vector}/{piece.name} is incomplete"
         return shard

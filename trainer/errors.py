@@ -9,5 +9,9 @@ class TrainingError(RuntimeError):
     """A run cannot go on (a non-finite loss, say); what was saved before stays whole."""
 
 
+class Interrupted(RuntimeError):
+    """A run was asked to stop and saved where it was; the same command continues it."""
+
+
 class ThresholdError(TrainingError):
     """A scrubbed model does not hold what was asked of it; its figures are written, and nothing is published."""

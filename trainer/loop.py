@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..kernels.inner_products import first_non_finite
 from ..shards.stream import Stream
-from . import checkpoint, distributed
+from . import distributed, stopping
+from .checkpoint import Checkpoints
 from .config import OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
-from .errors import TrainingError
+from .errors import Interrupted, TrainingError
 from .methods import Method, Update
 from .packet import PendingPacket
 from .progress import StepProgress
@@ -47,6 +48,7 @@ class Loop:
         train: TrainConfig,
         optimizer: OptimizerConfig,
         run: RunFolder,
+        checkpoints: Checkpoints,
         watch: Watch | None = None,
     ):
         self._name = name
@@ -57,15 +59,17 @@ class Loop:
         self._train = train
         self._max_grad_norm = optimizer.max_grad_norm
         self._run = run
+        self._checkpoints = checkpoints
         self._watch = watch
 
     def run(self) -> None:
         """From the newest checkpoint, or from the start, to the last step.
 
-        Raises TrainingError at a NaN or Inf loss or gradient, unless such steps are to be skipped.
+        Raises TrainingError at a NaN or Inf loss or gradient, unless such steps are to be skipped, and where a
+        checkpoint cannot be written; Interrupted once a checkpoint is saved because a rank was asked to stop.
         """
         train = self._train
-        first_step = checkpoint.restore_newest(self._model, self._run.path)
+        first_step = self._checkpoints.restore_newest(self._model)
         self._run.start_metrics(first_step)
         progress = StepProgress(self._name, first_step, train.max_train_steps)
         previous: _StepInFlight | None = None
@@ -75,17 +79,21 @@ class Loop:
             for step in range(first_step, train.max_train_steps):
                 current = self._step(step)
                 # the host looks at a step while the device works on the next one
-                if previous is not None:
-                    self._finish(previous, progress)
+                stop = previous is not None and self._finish(previous, progress)
                 previous = current
                 if self._watch is not None:
                     self._watch(step + 1, self._model)
-                if train.checkpointing_steps and (step + 1) % train.checkpointing_steps == 0:
-                    self._finish(previous, progress)
+                if stop or (train.checkpointing_steps and (step + 1) % train.checkpointing_steps == 0):
+                    stop |= self._finish(previous, progress)
                     previous = None
-                    checkpoint.save(self._model, self._run.path, step + 1, train.checkpoints_total_limit)
+                    self._checkpoints.save(self._model, step + 1)
+                if stop:
+                    self._checkpoints.wait()
+                    stopping.reset()
+                    raise Interrupted(f"stopped after step {step}, checkpoint saved; the same command continues")
             if previous is not None:
                 self._finish(previous, progress)
+            self._checkpoints.wait()
         finally:
             progress.close()
 
@@ -108,7 +116,7 @@ class Loop:
             self._model.step(update.delta, step, update.skip)
         else:
             self._step_watched(update, step)
-        update.packet.extend(skipped=update.skip)
+        update.packet.extend(skipped=update.skip, stop=update.packet.stop)
         return _StepInFlight(step, start, update.packet.to_host())
 
     def _conflict(self, by_parameter: Tensor) -> dict[str, Tensor]:
@@ -143,9 +151,13 @@ class Loop:
         sums, _ = self._model.inner_products(grad_f, moved, grad_phi)
         update.packet.extend(descent=distributed.sum_(sums)[1])
 
-    def _finish(self, step: _StepInFlight, progress: StepProgress) -> None:
-        """Logs a step whose packet has reached the host; every rank reads the same and decides alike."""
+    def _finish(self, step: _StepInFlight, progress: StepProgress) -> bool:
+        """Logs a step whose packet has reached the host; every rank reads the same and decides alike.
+
+        Returns whether some rank asks all to stop.
+        """
         packet = step.packet.read()
+        stop = packet.pop("stop") > 0
         values = {name: value for name, value in packet.items() if "/" not in name}
         conflict = {
             name.partition("/")[2]: round(value, 4) if math.isfinite(value) else None
@@ -164,6 +176,7 @@ class Loop:
                 )
             progress.say(f"{what}; skipped")
         progress.update(step.number, {key: values[key] for key in ("loss_r", "loss_f", "lambda_t") if key in values})
+        return stop
 
 
 @dataclass(frozen=True)

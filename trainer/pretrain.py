@@ -42,6 +42,7 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
             remain=data,
             forget=None,
             run=run,
+            hashes={"samples of data": data.fingerprint},
             device=device,
             watch=watch,
         )

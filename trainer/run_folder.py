@@ -14,6 +14,25 @@ from .config import Settings
 from .errors import ConfigError
 from .settings import as_dict, dump_toml, flatten, read_toml
 
+# what may change when a run is continued: how the work is spread and when it is saved, never what is computed
+FREE_KEYS = frozenset(
+    {
+        "output",
+        "engine.zero_stage",
+        "engine.device",
+        "engine.forward_batch_size",
+        "engine.reduce_bucket_size",
+        "engine.overlap_communication",
+        "engine.num_threads",
+        "train.checkpointing_steps",
+        "train.checkpoints_total_limit",
+    }
+)
+
+
+def _what_counts(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flatten(settings).items() if key not in FREE_KEYS}
+
 
 class RunFolder:
     """The folder of one run. All ranks make it; rank 0 writes what is written once."""
@@ -22,6 +41,7 @@ class RunFolder:
         self.path = Path(output)
         self.metrics_path = self.path / "metrics.jsonl"
         self.model_path = self.path / "model"
+        self.identity = _what_counts(as_dict(config))  # flat settings that decide the result
         problem = distributed.agree(self._claim(config) if distributed.is_main() else None)
         if problem is not None:
             raise ConfigError(str(problem))
@@ -34,7 +54,7 @@ class RunFolder:
             return f"output = '{self.path}' is a file: name a folder"
         recorded = self.path / "config.toml"
         if recorded.exists():
-            theirs, ours = flatten(read_toml(recorded)), flatten(as_dict(config))
+            theirs, ours = _what_counts(read_toml(recorded)), self.identity
             differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
             if differing:
                 key = differing[0]

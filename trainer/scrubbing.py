@@ -167,7 +167,8 @@ def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
     run = RunFolder(config, config.output)
     if run.is_finished:
         return run.model_path
-    record_start(run.path, planned.inputs())
+    inputs = planned.inputs()
+    record_start(run.path, inputs)
     note = inner_loop_note(config.method)
     if note and distributed.is_main():
         print(note)
@@ -181,6 +182,11 @@ def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
         remain=planned.remain,
         forget=planned.forget,
         run=run,
+        hashes={
+            "weights of model.path": inputs.base_weights_sha256,
+            "samples of forget": inputs.forget.fingerprint,
+            "samples of remain": inputs.remain.fingerprint,
+        },
         device=device,
         watch=watch,
     )

@@ -9,6 +9,7 @@ import torch
 from ..shards.dataset import Dataset
 from ..shards.stream import Stream
 from . import methods, models
+from .checkpoint import Checkpoints
 from .checks import labels_of
 from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
@@ -32,10 +33,14 @@ def train(
     remain: Dataset,
     forget: Dataset | None,
     run: RunFolder,
+    hashes: dict[str, str],
     device: torch.device,
     watch: Watch | None = None,
 ) -> None:
-    """Trains to the last step and publishes the pipeline as the run's model/. All ranks call it."""
+    """Trains to the last step and publishes the pipeline as the run's model/. All ranks call it.
+
+    `hashes` name the base model's weights and the data: a checkpoint made with others is refused.
+    """
     label_drop = config.label_drop
     if label_drop is None:
         label_drop = 0.0 if model.null_class is None else DEFAULT_LABEL_DROP
@@ -69,7 +74,8 @@ def train(
 
     chosen = methods.make(method, objective)
     streams = Streams(stream(remain), stream(forget) if forget is not None and chosen.needs_forget else None)
-    Loop(name, sharded, chosen, objective, streams, config, optimizer, run, watch).run()
+    checkpoints = Checkpoints(run.path, config.checkpoints_total_limit, run.identity | hashes)
+    Loop(name, sharded, chosen, objective, streams, config, optimizer, run, checkpoints, watch).run()
 
     weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
 

@@ -87,7 +87,7 @@ def test_every_pair_of_worlds_and_workers_and_every_stop(
     single = Stream(remain, seed=11, batch_size=1, window_shards=3)
     expected = [single.batch(position).keys[0] for position in range(num_batches * batch_size)]
     for first_workers, second_workers in itertools.product((0, 2, 4), repeat=2):
-        for stop in range(0, num_batches + 1, 4 if first_workers or second_workers else 1):
+        for stop in range(0, num_batches + 1, 13 if first_workers or second_workers else 3):
             keys = read_batches(remain.path, 0, stop, first_world, first_workers, batch_size)
             keys += read_batches(remain.path, stop, num_batches, second_world, second_workers, batch_size)
             assert keys == expected

@@ -1,17 +1,15 @@
-"""The engine in one process: a known constrained optimum, the outer optimizers, checkpoints across stages."""
+"""The engine in one process: a known constrained optimum, the outer optimizers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from erasediff.trainer import checkpoint, distributed
+from erasediff.trainer import distributed
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig, OptimizerConfig
 from erasediff.trainer.engine import ShardedModel
-from erasediff.trainer.errors import TrainingError
 from erasediff.trainer.methods import make
 from erasediff.trainer.optimizer import ema_decay, learning_rate
 from torch import Tensor, nn
@@ -108,39 +106,3 @@ def test_the_schedule_is_a_pure_function() -> None:
     assert rates[10] == 2.0
     assert rates[60] == pytest.approx(1.0)
     assert rates[110] == pytest.approx(0.0, abs=1e-12)
-
-
-class Odd(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.first, self.second = nn.Linear(5, 7), nn.Linear(7, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x))
-
-
-@pytest.mark.parametrize(("written", "read"), [(2, 3), (3, 1), (1, 2)])
-def test_a_checkpoint_is_read_at_another_stage(tmp_path: Path, written: int, read: int) -> None:
-    optimizer = OptimizerConfig(ema_decay=0.5)
-    model = make_model(Odd(), optimizer, written)
-    for step in range(3):
-        model.step(model.theta.clone(), step, NO_SKIP)
-    checkpoint.save(model, tmp_path, 3, keep=1)
-    other = make_model(Odd(), optimizer, read)
-    assert checkpoint.restore_newest(other, tmp_path) == 3
-    vectors, others = ({"theta": m.theta} | m.optimizer.vectors() for m in (model, other))
-    assert vectors.keys() == others.keys() == {"theta", "exp_avg", "exp_avg_sq", "ema"}
-    for name in vectors:
-        ours, theirs = model.gather(vectors[name]), other.gather(others[name])
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
-    assert other.optimizer.num_updates() == 3
-
-
-def test_an_incomplete_checkpoint_is_named(tmp_path: Path) -> None:
-    model = make_model(Odd(), OptimizerConfig())
-    model.step(model.theta.clone(), 0, NO_SKIP)
-    checkpoint.save(model, tmp_path, 1, keep=1)
-    (tmp_path / "checkpoint-000001" / "rank-00000-of-00001.safetensors").unlink()
-    with pytest.raises(TrainingError, match="checkpoint-000001 is damaged"):
-        checkpoint.restore_newest(model, tmp_path)

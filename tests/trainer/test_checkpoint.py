@@ -1,0 +1,223 @@
+"""Checkpoints in one process: across stages, damaged, foreign, and on a disk that is too small."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from erasediff.trainer import distributed, stopping
+from erasediff.trainer.checkpoint import Checkpoints
+from erasediff.trainer.config import EngineConfig, OptimizerConfig
+from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.errors import ConfigError, TrainingError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+NO_SKIP = torch.zeros((), dtype=torch.float64)
+SLICES = "rank-00000-of-00001.safetensors"
+
+
+class Odd(nn.Module):
+    def __init__(self, width: int = 7) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second = nn.Linear(5, width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+def make_model(stage: int = 2, width: int = 7) -> ShardedModel:
+    config = EngineConfig(device="cpu", zero_stage=stage)  # pyright: ignore[reportArgumentType]
+    device = distributed.set_up(config)
+    return ShardedModel(Odd(width), config, OptimizerConfig(ema_decay=0.5), device, max_train_steps=100)
+
+
+def advance(model: ShardedModel, steps: range) -> None:
+    for step in steps:
+        model.step(model.theta.clone(), step, NO_SKIP)
+
+
+def vectors(model: ShardedModel) -> dict[str, Tensor]:
+    held = {"theta": model.theta} | model.optimizer.vectors()
+    return {f"{name}/{parameter}": value for name in held for parameter, value in model.gather(held[name]).items()}
+
+
+def checkpoints(run: Path, keep: int = 2, **identity: object) -> Checkpoints:
+    return Checkpoints(run, keep, {"train.seed": 0} | identity)
+
+
+def save(model: ShardedModel, run: Path, step: int, keep: int = 2) -> dict[str, Tensor]:
+    """Saves and waits; returns what was saved."""
+    saving = checkpoints(run, keep)
+    saving.save(model, step)
+    saving.wait()
+    return vectors(model)
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in run.iterdir())
+
+
+def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("written", "read"), [(2, 3), (3, 1), (1, 2)])
+def test_a_checkpoint_is_read_at_another_stage(tmp_path: Path, written: int, read: int) -> None:
+    model = make_model(written)
+    advance(model, range(3))
+    saved = save(model, tmp_path, 3)
+    assert {name.partition("/")[0] for name in saved} == {"theta", "exp_avg", "exp_avg_sq", "ema"}
+    other = make_model(read)
+    assert checkpoints(tmp_path).restore_newest(other) == 3
+    assert_equal(vectors(other), saved)
+    assert other.optimizer.num_updates() == 3
+
+
+def test_the_state_is_that_of_the_call_whatever_follows(tmp_path: Path) -> None:
+    model = make_model()
+    advance(model, range(3))
+    saving = checkpoints(tmp_path)
+    before = vectors(model)
+    saving.save(model, 3)
+    advance(model, range(3, 6))
+    saving.wait()
+    other = make_model()
+    checkpoints(tmp_path).restore_newest(other)
+    assert_equal(vectors(other), before)
+
+
+def test_the_files_are_plain_safetensors_with_the_hashes_of_the_manifest(tmp_path: Path) -> None:
+    model = make_model()
+    advance(model, range(1))
+    save(model, tmp_path, 1)
+    folder = tmp_path / "checkpoint-000001"
+    stored = load_file(folder / SLICES)
+    assert torch.equal(stored["theta/second.bias@0"], model.gather(model.theta)["second.bias"])
+    state = json.loads((folder / "manifest.json").read_text())["state"]
+    found = hashlib.sha256((folder / SLICES).read_bytes()).hexdigest()
+    assert state["files"][SLICES]["sha256"] == found
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    model = make_model()
+    for step in (1, 2, 3):
+        advance(model, range(step - 1, step))
+        save(model, tmp_path, step)
+    assert names(tmp_path) == ["checkpoint-000002", "checkpoint-000003"]
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / SLICES
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _flip_a_bit(folder: Path) -> None:
+    data = bytearray((folder / SLICES).read_bytes())
+    data[-7] ^= 4
+    (folder / SLICES).write_bytes(data)
+
+
+def _remove(folder: Path) -> None:
+    (folder / SLICES).unlink()
+
+
+def _change_the_manifest(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"num_updates": 2', '"num_updates": 7'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (_truncate, "bytes of"),
+        (_flip_a_bit, f"{SLICES} is not as it was written"),
+        (_remove, f"{SLICES} is missing"),
+        (_change_the_manifest, "manifest.json is not as it was written"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], what: str
+) -> None:
+    model = make_model()
+    advance(model, range(1))
+    first = save(model, tmp_path, 1)
+    advance(model, range(1, 2))
+    save(model, tmp_path, 2)
+    damage(tmp_path / "checkpoint-000002")
+    other = make_model()
+    assert checkpoints(tmp_path).restore_newest(other) == 1
+    assert_equal(vectors(other), first)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "checkpoint-000002 is damaged" in said[0]
+    assert what in said[0]
+    # what was passed over is never taken for one of the newest
+    advance(other, range(1, 2))
+    save(other, tmp_path, 2, keep=1)
+    assert names(tmp_path) == ["checkpoint-000002"]
+    assert checkpoints(tmp_path).restore_newest(make_model()) == 2
+
+
+def test_what_was_not_published_is_not_there(tmp_path: Path) -> None:
+    model = make_model()
+    advance(model, range(1))
+    save(model, tmp_path, 1)
+    shutil.copytree(tmp_path / "checkpoint-000001", tmp_path / "checkpoint-000002")
+    (tmp_path / "checkpoint-000002" / "manifest.json").unlink()
+    assert checkpoints(tmp_path).restore_newest(make_model()) == 1
+
+
+def test_another_runs_checkpoint_is_refused_with_what_differs(tmp_path: Path) -> None:
+    model = make_model()
+    advance(model, range(1))
+    save(model, tmp_path, 1)
+    other = checkpoints(tmp_path, **{"train.seed": 5, "samples of forget": "ab"})
+    with pytest.raises(ConfigError) as error:
+        other.restore_newest(model)
+    assert "train.seed = 0 there, 5 here" in str(error.value)
+    assert "samples of forget = None there, 'ab' here" in str(error.value)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs with room for one checkpoint of the model of width 1000 and not for two."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("seen", ["before it is written", "while it is written"])
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    small_disk: Path, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(width=1000)
+    advance(model, range(1))
+    first = save(model, small_disk, 1)
+    advance(model, range(1, 2))
+    if seen == "while it is written":
+        # as if someone else took the space after it had been looked at
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))
+    needed = (small_disk / "checkpoint-000001" / SLICES).stat().st_size
+    with pytest.raises(TrainingError, match=rf"checkpoint-000002: the disk is full, .* needs {needed:,} bytes"):
+        save(model, small_disk, 2)
+    stopping.reset()
+    assert names(small_disk) == ["checkpoint-000001"]
+    other = make_model(width=1000)
+    assert checkpoints(small_disk).restore_newest(other) == 1
+    assert_equal(vectors(other), first)

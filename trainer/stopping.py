@@ -1,0 +1,51 @@
+"""A rank's wish that all ranks stop at a step boundary: it travels in the step's packet, so all decide alike.
+
+Whoever asks may be a signal handler or a thread. No torch here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+# a second signal within this time is taken for an echo of the first: launchers and terminals both send it on
+ECHO_SECONDS = 2.0
+
+_asked = threading.Event()
+_signalled_at: float | None = None
+
+
+def ask() -> None:
+    """From now on every packet of this rank carries the wish to stop."""
+    _asked.set()
+
+
+def is_asked() -> bool:
+    return _asked.is_set()
+
+
+def reset() -> None:
+    """Forgets the wish: it has been met."""
+    _asked.clear()
+
+
+def on_signals() -> None:
+    """Makes SIGTERM and Ctrl-C ask for a stop, and end the process at once when they come again 2 s later or more.
+
+    For commands, in the main thread, before anything slow. Every rank calls it.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _on_signal)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _signalled_at
+    now = time.monotonic()
+    if _signalled_at is None:
+        _signalled_at = now
+        ask()
+    elif now - _signalled_at >= ECHO_SECONDS:
+        os._exit(128 + number)
