@@ -111,6 +111,11 @@ def load_classifier(path: Path) -> Classifier:
     return Classifier(network.eval(), card)
 
 
+def classifier_name(data: Dataset) -> str:
+    """What a classifier trained on it is called."""
+    return f"{data.name}-cnn"
+
+
 def train_classifier(
     data: Dataset, *, image_size: int, channels: int, seed: int = 0, num_epochs: int = 20
 ) -> Classifier:
@@ -137,8 +142,9 @@ def train_classifier(
     with torch.no_grad():
         right = [network(images[rows]).argmax(1) == labels[rows] for rows in held_out.split(_CHUNK)]
     accuracy = torch.cat(right).double().mean().item() if right else 0.0
-    name = f"{data.name}-cnn"
-    card = ClassifierCard(name, data.classes, image_size, channels, accuracy, num_held_out, data.fingerprint)
+    card = ClassifierCard(
+        classifier_name(data), data.classes, image_size, channels, accuracy, num_held_out, data.fingerprint
+    )
     return Classifier(network, card)
 
 

@@ -26,13 +26,12 @@ from ..shards.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
 from . import distributed, models
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .errors import ConfigError, TrainingError
-from .evidence import REPORT_NAME, Evidence, run_evaluate
+from .evidence import REPORT_NAME, Evidence, check_judge, run_evaluate
 from .loop import Watch
 from .provenance import weights_sha256
 from .record import RECORD_NAME, RequestEntry, read_record
 from .run_folder import RunFolder
 from .scrubbing import run_scrub
-from .thresholds import parse_threshold
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,9 @@ def run_erase(
     distributed.set_up(config.engine)
     request = read_request(Path(config.request))
     data = Dataset.open(config.data)
-    select(data, request)
-    models.load(config.model)
-    for text in config.judge.thresholds:
-        parse_threshold(text)
+    chosen = select(data, request)
+    gone = set(data.labels[chosen].tolist()) - set(data.labels[~chosen].tolist())
+    check_judge(config.judge, config.model, data, forgets_classes=bool(gone))
     run = RunFolder(config, config.output)
     sets = run.path / "split"
     problem = distributed.agree(_split(data, sets, request) if distributed.is_main() else None)

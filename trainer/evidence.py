@@ -12,11 +12,11 @@ import torch
 from ..shards.dataset import Dataset
 from . import distributed, models, report
 from .checks import labels_of
-from .classifier import Classifier, load_classifier, load_images, train_classifier
+from .classifier import Classifier, classifier_name, load_classifier, load_images, train_classifier
 from .config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
 from .errors import ConfigError, ThresholdError
-from .evaluation import Bench, Figures, Images, evaluate
-from .features import make_features
+from .evaluation import Bench, Figures, Images, evaluate, metric_names
+from .features import features_name, make_features
 from .models import DiffusionModel
 from .provenance import Inputs, now, read_inputs, read_starts, versions, weights_sha256
 from .record import (
@@ -30,7 +30,7 @@ from .record import (
     schema_name,
     write_record,
 )
-from .retrained import check_trained_without, is_record, recorded_yardstick, retrain
+from .retrained import check_trained_without, is_record, recorded_yardstick, retrain, settings_of
 from .settings import as_dict, decode, read_toml
 from .thresholds import Threshold, check_thresholds, judge, parse_threshold
 
@@ -41,6 +41,7 @@ MAX_REAL_IMAGES = 5_000
 # with nothing else asked for: forgotten as well as the retrained model, the rest kept
 _CLASS_THRESHOLDS = ("p_psi <= 0.1", "accuracy_remaining >= unscrubbed - 0.02", "non_finite_samples <= 0")
 _CLASS_THRESHOLDS_RETRAINED = ("p_psi <= retrained + 0.05", *_CLASS_THRESHOLDS[1:])
+_UNCONDITIONAL = "the evaluation asks for samples by class, and the model is unconditional"
 _SAMPLE_THRESHOLDS = ("accuracy_remaining >= unscrubbed - 0.02", "non_finite_samples <= 0")
 
 
@@ -71,7 +72,7 @@ class Scrubbed:
                 raise ConfigError(f"'{path}' holds other samples than when '{run}' was scrubbed: restore them")
         base = models.load(config.model)
         if not base.num_classes:
-            raise ConfigError("this evaluation asks for samples by class, and the model is unconditional")
+            raise ConfigError(_UNCONDITIONAL)
         found = weights_sha256(base.unet.state_dict())
         if found != inputs.base_weights_sha256:
             raise ConfigError(
@@ -162,6 +163,19 @@ def run_evaluate(
         write_record(record, found.record_path)
     distributed.barrier()
     return found
+
+
+def check_judge(options: JudgeConfig, model: ModelConfig, data: Dataset, *, forgets_classes: bool) -> None:
+    """What can be said of an evaluation before there is anything to evaluate; raises ConfigError."""
+    _check_counts(options)
+    if not models.load(model).num_classes:
+        raise ConfigError(_UNCONDITIONAL)
+    judge_name = load_classifier(Path(options.classifier)).card.name if options.classifier else classifier_name(data)
+    names = metric_names(options, features_name(options.features, judge_name), forgets_classes)
+    with_retrained = options.with_retrained or options.retrained is not None
+    check_thresholds([parse_threshold(text) for text in options.thresholds], names, with_retrained)
+    if options.with_retrained:
+        settings_of(model)
 
 
 def _check_counts(options: JudgeConfig) -> None:

@@ -75,6 +75,13 @@ def make_features(option: str, classifier: Classifier) -> Features:
     return _clip(Path(option))
 
 
+def features_name(option: str, classifier_name: str) -> str:
+    """The name `make_features` would give, without loading anything."""
+    if option == "classifier":
+        return classifier_name
+    return "inception-v3" if option == "inception" else f"clip-{Path(option).resolve().name}"
+
+
 class _ClipImage(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -99,7 +106,7 @@ def _clip(folder: Path) -> NetworkFeatures:
     if not isinstance(size, int):
         raise ConfigError(f"judge.features = '{folder}': image_size {size} in its config.json is not one number")
     return NetworkFeatures(
-        name=f"clip-{folder.resolve().name}",
+        name=features_name(str(folder), ""),
         num_features=vision.config.projection_dim,
         network=_ClipImage(vision),
         image_size=size,
@@ -128,4 +135,4 @@ def _inception() -> NetworkFeatures:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"]).eval()
-    return NetworkFeatures("inception-v3", 2048, _InceptionPool(network), 299, (0.0,) * 3, (1.0,) * 3)
+    return NetworkFeatures(features_name("inception", ""), 2048, _InceptionPool(network), 299, (0.0,) * 3, (1.0,) * 3)

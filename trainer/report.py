@@ -115,9 +115,9 @@ def _number(value: float | None) -> str:
 def _grids(record: Record, samples: Mapping[str, Samples], bench: Bench) -> str:
     """A row for each class, the forgotten first; a strip of images for each model, and real ones."""
     columns: dict[str, Sequence[Images]] = {
-        _HEADINGS[name]: (shown.forget, shown.remain) for name, shown in samples.items()
+        _HEADINGS[name]: (shown.remain, shown.forget) for name, shown in samples.items()
     }
-    columns["real"] = (bench.real_forget, bench.real_remain)
+    columns["real"] = (bench.real_remain, bench.real_forget)
     gone = bench.forget_labels if bench.forgets_classes else []
     labels = [*gone, *(label for label in bench.remain_labels if label not in gone)][:_MAX_CLASSES]
     cells = ["<b></b>", *(f"<b>{escape(name)}</b>" for name in columns)]
@@ -143,7 +143,7 @@ def _strip(label: int, sets: Sequence[Images]) -> str:
             if shown.shape[-1] > _MAX_PIXELS:
                 shown = F.interpolate(shown, _MAX_PIXELS, mode="area")
             missing = _IMAGES_A_CLASS - len(rows)
-            shown = torch.cat([shown, torch.zeros_like(shown[:1]).expand(missing, -1, -1, -1)])
+            shown = torch.cat([shown, -torch.ones_like(shown[:1]).expand(missing, -1, -1, -1)])
             # enlarged before they are joined: the gap stays a thin line
             enlarged = F.interpolate(shown, scale_factor=max(1, 32 // shown.shape[-1]), mode="nearest")
             buffer = io.BytesIO()

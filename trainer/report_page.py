@@ -53,7 +53,7 @@ section { background: var(--card); border: 1px solid var(--rule); border-radius:
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { padding: .42rem .5rem; text-align: right; border-top: 1px solid var(--rule); white-space: nowrap; }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .82rem; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 9.5rem; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 8rem; }
 tbody th { font-weight: 500; } tbody th small, td small { display: block; color: var(--soft); font-weight: 400; }
 td.main { font-weight: 650; }
 figure { margin: 0; } svg { display: block; width: 100%; height: auto; overflow: visible; }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..shards.dataset import Dataset
 from ..shards.errors import DataError
-from .config import JudgeConfig, PretrainConfig, ScrubConfig
+from .config import JudgeConfig, ModelConfig, PretrainConfig, ScrubConfig
 from .errors import ConfigError
 from .pretrain import run_pretrain
 from .provenance import DataStamp
@@ -47,13 +47,19 @@ def retrain(scrub: ScrubConfig, output: Path) -> Path:
 
     Continues or reuses the run in `output`. All ranks call it. Raises ConfigError where those settings are not known.
     """
-    settings = pretrained_with(Path(scrub.model.path))
+    settings = settings_of(scrub.model)
+    return run_pretrain(dataclasses.replace(settings, data=scrub.remain, output=str(output)))
+
+
+def settings_of(model: ModelConfig) -> PretrainConfig:
+    """What the base model was pretrained with; raises ConfigError where that is not known."""
+    settings = pretrained_with(Path(model.path))
     if settings is None:
         raise ConfigError(
-            f"judge.with_retrained: '{scrub.model.path}' is not the model/ of an `erasediff pretrain` run, so how to "
+            f"judge.with_retrained: '{model.path}' is not the model/ of an `erasediff pretrain` run, so how to "
             "train it again is not known: train it without D_f yourself and name its folder in judge.retrained"
         )
-    return run_pretrain(dataclasses.replace(settings, data=scrub.remain, output=str(output)))
+    return settings
 
 
 def pretrained_with(model: Path) -> PretrainConfig | None:

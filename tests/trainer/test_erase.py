@@ -136,8 +136,20 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="was begun with another request than"):
             run_erase(config)
 
-    def test_a_threshold_that_is_none(self, config: EraseConfig) -> None:
-        broken = dataclasses.replace(config, judge=dataclasses.replace(config.judge, thresholds=("p_psi < 1",)))
-        with pytest.raises(ConfigError, match="'p_psi < 1' is none"):
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"thresholds": ("p_psi < 1",)}, "'p_psi < 1' is none"),
+            ({"thresholds": ("membership_auc <= 1",)}, "'membership_auc <= 1' is on a metric that is not computed"),
+            ({"thresholds": ("p_psi <= retrained",)}, r"set judge\.with_retrained"),
+            ({"with_retrained": True}, "is not the model/ of an `erasediff pretrain` run"),
+            ({"num_forget_samples": 0}, r"judge\.num_forget_samples = 0: at least 1"),
+        ],
+    )
+    def test_a_judge_that_cannot_work_is_refused_before_anything_is_written(
+        self, config: EraseConfig, options: dict[str, object], message: str
+    ) -> None:
+        broken = dataclasses.replace(config, judge=tiny_judge(Path(str(config.judge.classifier)), **options))
+        with pytest.raises(ConfigError, match=message):
             run_erase(broken)
         assert not Path(config.output).exists()
