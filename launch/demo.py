@@ -26,7 +26,7 @@ NULL_CLASS = 10
 # every ninth digit is kept from all models: what membership compares the forgotten ones with
 HELD_OUT_EVERY = 9
 _EXPECTED_SECONDS = 120
-_EXPECTED_MEGABYTES = 25
+_EXPECTED_MEGABYTES = 20
 _REQUEST = """\
 id = "demo"
 reason = "shows what an erasure request looks like"
