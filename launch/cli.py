@@ -6,8 +6,11 @@ Imports nothing heavy, so that `--help` answers at once.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
+import time
+from pathlib import Path
 from typing import Protocol
 
 import tyro
@@ -28,6 +31,7 @@ COMMANDS = {
     "shards split": ("shards", "Split", "cut a dataset into a forget and a remain set"),
     "pretrain": ("train", "Pretrain", "train a class-conditional diffusion model on a dataset"),
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
+    "launch local": ("local", "Local", "run scrub or pretrain on several processes of this machine"),
     "sample": ("evaluate", "Sample", "generate a grid of images"),
     "evaluate": ("evaluate", "Evaluate", "measure a scrubbed model beside the one it came from"),
 }
@@ -83,6 +87,10 @@ def read(module: str, options: str, name: str, words: list[str]) -> Command:
 
 
 def _fail(error: Exception, status: int) -> int:
+    # where torch's elastic launchers look for what a rank has to say
+    if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        told = {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(error_file).write_text(json.dumps({"message": told}))
     if os.environ.get("RANK", "0") == "0":
         print(f"erasediff: {error}", file=sys.stderr)
     return status

@@ -19,11 +19,11 @@ class Pretrain:
         return cls(read_settings(PretrainConfig, words, prog=prog))
 
     def run(self) -> None:
-        stopping.on_signals()
-        from ..trainer.distributed import is_main
-        from ..trainer.pretrain import run_pretrain
+        with stopping.on_signals():
+            from ..trainer.distributed import is_main
+            from ..trainer.pretrain import run_pretrain
 
-        model = run_pretrain(self.config)
+            model = run_pretrain(self.config)
         if is_main():
             print(f"model: {model}")
 
@@ -43,13 +43,13 @@ class Scrub:
         return cls(read_settings(ScrubConfig, words, prog=prog, note=note), dry_run)
 
     def run(self) -> None:
-        stopping.on_signals()
-        from ..trainer.distributed import is_main
-        from ..trainer.scrubbing import plan, run_scrub
+        with stopping.on_signals():
+            from ..trainer.distributed import is_main
+            from ..trainer.scrubbing import plan, run_scrub
 
-        if self.dry_run:
-            print(plan(self.config).describe())
-            return
-        model = run_scrub(self.config)
+            if self.dry_run:
+                print(plan(self.config).describe())
+                return
+            model = run_scrub(self.config)
         if is_main():
             print(f"model: {model}")

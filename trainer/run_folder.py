@@ -14,6 +14,8 @@ from .config import Settings
 from .errors import ConfigError
 from .settings import as_dict, dump_toml, flatten, read_toml
 
+LOGS_NAME = "logs"  # what the ranks print, where a launcher keeps it
+
 # what may change when a run is continued: how the work is spread and when it is saved, never what is computed
 FREE_KEYS = frozenset(
     {
@@ -63,7 +65,7 @@ class RunFolder:
                     f"output = '{self.path}' holds another run: {key} = {theirs.get(key)!r} there, {ours.get(key)!r} "
                     f"here{more}; choose another output, or remove the folder"
                 )
-        elif any(self.path.iterdir()):
+        elif any(entry.name != LOGS_NAME for entry in self.path.iterdir()):
             return f"output = '{self.path}' is not empty and holds no run: choose another output"
         else:
             temporary = self.path / "config.toml.partial"

@@ -9,6 +9,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 # a second signal within this time is taken for an echo of the first: launchers and terminals both send it on
@@ -32,13 +34,19 @@ def reset() -> None:
     _asked.clear()
 
 
-def on_signals() -> None:
-    """Makes SIGTERM and Ctrl-C ask for a stop, and end the process at once when they come again 2 s later or more.
+@contextmanager
+def on_signals() -> Iterator[None]:
+    """Inside, SIGTERM and Ctrl-C ask for a stop, and end the process at once when they come 2 s later again.
 
-    For commands, in the main thread, before anything slow. Every rank calls it.
+    For commands, in the main thread, around everything slow. Every rank uses it.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _on_signal)
+    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        # who was asked to stop is on the way out: a launcher's reminder must not change the exit code
+        for number, handler in before.items():
+            signal.signal(number, handler if _signalled_at is None else signal.SIG_IGN)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
