@@ -55,9 +55,10 @@ class Recipe:
     learning_rate: float = 1e-4
 
 
-NOISE = EraseDiffConfig(target="noise", eta=1e-4)
+RL = EraseDiffConfig(lambda_cap=1.0)
+NOISE = EraseDiffConfig(target="noise", eta=1e-4, lambda_cap=1.0)
 RECIPES = {
-    "erasediff rl": Recipe(EraseDiffConfig()),
+    "erasediff rl": Recipe(RL),
     "erasediff noise": Recipe(NOISE, 150, 3e-4),
     "moo rl": Recipe(MOOConfig()),
     "finetune": Recipe(FinetuneConfig()),
@@ -67,10 +68,10 @@ RECIPES = {
 # the blurry blends that "rl" makes of the other digits read as an 8: what was tried for it
 TRIED = {
     8: {
-        "rl, anchor 0": Recipe(EraseDiffConfig(anchor=0)),
-        "rl, anchor 1": Recipe(EraseDiffConfig(anchor=1)),
-        "rl, 250 steps": Recipe(EraseDiffConfig(), 250),
-        "rl, frozen teacher, 250 steps": Recipe(EraseDiffConfig(teacher="frozen"), 250),
+        "rl, anchor 0": Recipe(dataclasses.replace(RL, anchor=0)),
+        "rl, anchor 1": Recipe(dataclasses.replace(RL, anchor=1)),
+        "rl, 250 steps": Recipe(RL, 250),
+        "rl, frozen teacher, 250 steps": Recipe(dataclasses.replace(RL, teacher="frozen"), 250),
         "rl, cap 3, 250 steps": Recipe(EraseDiffConfig(lambda_cap=3.0, eta=1.0), 250),
     }
 }

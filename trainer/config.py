@@ -33,7 +33,7 @@ class EraseDiffConfig(Settings):
     """a_t = η‖∇g‖² (the paper's) or η·max(g, 0)."""
     eta: float = 0.5
     """η of the barrier a_t; the optimizer's learning rate is apart."""
-    lambda_cap: float | None = 1.0
+    lambda_cap: float | None = 3.0
     """Upper bound on λ_t; breaks Theorem 3.1's constraint on the steps it caps, which are counted. none: no cap."""
     num_inner_steps: int = 1
     """K, plain SGD steps on L_f from θ_t to φ^K. Changes nothing with envelope and norm."""
