@@ -78,6 +78,8 @@ class Watchdog:
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         line = f"erasediff: nothing has moved for {self._timeout_seconds:.0f} s: {self._missing()}"
         print(line, file=sys.stderr, flush=True)
+        # the others' threads look up to a tick later: who leaves before them takes the line out of their mouths
+        time.sleep(2 * self._timeout_seconds / TICKS)
         os._exit(1)
 
     def _missing(self) -> str:
