@@ -44,7 +44,7 @@ class Ranks(SubprocessContext):
         if not result.is_failed():
             return None
         # a rank that was killed takes others down within one look at them: it comes before those
-        first = min(self._failed_first, key=lambda rank: (result.failures[rank].exitcode > 0, rank))
+        first = min(self._failed_first, key=lambda rank: (result.failures[rank].exitcode != -signal.SIGKILL, rank))
         return result.failures[first]
 
     def _close(self, death_sig: signal.Signals, timeout: int = 30) -> None:

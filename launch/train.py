@@ -20,12 +20,13 @@ class Pretrain:
 
     def run(self) -> None:
         with stopping.on_signals():
-            from ..trainer.distributed import is_main
+            from ..trainer.distributed import is_main, leaving_together
             from ..trainer.pretrain import run_pretrain
 
-            model = run_pretrain(self.config)
-        if is_main():
-            print(f"model: {model}")
+            with leaving_together():
+                model = run_pretrain(self.config)
+                if is_main():
+                    print(f"model: {model}")
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,13 @@ class Scrub:
 
     def run(self) -> None:
         with stopping.on_signals():
-            from ..trainer.distributed import is_main
+            from ..trainer.distributed import is_main, leaving_together
             from ..trainer.scrubbing import plan, run_scrub
 
             if self.dry_run:
                 print(plan(self.config).describe())
                 return
-            model = run_scrub(self.config)
-        if is_main():
-            print(f"model: {model}")
+            with leaving_together():
+                model = run_scrub(self.config)
+                if is_main():
+                    print(f"model: {model}")

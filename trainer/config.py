@@ -125,10 +125,14 @@ class EngineConfig(Settings):
     """Reduce gradients while the backward pass still runs."""
     num_threads: int | None = None
     """Threads of one rank on CPU; none takes torch's choice. Results depend on it in the last bits."""
+    step_timeout_seconds: float = 1800.0
+    """When no rank's step has moved for so long, the run ends and says which ranks are missing."""
     deterministic: bool = False
     """On CUDA: bit-for-bit repeatable arithmetic, slower. CPU always is."""
 
     def __post_init__(self) -> None:
+        if self.step_timeout_seconds <= 0:
+            raise ValueError(f"engine.step_timeout_seconds = {self.step_timeout_seconds}: more than 0")
         if self.zero_stage == 1 and self.precision == "bf16":
             raise ValueError(
                 "engine.zero_stage = 1 with engine.precision = 'bf16' makes DeepSpeed use an unsharded optimizer: "

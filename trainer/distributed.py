@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -39,7 +41,9 @@ def set_up(config: EngineConfig) -> torch.device:
     if not dist.is_initialized():
         backend = "nccl" if on_cuda else "gloo"
         if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timedelta(minutes=10))
+            # the watchdog comes first: it knows who is missing
+            timeout = timedelta(seconds=1.5 * config.step_timeout_seconds + 60)
+            dist.init_process_group(backend, timeout=timeout)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return device
@@ -86,6 +90,16 @@ def sum_(values: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+@contextmanager
+def leaving_together() -> Iterator[None]:
+    """Around a command: several ranks leave their process group, or gloo's threads abort them at their exit."""
+    try:
+        yield
+    finally:
+        if world_size() > 1:
+            tear_down()
 
 
 def tear_down() -> None:

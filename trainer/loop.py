@@ -22,6 +22,7 @@ from .methods import Method, Update
 from .packet import PendingPacket
 from .progress import StepProgress
 from .run_folder import RunFolder
+from .watchdog import Watchdog
 
 # called on every rank with the number of steps done, 0 and resumed ones included; may predict, must not change anything
 Watch = Callable[[int, ShardedModel], None]
@@ -49,6 +50,7 @@ class Loop:
         optimizer: OptimizerConfig,
         run: RunFolder,
         checkpoints: Checkpoints,
+        watchdog: Watchdog,
         watch: Watch | None = None,
     ):
         self._name = name
@@ -60,6 +62,7 @@ class Loop:
         self._max_grad_norm = optimizer.max_grad_norm
         self._run = run
         self._checkpoints = checkpoints
+        self._watchdog = watchdog
         self._watch = watch
 
     def run(self) -> None:
@@ -100,11 +103,13 @@ class Loop:
     def _step(self, step: int) -> _StepInFlight:
         start = time.perf_counter()
         rank, world_size = distributed.rank(), distributed.world_size()
+        self._watchdog.beat(step, "reading its samples")
         remain = self._objective.remain_batches(self._streams.remain.batch(step, rank, world_size))
         forget = []
         if self._streams.forget is not None:
             forget = self._objective.forget_batches(self._streams.forget.batch(step, rank, world_size))
 
+        self._watchdog.beat(step, "computing")
         looks_at_descent = self._train.descent_every > 0 and step % self._train.descent_every == 0
         update = self._method.step(self._model, forget, remain, step, keep_gradient_of_g=looks_at_descent)
         by_parameter = update.packet.by_parameter

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from . import distributed
 from .config import Settings
@@ -15,6 +16,10 @@ from .errors import ConfigError
 from .settings import as_dict, dump_toml, flatten, read_toml
 
 LOGS_NAME = "logs"  # what the ranks print, where a launcher keeps it
+LOCK_NAME = "lock"
+
+# locks this process holds, by path: they end with it, however it ends
+_locks: dict[Path, IO[str]] = {}
 
 # what may change when a run is continued: how the work is spread and when it is saved, never what is computed
 FREE_KEYS = frozenset(
@@ -26,6 +31,7 @@ FREE_KEYS = frozenset(
         "engine.reduce_bucket_size",
         "engine.overlap_communication",
         "engine.num_threads",
+        "engine.step_timeout_seconds",
         "train.checkpointing_steps",
         "train.checkpoints_total_limit",
     }
@@ -65,13 +71,28 @@ class RunFolder:
                     f"output = '{self.path}' holds another run: {key} = {theirs.get(key)!r} there, {ours.get(key)!r} "
                     f"here{more}; choose another output, or remove the folder"
                 )
-        elif any(entry.name != LOGS_NAME for entry in self.path.iterdir()):
+        elif any(entry.name not in (LOGS_NAME, LOCK_NAME) for entry in self.path.iterdir()):
             return f"output = '{self.path}' is not empty and holds no run: choose another output"
-        else:
+        if not self._lock():
+            return f"output = '{self.path}': another process is working on this run; wait for it, or end it first"
+        if not recorded.exists():
             temporary = self.path / "config.toml.partial"
             temporary.write_text(dump_toml(config))
             temporary.rename(recorded)
         return None
+
+    def _lock(self) -> bool:
+        """Whether no other process works on this run, and from now on none can."""
+        path = (self.path / LOCK_NAME).resolve()
+        if path not in _locks:
+            file = path.open("a")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                return False
+            _locks[path] = file
+        return True
 
     @property
     def is_finished(self) -> bool:

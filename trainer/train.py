@@ -18,6 +18,7 @@ from .loop import Loop, Streams, Watch
 from .model_card import write_model_card
 from .models import DiffusionModel
 from .run_folder import RunFolder
+from .watchdog import Watchdog
 
 DEFAULT_LABEL_DROP = 0.1
 
@@ -75,7 +76,9 @@ def train(
     chosen = methods.make(method, objective)
     streams = Streams(stream(remain), stream(forget) if forget is not None and chosen.needs_forget else None)
     checkpoints = Checkpoints(run.path, config.checkpoints_total_limit, run.identity | hashes)
-    Loop(name, sharded, chosen, objective, streams, config, optimizer, run, checkpoints, watch).run()
+    watchdog = Watchdog(run.path, engine.step_timeout_seconds)
+    with watchdog.watching():
+        Loop(name, sharded, chosen, objective, streams, config, optimizer, run, checkpoints, watchdog, watch).run()
 
     weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
 

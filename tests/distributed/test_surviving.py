@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -178,3 +179,54 @@ def test_a_second_signal_stops_at_once_unless_it_is_an_echo(number: signal.Signa
         process.wait(2.1)
     process.send_signal(number)
     assert process.wait(20) == 128 + number
+
+
+def test_a_rank_that_hangs_is_named_and_both_end(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    run = Run(digits, base_model, tmp_path / "run")
+    command = [str(SUPPORT / "hang_worker.py"), *run.scrub, "--engine.step-timeout-seconds", "20"]
+    finished = run_ranks(2, command)
+    assert [process.returncode for process in finished] == [1, 1]
+    expected = "nothing has moved for 20 s: rank 1 is missing, last seen reading its samples in step 2"
+    assert all(expected in process.stderr for process in finished)
+    assert "hang_worker.py" in finished[1].stderr, "the dump shows where it stood"
+
+
+def test_two_starts_of_one_run_do_not_meet(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    run = Run(digits, base_model, tmp_path / "run")
+    first = run.start_until(run.after_steps(1))
+    for pid in ranks_of(first):
+        os.kill(pid, signal.SIGSTOP)
+    second = run.start()
+    _, said = second.communicate(timeout=200)
+    kill_everything(first)
+    assert second.returncode == 2
+    assert "another process is working on this run" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_kills_at_random_moments_leave_the_undisturbed_result(
+    undisturbed: Run, digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    """A delay is drawn for each kill, from the first logged step of that start on; a run that finishes begins anew."""
+    draw = random.Random(6)
+    run, num_runs = Run(digits, base_model, tmp_path / "run-0"), 1
+
+    def compare() -> None:
+        assert all(torch.equal(value, undisturbed.weights()[name]) for name, value in run.weights().items())
+        assert run.metrics() == undisturbed.metrics()
+
+    for _ in range(20):
+        launcher = run.start()
+        reached = run.after_steps(1)
+        while launcher.poll() is None and not reached():
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 1.0))
+        if launcher.poll() is None:
+            kill_everything(launcher)
+        if (run.output / "model").exists():
+            compare()
+            run, num_runs = Run(digits, base_model, tmp_path / f"run-{num_runs}"), num_runs + 1
+    run.finish()
+    compare()

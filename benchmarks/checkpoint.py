@@ -1,0 +1,96 @@
+"""What a checkpoint costs a run: `python benchmarks/checkpoint.py`, one process, on the CPU.
+
+A row is a model. `step` and `pause` are medians of wall time: one training step, and how long `save` keeps the loop.
+`write` is the thread's time from the pause to the published manifest, beside running steps. `cpu` is the CPU time of
+one save, pause and thread together, as a share of 50 steps' CPU time: it does not depend on what else the machine does.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from erasediff.trainer import distributed, models
+from erasediff.trainer.checkpoint import Checkpoints
+from erasediff.trainer.config import EngineConfig, OptimizerConfig, UNetConfig
+from erasediff.trainer.engine import ShardedModel
+
+BATCH_SIZE = 64
+NUM_STEPS = 6
+NUM_SAVES = 5
+EVERY = 50
+
+
+class Noise:
+    """A batch of 8 x 8 images, and the plain denoising loss on it."""
+
+    def __init__(self) -> None:
+        self.x = torch.randn(BATCH_SIZE, 1, 8, 8)
+        self.t = torch.randint(1000, (BATCH_SIZE,))
+        self.labels = torch.randint(10, (BATCH_SIZE,))
+        self.weights = torch.ones(BATCH_SIZE)
+
+    @staticmethod
+    def loss(model: ShardedModel, batch: Noise) -> torch.Tensor:
+        predicted = model.predict(batch.x, batch.t, class_labels=batch.labels, return_dict=False)[0]
+        return (predicted - batch.x).square().mean(dim=(1, 2, 3))
+
+
+def step(model: ShardedModel, number: int) -> None:
+    """As much as EraseDiff's: two gradients and an update."""
+    _, delta = model.gradient(Noise.loss, [Noise()])
+    model.gradient(Noise.loss, [Noise()])
+    model.step(delta, number, torch.zeros((), dtype=torch.float64))
+
+
+def row(channels: tuple[int, ...], folder: Path) -> str:
+    engine = EngineConfig(device="cpu", num_threads=1)
+    device = distributed.set_up(engine)
+    unet = models.make(UNetConfig(block_out_channels=channels), image_size=8, channels=1, num_classes=10).unet
+    model = ShardedModel(unet, engine, OptimizerConfig(ema_decay=0.9), device, max_train_steps=1000)
+    for number in range(2):
+        step(model, number)
+    wall, cpu = [], time.process_time()
+    for number in range(NUM_STEPS):
+        start = time.perf_counter()
+        step(model, number)
+        wall.append(time.perf_counter() - start)
+    cpu_step = (time.process_time() - cpu) / NUM_STEPS
+
+    checkpoints = Checkpoints(folder, 2, {})
+    pauses, writes, cpu_saves = [], [], []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(NUM_SAVES):
+        start, cpu = time.perf_counter(), time.process_time()
+        checkpoints.save(model, number)
+        pauses.append(time.perf_counter() - start)
+        checkpoints.wait()
+        cpu_saves.append(time.process_time() - cpu)
+        writes.append(time.perf_counter() - start - pauses[-1])
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    num_bytes = sum(path.stat().st_size for path in max(folder.glob("checkpoint-*")).glob("*.safetensors"))
+    share = statistics.median(cpu_saves) / (EVERY * cpu_step)
+    return (
+        f"| {'-'.join(map(str, channels))} | {num_bytes / 1e6:.1f} | {1e3 * statistics.median(wall):.0f} "
+        f"| {1e3 * statistics.median(pauses):.1f} | {1e3 * statistics.median(writes):.0f} "
+        f"| {100 * share:.2f} | {grown / 1e6:.1f} |"
+    )
+
+
+def main() -> None:
+    print(f"{datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}, 1 thread\n")
+    print("| channels | checkpoint MB | step ms | pause ms | write ms | cpu of a save, % of 50 steps | peak MB added |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for channels in ((32, 64), (128, 256)):
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+            print(row(channels, Path(folder)), flush=True)
+    distributed.tear_down()
+
+
+if __name__ == "__main__":
+    main()
