@@ -16,7 +16,7 @@ from typing import Protocol
 import tyro
 
 from ..shards.errors import DataError
-from ..trainer.errors import ConfigError, Interrupted, TrainingError
+from ..trainer.errors import ConfigError, Interrupted, OneRankError, TrainingError
 
 
 class Command(Protocol):
@@ -75,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # what we print into has closed: head, a pager
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a full disk, a folder that may not be written: the system's own words name it
+        return _fail(error, 1)
     return 0
 
 
@@ -91,6 +93,9 @@ def _fail(error: Exception, status: int) -> int:
     if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         told = {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}
         Path(error_file).write_text(json.dumps({"message": told}))
-    if os.environ.get("RANK", "0") == "0":
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
         print(f"erasediff: {error}", file=sys.stderr)
+    elif isinstance(error, OneRankError):
+        print(f"erasediff: rank {rank}: {error}", file=sys.stderr)
     return status

@@ -161,8 +161,8 @@ def _erasure(folder: Path, base: Path, training: Path, held_out: Path, classifie
             classifier=str(classifier),
             relearn=True,
             relearning=RelearnConfig(num_samples=50),
-            num_forget_samples=300,
-            num_remain_samples=270,
+            num_forget_samples=500,
+            num_remain_samples=450,
             # for images this small a second thread mostly waits for the first
             num_threads=1,
         ),

@@ -11,7 +11,7 @@ import tyro
 
 from ..trainer.config import METHOD_CONFIGS, Settings
 from ..trainer.errors import ConfigError
-from ..trainer.settings import decode, read_toml
+from ..trainer.settings import as_dict, decode, read_toml
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -41,6 +41,7 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, not
             section["name"] = method or section.get("name", "erasediff")
             if section["name"] not in METHOD_CONFIGS:
                 raise ConfigError(f"{source}: method.name = {section['name']!r}; known: {', '.join(METHOD_CONFIGS)}")
+    values = _over_defaults(kind, values)
     default = _with_missing(decode(kind, _fill_required(kind, values), source))
     return tyro.cli(
         kind,
@@ -50,6 +51,16 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, not
         description=f"{(kind.__doc__ or '').strip()}\n\n{prog} [FILE.toml] [OPTIONS]: options beat the file.\n{note}",
         config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
     )
+
+
+def _over_defaults(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
+    """A section of the file over the defaults that this command has for it, which may not be the section's own."""
+    merged = dict(values)
+    for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
+        section = merged.get(field.name)
+        if field.name != "method" and isinstance(section, dict) and field.default_factory is not dataclasses.MISSING:
+            merged[field.name] = as_dict(field.default_factory()) | section
+    return merged
 
 
 def _named_method(words: list[str]) -> str | None:

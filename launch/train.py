@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..trainer import stopping
-from ..trainer.config import PretrainConfig, ScrubConfig
+from ..trainer.config import METHOD_CONFIGS, PretrainConfig, ScrubConfig
 from .options import read_settings
 
 
@@ -40,7 +41,10 @@ class Scrub:
         dry_run = "--dry-run" in words
         if dry_run:
             words.remove("--dry-run")
-        note = "--dry-run prints the resolved settings and what would happen, and stops."
+        note = (
+            f"--method.name {'|'.join(METHOD_CONFIGS)} chooses the method, and with it the method options below.\n"
+            "--dry-run prints the resolved settings and what would happen, and stops."
+        )
         return cls(read_settings(ScrubConfig, words, prog=prog, note=note), dry_run)
 
     def run(self) -> None:
@@ -49,7 +53,9 @@ class Scrub:
             from ..trainer.scrubbing import plan, run_scrub
 
             if self.dry_run:
-                print(plan(self.config).describe())
+                said = plan(self.config).describe()
+                if os.environ.get("RANK", "0") == "0":
+                    print(said)
                 return
             with leaving_together():
                 model = run_scrub(self.config)

@@ -77,9 +77,11 @@ def check_method(method: MethodConfig) -> None:
 
 def check_train(train: TrainConfig, model: DiffusionModel) -> None:
     """Raises ConfigError for a batch or schedule that cannot be, and for label drop without a null class."""
-    for name in ("max_train_steps", "train_batch_size"):
+    for name in ("max_train_steps", "train_batch_size", "checkpoints_total_limit"):
         if getattr(train, name) < 1:
             raise ConfigError(f"train.{name} = {getattr(train, name)}: at least 1")
+    if train.seed >= 1 << 63:
+        raise ConfigError(f"train.seed = {train.seed}: less than 2^63")
     for name in ("seed", "checkpointing_steps", "descent_every"):
         if getattr(train, name) < 0:
             raise ConfigError(f"train.{name} = {getattr(train, name)}: at least 0")
@@ -93,8 +95,26 @@ def check_train(train: TrainConfig, model: DiffusionModel) -> None:
 
 def check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> None:
     """Raises ConfigError for an average that would still mostly hold the old weights at the end."""
-    if not optimizer.learning_rate > 0:
-        raise ConfigError(f"optimizer.learning_rate = {optimizer.learning_rate}: more than 0")
+    for name in ("learning_rate", "max_grad_norm"):
+        value = getattr(optimizer, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"optimizer.{name} = {value}: more than 0, and finite")
+    for name in ("eps", "weight_decay"):
+        if not 0 <= getattr(optimizer, name) < math.inf:
+            raise ConfigError(f"optimizer.{name} = {getattr(optimizer, name)}: at least 0, and finite")
+    for name, value in (("momentum", optimizer.momentum), *(("betas", beta) for beta in optimizer.betas)):
+        if not 0 <= value < 1:
+            raise ConfigError(f"optimizer.{name} = {value}: at least 0, less than 1")
+    if not 0 <= optimizer.lr_warmup_steps < train.max_train_steps:
+        raise ConfigError(
+            f"optimizer.lr_warmup_steps = {optimizer.lr_warmup_steps}: at least 0, less than train.max_train_steps = "
+            f"{train.max_train_steps}"
+        )
+    if optimizer.lr_warmup_steps and optimizer.lr_scheduler == "constant":
+        raise ConfigError(
+            "optimizer.lr_scheduler = 'constant' has no warm-up, and optimizer.lr_warmup_steps = "
+            f"{optimizer.lr_warmup_steps}: use 'constant_with_warmup'"
+        )
     if optimizer.ema_decay is None:
         return
     if not 0 < optimizer.ema_decay < 1:
@@ -109,8 +129,23 @@ def check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> None:
 
 def check_precision(engine: EngineConfig, method: MethodConfig) -> None:
     """Raises ConfigError where bf16 weights would swallow the inner steps."""
-    if engine.precision == "bf16" and isinstance(method, EraseDiffConfig) and method.needs_inner_loop:
-        raise ConfigError(
-            f"engine.precision = 'bf16' rounds the inner steps away, which method.gradient_of_g = "
-            f"{method.gradient_of_g!r} with method.barrier = {method.barrier!r} look at: use 'bf16-autocast' or 'fp32'"
+    if engine.precision != "bf16" or not isinstance(method, EraseDiffConfig):
+        return
+    if method.needs_inner_loop or method.inner_every:
+        what = (
+            f"method.gradient_of_g = {method.gradient_of_g!r} with method.barrier = {method.barrier!r}"
+            if method.needs_inner_loop
+            else f"method.inner_every = {method.inner_every}"
         )
+        raise ConfigError(
+            f"engine.precision = 'bf16' rounds the inner steps away, which {what} looks at: "
+            "use 'bf16-autocast' or 'fp32'"
+        )
+
+
+def check_engine(engine: EngineConfig) -> None:
+    """Raises ConfigError for a number that is out of range."""
+    for name in ("forward_batch_size", "reduce_bucket_size", "num_threads"):
+        value = getattr(engine, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"engine.{name} = {value}: at least 1")

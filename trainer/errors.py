@@ -15,3 +15,7 @@ class Interrupted(RuntimeError):
 
 class ThresholdError(TrainingError):
     """A scrubbed model does not hold what was asked of it; its figures are written, and nothing is published."""
+
+
+class OneRankError(TrainingError):
+    """A TrainingError that this rank alone has seen (a sample it cannot read), so that it must say it itself."""

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ..kernels.inner_products import first_non_finite
+from ..shards.errors import DataError
 from ..shards.stream import Stream
 from . import distributed, stopping
 from .checkpoint import Checkpoints
 from .config import OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
-from .errors import Interrupted, TrainingError
+from .errors import Interrupted, OneRankError, TrainingError
 from .methods import Method, Update
 from .packet import PendingPacket
 from .progress import StepProgress
@@ -64,6 +65,7 @@ class Loop:
         self._checkpoints = checkpoints
         self._watchdog = watchdog
         self._watch = watch
+        self._last_finish = 0.0  # of the performance counter
 
     def run(self) -> None:
         """From the newest checkpoint, or from the start, to the last step.
@@ -75,6 +77,7 @@ class Loop:
         first_step = self._checkpoints.restore_newest(self._model)
         self._run.start_metrics(first_step)
         progress = StepProgress(self._name, first_step, train.max_train_steps)
+        self._last_finish = time.perf_counter()
         previous: _StepInFlight | None = None
         try:
             if self._watch is not None:
@@ -101,13 +104,15 @@ class Loop:
             progress.close()
 
     def _step(self, step: int) -> _StepInFlight:
-        start = time.perf_counter()
         rank, world_size = distributed.rank(), distributed.world_size()
         self._watchdog.beat(step, "reading its samples")
-        remain = self._objective.remain_batches(self._streams.remain.batch(step, rank, world_size))
-        forget = []
-        if self._streams.forget is not None:
-            forget = self._objective.forget_batches(self._streams.forget.batch(step, rank, world_size))
+        try:
+            remain = self._objective.remain_batches(self._streams.remain.batch(step, rank, world_size))
+            forget = []
+            if self._streams.forget is not None:
+                forget = self._objective.forget_batches(self._streams.forget.batch(step, rank, world_size))
+        except DataError as error:
+            raise OneRankError(f"step {step}: {error}") from error
 
         self._watchdog.beat(step, "computing")
         looks_at_descent = self._train.descent_every > 0 and step % self._train.descent_every == 0
@@ -122,7 +127,7 @@ class Loop:
         else:
             self._step_watched(update, step)
         update.packet.extend(skipped=update.skip, stop=update.packet.stop)
-        return _StepInFlight(step, start, update.packet.to_host())
+        return _StepInFlight(step, update.packet.to_host())
 
     def _conflict(self, by_parameter: Tensor) -> dict[str, Tensor]:
         """The cosine of ∇g and ∇L_r in each layer, 0 where a layer has no gradient; "conflict/layer", on the device."""
@@ -169,14 +174,15 @@ class Loop:
             for name, value in packet.items()
             if "/" in name
         }
-        seconds = time.perf_counter() - step.start
+        now = time.perf_counter()
+        seconds, self._last_finish = now - self._last_finish, now
         line = {"step": step.number} | with_cosines(values) | {"seconds": round(seconds, 4)}
         self._run.log(line | ({"conflict": conflict} if conflict else {}))
         if values["skipped"]:
             what = f"step {step.number}: {name_non_finite(values, self._model.parameter_names)}"
             if self._train.non_finite == "stop":
                 raise TrainingError(
-                    f"{what}; the weights of the step before are in the newest checkpoint, if one was written. "
+                    f"{what}; no model is written, and the newest checkpoint is as it was. "
                     "Lower optimizer.learning_rate, or set train.non_finite = 'skip'"
                 )
             progress.say(f"{what}; skipped")
@@ -187,7 +193,6 @@ class Loop:
 @dataclass(frozen=True)
 class _StepInFlight:
     number: int
-    start: float  # seconds, of the performance counter
     packet: PendingPacket
 
 

@@ -16,11 +16,10 @@ from diffusers import DDIMScheduler, DDPMPipeline
 
 pipeline = DDPMPipeline.from_pretrained(".")  # this folder
 unet, scheduler = pipeline.unet, DDIMScheduler.from_config(pipeline.scheduler.config)
-scheduler.set_timesteps(25)
+scheduler.set_timesteps({steps})
 
 label, guidance_scale, generator = {label}, {guidance_scale}, torch.manual_seed(0)
-size, channels = unet.config.sample_size, unet.config.in_channels
-x = torch.randn(16, channels, size, size, generator=generator)
+x = torch.randn(16, {channels}, {size}, {size}, generator=generator)
 labels = torch.full((16,), label)
 with torch.no_grad():
     for t in scheduler.timesteps:
@@ -40,7 +39,7 @@ import torch
 from diffusers import DDPMPipeline
 
 pipeline = DDPMPipeline.from_pretrained(".")  # this folder
-images = pipeline(batch_size=16, generator=torch.manual_seed(0), num_inference_steps=100).images
+images = pipeline(batch_size=16, generator=torch.manual_seed(0), num_inference_steps={steps}).images
 """
 
 
@@ -48,15 +47,19 @@ def write_model_card(
     folder: Path, model: DiffusionModel, classes: Sequence[str], method: MethodConfig, train: TrainConfig
 ) -> None:
     """README.md in a pipeline's folder; its code block runs as it stands with the folder as working directory."""
+    num_timesteps = model.scheduler.config["num_train_timesteps"]
     if model.num_classes:
         has_null = model.null_class is not None
         code = _CONDITIONAL.format(
-            label=0,
+            label=0 if model.null_class != 0 else 1,
+            channels=model.channels,
+            size=model.image_size,
+            steps=min(25, num_timesteps),
             guidance_scale=1.5 if has_null else 1.0,
             guidance=_GUIDANCE.format(null_class=model.null_class) if has_null else "",
         )
     else:
-        code = _UNCONDITIONAL
+        code = _UNCONDITIONAL.format(steps=min(100, num_timesteps))
     names = ", ".join(f"{i}: {name}" for i, name in enumerate(classes)) if model.num_classes else "unconditional"
     done = (
         "Trained with erasediff."

@@ -6,9 +6,11 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +21,20 @@ from .errors import ConfigError
 _WEIGHT_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".pb", ".safetensors"}
 _PICKLED_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+# samplers of one and the same training objective: they share DDPMScheduler's betas and prediction types
+_SCHEDULERS = {
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,7 @@ def resolve(config: ModelConfig) -> Path:
                 allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"],
             )
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"model.path = {config.path!r} is neither a folder here nor a model the Hub gave: {reason}"
@@ -86,13 +102,39 @@ def load(config: ModelConfig) -> DiffusionModel:
     if unet_class != "UNet2DModel":
         found = f"its unet is a {unet_class}" if unet_class else "it has no unet"
         raise ConfigError(f"model.path = {config.path!r}: {found}; erasediff scrubs pipelines with a UNet2DModel")
+    other = [name for name in _components(index) if name not in ("unet", "scheduler")]
+    if other:
+        raise ConfigError(
+            f"model.path = {config.path!r} has a {other[0]}: its unet does not work on pixels, and erasediff scrubs "
+            "pipelines of a unet and a scheduler"
+        )
+    scheduler_class = (index.get("scheduler") or [None, None])[1]
+    if scheduler_class not in _SCHEDULERS:
+        raise ConfigError(
+            f"model.path = {config.path!r}: its scheduler is a {scheduler_class}, which has no DDPM noise schedule; "
+            f"known: {', '.join(sorted(_SCHEDULERS))}"
+        )
     _refuse_pickles(folder / "unet")
-    unet = UNet2DModel.from_pretrained(
-        folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
-    )
+    try:
+        unet = UNet2DModel.from_pretrained(
+            folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
+        )
+        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model.path = {config.path!r} cannot be loaded: {reason}") from None
     assert isinstance(unet, UNet2DModel)
-    scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     assert isinstance(scheduler, DDPMScheduler)
+    size = unet.config["sample_size"]
+    if size is None or (not isinstance(size, int) and size[0] != size[1]):
+        raise ConfigError(f"model.path = {config.path!r}: sample_size is {size}; a model of square images is needed")
+    if unet.config["in_channels"] != unet.config["out_channels"]:
+        raise ConfigError(
+            f"model.path = {config.path!r}: {unet.config['in_channels']} channels in, {unet.config['out_channels']} "
+            "out (a learned variance?); a model that predicts noise or v alone is needed"
+        )
+    if unet.config["in_channels"] not in (1, 3):
+        raise ConfigError(f"model.path = {config.path!r}: {unet.config['in_channels']} channels; images have 1 or 3")
     if scheduler.config["prediction_type"] not in ("epsilon", "v_prediction"):
         raise ConfigError(
             f"model.path = {config.path!r}: prediction_type {scheduler.config['prediction_type']!r} is not supported; "
@@ -110,7 +152,7 @@ def load(config: ModelConfig) -> DiffusionModel:
     return model
 
 
-def _read_index(folder: Path) -> dict[str, list[str | None]]:
+def _read_index(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "model_index.json").read_text())
     except FileNotFoundError:
@@ -141,6 +183,15 @@ def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int
             f"unet.block_out_channels has {depth} resolutions, each half the last: images of {image_size} pixels "
             f"are not divisible by {2 ** (depth - 1)}"
         )
+    for name in ("layers_per_block", "norm_num_groups", "num_train_timesteps", "attention_head_dim"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"unet.{name} = {getattr(config, name)}: at least 1")
+    for channels_here in config.block_out_channels:
+        if channels_here < 1 or channels_here % config.norm_num_groups:
+            raise ConfigError(
+                f"unet.block_out_channels has {channels_here}: not a multiple of unet.norm_num_groups = "
+                f"{config.norm_num_groups}"
+            )
     plain = depth - config.attention_blocks
     unet = UNet2DModel(
         sample_size=image_size,
@@ -163,35 +214,58 @@ def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int
     return DiffusionModel(unet, scheduler, None, num_classes if config.null_class else None)
 
 
+def check_saveable(model: DiffusionModel) -> None:
+    """Raises ConfigError where the model's file does not hold every trained tensor under the name it has in memory."""
+    if model.folder is None:
+        return
+    stored = stored_weights(model.folder / "unet")
+    absent = [name for name, parameter in model.unet.named_parameters() if name not in stored]
+    if absent:
+        raise ConfigError(
+            f"{model.folder / 'unet'} stores {absent[0]} under an older name: load the pipeline with diffusers and "
+            "save_pretrained it once, then scrub that"
+        )
+
+
 def save(model: DiffusionModel, weights: dict[str, Tensor], folder: Path) -> None:
     """Writes a complete pipeline: `weights` (fp32 CPU tensors by parameter name) in place of the model's own.
 
-    Every file that does not hold trained tensors is copied as it is; every other form of the trained component's
-    weights (other formats, variants) is left out. Tensors keep the type they had.
+    The components that model_index.json names are copied as they are, but for the trained one's weights, whatever their
+    format; nothing else of the folder is, since it may hold the original weights (checkpoints, averages). Tensors keep
+    the type they had.
     """
     if model.folder is None:
-        model.unet.load_state_dict(weights, strict=False)
-        DDPMPipeline(unet=model.unet, scheduler=model.scheduler).save_pretrained(folder)
+        # a new module: the trained one may be partitioned or rounded
+        unet = UNet2DModel.from_config(model.unet.config)
+        assert isinstance(unet, UNet2DModel)
+        unet.load_state_dict(weights)
+        DDPMPipeline(unet=unet, scheduler=model.scheduler).save_pretrained(folder)
         return
-
-    def left_out(directory: str, names: list[str]) -> list[str]:
-        inside_unet = Path(directory) == model.folder / "unet" if model.folder else False
-        return [
-            name
-            for name in names
-            if name.startswith(".")
-            or Path(name).suffix in _PICKLED_SUFFIXES
-            or (inside_unet and (Path(name).suffix in _WEIGHT_SUFFIXES or name.endswith(".index.json")))
-        ]
-
-    shutil.copytree(model.folder, folder, ignore=left_out)
-    original = _original_weights(model.folder / "unet")
+    folder.mkdir(parents=True)
+    shutil.copyfile(model.folder / "model_index.json", folder / "model_index.json")
+    for component in _components(_read_index(model.folder)):
+        shutil.copytree(model.folder / component, folder / component, ignore=_left_out if component == "unet" else None)
+    tensors = stored_weights(model.folder / "unet")
     for name, value in weights.items():
-        original[name] = value.to(original[name].dtype).contiguous()
-    save_file(original, folder / "unet" / _UNET_WEIGHTS, metadata={"format": "pt"})
+        tensors[name] = value.to(tensors[name].dtype).contiguous()
+    save_file(tensors, folder / "unet" / _UNET_WEIGHTS, metadata={"format": "pt"})
 
 
-def _original_weights(component: Path) -> dict[str, Tensor]:
+def _components(index: dict[str, Any]) -> list[str]:
+    """Names of the pipeline's parts, which are folders of the same names."""
+    return [name for name, value in index.items() if isinstance(value, list) and value[0] is not None]
+
+
+def _left_out(directory: str, names: list[str]) -> list[str]:
+    """Whatever is or may hold weights: files of every such format, indexes of them, folders."""
+    return [
+        name
+        for name in names
+        if Path(name).suffix in _WEIGHT_SUFFIXES or name.endswith(".index.json") or (Path(directory) / name).is_dir()
+    ]
+
+
+def stored_weights(component: Path) -> dict[str, Tensor]:
     """The tensors of the files that `from_pretrained` reads: one file, or several and an index."""
     whole = component / _UNET_WEIGHTS
     if whole.exists():

@@ -23,8 +23,8 @@ def learning_rate(config: OptimizerConfig, step: int, max_train_steps: int) -> f
 
 
 def ema_decay(decay: float, step: int) -> float:
-    """diffusers' EMAModel: min(decay, (1 + t) / (10 + t)) after t + 1 optimizer steps."""
-    return min(decay, (1 + step) / (10 + step))
+    """diffusers' EMAModel: 0 in the first optimizer step (t = 0), min(decay, (1 + t) / (10 + t)) in later ones."""
+    return min(decay, (1 + step) / (10 + step)) if step > 0 else 0.0
 
 
 class OuterOptimizer:
@@ -36,6 +36,9 @@ class OuterOptimizer:
         self._theta = theta
         self._parameter = nn.Parameter(theta.data)  # shares theta's memory
         self._optimizer = self._make([self._parameter])
+        if config.name == "sgd" and config.momentum:
+            # torch would make it, without filling it, in a first step even where that is skipped
+            self._optimizer.state[self._parameter]["momentum_buffer"] = torch.zeros_like(theta.data)
         self.ema = theta.clone() if config.ema_decay is not None else None
 
     def _make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -71,7 +74,7 @@ class OuterOptimizer:
         self._optimizer.step()
         self._parameter.grad = None
         if self.ema is not None and self.config.ema_decay is not None:
-            self.ema.lerp_(self._theta, 1 - ema_decay(self.config.ema_decay, step))
+            self.ema.lerp_(self._theta, (1 - skip.float()) * (1 - ema_decay(self.config.ema_decay, step)))
 
     def vectors(self) -> dict[str, ShardedVector]:
         """Everything here that a checkpoint must hold, elementwise; made on first use."""

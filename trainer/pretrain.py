@@ -8,7 +8,7 @@ import torch
 
 from ..shards.dataset import Dataset
 from . import distributed, models
-from .checks import check_all_labelled, check_optimizer, check_train
+from .checks import check_all_labelled, check_engine, check_optimizer, check_train
 from .config import FinetuneConfig, PretrainConfig
 from .errors import ConfigError
 from .loop import Watch
@@ -30,6 +30,7 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     check_all_labelled(model, data)
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
+    check_engine(config.engine)
     run = RunFolder(config, config.output)
     if not run.is_finished:
         train(

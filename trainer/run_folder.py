@@ -104,7 +104,7 @@ class RunFolder:
         if not distributed.is_main():
             return
         lines = self.metrics_path.read_text().splitlines() if self.metrics_path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < first_step]
+        kept = [line for line in lines if _step_of(line) < first_step]
         temporary = self.metrics_path.with_suffix(".partial")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.rename(self.metrics_path)
@@ -131,3 +131,11 @@ class RunFolder:
             write(temporary)
             temporary.rename(self.model_path)
         distributed.barrier()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; infinite for one that a kill has torn."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf

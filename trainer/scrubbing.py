@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..shards.dataset import Dataset, check_disjoint
 from . import distributed, models
 from .checks import (
     check_all_labelled,
+    check_engine,
     check_labels,
     check_method,
     check_optimizer,
@@ -29,6 +31,7 @@ from .config import (
     ScrubConfig,
     TrainConfig,
 )
+from .errors import ConfigError
 from .loop import Watch
 from .models import DiffusionModel
 from .provenance import DataStamp, Inputs, record_start, weights_sha256
@@ -51,7 +54,8 @@ def scrub(
 ) -> DiffusionPipeline:
     """Erases the forget set's influence from `model` and returns the scrubbed pipeline.
 
-    model: a pipeline folder, a Hub id, or a loaded pipeline (it is saved into the run folder first, and not changed).
+    model: a pipeline folder, a Hub id, or a loaded pipeline (it is saved beside the run folder, as <output>-base, and
+    not changed).
     forget, remain: dataset folders, as `erasediff shards split` makes them. output: the run folder; the same call
     again continues an interrupted run, or returns the finished one's pipeline. The rest: see the config classes.
 
@@ -60,7 +64,7 @@ def scrub(
     """
     output = Path(output)
     if isinstance(model, DiffusionPipeline):
-        model = _save_given(model, output.with_name(output.name + "-base"))
+        model = _save_given(model, output.with_name(output.name + "-base"), engine or EngineConfig())
     config = ScrubConfig(
         model=ModelConfig(path=str(model), null_class=null_class),
         forget=str(forget),
@@ -74,15 +78,28 @@ def scrub(
     return DiffusionPipeline.from_pretrained(run_scrub(config), low_cpu_mem_usage=False)
 
 
-def _save_given(pipeline: DiffusionPipeline, folder: Path) -> Path:
-    """A loaded pipeline as a folder beside the run; there already when a run is continued."""
-    distributed.set_up(EngineConfig())
-    if distributed.is_main() and not folder.exists():
+def _save_given(pipeline: DiffusionPipeline, folder: Path, engine: EngineConfig) -> Path:
+    """A loaded pipeline as a folder beside the run; there already, with the same weights, when a run is continued."""
+    distributed.set_up(engine)
+    problem = None
+    if distributed.is_main():
         partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
         pipeline.save_pretrained(partial)
-        partial.rename(folder)
-    distributed.barrier()
+        if not folder.exists():
+            partial.rename(folder)
+        else:
+            if _hash(folder) != _hash(partial):
+                problem = f"'{folder}' holds another model than the one given: remove it, or choose another output"
+            shutil.rmtree(partial)
+    problem = distributed.agree(problem)
+    if problem is not None:
+        raise ConfigError(str(problem))
     return folder
+
+
+def _hash(folder: Path) -> str:
+    return weights_sha256(models.stored_weights(folder / "unet"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +169,14 @@ def plan(config: ScrubConfig) -> Plan:
     model = models.load(config.model)
     for dataset in (forget, remain):
         check_all_labelled(model, dataset)
+    if forget.classes != remain.classes:
+        raise ConfigError(
+            f"forget = '{config.forget}' and remain = '{config.remain}' have different classes "
+            f"({', '.join(forget.classes[:3])}, … and {', '.join(remain.classes[:3])}, …): split both from one dataset"
+        )
     check_method(config.method)
+    check_engine(config.engine)
+    models.check_saveable(model)
     check_labels(model, config.method, labels_of(forget), labels_of(remain))
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)

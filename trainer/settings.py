@@ -13,20 +13,26 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
-from .config import Settings
+from .config import METHOD_CONFIGS, MethodConfig, Settings
 from .errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
+# how a setting that is not set stands in TOML, which has no null
+NONE = "none"
+
+
 def as_dict(settings: Settings) -> dict[str, Any]:
-    """Nested plain values, as TOML can hold them; what is None is left out."""
+    """Nested plain values, as TOML can hold them; None is written "none"."""
     assert dataclasses.is_dataclass(settings)
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items() if inner is not None}
-        return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+            return {key: plain(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(inner) for inner in value]
+        return NONE if value is None else value
 
     return plain(dataclasses.asdict(settings))
 
@@ -59,17 +65,37 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def decode(kind: type[SettingsT], values: dict[str, Any], source: str) -> SettingsT:
     """`values` as `kind`; ConfigError names the first key that is unknown, missing or of another type."""
+    values = _without_none(values)
     try:
+        section = values.get("method")
+        if isinstance(section, dict) and section.get("name") in METHOD_CONFIGS:
+            # by its name: of the union's members only the named one can say what is wrong
+            method = METHOD_CONFIGS[section["name"]]
+            values = values | {"method": _method(method, section, source)}
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(kind, error)}") from None
 
 
-def _explain(kind: type[Settings], error: ValidationError) -> str:
+def _method(kind: type[MethodConfig], section: dict[str, Any], source: str) -> MethodConfig:
+    try:
+        return TypeAdapter(kind).validate_python(section)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(kind, error, 'method.')}") from None
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else None if value == NONE else value
+        for key, value in values.items()
+    }
+
+
+def _explain(kind: type[Settings], error: ValidationError, prefix: str = "") -> str:
     first = error.errors(include_url=False)[0]
-    # a union's member shows up in the location under its class name or tag
-    location = [str(part) for part in first["loc"] if not str(part).endswith("Config") and str(part) not in _TAGS]
-    key = ".".join(location)
+    # a union's member shows up in the location under its class name
+    location = [str(part) for part in first["loc"] if not str(part).endswith("Config")]
+    key = prefix + ".".join(location)
     if first["type"] == "unexpected_keyword_argument":
         known = _fields_at(kind, location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
@@ -80,9 +106,6 @@ def _explain(kind: type[Settings], error: ValidationError) -> str:
     if first["type"] == "value_error":
         return str(first.get("ctx", {})["error"])  # our own check, which names its keys
     return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-_TAGS = {"erasediff", "moo", "finetune"}
 
 
 def _fields_at(kind: type[Settings], location: list[str]) -> list[str]:

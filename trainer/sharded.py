@@ -61,7 +61,7 @@ class ShardedVector:
         self.data.mul_(factor)
         return self
 
-    def lerp_(self, end: ShardedVector, weight: float) -> ShardedVector:
-        """self += weight · (end - self)."""
+    def lerp_(self, end: ShardedVector, weight: float | Tensor) -> ShardedVector:
+        """self += weight · (end - self), weight a number or a 0-dim tensor on the vector's device."""
         self.data.lerp_(end.data, weight)
         return self

@@ -8,12 +8,13 @@ import torch
 
 from ..shards.dataset import Dataset
 from ..shards.stream import Stream
-from . import methods, models
+from . import distributed, methods, models
 from .checkpoint import Checkpoints
 from .checks import labels_of
 from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
+from .errors import TrainingError
 from .loop import Loop, Streams, Watch
 from .model_card import write_model_card
 from .models import DiffusionModel
@@ -81,6 +82,9 @@ def train(
         Loop(name, sharded, chosen, objective, streams, config, optimizer, run, checkpoints, watchdog, watch).run()
 
     weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
+    broken = distributed.agree(next((name for name, value in weights.items() if not value.isfinite().all()), None))
+    if broken is not None:
+        raise TrainingError(f"the last step left {broken} with NaN or Inf: no model is written")
 
     def write(folder: Path) -> None:
         models.save(model, weights, folder)

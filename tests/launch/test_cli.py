@@ -108,6 +108,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     [
         ("[optimizer]\nlearning_rat = 1", "unknown key optimizer.learning_rat; did you mean learning_rate?"),
         ("[method]\nname = 'erasediff'\neeta = 1", "unknown key method.eeta; did you mean eta?"),
+        ("[method]\nname = 'moo'\neta = 1.0", "unknown key method.eta; known here: name, target"),
+        ("[method]\nname = 'moo'\nweight = 'x'", "method.weight = 'x': input should be a valid number"),
         ("[method]\nname = 'erasedif'", "method.name = 'erasedif'; known: erasediff, moo, finetune"),
         ("[optimizer]\nlearning_rate = 'fast'", "optimizer.learning_rate = 'fast': input should be a valid number"),
         ("[optimizer]\nname = 'lion'", "optimizer.name = 'lion': input should be 'adamw', 'adam' or 'sgd'"),
@@ -208,3 +210,14 @@ def test_pickled_weights_are_refused(run_toml: Path, tmp_path: Path, capsys: pyt
     shutil.move(weights, weights.with_suffix(".bin"))
     said = fails(["scrub", str(run_toml), "--model.path", str(base)], capsys)
     assert "diffusion_pytorch_model.bin is pickled" in said
+
+
+def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) -> None:
+    from erasediff.launch.options import read_settings
+    from erasediff.trainer.config import PretrainConfig
+
+    path = tmp_path / "pretrain.toml"
+    path.write_text("data = 'd'\noutput = 'o'\n[train]\nseed = 1\n[optimizer]\nlearning_rate = 1e-3\n")
+    config = read_settings(PretrainConfig, [str(path)], prog="pretrain")
+    assert (config.train.seed, config.train.max_train_steps) == (1, 900)
+    assert (config.optimizer.learning_rate, config.optimizer.ema_decay) == (1e-3, 0.995)

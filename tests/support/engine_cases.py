@@ -69,6 +69,11 @@ ROUNDED_CASES = [
     Case(method, "sgd", stage, precision)
     for method in ("envelope-norm", "moo")
     for precision, stage in [("bf16", 2), ("bf16", 3), ("bf16-autocast", 1), ("bf16-autocast", 2), ("bf16-autocast", 3)]
+] + [
+    # the readings that look at small differences need fp32 weights
+    Case(method, "sgd", stage, "bf16-autocast")
+    for method in ("envelope-value-K3", "first_order-norm-K1")
+    for stage in (2, 3)
 ]
 
 

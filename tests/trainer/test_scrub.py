@@ -9,23 +9,32 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from erasediff.shards import build
 from erasediff.trainer.config import (
     EngineConfig,
     EraseDiffConfig,
     FinetuneConfig,
     MethodConfig,
+    ModelConfig,
     MOOConfig,
     OptimizerConfig,
+    PretrainConfig,
+    ScrubConfig,
     TrainConfig,
+    UNetConfig,
 )
 from erasediff.trainer.errors import ConfigError, TrainingError
+from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.scrubbing import cost, plan, run_scrub, scrub
+from erasediff.trainer.settings import decode, dump_toml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import make_pipeline, tiny_config
@@ -90,12 +99,16 @@ def test_other_forms_of_the_trained_weights_do_not_survive(digits: Path, base_mo
     save_file(original, base / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     torch.save(original, base / "unet" / "diffusion_pytorch_model.bin")
     (base / "unet" / "notes.txt").write_text("kept")
+    for left_by_training in ("checkpoint-500/unet", "unet_ema", "unet/older"):
+        (base / left_by_training).mkdir(parents=True)
+        save_file(original, base / left_by_training / "diffusion_pytorch_model.safetensors")
     model = run_scrub(tiny_config(digits, base, tmp_path / "run"))
     assert sorted(path.name for path in (model / "unet").iterdir()) == [
         "config.json",
         "diffusion_pytorch_model.safetensors",
         "notes.txt",
     ]
+    assert sorted(path.name for path in model.iterdir()) == ["README.md", "model_index.json", "scheduler", "unet"]
 
 
 def test_tensors_keep_their_type(digits: Path, base_model: Path, tmp_path: Path) -> None:
@@ -224,8 +237,8 @@ def test_metrics_hold_the_algorithm(finished: Path) -> None:
         a_t, gg, gr = line["a_t"], line["dot_gg"], line["dot_gr"]
         assert a_t == pytest.approx(0.5 * gg, rel=1e-12)
         exact = max(0.0, (a_t - gr) / gg)
-        assert line["lambda_t"] == pytest.approx(min(exact, 1.0), rel=1e-9)
-        assert line["capped"] == (exact > 1.0)
+        assert line["lambda_t"] == pytest.approx(min(exact, 3.0), rel=1e-9)
+        assert line["capped"] == (exact > 3.0)
         assert line["shortfall"] == pytest.approx(max(0.0, a_t - gr - line["lambda_t"] * gg), abs=1e-12)
     assert ["descent" in line for line in metrics(finished)] == [True, False, True]
 
@@ -292,6 +305,15 @@ def test_the_plan_says_what_would_happen_and_writes_nothing(digits: Path, base_m
     [
         ({"train": TrainConfig(label_drop=0.1), "null_class": None}, "train.label_drop = 0.1 needs a null class"),
         ({"train": TrainConfig(max_train_steps=0)}, "train.max_train_steps = 0: at least 1"),
+        ({"optimizer": OptimizerConfig(max_grad_norm=-1.0)}, "optimizer.max_grad_norm = -1.0: more than 0"),
+        ({"optimizer": OptimizerConfig(betas=(1.5, 0.9))}, "optimizer.betas = 1.5: at least 0, less than 1"),
+        ({"optimizer": OptimizerConfig(lr_warmup_steps=2)}, "use 'constant_with_warmup'"),
+        ({"engine": EngineConfig(forward_batch_size=0)}, "engine.forward_batch_size = 0: at least 1"),
+        ({"train": TrainConfig(checkpoints_total_limit=0)}, "train.checkpoints_total_limit = 0: at least 1"),
+        (
+            {"engine": EngineConfig(precision="bf16"), "method": EraseDiffConfig(inner_every=2)},
+            "which method.inner_every = 2 looks at",
+        ),
         ({"train": TrainConfig(seed=-1)}, "train.seed = -1: at least 0"),
         ({"method": EraseDiffConfig(eta=-1.0)}, "method.eta = -1.0: at least 0"),
         ({"method": EraseDiffConfig(lambda_cap=-1.0)}, "method.lambda_cap = -1.0: at least 0"),
@@ -349,3 +371,128 @@ def test_samples_without_a_label_are_refused_where_the_model_must_be_told_one(
     with pytest.raises(ConfigError, match="3 samples have no label, 0 for one"):
         run_scrub(dataclasses.replace(config, remain=str(tmp_path / "unlabelled")))
     assert not (tmp_path / "run").exists()
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_models_trained_for_something_else_are_refused(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    def message(name: str, change: Callable[[Path], object]) -> str:
+        base = tmp_path / name
+        shutil.copytree(base_model, base)
+        change(base)
+        with pytest.raises(ConfigError) as error:
+            run_scrub(tiny_config(digits, base, tmp_path / "run"))
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "run").exists()
+        return str(error.value)
+
+    flow = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    assert "has no DDPM noise schedule" in message(
+        "flow", lambda base: edit_json(base / "model_index.json", scheduler=flow)
+    )
+    latent = ["diffusers", "VQModel"]
+    assert "has a vqvae" in message("latent", lambda base: edit_json(base / "model_index.json", vqvae=latent))
+    assert "cannot be loaded" in message("no-scheduler", lambda base: shutil.rmtree(base / "scheduler"))
+    stored = "unet/diffusion_pytorch_model.safetensors"
+    assert "cannot be loaded" in message("torn", lambda base: (base / stored).write_bytes(b"torn"))
+    assert "sample_size is None" in message(
+        "no-size", lambda base: edit_json(base / "unet/config.json", sample_size=None)
+    )
+
+
+def test_a_learned_variance_is_refused(digits: Path, tmp_path: Path) -> None:
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=2,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        num_class_embeds=11,
+    )
+    DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(tmp_path / "base")
+    with pytest.raises(ConfigError, match="1 channels in, 2 out"):
+        run_scrub(tiny_config(digits, tmp_path / "base", tmp_path / "run"))
+
+
+def test_sets_of_other_classes_are_refused(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    for name in ("apple", "pear"):
+        (tmp_path / "fruit" / name).mkdir(parents=True)
+        Image.new("L", (8, 8), len(name)).save(tmp_path / "fruit" / name / "0.png")
+    build(tmp_path / "fruit", tmp_path / "data")
+    config = tiny_config(digits, base_model, tmp_path / "run")
+    with pytest.raises(ConfigError, match="have different classes"):
+        run_scrub(dataclasses.replace(config, forget=str(tmp_path / "data")))
+
+
+def test_weights_that_are_not_finite_are_not_published(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    train = TrainConfig(max_train_steps=1, train_batch_size=4, descent_every=0)
+    optimizer = OptimizerConfig(name="sgd", learning_rate=1e300)
+    with pytest.raises(TrainingError, match=r"the last step left .* with NaN or Inf: no model is written"):
+        run_scrub(tiny_config(digits, base_model, tmp_path / "run", train=train, optimizer=optimizer))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_logging_g_never_stops_a_run(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    """With envelope and norm φ^K is not in the update, so an inner step that overflows is not its matter."""
+    method = EraseDiffConfig(inner_every=1, xi=1e30)
+    run_scrub(tiny_config(digits, base_model, tmp_path / "run", method=method))
+    assert [line["skipped"] for line in metrics(tmp_path / "run")] == [0, 0, 0]
+
+
+def test_another_loaded_pipeline_does_not_pass_for_the_first(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    pipeline = DDPMPipeline.from_pretrained(base_model)
+    options = {
+        "forget": digits / "split" / "forget",
+        "remain": digits / "split" / "remain",
+        "output": tmp_path / "run",
+        "null_class": 10,
+        "train": TrainConfig(max_train_steps=1, train_batch_size=4),
+    }
+    scrub(pipeline, **options)
+    shutil.rmtree(tmp_path / "run")
+    with torch.no_grad():
+        pipeline.unet.conv_out.bias += 1
+    with pytest.raises(ConfigError, match="holds another model than the one given"):
+        scrub(pipeline, **options)
+
+
+@pytest.mark.parametrize(("stage", "precision"), [(3, "fp32"), (2, "bf16")])
+def test_a_model_made_here_is_saved_whole_and_unrounded(
+    digits: Path, tmp_path: Path, stage: Any, precision: Any
+) -> None:
+    config = PretrainConfig(
+        data=str(digits / "data"),
+        output=str(tmp_path / "run"),
+        # large enough that ZeRO-3 does not keep every tensor gathered
+        unet=UNetConfig(block_out_channels=(128, 128)),
+        train=TrainConfig(max_train_steps=1, train_batch_size=4),
+        optimizer=OptimizerConfig(),
+        engine=EngineConfig(device="cpu", zero_stage=stage, precision=precision),
+    )
+    saved = weights(run_pretrain(config))
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    assert any((value != value.bfloat16().float()).any() for value in saved.values())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        EraseDiffConfig(lambda_cap=None, anchor=None),
+        EraseDiffConfig(lambda_cap=2.0, anchor=4),
+        MOOConfig(),
+    ],
+)
+def test_the_recorded_config_is_the_config(settings: MethodConfig) -> None:
+    config = ScrubConfig(
+        model=ModelConfig(path="m", null_class=None),
+        forget="f",
+        remain="r",
+        output="o",
+        method=settings,
+        optimizer=OptimizerConfig(max_grad_norm=None, ema_decay=0.5),
+    )
+    assert decode(ScrubConfig, tomllib.loads(dump_toml(config)), "here") == config

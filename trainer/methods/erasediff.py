@@ -55,7 +55,7 @@ class EraseDiff:
             packet.values[len(losses) :],
             barrier=config.barrier,
             eta=config.eta,
-            g=g,
+            g=g if config.barrier == "value" else None,
             lambda_cap=config.lambda_cap,
         )
         packet.extend(**theorem._asdict(), **({} if g is None else {"g": g}))
