@@ -29,6 +29,8 @@ COMMANDS = {
     "erase": ("erase", "Erase", "carry an erasure request from its list to a published model"),
     "shards build": ("shards", "Build", "make WebDataset shards from images"),
     "shards split": ("shards", "Split", "cut a dataset into a forget and a remain set"),
+    "shards verify": ("shards", "Verify", "look for damage in a dataset, and for leaks between two"),
+    "shards inspect": ("shards", "Inspect", "count a dataset's samples and draw a contact sheet"),
     "pretrain": ("train", "Pretrain", "train a class-conditional diffusion model on a dataset"),
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
     "launch local": ("local", "Local", "run scrub or pretrain on several processes of this machine"),
