@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-import tyro
-
 from ..shards.errors import DataError
 from ..trainer.errors import ConfigError, Interrupted, OneRankError, TrainingError
+from .options import parse
 
 
 class Command(Protocol):
@@ -83,11 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read(module: str, options: str, name: str, words: list[str]) -> Command:
-    """The command's options from its words; leaves through SystemExit for --help and for words it does not know."""
+    """The command's options from its words; ConfigError for words it does not know, SystemExit for --help."""
     kind = getattr(importlib.import_module(f".{module}", __package__), options)
     if hasattr(kind, "read"):  # options that also come from a file
         return kind.read(words, prog=f"erasediff {name}")
-    return tyro.cli(kind, args=words, prog=f"erasediff {name}")
+    return parse(kind, words, prog=f"erasediff {name}")
 
 
 def _fail(error: Exception, status: int) -> int:

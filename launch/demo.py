@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import tyro
-
 from ..trainer.config import DemoConfig
 from ..trainer.errors import ConfigError, ThresholdError, TrainingError
+from .options import parse
 
 if TYPE_CHECKING:
     from ..trainer.config import EraseConfig
@@ -42,7 +41,7 @@ class Demo:
 
     @classmethod
     def read(cls, words: list[str], prog: str) -> Demo:
-        return cls(tyro.cli(DemoConfig, args=words, prog=prog))
+        return cls(parse(DemoConfig, words, prog=prog))
 
     def run(self) -> None:
         start = time.perf_counter()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ..trainer.errors import ConfigError
+from .options import parse
 from .train import Pretrain, Scrub
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Local:
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Local:
         at = next((i for i, word in enumerate(words) if word in COMMANDS), len(words))
-        options = tyro.cli(Options, args=list(words[:at]), prog=prog)
+        options = parse(Options, words[:at], prog=prog)
         if at == len(words):
             raise ConfigError(f"{prog}: name the command to run: {prog} -n 2 scrub run.toml")
         if options.num_processes < 1:

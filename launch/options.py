@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ from ..trainer.errors import ConfigError
 from ..trainer.settings import as_dict, decode, read_toml
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
+OptionsT = TypeVar("OptionsT")
 
 # stands for a required key that the file leaves to the command line
 _LEFT_OUT = "\0left to the command line"
@@ -24,7 +27,7 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, not
 
     `note` ends the description that --help prints.
 
-    Raises ConfigError for the file, leaves through SystemExit for --help and for options tyro does not take.
+    Raises ConfigError for the file and for the options, leaves through SystemExit for --help.
     """
     words = list(words)
     values: dict[str, Any] = {}
@@ -43,14 +46,41 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, not
                 raise ConfigError(f"{source}: method.name = {section['name']!r}; known: {', '.join(METHOD_CONFIGS)}")
     values = _over_defaults(kind, values)
     default = _with_missing(decode(kind, _fill_required(kind, values), source))
-    return tyro.cli(
+    return parse(
         kind,
-        args=words,
+        words,
         default=default,
         prog=prog,
         description=f"{(kind.__doc__ or '').strip()}\n\n{prog} [FILE.toml] [OPTIONS]: options beat the file.\n{note}",
         config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
     )
+
+
+def parse(kind: type[OptionsT], words: Sequence[str], *, prog: str, **how: Any) -> OptionsT:
+    """tyro's reading of `words` as `kind`, its boxed complaint made one line of a ConfigError."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(words), prog=prog, **how)
+    except SystemExit as leaving:
+        if not leaving.code:  # --help
+            raise
+        raise ConfigError(f"{_one_line(complaint.getvalue())}; see {prog} --help") from None
+
+
+def _one_line(box: str) -> str:
+    """The sections of tyro's box that say what is wrong, without the help texts that follow."""
+    # drawn in ASCII where the encoding has no lines
+    lines = [line.strip("│╭╮╰╯|+ ") for line in box.splitlines()]
+    sections, current = [], []
+    for line in [*lines[1:], "─"]:
+        if line and set(line) <= {"─", "-"}:
+            sections.append(" ".join(current))
+            current = []
+        else:
+            current.append(line)
+    told = [text for text in sections if text and not text.startswith(("For full helptext", "Argument helptext"))]
+    return "; ".join(told)
 
 
 def _over_defaults(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:

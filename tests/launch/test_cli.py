@@ -14,6 +14,7 @@ from erasediff.launch.cli import COMMANDS, main
 from tiny import make_pipeline
 
 TRAINING = ["pretrain", "scrub"]
+REQUIRED = ["--model.path", "m", "--forget", "f", "--remain", "r", "--output", "o"]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -143,10 +144,7 @@ def test_required_options_may_be_left_to_the_command_line(
 ) -> None:
     lines = [line for line in run_toml.read_text().splitlines() if not line.startswith("output")]
     run_toml.write_text("\n".join(lines))
-    with pytest.raises(SystemExit) as leaving:
-        main(["scrub", str(run_toml)])
-    assert leaving.value.code == 2
-    assert "--output" in capsys.readouterr().err
+    assert "--output STR" in fails(["scrub", str(run_toml)], capsys)
     assert main(["scrub", str(run_toml), "--output", str(tmp_path / "elsewhere")]) == 0
     assert (tmp_path / "elsewhere" / "model").exists()
 
@@ -221,3 +219,27 @@ def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) 
     config = read_settings(PretrainConfig, [str(path)], prog="pretrain")
     assert (config.train.seed, config.train.max_train_steps) == (1, 900)
     assert (config.optimizer.learning_rate, config.optimizer.ema_decay) == (1e-3, 0.995)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["scrub", *REQUIRED, "--train.seed", "abc"], "Error parsing --train.seed: invalid literal for int()"),
+        (["scrub", "--outputt", "o"], "--outputt"),
+        (["shards", "build", "digits"], "OUTPUT"),
+        (["demo", "--forget-label", "three"], "Error parsing --forget-label"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line_too(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    said = fails(words, capsys)
+    assert message in said
+    assert "--help" in said
+
+
+def test_every_command_of_the_shards_is_reached(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", "verify", str(digits / "data")]) == 0
+    assert "no problem found" in capsys.readouterr().out
+    assert main(["shards", "inspect", str(digits / "data")]) == 0
+    assert "1,797 samples" in capsys.readouterr().out

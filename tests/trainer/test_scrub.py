@@ -496,3 +496,27 @@ def test_the_recorded_config_is_the_config(settings: MethodConfig) -> None:
         optimizer=OptimizerConfig(max_grad_norm=None, ema_decay=0.5),
     )
     assert decode(ScrubConfig, tomllib.loads(dump_toml(config)), "here") == config
+
+
+def test_tensors_that_do_not_train_are_byte_identical(digits: Path, tmp_path: Path) -> None:
+    """The random frequencies of a Fourier time embedding are a parameter that takes no gradient."""
+    torch.manual_seed(2)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        num_class_embeds=11,
+        time_embedding_type="fourier",
+    )
+    base = tmp_path / "base"
+    DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(base)
+    frozen = [name for name, parameter in unet.named_parameters() if not parameter.requires_grad]
+    assert frozen
+    scrubbed = weights(run_scrub(tiny_config(digits, base, tmp_path / "run")))
+    before = weights(base)
+    assert all(torch.equal(before[name], scrubbed[name]) for name in frozen)
+    assert not torch.equal(before["conv_out.weight"], scrubbed["conv_out.weight"])
