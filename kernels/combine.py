@@ -4,10 +4,7 @@ import torch
 from torch import Tensor
 
 from .shard import ParameterTable, as_dtype, check_shards, check_table
-from .tiles import CPU_CHUNK
-
-# 0 and λ_t within these limits are applied in fp32, others in fp64: λ_t may leave fp32's range while λ_t ∇g does not
-SMALLEST, LARGEST = 2.0**-100, 2.0**126
+from .tiles import CPU_CHUNK, LARGEST, SMALLEST
 
 
 def combine_(

@@ -8,10 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .combine import LARGEST, SMALLEST
 from .index_triton import first_element
 from .shard import ParameterTable
-from .tiles import ALIGNMENT, ELEMENTWISE_TILE, NUM_WARPS
+from .tiles import ALIGNMENT, ELEMENTWISE_TILE, LARGEST, NUM_WARPS, SMALLEST
 
 
 @triton.jit

@@ -28,3 +28,6 @@ ALIGNMENT = 16
 
 # elements at a time in the CPU forms: large enough to hide the calls, small enough that the scratch stays in cache
 CPU_CHUNK = 262_144
+
+# 0 and λ_t within these limits are applied in fp32, others in fp64: λ_t may leave fp32's range while λ_t ∇g does not
+SMALLEST, LARGEST = 2.0**-100, 2.0**126

@@ -270,6 +270,8 @@ class SampleConfig(Settings):
     """Images of each class."""
     scale: int = 8
     """Enlarge each pixel so many times."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How images are generated."""
 

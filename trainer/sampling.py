@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import distributed, models
-from .config import SampleConfig, SamplingConfig
+from .config import EngineConfig, SampleConfig, SamplingConfig
 from .errors import ConfigError
 from .models import DiffusionModel
 from .randomness import sample_generator
@@ -66,6 +66,11 @@ def denoise(
     """
     scheduler = DDIMScheduler.from_config(model.scheduler.config)
     assert isinstance(scheduler, DDIMScheduler)
+    num_timesteps = model.scheduler.config["num_train_timesteps"]
+    if not 1 <= config.num_inference_steps <= num_timesteps:
+        raise ConfigError(f"num_inference_steps = {config.num_inference_steps}: from 1 to the model's {num_timesteps}")
+    if config.seed < 0:
+        raise ConfigError(f"sampling.seed = {config.seed}: at least 0")
     scheduler.set_timesteps(config.num_inference_steps)
     shape = (model.channels, model.image_size, model.image_size)
     noise = [
@@ -114,10 +119,15 @@ def run_sample(config: SampleConfig) -> Path:
     unknown = [label for label in labels if label not in known]
     if unknown:
         raise ConfigError(f"labels: {unknown[0]} is no class of the model ({known[0]} to {known[-1]})")
-    if config.num_images < 1:
-        raise ConfigError(f"num_images = {config.num_images}: at least 1")
-    images = sample(model, [label for label in labels for _ in range(config.num_images)], config.sampling)
+    for name in ("num_images", "scale"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} = {getattr(config, name)}: at least 1")
     output = Path(config.output)
+    if output.is_dir():
+        raise ConfigError(f"output = '{output}' is a folder: name a PNG file")
+    device = distributed.set_up(EngineConfig(device=config.device))
+    wanted = [label for label in labels for _ in range(config.num_images)]
+    images = sample(model, wanted, config.sampling, device=device)
     output.parent.mkdir(parents=True, exist_ok=True)
     to_grid(images, config.num_images, config.scale).save(output, format="PNG")
     return output

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import triton
-from erasediff.kernels import combine, tiles
+from erasediff.kernels import tiles
 from erasediff.kernels.combine_triton import _combine
 from erasediff.kernels.displace_triton import _displace
 from erasediff.kernels.inner_products_triton import _add_up, _chunk_sums
@@ -59,7 +59,7 @@ def main() -> None:
             {"g_r": shard, "g_f": shard, "g_phi": shard, "lambda_t": "*fp64", "bounds": "*i64", "group_of": "*i64"}
             | {"n": "i64"},
             {"HAS_PHI": True, "HAS_GROUPS": dtype == "bf16", "TILE": tiles.ELEMENTWISE_TILE}
-            | {"ALIGNMENT": tiles.ALIGNMENT, "SMALLEST": combine.SMALLEST, "LARGEST": combine.LARGEST},
+            | {"ALIGNMENT": tiles.ALIGNMENT, "SMALLEST": tiles.SMALLEST, "LARGEST": tiles.LARGEST},
             tiles.NUM_WARPS,
         )
     found["displace"] = instructions(
