@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 import types
 import typing
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
-from .config import METHOD_CONFIGS, MethodConfig, Settings
+from .config import METHOD_CONFIGS, Settings
 from .errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -66,22 +67,19 @@ def read_toml(path: Path) -> dict[str, Any]:
 def decode(kind: type[SettingsT], values: dict[str, Any], source: str) -> SettingsT:
     """`values` as `kind`; ConfigError names the first key that is unknown, missing or of another type."""
     values = _without_none(values)
-    try:
-        section = values.get("method")
-        if isinstance(section, dict) and section.get("name") in METHOD_CONFIGS:
-            # by its name: of the union's members only the named one can say what is wrong
-            method = METHOD_CONFIGS[section["name"]]
-            values = values | {"method": _method(method, section, source)}
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(kind, error)}") from None
+    section = values.get("method")
+    if isinstance(section, dict) and section.get("name") in METHOD_CONFIGS:
+        # first by itself: of the union's members only the one that is named can say what is wrong
+        _strictly(METHOD_CONFIGS[section["name"]], section, source, "method.")
+    return _strictly(kind, values, source)
 
 
-def _method(kind: type[MethodConfig], section: dict[str, Any], source: str) -> MethodConfig:
+def _strictly(kind: type[SettingsT], values: dict[str, Any], source: str, prefix: str = "") -> SettingsT:
+    """Types as they stand: no text for a number, no truth value for one. By way of JSON, whose lists become tuples."""
     try:
-        return TypeAdapter(kind).validate_python(section)
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(kind, error, 'method.')}") from None
+        raise ConfigError(f"{source}: {_explain(kind, error, prefix)}") from None
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
         ("[method]\nname = 'moo'\nweight = 'x'", "method.weight = 'x': input should be a valid number"),
         ("[method]\nname = 'erasedif'", "method.name = 'erasedif'; known: erasediff, moo, finetune"),
         ("[optimizer]\nlearning_rate = 'fast'", "optimizer.learning_rate = 'fast': input should be a valid number"),
+        ("[optimizer]\nlr_warmup_steps = '7'", "optimizer.lr_warmup_steps = '7': input should be a valid integer"),
+        ("[optimizer]\nlr_warmup_steps = true", "optimizer.lr_warmup_steps = True: input should be a valid integer"),
         ("[optimizer]\nname = 'lion'", "optimizer.name = 'lion': input should be 'adamw', 'adam' or 'sgd'"),
         ("[optimizer", "is not TOML"),
     ],
