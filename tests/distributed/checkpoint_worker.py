@@ -59,7 +59,7 @@ def main() -> None:
             checkpoints.save(model, step + 1)
             record(model, step + 1, Path(output) / f"written-{world_size}.safetensors")
             checkpoints.wait()
-    distributed.tear_down()
+    distributed.end_process(0)
 
 
 if __name__ == "__main__":

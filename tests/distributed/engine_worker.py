@@ -145,7 +145,7 @@ def main() -> None:
     }
     if RANK == 0:
         output.write_text(json.dumps(results))
-    distributed.tear_down()
+    distributed.end_process(0)
 
 
 if __name__ == "__main__":

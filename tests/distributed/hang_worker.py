@@ -9,6 +9,7 @@ from typing import Any
 
 from erasediff.launch.cli import main
 from erasediff.shards.stream import Stream
+from erasediff.trainer.distributed import end_process
 
 original = Stream.batch
 
@@ -20,4 +21,4 @@ def batch(self: Stream, step: int, *rest: Any) -> Any:
 
 
 Stream.batch = batch  # pyright: ignore[reportAttributeAccessIssue]
-sys.exit(main(sys.argv[1:]))
+end_process(main(sys.argv[1:]))

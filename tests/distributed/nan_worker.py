@@ -8,6 +8,7 @@ import sys
 import torch
 from erasediff.launch.cli import main
 from erasediff.trainer.diffusion import DiffusionObjective
+from erasediff.trainer.distributed import end_process
 
 calls = 0
 original = DiffusionObjective.loss
@@ -22,4 +23,4 @@ def loss(self: DiffusionObjective, model, batch):
 
 
 DiffusionObjective.loss = loss  # pyright: ignore[reportAttributeAccessIssue]
-sys.exit(main(sys.argv[1:]))
+end_process(main(sys.argv[1:]))
