@@ -55,27 +55,27 @@ class Recipe:
     learning_rate: float = 1e-4
 
 
-RL = EraseDiffConfig(lambda_cap=1.0)
-NOISE = EraseDiffConfig(target="noise", eta=1e-4, lambda_cap=1.0)
+NOISE = EraseDiffConfig(target="noise", eta=1e-4)
 RECIPES = {
-    "erasediff rl": Recipe(RL),
+    "erasediff rl": Recipe(EraseDiffConfig()),
     "erasediff noise": Recipe(NOISE, 150, 3e-4),
     "moo rl": Recipe(MOOConfig()),
     "finetune": Recipe(FinetuneConfig()),
-    "noise, first order": Recipe(dataclasses.replace(NOISE, gradient_of_g="first_order"), 150, 3e-4),
+    "rl, value": Recipe(EraseDiffConfig(barrier="value", xi=1e-2, num_inner_steps=3)),
+    "rl, first order": Recipe(EraseDiffConfig(gradient_of_g="first_order", xi=1e-2, lambda_cap=None)),
     "noise, value": Recipe(dataclasses.replace(NOISE, barrier="value", eta=0.5), 150, 3e-4),
+    "noise, first order": Recipe(dataclasses.replace(NOISE, gradient_of_g="first_order"), 150, 3e-4),
 }
 # the blurry blends that "rl" makes of the other digits read as an 8: what was tried for it
 TRIED = {
     8: {
-        "rl, anchor 0": Recipe(dataclasses.replace(RL, anchor=0)),
-        "rl, anchor 1": Recipe(dataclasses.replace(RL, anchor=1)),
-        "rl, 250 steps": Recipe(RL, 250),
-        "rl, frozen teacher, 250 steps": Recipe(dataclasses.replace(RL, teacher="frozen"), 250),
-        "rl, cap 3, 250 steps": Recipe(EraseDiffConfig(lambda_cap=3.0, eta=1.0), 250),
+        "rl, anchor 0": Recipe(EraseDiffConfig(anchor=0)),
+        "rl, anchor 1": Recipe(EraseDiffConfig(anchor=1)),
+        "rl, 250 steps": Recipe(EraseDiffConfig(), 250),
+        "rl, η 1, 250 steps": Recipe(EraseDiffConfig(eta=1.0), 250),
+        "rl, frozen teacher, 250 steps": Recipe(EraseDiffConfig(teacher="frozen"), 250),
     }
 }
-
 
 def recipes_for(digit: int) -> dict[str, Recipe]:
     return RECIPES | TRIED.get(digit, {})
@@ -168,7 +168,7 @@ class ForDigit:
 
 
 def _file_name(name: str) -> str:
-    return name.replace(", ", "-").replace(" ", "-")
+    return name.replace(", ", "-").replace(" ", "-").replace("η", "eta")
 
 
 def run_missing(options: Options) -> None:
