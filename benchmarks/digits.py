@@ -77,6 +77,7 @@ TRIED = {
     }
 }
 
+
 def recipes_for(digit: int) -> dict[str, Recipe]:
     return RECIPES | TRIED.get(digit, {})
 
