@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from erasediff.trainer import distributed, models
+from erasediff.trainer.attempts import Attempt
 from erasediff.trainer.checkpoint import Checkpoints
 from erasediff.trainer.config import EngineConfig, OptimizerConfig, UNetConfig
 from erasediff.trainer.engine import ShardedModel
@@ -62,7 +63,7 @@ def row(channels: tuple[int, ...], folder: Path) -> str:
         wall.append(time.perf_counter() - start)
     cpu_step = (time.process_time() - cpu) / NUM_STEPS
 
-    checkpoints = Checkpoints(folder, 2, {})
+    checkpoints = Checkpoints(Attempt.create(folder), 2, {})
     pauses, writes, cpu_saves = [], [], []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(NUM_SAVES):
@@ -73,7 +74,7 @@ def row(channels: tuple[int, ...], folder: Path) -> str:
         cpu_saves.append(time.process_time() - cpu)
         writes.append(time.perf_counter() - start - pauses[-1])
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    num_bytes = sum(path.stat().st_size for path in max(folder.glob("checkpoint-*")).glob("*.safetensors"))
+    num_bytes = sum(path.stat().st_size for path in max(folder.glob("attempt-*/checkpoint-*")).glob("*.safetensors"))
     share = statistics.median(cpu_saves) / (EVERY * cpu_step)
     return (
         f"| {'-'.join(map(str, channels))} | {num_bytes / 1e6:.1f} | {1e3 * statistics.median(wall):.0f} "

@@ -1,11 +1,11 @@
 """Checkpoints in our own layout: every rank writes the slices it holds, so any world size and ZeRO stage reads them.
 
-    checkpoint-000100/
+    attempt-0001/checkpoint-000100/
         rank-00000-of-00002.safetensors    tensors "vector/parameter@offset", flat slices
         rank-00000-of-00002.json           that file's size and hash, renamed when the file is on the disk
         manifest.json                      step, applied updates, versions, what it belongs to, every file's hash
 
-A checkpoint is there when its manifest is: that is renamed last. The state is copied between two steps and written by
+A checkpoint is there when its manifest is: that is renamed last. It counts while its attempt does, see `attempts`. The state is copied between two steps and written by
 a thread while the next steps run. The threads of the ranks find each other through files alone, so that they never
 mix with the collectives of the training.
 """
@@ -30,6 +30,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from . import distributed, stopping
+from .attempts import Attempt, chain
 from .engine import ShardedModel
 from .errors import ConfigError, TrainingError
 from .sharded import Layout, Segment, ShardedVector
@@ -42,11 +43,11 @@ WRITE_TIMEOUT_SECONDS = 600.0
 
 
 class Checkpoints:
-    """The checkpoints in a run's folder. All ranks make it and call its methods together, at the same steps."""
+    """An attempt's checkpoints, and those it may begin from. All ranks make it and call its methods together."""
 
-    def __init__(self, run: Path, keep: int, identity: dict[str, Any]):
+    def __init__(self, attempt: Attempt, keep: int, identity: dict[str, Any]):
         """`keep`: the newest so many stay. `identity`: what a checkpoint must have been made with to be read here."""
-        self._run = run
+        self._attempt = attempt
         self._keep = keep
         self._identity = identity
         self._saving: _Saving | None = None
@@ -54,15 +55,19 @@ class Checkpoints:
     def save(self, model: ShardedModel, step: int) -> None:
         """Copies the state after `step` steps; a thread writes it as checkpoint-<step>. Waits for the save before it.
 
-        Raises TrainingError on all ranks where that one failed or where the disk has no room for this one.
+        Raises TrainingError on all ranks where that one failed, where the disk has no room for this one, or where a
+        later attempt has taken the run over.
         """
         self.wait()
-        folder = self._run / f"checkpoint-{step:06d}"
+        folder = self._attempt.folder / f"checkpoint-{step:06d}"
         vectors = {"theta": model.theta} | model.optimizer.vectors()
         shard = _Shard({name: _copy(held) for name, held in vectors.items()}, model.theta.layout)
         num_bytes = torch.tensor(shard.num_bytes, dtype=torch.float64, device=model.device)
         needed = int(distributed.sum_(num_bytes))
-        problem = distributed.agree(_make_room(folder, needed) if distributed.is_main() else None)
+        problem = None
+        if distributed.is_main():
+            problem = self._attempt.superseded() or _make_room(folder, needed)
+        problem = distributed.agree(problem)
         if problem is not None:
             raise TrainingError(str(problem))
         state = {
@@ -74,7 +79,7 @@ class Checkpoints:
             "identity": self._identity,
             "versions": {package: version(package) for package in ("erasediff", "torch", "deepspeed")},
         }
-        self._saving = _Saving(folder, shard, needed, state, self._keep)
+        self._saving = _Saving(self._attempt, folder, shard, needed, state, self._keep)
         self._saving.start()
 
     def wait(self) -> None:
@@ -93,13 +98,14 @@ class Checkpoints:
                 shutil.rmtree(saving.folder, ignore_errors=True)
             raise TrainingError(str(error))
 
-    def restore_newest(self, model: ShardedModel) -> int:
-        """Puts the newest whole checkpoint's state into `model`; returns the steps it holds, 0 without one.
+    def restore_newest(self, model: ShardedModel) -> tuple[Path | None, int]:
+        """Puts the newest whole checkpoint's state into `model`; returns its folder and its steps, (None, 0) without one.
 
         A damaged one is named on stderr and passed over. Raises ConfigError where the checkpoint belongs to other
         settings, weights or data, TrainingError where a newer erasediff wrote it.
         """
-        folders: Any = distributed.agree([str(path) for path in reversed(_complete(self._run))])
+        earlier = _usable(self._attempt.run, before=self._attempt.number) if distributed.is_main() else []
+        folders: Any = distributed.agree([str(path) for path in reversed(earlier)])
         for folder in map(Path, folders):
             state, problem = _verify(folder)
             if state is None:
@@ -110,8 +116,8 @@ class Checkpoints:
             reader = _SliceReader([folder / name for name in state["files"]])
             shards = {vector: reader.read(vector, model.theta.layout) for vector in state["vectors"]}
             model.restore(shards, state["num_updates"])
-            return state["step"]
-        return 0
+            return folder, state["step"]
+        return None, 0
 
     def _check(self, folder: Path, state: dict[str, Any]) -> None:
         if state["format"] > FORMAT:
@@ -131,9 +137,18 @@ def _copy(vector: ShardedVector) -> Tensor:
     return vector.data.to("cpu", copy=True)
 
 
-def _complete(run: Path) -> list[Path]:
-    """Checkpoints that have been published, oldest first."""
-    return sorted(path for path in run.glob("checkpoint-*") if (path / MANIFEST).exists())
+def _usable(run: Path, *, before: int) -> list[Path]:
+    """The published checkpoints of the chain up to the attempts numbered under `before`, oldest first."""
+    return [
+        path
+        for link in chain(run, before=before)
+        for path in sorted(link.attempt.folder.glob("checkpoint-*"))
+        if (path / MANIFEST).exists() and link.first_step < _step_of(path) <= link.until_step
+    ]
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def _make_room(folder: Path, needed_bytes: int) -> str | None:
@@ -205,8 +220,11 @@ class _Shard:
 class _Saving(threading.Thread):
     """Writes one rank's part of a checkpoint; on rank 0 also waits for the other parts and publishes."""
 
-    def __init__(self, folder: Path, shard: _Shard, needed_bytes: int, state: dict[str, Any], keep: int):
+    def __init__(
+        self, attempt: Attempt, folder: Path, shard: _Shard, needed_bytes: int, state: dict[str, Any], keep: int
+    ):
         super().__init__(name=folder.name)
+        self._attempt = attempt
         self.folder = folder
         self.error: str | None = None
         self.written = threading.Event()  # this rank's part is, or cannot be
@@ -256,10 +274,13 @@ class _Saving(threading.Thread):
         self._remove_old()
 
     def _remove_old(self) -> None:
-        """All but the newest: what was left half-written, and what was damaged and passed over."""
-        upto_here = [path for path in _complete(self.folder.parent) if path.name <= self.folder.name]
-        for path in self.folder.parent.glob("checkpoint-*"):
-            if path not in upto_here[-self._keep :]:
+        """All but the newest: what was left half-written, damaged, or void; nothing of an attempt later than this."""
+        run, number = self._attempt.run, self._attempt.number
+        if self._attempt.superseded() is not None:
+            return
+        kept = _usable(run, before=number + 1)[-self._keep :]
+        for path in run.glob("attempt-*/checkpoint-*"):
+            if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from ..shards.dataset import Dataset
 from . import distributed, models, report
+from .attempts import history
 from .checks import labels_of
 from .classifier import Classifier, classifier_name, load_classifier, load_images, train_classifier
 from .config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
@@ -18,7 +19,7 @@ from .errors import ConfigError, ThresholdError
 from .evaluation import Bench, Figures, Images, evaluate, metric_names
 from .features import features_name, make_features
 from .models import DiffusionModel
-from .provenance import Inputs, now, read_inputs, read_starts, versions, weights_sha256
+from .provenance import Inputs, now, read_inputs, versions, weights_sha256
 from .record import (
     RECORD_NAME,
     STATEMENT,
@@ -324,8 +325,8 @@ def _metrics_lines(run: Path) -> list[dict[str, object]]:
 
 
 def run_entry(run: Path) -> RunEntry:
-    """What metrics.jsonl and starts.jsonl tell of a finished run."""
-    lines, starts = _metrics_lines(run), read_starts(run)
+    """What the metrics and the attempts tell of a finished run."""
+    lines, starts = _metrics_lines(run), history(run)
 
     def count(flag: str) -> int:
         return sum(line.get(flag) == 1 for line in lines)
@@ -351,7 +352,7 @@ def _remaining_copies(scrubbed: Scrubbed) -> list[Copy]:
     copies += [Copy(path, "a shard that the remain set points into; it may hold forgotten samples") for path in shared]
     copies += [
         Copy(str(path), "a checkpoint of the scrub, with weights that are not scrubbed yet")
-        for path in sorted(scrubbed.run.glob("checkpoint-*"))
+        for path in sorted(scrubbed.run.glob("attempt-*/checkpoint-*"))
     ]
     return copies
 

@@ -14,6 +14,7 @@ from ..kernels.inner_products import first_non_finite
 from ..shards.errors import DataError
 from ..shards.stream import Stream
 from . import distributed, stopping
+from .attempts import Attempt
 from .checkpoint import Checkpoints
 from .config import OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
@@ -22,7 +23,6 @@ from .errors import Interrupted, OneRankError, TrainingError
 from .methods import Method, Update
 from .packet import PendingPacket
 from .progress import StepProgress
-from .run_folder import RunFolder
 from .watchdog import Watchdog
 
 # called on every rank with the number of steps done, 0 and resumed ones included; may predict, must not change anything
@@ -49,7 +49,7 @@ class Loop:
         streams: Streams,
         train: TrainConfig,
         optimizer: OptimizerConfig,
-        run: RunFolder,
+        attempt: Attempt,
         checkpoints: Checkpoints,
         watchdog: Watchdog,
         watch: Watch | None = None,
@@ -61,7 +61,7 @@ class Loop:
         self._streams = streams
         self._train = train
         self._max_grad_norm = optimizer.max_grad_norm
-        self._run = run
+        self._attempt = attempt
         self._checkpoints = checkpoints
         self._watchdog = watchdog
         self._watch = watch
@@ -74,8 +74,8 @@ class Loop:
         checkpoint cannot be written; Interrupted once a checkpoint is saved because a rank was asked to stop.
         """
         train = self._train
-        first_step = self._checkpoints.restore_newest(self._model)
-        self._run.start_metrics(first_step)
+        began_from, first_step = self._checkpoints.restore_newest(self._model)
+        self._attempt.begin(began_from, first_step)
         progress = StepProgress(self._name, first_step, train.max_train_steps)
         self._last_finish = time.perf_counter()
         previous: _StepInFlight | None = None
@@ -177,7 +177,7 @@ class Loop:
         now = time.perf_counter()
         seconds, self._last_finish = now - self._last_finish, now
         line = {"step": step.number} | with_cosines(values) | {"seconds": round(seconds, 4)}
-        self._run.log(line | ({"conflict": conflict} if conflict else {}))
+        self._attempt.log(line | ({"conflict": conflict} if conflict else {}))
         if values["skipped"]:
             what = f"step {step.number}: {name_non_finite(values, self._model.parameter_names)}"
             if self._train.non_finite == "stop":

@@ -1,7 +1,6 @@
 """Where things come from: hashes of weights, versions, and what a run was started on.
 
-inputs.json      the base model's hash and both sets' fingerprints, written before the first step
-starts.jsonl     a line for each time the run was started: when, on how many ranks and threads
+inputs.json holds the base model's hash and both sets' fingerprints; a scrub writes it before its first step.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from . import distributed
 from .errors import ConfigError
 
 INPUTS_NAME = "inputs.json"
-STARTS_NAME = "starts.jsonl"
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -93,8 +91,8 @@ def write_json(path: Path, value: Any) -> None:
     partial.rename(path)
 
 
-def record_start(run: Path, inputs: Inputs) -> None:
-    """Notes a start of the run, and on the first one what it works on. All ranks call it.
+def record_inputs(run: Path, inputs: Inputs) -> None:
+    """Notes what the run works on when it is started first. All ranks call it.
 
     Raises ConfigError where the run was begun on other weights or other samples than these.
     """
@@ -114,27 +112,13 @@ def _record(run: Path, inputs: Inputs) -> str | None:
         inputs.remain.fingerprint,
     ):
         return f"output = '{run}' was begun with other samples in forget or remain: choose another output"
-    start = {
-        "date": now(),
-        "world_size": distributed.world_size(),
-        "num_threads": torch.get_num_threads(),
-        "versions": versions(),
-    }
-    with (run / STARTS_NAME).open("a") as file:
-        file.write(json.dumps(start) + "\n")
     return None
 
 
 def read_inputs(run: Path) -> Inputs | None:
-    """What `record_start` noted; None for a run without it."""
+    """What `record_inputs` noted; None for a run without it."""
     try:
         values = json.loads((run / INPUTS_NAME).read_text())
     except FileNotFoundError:
         return None
     return Inputs(values["base_weights_sha256"], DataStamp(**values["forget"]), DataStamp(**values["remain"]))
-
-
-def read_starts(run: Path) -> list[dict[str, Any]]:
-    """Each time the run was started, the oldest first."""
-    path = run / STARTS_NAME
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

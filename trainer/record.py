@@ -68,7 +68,7 @@ class RunEntry(_Strict):
     interruptions: int
     """How often the run was started again before it was finished."""
     starts: list[dict[str, Any]]
-    """Date, ranks, threads and versions of each start."""
+    """Each of them, the oldest first: date, ranks, threads, versions, its checkpoint and how it ended."""
 
 
 @dataclass(frozen=True)

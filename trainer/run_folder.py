@@ -1,18 +1,18 @@
-"""A run's folder: its resolved config, a line of metrics a step, its checkpoints and, at the end, its model."""
+"""A run's folder: its resolved config, its attempts and, at the end, its metrics and its model."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from . import distributed
+from .attempts import FINISHED, METRICS_NAME, Attempt, read_attempts, read_metrics
 from .config import Settings
-from .errors import ConfigError
+from .errors import ConfigError, TrainingError
 from .settings import as_dict, dump_toml, flatten, read_toml
 
 LOGS_NAME = "logs"  # what the ranks print, where a launcher keeps it
@@ -47,7 +47,6 @@ class RunFolder:
 
     def __init__(self, config: Settings, output: str):
         self.path = Path(output)
-        self.metrics_path = self.path / "metrics.jsonl"
         self.model_path = self.path / "model"
         self.identity = _what_counts(as_dict(config))  # flat settings that decide the result
         problem = distributed.agree(self._claim(config) if distributed.is_main() else None)
@@ -96,46 +95,46 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the model is there, agreed by all ranks."""
-        return bool(distributed.agree(self.model_path.exists()))
+        """Whether the model is there and counts, agreed by all ranks."""
+        return bool(distributed.agree(self._is_finished() if distributed.is_main() else None))
 
-    def start_metrics(self, first_step: int) -> None:
-        """Drops the lines of `first_step` and later ones, which are about to be computed again."""
-        if not distributed.is_main():
-            return
-        lines = self.metrics_path.read_text().splitlines() if self.metrics_path.exists() else []
-        kept = [line for line in lines if _step_of(line) < first_step]
-        temporary = self.metrics_path.with_suffix(".partial")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.rename(self.metrics_path)
+    def _is_finished(self) -> bool:
+        attempts = read_attempts(self.path)
+        if not attempts:  # a run without any, or one whose attempts were deleted after its end
+            return self.model_path.exists()
+        newest = attempts[-1].manifest()
+        return self.model_path.exists() and newest is not None and newest.ended == FINISHED
 
-    def log(self, metrics: dict[str, Any]) -> None:
-        """Appends a line; a number that is not finite becomes its name, JSON having none for it."""
-        if not distributed.is_main():
-            return
-        line = {
-            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in metrics.items()
-        }
-        with self.metrics_path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    def publish_model(self, write: Callable[[Path], None], attempt: Attempt | None = None) -> None:
+        """Has rank 0 `write` the model into a folder that appears as model/ only when it is complete.
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
+        With an attempt, the metrics of its chain appear beside it. Raises TrainingError on all ranks where that attempt
+        no longer counts, or where `write` raises it.
+        """
+        problem = distributed.agree(self._publish(write, attempt) if distributed.is_main() else None)
+        if problem is not None:
+            raise TrainingError(str(problem))
 
-    def publish_model(self, write: Callable[[Path], None]) -> None:
-        """Has rank 0 `write` the model into a folder that appears as model/ only when it is complete."""
-        if distributed.is_main():
-            temporary = self.path / "model.partial"
-            shutil.rmtree(temporary, ignore_errors=True)
+    def _publish(self, write: Callable[[Path], None], attempt: Attempt | None) -> str | None:
+        place = self.path if attempt is None else attempt.folder
+        temporary = place / "model.partial"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
             write(temporary)
-            temporary.rename(self.model_path)
-        distributed.barrier()
+        except TrainingError as error:
+            return str(error)
+        if attempt is not None:
+            superseded = attempt.superseded()
+            if superseded is not None:
+                return f"{superseded}; no model is published"
+            self._write_metrics()
+            attempt.end(FINISHED)
+        if self.model_path.exists():  # of an attempt that had been given up
+            self.model_path.rename(place / "model.void")
+        temporary.rename(self.model_path)
+        return None
 
-
-def _step_of(line: str) -> float:
-    """The step of a line of metrics; infinite for one that a kill has torn."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf
+    def _write_metrics(self) -> None:
+        temporary = self.path / f"{METRICS_NAME}.partial"
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in read_metrics(self.path)))
+        temporary.rename(self.path / METRICS_NAME)

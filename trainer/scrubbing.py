@@ -34,7 +34,7 @@ from .config import (
 from .errors import ConfigError
 from .loop import Watch
 from .models import DiffusionModel
-from .provenance import DataStamp, Inputs, record_start, weights_sha256
+from .provenance import DataStamp, Inputs, record_inputs, weights_sha256
 from .run_folder import RunFolder
 from .settings import dump_toml
 from .train import train as run_training
@@ -192,7 +192,7 @@ def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
     if run.is_finished:
         return run.model_path
     inputs = planned.inputs()
-    record_start(run.path, inputs)
+    record_inputs(run.path, inputs)
     note = inner_loop_note(config.method)
     if note and distributed.is_main():
         print(note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -9,12 +10,13 @@ import torch
 from ..shards.dataset import Dataset
 from ..shards.stream import Stream
 from . import distributed, methods, models
+from .attempts import Attempt
 from .checkpoint import Checkpoints
 from .checks import labels_of
 from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
-from .errors import TrainingError
+from .errors import ConfigError, Interrupted, TrainingError
 from .loop import Loop, Streams, Watch
 from .model_card import write_model_card
 from .models import DiffusionModel
@@ -76,18 +78,24 @@ def train(
 
     chosen = methods.make(method, objective)
     streams = Streams(stream(remain), stream(forget) if forget is not None and chosen.needs_forget else None)
-    checkpoints = Checkpoints(run.path, config.checkpoints_total_limit, run.identity | hashes)
-    watchdog = Watchdog(run.path, engine.step_timeout_seconds)
-    with watchdog.watching():
-        Loop(name, sharded, chosen, objective, streams, config, optimizer, run, checkpoints, watchdog, watch).run()
+    attempt = Attempt.create(run.path)
+    checkpoints = Checkpoints(attempt, config.checkpoints_total_limit, run.identity | hashes)
+    watchdog = Watchdog(attempt.folder, engine.step_timeout_seconds)
+    loop = Loop(name, sharded, chosen, objective, streams, config, optimizer, attempt, checkpoints, watchdog, watch)
+    try:
+        with watchdog.watching():
+            loop.run()
+        weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
+        broken = distributed.agree(next((name for name, value in weights.items() if not value.isfinite().all()), None))
+        if broken is not None:
+            raise TrainingError(f"the last step left {broken} with NaN or Inf: no model is written")
 
-    weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
-    broken = distributed.agree(next((name for name, value in weights.items() if not value.isfinite().all()), None))
-    if broken is not None:
-        raise TrainingError(f"the last step left {broken} with NaN or Inf: no model is written")
+        def write(folder: Path) -> None:
+            models.save(model, weights, folder)
+            write_model_card(folder, model, remain.classes, method, config)
 
-    def write(folder: Path) -> None:
-        models.save(model, weights, folder)
-        write_model_card(folder, model, remain.classes, method, config)
-
-    run.publish_model(write)
+        run.publish_model(write, attempt)
+    except (ConfigError, TrainingError, Interrupted) as error:
+        with suppress(OSError):  # a full disk is what ended it, perhaps
+            attempt.end(str(error))
+        raise

@@ -30,8 +30,8 @@ TICKS = 10
 class Watchdog:
     """One rank's watch over one run. Every rank makes it; `timeout_seconds` without a `beat` end the process."""
 
-    def __init__(self, run: Path, timeout_seconds: float):
-        self._folder = run / "heartbeat"
+    def __init__(self, attempt: Path, timeout_seconds: float):
+        self._folder = attempt / "heartbeat"
         self._timeout_seconds = timeout_seconds
         self._rank, self._world_size = distributed.rank(), distributed.world_size()
         self._place = (0, 0)  # step, number of the phase

@@ -12,6 +12,7 @@ from typing import Any
 from engine_cases import METHODS, OPTIMIZERS, Case, global_batch, make_module, micro_batches
 from engine_worker import ToyObjective
 from erasediff.trainer import distributed
+from erasediff.trainer.attempts import Attempt
 from erasediff.trainer.checkpoint import Checkpoints
 from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.engine import ShardedModel
@@ -48,14 +49,16 @@ def main() -> None:
         model = ShardedModel(make_module(), engine, OPTIMIZERS[case.optimizer], device, max_train_steps=10)
         step = 0
         if read != "none":
-            step = Checkpoints(Path(read), 1, {}).restore_newest(model)
+            _, step = Checkpoints(Attempt.create(Path(read)), 1, {}).restore_newest(model)
             assert step > 0
             record(model, step, Path(output) / f"read-{world_size}-zero{stage}.safetensors")
         if written != "none":
             for step in range(step, step + 3):  # noqa: B020 counts on
                 done = update(model, step)
                 model.step(done.delta, step, done.skip)
-            checkpoints = Checkpoints(Path(written), 1, {})
+            attempt = Attempt.create(Path(written))
+            attempt.begin(None, 0)
+            checkpoints = Checkpoints(attempt, 1, {})
             checkpoints.save(model, step + 1)
             record(model, step + 1, Path(output) / f"written-{world_size}.safetensors")
             checkpoints.wait()

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from erasediff.trainer import distributed, stopping
+from erasediff.trainer.attempts import Attempt
 from erasediff.trainer.checkpoint import Checkpoints
 from erasediff.trainer.config import EngineConfig, OptimizerConfig
 from erasediff.trainer.engine import ShardedModel
@@ -50,20 +51,25 @@ def vectors(model: ShardedModel) -> dict[str, Tensor]:
     return {f"{name}/{parameter}": value for name in held for parameter, value in model.gather(held[name]).items()}
 
 
-def checkpoints(run: Path, keep: int = 2, **identity: object) -> Checkpoints:
-    return Checkpoints(run, keep, {"train.seed": 0} | identity)
+def begin(run: Path, model: ShardedModel, keep: int = 2, **identity: object) -> tuple[Checkpoints, int]:
+    """A new attempt at the run, with what the earlier ones left in `model`; its checkpoints, and its first step."""
+    attempt = Attempt.create(run)
+    checkpoints = Checkpoints(attempt, keep, {"train.seed": 0} | identity)
+    began_from, first_step = checkpoints.restore_newest(model)
+    attempt.begin(began_from, first_step)
+    return checkpoints, first_step
 
 
-def save(model: ShardedModel, run: Path, step: int, keep: int = 2) -> dict[str, Tensor]:
-    """Saves and waits; returns what was saved."""
-    saving = checkpoints(run, keep)
-    saving.save(model, step)
-    saving.wait()
+def save(checkpoints: Checkpoints, model: ShardedModel, step: int) -> dict[str, Tensor]:
+    """Takes the step before, saves and waits; returns what was saved."""
+    advance(model, range(step - 1, step))
+    checkpoints.save(model, step)
+    checkpoints.wait()
     return vectors(model)
 
 
 def names(run: Path) -> list[str]:
-    return sorted(path.name for path in run.iterdir())
+    return sorted(str(path.relative_to(run)) for path in run.glob("attempt-*/checkpoint-*"))
 
 
 def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -74,33 +80,34 @@ def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(("written", "read"), [(2, 3), (3, 1), (1, 2)])
 def test_a_checkpoint_is_read_at_another_stage(tmp_path: Path, written: int, read: int) -> None:
     model = make_model(written)
-    advance(model, range(3))
-    saved = save(model, tmp_path, 3)
+    checkpoints, _ = begin(tmp_path, model)
+    advance(model, range(2))
+    saved = save(checkpoints, model, 3)
     assert {name.partition("/")[0] for name in saved} == {"theta", "exp_avg", "exp_avg_sq", "ema"}
     other = make_model(read)
-    assert checkpoints(tmp_path).restore_newest(other) == 3
+    assert begin(tmp_path, other)[1] == 3
     assert_equal(vectors(other), saved)
     assert other.optimizer.num_updates() == 3
 
 
 def test_the_state_is_that_of_the_call_whatever_follows(tmp_path: Path) -> None:
     model = make_model()
+    checkpoints, _ = begin(tmp_path, model)
     advance(model, range(3))
-    saving = checkpoints(tmp_path)
     before = vectors(model)
-    saving.save(model, 3)
+    checkpoints.save(model, 3)
     advance(model, range(3, 6))
-    saving.wait()
+    checkpoints.wait()
     other = make_model()
-    checkpoints(tmp_path).restore_newest(other)
+    begin(tmp_path, other)
     assert_equal(vectors(other), before)
 
 
 def test_the_files_are_plain_safetensors_with_the_hashes_of_the_manifest(tmp_path: Path) -> None:
     model = make_model()
-    advance(model, range(1))
-    save(model, tmp_path, 1)
-    folder = tmp_path / "checkpoint-000001"
+    checkpoints, _ = begin(tmp_path, model)
+    save(checkpoints, model, 1)
+    folder = tmp_path / "attempt-0001" / "checkpoint-000001"
     stored = load_file(folder / SLICES)
     assert torch.equal(stored["theta/second.bias@0"], model.gather(model.theta)["second.bias"])
     state = json.loads((folder / "manifest.json").read_text())["state"]
@@ -108,12 +115,16 @@ def test_the_files_are_plain_safetensors_with_the_hashes_of_the_manifest(tmp_pat
     assert state["files"][SLICES]["sha256"] == found
 
 
-def test_the_newest_are_kept(tmp_path: Path) -> None:
+def test_the_newest_are_kept_whichever_attempt_made_them(tmp_path: Path) -> None:
     model = make_model()
+    checkpoints, _ = begin(tmp_path, model)
     for step in (1, 2, 3):
-        advance(model, range(step - 1, step))
-        save(model, tmp_path, step)
-    assert names(tmp_path) == ["checkpoint-000002", "checkpoint-000003"]
+        save(checkpoints, model, step)
+    assert names(tmp_path) == ["attempt-0001/checkpoint-000002", "attempt-0001/checkpoint-000003"]
+    checkpoints, first_step = begin(tmp_path, model)
+    assert first_step == 3
+    save(checkpoints, model, 4)
+    assert names(tmp_path) == ["attempt-0001/checkpoint-000003", "attempt-0002/checkpoint-000004"]
 
 
 def _truncate(folder: Path) -> None:
@@ -149,43 +160,62 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], what: str
 ) -> None:
     model = make_model()
-    advance(model, range(1))
-    first = save(model, tmp_path, 1)
-    advance(model, range(1, 2))
-    save(model, tmp_path, 2)
-    damage(tmp_path / "checkpoint-000002")
+    checkpoints, _ = begin(tmp_path, model)
+    first = save(checkpoints, model, 1)
+    save(checkpoints, model, 2)
+    damage(tmp_path / "attempt-0001" / "checkpoint-000002")
     other = make_model()
-    assert checkpoints(tmp_path).restore_newest(other) == 1
+    checkpoints, first_step = begin(tmp_path, other, keep=1)
+    assert first_step == 1
     assert_equal(vectors(other), first)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "checkpoint-000002 is damaged" in said[0]
     assert what in said[0]
     # what was passed over is never taken for one of the newest
-    advance(other, range(1, 2))
-    save(other, tmp_path, 2, keep=1)
-    assert names(tmp_path) == ["checkpoint-000002"]
-    assert checkpoints(tmp_path).restore_newest(make_model()) == 2
+    save(checkpoints, other, 2)
+    assert names(tmp_path) == ["attempt-0002/checkpoint-000002"]
+    assert begin(tmp_path, make_model())[1] == 2
 
 
 def test_what_was_not_published_is_not_there(tmp_path: Path) -> None:
     model = make_model()
-    advance(model, range(1))
-    save(model, tmp_path, 1)
-    shutil.copytree(tmp_path / "checkpoint-000001", tmp_path / "checkpoint-000002")
-    (tmp_path / "checkpoint-000002" / "manifest.json").unlink()
-    assert checkpoints(tmp_path).restore_newest(make_model()) == 1
+    checkpoints, _ = begin(tmp_path, model)
+    save(checkpoints, model, 1)
+    attempt = tmp_path / "attempt-0001"
+    shutil.copytree(attempt / "checkpoint-000001", attempt / "checkpoint-000002")
+    (attempt / "checkpoint-000002" / "manifest.json").unlink()
+    assert begin(tmp_path, make_model())[1] == 1
 
 
 def test_another_runs_checkpoint_is_refused_with_what_differs(tmp_path: Path) -> None:
     model = make_model()
-    advance(model, range(1))
-    save(model, tmp_path, 1)
-    other = checkpoints(tmp_path, **{"train.seed": 5, "samples of forget": "ab"})
+    checkpoints, _ = begin(tmp_path, model)
+    save(checkpoints, model, 1)
     with pytest.raises(ConfigError) as error:
-        other.restore_newest(model)
+        begin(tmp_path, model, **{"train.seed": 5, "samples of forget": "ab"})
     assert "train.seed = 0 there, 5 here" in str(error.value)
     assert "samples of forget = None there, 'ab' here" in str(error.value)
+
+
+def test_what_a_given_up_attempt_still_publishes_is_void(tmp_path: Path) -> None:
+    """Its machine was lost, a second attempt took over, and its background thread finishes a checkpoint later."""
+    model = make_model()
+    stale, _ = begin(tmp_path, model)
+    first = save(stale, model, 1)
+    advance(model, range(1, 2))
+
+    other = make_model()
+    begin(tmp_path, other)  # goes on from step 1 and makes no checkpoint
+    late = tmp_path / "attempt-0001" / "checkpoint-000002"
+    shutil.copytree(tmp_path / "attempt-0001" / "checkpoint-000001", late)
+
+    third = make_model()
+    assert begin(tmp_path, third)[1] == 1
+    assert_equal(vectors(third), first)
+    with pytest.raises(TrainingError, match=r"attempt-0003 has taken this run over: what attempt-0001 still makes"):
+        stale.save(model, 3)
+    assert names(tmp_path) == ["attempt-0001/checkpoint-000001", "attempt-0001/checkpoint-000002"]
 
 
 @pytest.fixture
@@ -207,17 +237,16 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     small_disk: Path, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model(width=1000)
-    advance(model, range(1))
-    first = save(model, small_disk, 1)
-    advance(model, range(1, 2))
+    checkpoints, _ = begin(small_disk, model)
+    first = save(checkpoints, model, 1)
     if seen == "while it is written":
         # as if someone else took the space after it had been looked at
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))
-    needed = (small_disk / "checkpoint-000001" / SLICES).stat().st_size
+    needed = (small_disk / "attempt-0001" / "checkpoint-000001" / SLICES).stat().st_size
     with pytest.raises(TrainingError, match=rf"checkpoint-000002: the disk is full, .* needs {needed:,} bytes"):
-        save(model, small_disk, 2)
+        save(checkpoints, model, 2)
     stopping.reset()
-    assert names(small_disk) == ["checkpoint-000001"]
+    assert names(small_disk) == ["attempt-0001/checkpoint-000001"]
     other = make_model(width=1000)
-    assert checkpoints(small_disk).restore_newest(other) == 1
+    assert begin(small_disk, other)[1] == 1
     assert_equal(vectors(other), first)

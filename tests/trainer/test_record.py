@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def evidence(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFa
     classifier = make_classifier(digits, folder / "classifier.safetensors")
     run = make_run(digits, base_model, folder / "run")
     # a checkpoint, as an interrupted run leaves one
-    (run / "checkpoint-000002").mkdir()
+    (run / "attempt-0001" / "checkpoint-000002").mkdir()
     judged = tiny_evaluation(run, digits, classifier, relearn=True, retrained=str(base_model))
     return run_evaluate(judged, request=REQUEST)
 
@@ -45,7 +46,9 @@ def test_it_says_what_happened(evidence: Evidence, base_model: Path) -> None:
     assert record.run.num_steps == len(lines) == 3
     assert record.run.capped_steps == sum(line["capped"] for line in lines)
     assert record.run.interruptions == 0 and record.run.starts[0]["num_threads"] >= 1
-    (run / "starts.jsonl").write_text((run / "starts.jsonl").read_text() * 3)
+    assert record.run.starts[0]["ended"] == "finished" and record.run.starts[0]["num_steps"] == 3
+    for number in (2, 3):
+        shutil.copytree(run / "attempt-0001", run / f"attempt-000{number}")
     assert run_entry(run).interruptions == 2
     assert record.config["method"]["eta"] == EraseDiffConfig().eta
     copies = {Path(copy.path).name for copy in record.remaining_copies}

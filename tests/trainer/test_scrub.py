@@ -147,10 +147,11 @@ def test_an_interrupted_run_continues_to_the_same_result(
 
     run_scrub(config("whole"))
     run_scrub(config("cut"))
-    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-000004"]
+    first = tmp_path / "cut" / "attempt-0001"
+    assert [path.name for path in first.glob("checkpoint-*")] == ["checkpoint-000004"]
     # as if it had been killed while it wrote the line of its last step
     shutil.rmtree(tmp_path / "cut" / "model")
-    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+    with (first / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss')
     run_scrub(config("cut"))
     assert_same_weights(tmp_path / "whole" / "model", tmp_path / "cut" / "model")

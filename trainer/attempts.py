@@ -1,0 +1,207 @@
+"""The attempts of a run: every start has a folder of its own, and writes nowhere else until it publishes.
+
+    attempt-0001/attempt.json          when and on what it started, the checkpoint it began from, how it ended
+    attempt-0001/metrics.jsonl         a line a step
+    attempt-0001/checkpoint-000050/    as `checkpoint` has them
+    attempt-0001/heartbeat/            where each rank was seen last
+
+A run is a chain: its newest attempt, the attempt whose checkpoint that one began from, and so on to the first. An
+earlier attempt counts up to that checkpoint; whatever else it wrote, or still writes from a machine that was given up,
+is void.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import distributed
+from .provenance import now, versions, write_json
+
+MANIFEST_NAME = "attempt.json"
+METRICS_NAME = "metrics.jsonl"
+FINISHED = "finished"
+_PREFIX = "attempt-"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What attempt.json holds."""
+
+    date: str
+    """Of the start, UTC."""
+    world_size: int
+    num_threads: int
+    versions: dict[str, str]
+    began_from: str | None = None
+    """A checkpoint's folder, from the run's; None: the first step, or it has not come so far."""
+    first_step: int | None = None
+    """None: it ended before its first step."""
+    ended: str | None = None
+    """"finished", or why not; None: it was killed, or is still at work."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run. All ranks have it; rank 0 writes."""
+
+    run: Path
+    number: int
+
+    @classmethod
+    def create(cls, run: Path) -> Attempt:
+        """A new attempt, the newest of the run. All ranks call it."""
+        return cls(run, int(str(distributed.agree(_claim_number(run) if distributed.is_main() else None))))
+
+    @property
+    def folder(self) -> Path:
+        return self.run / f"{_PREFIX}{self.number:04d}"
+
+    def manifest(self) -> Manifest | None:
+        """None for a start that was killed before it could say anything."""
+        try:
+            return Manifest(**json.loads((self.folder / MANIFEST_NAME).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def begin(self, began_from: Path | None, first_step: int) -> None:
+        """Notes what the attempt goes on from; says what may change the result's last bits."""
+        if not distributed.is_main():
+            return
+        name = None if began_from is None else str(began_from.relative_to(self.run))
+        self._note(began_from=name, first_step=first_step)
+        if name is not None:
+            earlier, ours = _owner(self.run, name), self.manifest()
+            for line in _differences(earlier.manifest(), ours):
+                print(f"erasediff: {line} in {earlier.folder.name}: equal to rounding, not bit for bit", file=sys.stderr)
+
+    def end(self, how: str) -> None:
+        """Notes how the attempt ended."""
+        if distributed.is_main():
+            self._note(ended=how)
+
+    def _note(self, **changed: Any) -> None:
+        manifest = self.manifest()
+        assert manifest is not None
+        write_json(self.folder / MANIFEST_NAME, asdict(replace(manifest, **changed)))
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Appends a line; a number that is not finite becomes its name, JSON having none for it."""
+        if not distributed.is_main():
+            return
+        line = {
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in metrics.items()
+        }
+        with (self.folder / METRICS_NAME).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def superseded(self) -> str | None:
+        """A line that names a later attempt at the same run, after which this one counts for nothing."""
+        newest = read_attempts(self.run)[-1]
+        if newest.number == self.number:
+            return None
+        return f"{newest.folder} has taken this run over: what {self.folder.name} still makes is void"
+
+
+def _owner(run: Path, checkpoint: str) -> Attempt:
+    """Whose checkpoint it is."""
+    return Attempt(run, int(Path(checkpoint).parts[0].removeprefix(_PREFIX)))
+
+
+def _differences(theirs: Manifest | None, ours: Manifest | None) -> list[str]:
+    """What sums in another order, and other code, may change."""
+    if theirs is None or ours is None:
+        return []
+    found = []
+    if theirs.world_size != ours.world_size:
+        found.append(f"{ours.world_size} ranks here, {theirs.world_size}")
+    if theirs.num_threads != ours.num_threads:
+        found.append(f"{ours.num_threads} threads here, {theirs.num_threads}")
+    for name in sorted(theirs.versions.keys() & ours.versions.keys()):
+        if theirs.versions[name] != ours.versions[name]:
+            found.append(f"{name} {ours.versions[name]} here, {theirs.versions[name]}")
+    return found
+
+
+def _claim_number(run: Path) -> int:
+    attempts = read_attempts(run)
+    number = attempts[-1].number + 1 if attempts else 1
+    while True:
+        attempt = Attempt(run, number)
+        try:
+            attempt.folder.mkdir()
+            break
+        except FileExistsError:  # another start was faster
+            number += 1
+    manifest = Manifest(now(), distributed.world_size(), torch.get_num_threads(), versions())
+    write_json(attempt.folder / MANIFEST_NAME, asdict(manifest))
+    return number
+
+
+def read_attempts(run: Path) -> list[Attempt]:
+    """All attempts at a run, the oldest first."""
+    names = (path.name.removeprefix(_PREFIX) for path in run.glob(f"{_PREFIX}*"))
+    return [Attempt(run, number) for number in sorted(int(name) for name in names if name.isdigit())]
+
+
+@dataclass(frozen=True)
+class Link:
+    """An attempt's part in its run: steps [first_step, until_step)."""
+
+    attempt: Attempt
+    first_step: int
+    until_step: float  # where the next link begins; infinite for the last
+
+
+def chain(run: Path, *, before: int | None = None) -> list[Link]:
+    """The links up to the newest attempt that began (of those numbered under `before`), the oldest first."""
+    began: dict[int, Manifest] = {}
+    for attempt in read_attempts(run):
+        manifest = attempt.manifest()
+        if manifest is not None and manifest.first_step is not None and (before is None or attempt.number < before):
+            began[attempt.number] = manifest
+    links: list[Link] = []
+    number, until = max(began, default=None), math.inf
+    while number is not None:
+        manifest = began[number]
+        assert manifest.first_step is not None
+        links.append(Link(Attempt(run, number), manifest.first_step, until))
+        until = manifest.first_step
+        number = None if manifest.began_from is None else _owner(run, manifest.began_from).number
+    return links[::-1]
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of the chain, a line a step; one that a kill has torn is left out."""
+    lines: list[dict[str, Any]] = []
+    for link in chain(run):
+        path = link.attempt.folder / METRICS_NAME
+        for text in path.read_text().splitlines() if path.exists() else []:
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            if link.first_step <= line["step"] < link.until_step:
+                lines.append(line)
+    return lines
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """Every start of the run, for its record: the oldest first, each what its manifest says and the steps it logged."""
+    found: list[dict[str, Any]] = []
+    for attempt in read_attempts(run):
+        manifest = attempt.manifest()
+        if manifest is None:
+            found.append({"attempt": attempt.folder.name})
+            continue
+        path = attempt.folder / METRICS_NAME
+        num_steps = path.read_text().count("\n") if path.exists() else 0
+        found.append({"attempt": attempt.folder.name} | asdict(manifest) | {"num_steps": num_steps})
+    return found
