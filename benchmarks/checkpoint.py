@@ -20,6 +20,7 @@ from erasediff.trainer.attempts import Attempt
 from erasediff.trainer.checkpoint import Checkpoints
 from erasediff.trainer.config import EngineConfig, OptimizerConfig, UNetConfig
 from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.identity import Identity
 
 BATCH_SIZE = 64
 NUM_STEPS = 6
@@ -63,7 +64,7 @@ def row(channels: tuple[int, ...], folder: Path) -> str:
         wall.append(time.perf_counter() - start)
     cpu_step = (time.process_time() - cpu) / NUM_STEPS
 
-    checkpoints = Checkpoints(Attempt.create(folder), 2, {})
+    checkpoints = Checkpoints(Attempt.create(folder), 2, Identity({}, frozenset()))
     pauses, writes, cpu_saves = [], [], []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(NUM_SAVES):

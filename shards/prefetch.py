@@ -1,16 +1,18 @@
 """Batches made ahead of time by threads."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from .errors import DataError
-from .stream import SampleBatch, Stream
+
+Made = TypeVar("Made")
 
 
-class Prefetch:
-    """Iterates over `(b, stream.batch(b, rank, world_size))` from `start` on, without end.
+class Prefetch(Generic[Made]):
+    """Iterates over `(b, make(b))` from `start` on, without end; `make` is a stream's `batch`, or calls it.
 
     Threads, since decoding, reading and scaling leave Python's lock alone: there is no process and no shared memory
     that could stay behind. What comes out does not depend on `num_workers` (0 works when asked) or `num_ahead` (batches
@@ -20,28 +22,24 @@ class Prefetch:
 
     def __init__(
         self,
-        stream: Stream,
+        make: Callable[[int], Made],
         *,
         start: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
         num_workers: int = 2,
         num_ahead: int | None = None,
     ) -> None:
         if num_workers < 0 or start < 0:
             raise DataError(f"num_workers: {num_workers}, start: {start}; at least 0 is needed")
-        self._stream = stream
-        self._rank = rank
-        self._world_size = world_size
+        self._make = make
         self._next = start
         self._num_ahead = max(1, 2 * num_workers if num_ahead is None else num_ahead)
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="prefetch") if num_workers else None
-        self._ready: deque[Future[SampleBatch]] = deque()
+        self._ready: deque[Future[Made]] = deque()
 
-    def __iter__(self) -> Iterator[tuple[int, SampleBatch]]:
+    def __iter__(self) -> Iterator[tuple[int, Made]]:
         return self
 
-    def __next__(self) -> tuple[int, SampleBatch]:
+    def __next__(self) -> tuple[int, Made]:
         b = self._next
         batch = self._make(b) if self._pool is None else self._take(self._pool)
         self._next += 1
@@ -53,7 +51,7 @@ class Prefetch:
             self._pool.shutdown(cancel_futures=True)
         self._drop()
 
-    def __enter__(self) -> "Prefetch":
+    def __enter__(self) -> "Prefetch[Made]":
         return self
 
     def __exit__(
@@ -61,10 +59,7 @@ class Prefetch:
     ) -> None:
         self.close()
 
-    def _make(self, b: int) -> SampleBatch:
-        return self._stream.batch(b, self._rank, self._world_size)
-
-    def _take(self, pool: ThreadPoolExecutor) -> SampleBatch:
+    def _take(self, pool: ThreadPoolExecutor) -> Made:
         while len(self._ready) < self._num_ahead:
             self._ready.append(pool.submit(self._make, self._next + len(self._ready)))
         try:

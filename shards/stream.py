@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 
-from .bad_samples import BadSamplePolicy, BadSamples
 from .dataset import Dataset, check_labels, decode_key
 from .errors import DataError
 from .loaders import PIXELS, Buffers, make_loader
@@ -32,6 +31,8 @@ class SampleBatch:
     keys: tuple[str, ...]
     texts: tuple[str, ...] = ()
     """Captions, empty where a sample has none."""
+    bad_samples: tuple[tuple[str, str], ...] = ()
+    """(key, what is wrong) of the samples that could not be read."""
     arrays: Buffers | None = None
     """Name → [n, ...] in the dtype they are stored in, where samples are arrays; an `.npy` is named `array`."""
 
@@ -50,8 +51,8 @@ class Stream:
     crop, flip: see `transform.Transform`; random ones depend on (seed, position) alone.
     dtype: "uint8" leaves the pixels as they are, to be scaled on the device.
     window_shards: samples mix within so many shards; more mixes better, less keeps reads in fewer files.
-    on_bad_sample: "error" raises; "skip" gives a sample that cannot be read weight 0 in its place, and logs its key.
-    max_bad_samples: with "skip", more distinct ones than this end the run, see `check_bad_samples`.
+    on_bad_sample: "error" raises; "skip" gives a sample that cannot be read weight 0 in its place, and names it in the
+        batch's `bad_samples`. How many are too many is the caller's to say.
     """
 
     def __init__(
@@ -67,14 +68,13 @@ class Stream:
         flip: bool = False,
         dtype: Literal["float32", "uint8"] = "float32",
         window_shards: int = DEFAULT_WINDOW_SHARDS,
-        on_bad_sample: BadSamplePolicy = "error",
-        max_bad_samples: int = 100,
+        on_bad_sample: Literal["error", "skip"] = "error",
     ) -> None:
         self.datasets = (dataset,) if isinstance(dataset, Dataset) else tuple(dataset)
-        _check_options(batch_size, image_size, channels, crop, dtype, window_shards)
+        _check_options(batch_size, image_size, channels, crop, dtype, window_shards, on_bad_sample)
         _check_datasets(self.datasets, weights)
         self.batch_size = batch_size
-        self.bad_samples = BadSamples(on_bad_sample, max_bad_samples)
+        self._skips_bad_samples = on_bad_sample == "skip"
         self._dtype = dtype
         transform = Transform(image_size, channels or _channels(self.datasets), crop, flip, seed)
         self._loader = make_loader(self.datasets, transform)
@@ -98,9 +98,7 @@ class Stream:
         sources, rows = self._locate(positions)
         keys = tuple(decode_key(key) for key in self._gather("key", sources, rows).tolist())
         texts = [""] * num_rows
-        buffers, is_good = self._load(positions, sources, rows, keys, texts)
-        if world_size == 1:
-            self.check_bad_samples(len(self.bad_samples.keys))
+        buffers, is_good, bad_samples = self._load(positions, sources, rows, keys, texts)
         pixels = buffers.pop(PIXELS, None)
         return SampleBatch(
             images=np.empty((num_rows, 0, 0, 0), np.float32) if pixels is None else self._images(pixels),
@@ -109,16 +107,9 @@ class Stream:
             positions=positions,
             keys=keys,
             texts=tuple(texts),
+            bad_samples=bad_samples,
             arrays=buffers or None,
         )
-
-    def check_bad_samples(self, num_bad_samples: int) -> None:
-        """Raise `DataError` if more samples are bad than `max_bad_samples`.
-
-        On several ranks, every rank calls this with the same number, the sum over ranks of `len(bad_samples.keys)`, so
-        that they stop together; `batch` does it itself where there is one rank.
-        """
-        self.bad_samples.check(num_bad_samples)
 
     def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Number of the dataset and row in it, for each position."""
@@ -131,10 +122,11 @@ class Stream:
 
     def _load(
         self, positions: np.ndarray, sources: np.ndarray, rows: np.ndarray, keys: tuple[str, ...], texts: list[str]
-    ) -> tuple[Buffers, np.ndarray]:
-        """Contents, and which of them are good; fills `texts`."""
+    ) -> tuple[Buffers, np.ndarray, tuple[tuple[str, str], ...]]:
+        """Contents, which of them are good, and what is wrong with the others; fills `texts`."""
         buffers = self._loader.allocate(len(positions))
         is_good = np.ones(len(positions), dtype=bool)
+        bad_samples: dict[str, str] = {}
         has_text = (self._gather("text_length", sources, rows) > 0).tolist()
         columns = [self._gather(field, sources, rows).tolist() for field in ("shard", "offset", "length")]
         places = list(zip(*columns, strict=True))
@@ -151,10 +143,12 @@ class Stream:
                 self._loader.load(dataset, row, places[k], position, buffers, k)
                 texts[k] = dataset.text(row) if has_text[k] else ""
             except DataError as error:
-                self.bad_samples.add(keys[k], error)
+                if not self._skips_bad_samples:
+                    raise
+                bad_samples[keys[k]] = str(error)
                 is_good[k] = False
                 _clear_row(buffers, k)
-        return buffers, is_good
+        return buffers, is_good, tuple(bad_samples.items())
 
     def _images(self, pixels: np.ndarray) -> np.ndarray:
         return pixels if self._dtype == "uint8" else normalise(pixels)
@@ -202,7 +196,13 @@ def _check_datasets(datasets: Sequence[Dataset], weights: Sequence[float] | None
 
 
 def _check_options(
-    batch_size: int, image_size: int | None, channels: int | None, crop: str, dtype: str, window_shards: int
+    batch_size: int,
+    image_size: int | None,
+    channels: int | None,
+    crop: str,
+    dtype: str,
+    window_shards: int,
+    on_bad_sample: str,
 ) -> None:
     if batch_size < 1:
         raise DataError(f"batch_size: {batch_size}; at least 1 is needed")
@@ -216,3 +216,5 @@ def _check_options(
         raise DataError(f"dtype: {dtype!r}; float32 and uint8 are possible")
     if window_shards < 1:
         raise DataError(f"window_shards: {window_shards}; at least 1 is needed")
+    if on_bad_sample not in ("error", "skip"):
+        raise DataError(f"on_bad_sample: {on_bad_sample!r}; error and skip are possible")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Manifest:
     """A checkpoint's folder, from the run's; None: the first step, or it has not come so far."""
     first_step: int | None = None
     """None: it ended before its first step."""
+    bad_samples: list[str] = field(default_factory=list)
+    """Keys of samples that could not be read and were left out."""
     ended: str | None = None
     """"finished", or why not; None: it was killed, or is still at work."""
 
@@ -79,7 +81,14 @@ class Attempt:
         if name is not None:
             earlier, ours = _owner(self.run, name), self.manifest()
             for line in _differences(earlier.manifest(), ours):
-                print(f"erasediff: {line} in {earlier.folder.name}: equal to rounding, not bit for bit", file=sys.stderr)
+                print(
+                    f"erasediff: {line} in {earlier.folder.name}: equal to rounding, not bit for bit", file=sys.stderr
+                )
+
+    def note_bad_samples(self, keys: list[str]) -> None:
+        """Notes which samples could not be read and were left out."""
+        if distributed.is_main():
+            self._note(bad_samples=keys)
 
     def end(self, how: str) -> None:
         """Notes how the attempt ended."""

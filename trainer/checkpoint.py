@@ -5,9 +5,9 @@
         rank-00000-of-00002.json           that file's size and hash, renamed when the file is on the disk
         manifest.json                      step, applied updates, versions, what it belongs to, every file's hash
 
-A checkpoint is there when its manifest is: that is renamed last. It counts while its attempt does, see `attempts`. The state is copied between two steps and written by
-a thread while the next steps run. The threads of the ranks find each other through files alone, so that they never
-mix with the collectives of the training.
+A checkpoint is there when its manifest is: that is renamed last. It counts while its attempt does, see `attempts`. The
+state is copied between two steps and written by a thread while the next steps run. The threads of the ranks find each
+other through files alone, so that they never mix with the collectives of the training.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from . import distributed, stopping
 from .attempts import Attempt, chain
 from .engine import ShardedModel
 from .errors import ConfigError, TrainingError
+from .identity import Identity
 from .sharded import Layout, Segment, ShardedVector
 
 FORMAT = 2
@@ -45,7 +46,7 @@ WRITE_TIMEOUT_SECONDS = 600.0
 class Checkpoints:
     """An attempt's checkpoints, and those it may begin from. All ranks make it and call its methods together."""
 
-    def __init__(self, attempt: Attempt, keep: int, identity: dict[str, Any]):
+    def __init__(self, attempt: Attempt, keep: int, identity: Identity):
         """`keep`: the newest so many stay. `identity`: what a checkpoint must have been made with to be read here."""
         self._attempt = attempt
         self._keep = keep
@@ -76,7 +77,7 @@ class Checkpoints:
             "num_updates": model.optimizer.num_updates(),
             "world_size": distributed.world_size(),
             "vectors": list(vectors),
-            "identity": self._identity,
+            "identity": self._identity.values,
             "versions": {package: version(package) for package in ("erasediff", "torch", "deepspeed")},
         }
         self._saving = _Saving(self._attempt, folder, shard, needed, state, self._keep)
@@ -99,7 +100,7 @@ class Checkpoints:
             raise TrainingError(str(error))
 
     def restore_newest(self, model: ShardedModel) -> tuple[Path | None, int]:
-        """Puts the newest whole checkpoint's state into `model`; returns its folder and its steps, (None, 0) without one.
+        """Puts the newest whole checkpoint's state into `model`; returns its folder and steps, (None, 0) without one.
 
         A damaged one is named on stderr and passed over. Raises ConfigError where the checkpoint belongs to other
         settings, weights or data, TrainingError where a newer erasediff wrote it.
@@ -122,8 +123,8 @@ class Checkpoints:
     def _check(self, folder: Path, state: dict[str, Any]) -> None:
         if state["format"] > FORMAT:
             raise TrainingError(f"{folder} was written by a newer erasediff ({state['versions']['erasediff']})")
-        theirs, ours = state["identity"], self._identity
-        differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+        theirs, ours = state["identity"], self._identity.values
+        differing = self._identity.differing(theirs)
         if differing:
             shown = "; ".join(f"{key} = {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in differing)
             raise ConfigError(f"{folder} belongs to another run: {shown}. Choose another output")

@@ -82,7 +82,7 @@ def check_train(train: TrainConfig, model: DiffusionModel) -> None:
             raise ConfigError(f"train.{name} = {getattr(train, name)}: at least 1")
     if train.seed >= 1 << 63:
         raise ConfigError(f"train.seed = {train.seed}: less than 2^63")
-    for name in ("seed", "checkpointing_steps", "descent_every"):
+    for name in ("seed", "max_bad_samples", "dataloader_num_workers", "checkpointing_steps", "descent_every"):
         if getattr(train, name) < 0:
             raise ConfigError(f"train.{name} = {getattr(train, name)}: at least 0")
     for name in ("label_drop", "forget_label_drop"):

@@ -156,6 +156,10 @@ class TrainConfig(Settings):
     """The same for forget samples, for the trained model only, not for the rl target."""
     non_finite: Literal["stop", "skip"] = "stop"
     """A NaN or Inf loss or gradient ends the run, or only that step's update is left out."""
+    max_bad_samples: int = 0
+    """So many samples may turn out unreadable: they count for nothing, and are named. One more ends the run."""
+    dataloader_num_workers: int = 1
+    """Threads a rank that read, decode and noise samples ahead of their step; 0 does it in the step."""
     checkpointing_steps: int = 0
     """Save a checkpoint every n steps; 0 never. The same command continues from the newest."""
     checkpoints_total_limit: int = 2
@@ -187,7 +191,7 @@ class ScrubConfig(Settings):
     remain: str
     """Dataset folder of D_r."""
     output: str
-    """Run folder: config.toml, metrics.jsonl, checkpoints, and the scrubbed pipeline in model/."""
+    """Run folder: config.toml, attempts with their checkpoints, metrics.jsonl, and the scrubbed pipeline in model/."""
     method: MethodConfig = field(default_factory=EraseDiffConfig)
     """How to forget."""
     train: TrainConfig = field(default_factory=TrainConfig)

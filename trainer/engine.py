@@ -87,8 +87,8 @@ class ShardedModel:
         return (loss_fn(self, batch) * batch.weights).sum() / total_weight
 
     def _total_weight(self, micro_batches: Sequence[Weighted]) -> Tensor:
-        total = torch.stack([batch.weights.sum() for batch in micro_batches]).sum()
-        return distributed.sum_(total)
+        total = distributed.sum_(torch.stack([batch.weights.sum() for batch in micro_batches]).sum())
+        return torch.where(total > 0, total, 1)  # a batch that nobody could read has loss 0, not NaN
 
     def gradient(self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch]) -> tuple[Tensor, ShardedVector]:
         """The gradient of the sample-weighted mean of `loss_fn` over the global batch, at the working copy's weights.

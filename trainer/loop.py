@@ -11,30 +11,21 @@ import torch
 from torch import Tensor
 
 from ..kernels.inner_products import first_non_finite
-from ..shards.errors import DataError
-from ..shards.stream import Stream
 from . import distributed, stopping
 from .attempts import Attempt
 from .checkpoint import Checkpoints
 from .config import OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
-from .errors import Interrupted, OneRankError, TrainingError
+from .errors import Interrupted, TrainingError
 from .methods import Method, Update
 from .packet import PendingPacket
 from .progress import StepProgress
+from .reading import BadSamples, Reader, Streams
 from .watchdog import Watchdog
 
 # called on every rank with the number of steps done, 0 and resumed ones included; may predict, must not change anything
 Watch = Callable[[int, ShardedModel], None]
-
-
-@dataclass(frozen=True)
-class Streams:
-    """Where the batches come from; `forget` is None for a method that needs none."""
-
-    remain: Stream
-    forget: Stream | None
 
 
 class Loop:
@@ -65,6 +56,7 @@ class Loop:
         self._checkpoints = checkpoints
         self._watchdog = watchdog
         self._watch = watch
+        self._bad_samples = BadSamples(train.max_bad_samples)
         self._last_finish = 0.0  # of the performance counter
 
     def run(self) -> None:
@@ -76,6 +68,13 @@ class Loop:
         train = self._train
         began_from, first_step = self._checkpoints.restore_newest(self._model)
         self._attempt.begin(began_from, first_step)
+        reader = Reader(
+            self._streams,
+            self._objective,
+            self._bad_samples,
+            start=first_step,
+            num_workers=train.dataloader_num_workers,
+        )
         progress = StepProgress(self._name, first_step, train.max_train_steps)
         self._last_finish = time.perf_counter()
         previous: _StepInFlight | None = None
@@ -83,7 +82,7 @@ class Loop:
             if self._watch is not None:
                 self._watch(first_step, self._model)
             for step in range(first_step, train.max_train_steps):
-                current = self._step(step)
+                current = self._step(step, reader)
                 # the host looks at a step while the device works on the next one
                 stop = previous is not None and self._finish(previous, progress)
                 previous = current
@@ -101,22 +100,17 @@ class Loop:
                 self._finish(previous, progress)
             self._checkpoints.wait()
         finally:
+            reader.close()
             progress.close()
 
-    def _step(self, step: int) -> _StepInFlight:
-        rank, world_size = distributed.rank(), distributed.world_size()
+    def _step(self, step: int, reader: Reader) -> _StepInFlight:
         self._watchdog.beat(step, "reading its samples")
-        try:
-            remain = self._objective.remain_batches(self._streams.remain.batch(step, rank, world_size))
-            forget = []
-            if self._streams.forget is not None:
-                forget = self._objective.forget_batches(self._streams.forget.batch(step, rank, world_size))
-        except DataError as error:
-            raise OneRankError(f"step {step}: {error}") from error
-
+        batches = reader.next()
         self._watchdog.beat(step, "computing")
         looks_at_descent = self._train.descent_every > 0 and step % self._train.descent_every == 0
-        update = self._method.step(self._model, forget, remain, step, keep_gradient_of_g=looks_at_descent)
+        update = self._method.step(
+            self._model, batches.forget, batches.remain, step, keep_gradient_of_g=looks_at_descent
+        )
         by_parameter = update.packet.by_parameter
         update.packet.extend(non_finite_parameter=first_non_finite(by_parameter))
         if looks_at_descent and "dot_gr" in update.packet.names:
@@ -126,7 +120,7 @@ class Loop:
             self._model.step(update.delta, step, update.skip)
         else:
             self._step_watched(update, step)
-        update.packet.extend(skipped=update.skip, stop=update.packet.stop)
+        update.packet.extend(skipped=update.skip, meet=update.packet.meet)
         return _StepInFlight(step, update.packet.to_host())
 
     def _conflict(self, by_parameter: Tensor) -> dict[str, Tensor]:
@@ -164,10 +158,10 @@ class Loop:
     def _finish(self, step: _StepInFlight, progress: StepProgress) -> bool:
         """Logs a step whose packet has reached the host; every rank reads the same and decides alike.
 
-        Returns whether some rank asks all to stop.
+        Returns whether some rank asks all to stop. Raises TrainingError where the run cannot go on, on every rank.
         """
         packet = step.packet.read()
-        stop = packet.pop("stop") > 0
+        wants_to_meet = packet.pop("meet") > 0
         values = {name: value for name, value in packet.items() if "/" not in name}
         conflict = {
             name.partition("/")[2]: round(value, 4) if math.isfinite(value) else None
@@ -187,6 +181,15 @@ class Loop:
                 )
             progress.say(f"{what}; skipped")
         progress.update(step.number, {key: values[key] for key in ("loss_r", "loss_f", "lambda_t") if key in values})
+        return wants_to_meet and self._meet(progress)
+
+    def _meet(self, progress: StepProgress) -> bool:
+        """All ranks hear why some of them asked to meet; returns whether all are to stop."""
+        stop = any(distributed.gather(stopping.is_asked()))
+        stopping.met()
+        for line in self._bad_samples.tell():
+            progress.say(f"{line}; left out")
+            self._attempt.note_bad_samples(self._bad_samples.keys)
         return stop
 
 

@@ -18,20 +18,20 @@ class Packet:
         self.by_parameter = by_parameter  # fp64 [P, 3 or 6], as `kernels.inner_products_by_parameter` has it
         self.names: list[str] = []
         self.values = by_parameter.new_empty(0)
-        self.stop = by_parameter.new_zeros(())  # how many ranks ask all of them to stop, 0-dim
+        self.meet = by_parameter.new_zeros(())  # how many ranks ask all of them to meet, see `stopping`, 0-dim
         self.extend(**scalars)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values[self.names.index(name)]
 
     def all_reduce_(self) -> Packet:
-        """Sums the scalars and the table over ranks, in one collective, and with them `stop`. All ranks call it."""
+        """Sums the scalars and the table over ranks, in one collective, and with them `meet`. All ranks call it."""
         num_scalars, shape = len(self.values), self.by_parameter.shape
         # filled on the device: a copy from the host would wait for it
-        stop = self.values.new_full((1,), float(stopping.is_asked()))
-        whole = distributed.sum_(torch.cat([self.values, self.by_parameter.flatten(), stop]))
+        meet = self.values.new_full((1,), float(stopping.wants_to_meet()))
+        whole = distributed.sum_(torch.cat([self.values, self.by_parameter.flatten(), meet]))
         self.values, self.by_parameter = whole[:num_scalars], whole[num_scalars:-1].view(shape)
-        self.stop = whole[-1]
+        self.meet = whole[-1]
         return self
 
     def extend(self, **scalars: Tensor) -> Packet:

@@ -7,39 +7,20 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from . import distributed
 from .attempts import FINISHED, METRICS_NAME, Attempt, read_attempts, read_metrics
 from .config import Settings
 from .errors import ConfigError, TrainingError
-from .settings import as_dict, dump_toml, flatten, read_toml
+from .identity import Identity, what_counts
+from .settings import dump_toml, read_toml
 
 LOGS_NAME = "logs"  # what the ranks print, where a launcher keeps it
 LOCK_NAME = "lock"
 
 # locks this process holds, by path: they end with it, however it ends
 _locks: dict[Path, IO[str]] = {}
-
-# what may change when a run is continued: how the work is spread and when it is saved, never what is computed
-FREE_KEYS = frozenset(
-    {
-        "output",
-        "engine.zero_stage",
-        "engine.device",
-        "engine.forward_batch_size",
-        "engine.reduce_bucket_size",
-        "engine.overlap_communication",
-        "engine.num_threads",
-        "engine.step_timeout_seconds",
-        "train.checkpointing_steps",
-        "train.checkpoints_total_limit",
-    }
-)
-
-
-def _what_counts(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flatten(settings).items() if key not in FREE_KEYS}
 
 
 class RunFolder:
@@ -48,7 +29,7 @@ class RunFolder:
     def __init__(self, config: Settings, output: str):
         self.path = Path(output)
         self.model_path = self.path / "model"
-        self.identity = _what_counts(as_dict(config))  # flat settings that decide the result
+        self.identity = Identity.of(config)
         problem = distributed.agree(self._claim(config) if distributed.is_main() else None)
         if problem is not None:
             raise ConfigError(str(problem))
@@ -61,14 +42,14 @@ class RunFolder:
             return f"output = '{self.path}' is a file: name a folder"
         recorded = self.path / "config.toml"
         if recorded.exists():
-            theirs, ours = _what_counts(read_toml(recorded)), self.identity
-            differing = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+            theirs, ours = what_counts(read_toml(recorded)), self.identity.values
+            differing = self.identity.differing(theirs)
             if differing:
                 key = differing[0]
                 more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
                 return (
                     f"output = '{self.path}' holds another run: {key} = {theirs.get(key)!r} there, {ours.get(key)!r} "
-                    f"here{more}; choose another output, or remove the folder"
+                    f"here{more}; set it as it is there to continue that run, or choose another output"
                 )
         elif any(entry.name not in (LOGS_NAME, LOCK_NAME) for entry in self.path.iterdir()):
             return f"output = '{self.path}' is not empty and holds no run: choose another output"

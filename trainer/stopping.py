@@ -1,6 +1,6 @@
-"""A rank's wish that all ranks stop at a step boundary: it travels in the step's packet, so all decide alike.
+"""A rank's wish that all ranks meet at a step boundary, to stop or to hear its news: it travels in the step's packet.
 
-Whoever asks may be a signal handler or a thread. No torch here.
+So all decide alike. Whoever asks for a stop may be a signal handler or a thread. No torch here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import FrameType
 ECHO_SECONDS = 2.0
 
 _asked = threading.Event()
+_has_news = threading.Event()
 _signalled_at: float | None = None
 
 
@@ -29,8 +30,22 @@ def is_asked() -> bool:
     return _asked.is_set()
 
 
+def announce() -> None:
+    """This rank has news for the others: from now on its packets ask them to meet, until they have."""
+    _has_news.set()
+
+
+def wants_to_meet() -> bool:
+    return _asked.is_set() or _has_news.is_set()
+
+
+def met() -> None:
+    """The news have been told."""
+    _has_news.clear()
+
+
 def reset() -> None:
-    """Forgets the wish: it has been met."""
+    """Forgets the wish to stop: it has been met."""
     _asked.clear()
 
 

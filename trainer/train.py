@@ -17,9 +17,10 @@ from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, Opti
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
 from .errors import ConfigError, Interrupted, TrainingError
-from .loop import Loop, Streams, Watch
+from .loop import Loop, Watch
 from .model_card import write_model_card
 from .models import DiffusionModel
+from .reading import Streams
 from .run_folder import RunFolder
 from .watchdog import Watchdog
 
@@ -74,12 +75,13 @@ def train(
             batch_size=config.train_batch_size,
             image_size=model.image_size,
             channels=model.channels,
+            on_bad_sample="skip",
         )
 
     chosen = methods.make(method, objective)
     streams = Streams(stream(remain), stream(forget) if forget is not None and chosen.needs_forget else None)
     attempt = Attempt.create(run.path)
-    checkpoints = Checkpoints(attempt, config.checkpoints_total_limit, run.identity | hashes)
+    checkpoints = Checkpoints(attempt, config.checkpoints_total_limit, run.identity.with_hashes(hashes))
     watchdog = Watchdog(attempt.folder, engine.step_timeout_seconds)
     loop = Loop(name, sharded, chosen, objective, streams, config, optimizer, attempt, checkpoints, watchdog, watch)
     try:

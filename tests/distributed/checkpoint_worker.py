@@ -16,6 +16,7 @@ from erasediff.trainer.attempts import Attempt
 from erasediff.trainer.checkpoint import Checkpoints
 from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.identity import Identity
 from erasediff.trainer.methods import Update, make
 from safetensors.torch import save_file
 
@@ -49,7 +50,7 @@ def main() -> None:
         model = ShardedModel(make_module(), engine, OPTIMIZERS[case.optimizer], device, max_train_steps=10)
         step = 0
         if read != "none":
-            _, step = Checkpoints(Attempt.create(Path(read)), 1, {}).restore_newest(model)
+            _, step = Checkpoints(Attempt.create(Path(read)), 1, Identity({}, frozenset())).restore_newest(model)
             assert step > 0
             record(model, step, Path(output) / f"read-{world_size}-zero{stage}.safetensors")
         if written != "none":
@@ -58,7 +59,7 @@ def main() -> None:
                 model.step(done.delta, step, done.skip)
             attempt = Attempt.create(Path(written))
             attempt.begin(None, 0)
-            checkpoints = Checkpoints(attempt, 1, {})
+            checkpoints = Checkpoints(attempt, 1, Identity({}, frozenset()))
             checkpoints.save(model, step + 1)
             record(model, step + 1, Path(output) / f"written-{world_size}.safetensors")
             checkpoints.wait()

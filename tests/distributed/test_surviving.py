@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from erasediff.shards import Dataset, Stream
+from erasediff.trainer.attempts import history
 from ranks import run_ranks
 from safetensors.torch import load_file
 
@@ -24,25 +27,30 @@ SUPPORT = Path(__file__).parent
 class Run:
     """`erasediff launch local -n 2 scrub`, started again and again on one run folder."""
 
-    def __init__(self, digits: Path, base_model: Path, output: Path):
+    def __init__(self, digits: Path, base_model: Path, output: Path, *, forget: Path | None = None):
         self.output = output
         split = digits / "split"
         self.scrub = [
             *("scrub", "--model.path", str(base_model), "--model.null-class", "10"),
-            *("--forget", str(split / "forget"), "--remain", str(split / "remain"), "--output", str(output)),
+            *("--forget", str(forget or split / "forget"), "--remain", str(split / "remain"), "--output", str(output)),
             *("--engine.device", "cpu", "--train.max-train-steps", str(NUM_STEPS), "--train.train-batch-size", "4"),
             *("--train.checkpointing-steps", "3", "--optimizer.ema-decay", "0.5"),
         ]
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *options: str) -> subprocess.Popen[str]:
         launch = [sys.executable, "-m", "erasediff.launch", "launch", "local", "-n", "2", "--kill-delay-seconds", "20"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         return subprocess.Popen(
-            [*launch, *self.scrub], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*launch, *self.scrub, *options],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
 
-    def start_until(self, reached: Callable[[], bool]) -> subprocess.Popen[str]:
-        launcher = self.start()
+    def start_until(self, reached: Callable[[], bool], *options: str) -> subprocess.Popen[str]:
+        launcher = self.start(*options)
         deadline = time.monotonic() + 200
         while not reached():
             assert launcher.poll() is None, launcher.communicate()[1]
@@ -50,10 +58,14 @@ class Run:
             time.sleep(0.001)
         return launcher
 
-    def finish(self) -> str:
-        launcher = self.start()
+    def finish(self, *options: str) -> str:
+        return self.ends_with(0, *options)
+
+    def ends_with(self, status: int, *options: str) -> str:
+        launcher = self.start(*options)
         _, said = launcher.communicate(timeout=200)
-        assert launcher.returncode == 0, said
+        assert launcher.returncode == status, said
+        assert "Traceback" not in said
         return said
 
     def metrics(self) -> list[dict[str, float]]:
@@ -61,12 +73,25 @@ class Run:
         return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
     def num_lines(self) -> int:
-        path = self.output / "metrics.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
+        """That the attempts have logged, all together."""
+        return sum(path.read_bytes().count(b"\n") for path in self.output.glob("attempt-*/metrics.jsonl"))
 
     def checkpoints(self, *, published: bool) -> set[str]:
-        folders = self.output.glob("checkpoint-*")
-        return {path.name for path in folders if (path / "manifest.json").exists() == published}
+        folders = self.output.glob("attempt-*/checkpoint-*")
+        return {
+            str(path.relative_to(self.output)) for path in folders if (path / "manifest.json").exists() == published
+        }
+
+    def ends(self) -> list[str | None]:
+        """How each attempt ended, as its manifest has it."""
+        return [start["ended"] for start in history(self.output)]
+
+    def assert_result_of(self, other: Run) -> None:
+        ours, theirs = self.weights(), other.weights()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        assert self.metrics() == other.metrics()
+        assert len(self.metrics()) == NUM_STEPS
 
     def weights(self) -> dict[str, torch.Tensor]:
         return load_file(self.output / "model" / "unet" / "diffusion_pytorch_model.safetensors")
@@ -75,14 +100,8 @@ class Run:
 
     def after_steps(self, count: int) -> Callable[[], bool]:
         """So many steps after the one that this start begins with."""
-        seen: list[int] = []
-
-        def reached() -> bool:
-            # a start cuts the lines back to its checkpoint
-            seen.append(self.num_lines())
-            return len(seen) > 1 and seen[-1] >= min(seen) + count and seen[-1] > seen[-2]
-
-        return reached
+        before = self.num_lines()
+        return lambda: self.num_lines() >= before + count
 
     def while_writing(self) -> Callable[[], bool]:
         before = self.checkpoints(published=False)
@@ -129,18 +148,25 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_has_the_undisturbed_re
     _, said = launcher.communicate(timeout=100)
     assert launcher.returncode == os.EX_TEMPFAIL, said
     assert "checkpoint saved; the same command continues" in said
-    stopped_after = max(run.checkpoints(published=True))
-    assert int(stopped_after.rpartition("-")[2]) == run.num_lines()
+    last_attempt, last_checkpoint = max(run.checkpoints(published=True)).split("/")
+    assert last_attempt == "attempt-0005"
+
+    launcher = run.start_until(run.after_steps(2))
+    os.killpg(launcher.pid, signal.SIGINT)  # Ctrl-C goes to the launcher and to its ranks
+    _, said = launcher.communicate(timeout=100)
+    assert launcher.returncode == os.EX_TEMPFAIL, said
 
     said = run.finish()
     assert "damaged" not in said
-    ours, theirs = run.weights(), undisturbed.weights()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert run.metrics() == undisturbed.metrics()
-    assert len(run.metrics()) == NUM_STEPS
-    assert len((run.output / "starts.jsonl").read_text().splitlines()) == 6
+    run.assert_result_of(undisturbed)
     assert not run.checkpoints(published=False)
+    starts = history(run.output)
+    assert [start["attempt"] for start in starts] == [f"attempt-{number:04d}" for number in range(1, 8)]
+    assert [start["ended"] for start in starts[:4]] == [None] * 4, "who is killed says nothing"
+    assert all("checkpoint saved" in start["ended"] for start in starts[4:6])
+    assert starts[6]["ended"] == "finished"
+    assert starts[5]["began_from"] == f"{last_attempt}/{last_checkpoint}"
+    assert starts[5]["first_step"] == int(last_checkpoint.rpartition("-")[2])
 
 
 def test_each_rank_has_its_log(undisturbed: Run) -> None:
@@ -155,7 +181,8 @@ def test_a_nan_on_one_rank_stops_both_and_names_the_loss(digits: Path, base_mode
     assert [process.returncode for process in finished] == [1, 1]
     assert "step 4: the remain loss L_r is NaN" in finished[0].stderr
     assert "Traceback" not in finished[0].stderr + finished[1].stderr
-    assert run.checkpoints(published=True) == {"checkpoint-000003"}
+    assert run.checkpoints(published=True) == {"attempt-0001/checkpoint-000003"}
+    assert str(run.ends()[0]) in finished[0].stderr
     assert not (run.output / "model").exists()
 
 
@@ -204,6 +231,93 @@ def test_two_starts_of_one_run_do_not_meet(digits: Path, base_model: Path, tmp_p
     assert "Traceback" not in said
 
 
+def test_a_given_up_attempt_that_wakes_up_spoils_nothing(
+    undisturbed: Run, digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    run = Run(digits, base_model, tmp_path / "run")
+    first = run.start_until(run.when_published())
+    # its machine hangs, and with it the lock is lost, as on a file system that does not carry it
+    for pid in [first.pid, *ranks_of(first)]:
+        os.kill(pid, signal.SIGSTOP)
+    (run.output / "lock").unlink()
+    second = run.start_until(run.after_steps(4))
+    for pid in [*ranks_of(first), first.pid]:
+        os.kill(pid, signal.SIGCONT)
+    _, said = first.communicate(timeout=100)
+    assert first.returncode == 1, said
+    assert "attempt-0002 has taken this run over: what attempt-0001 still makes is void" in said
+    _, said = second.communicate(timeout=100)
+    assert second.returncode == 0, said
+    run.assert_result_of(undisturbed)
+    assert "attempt-0002 has taken this run over" in str(run.ends()[0])
+    assert run.ends()[1] == "finished"
+
+
+def damage(dataset: Dataset, rows: Sequence[int]) -> None:
+    """Overwrites samples' contents where they lie."""
+    for row in rows:
+        entry = dataset.index[row]
+        with dataset.files.paths[int(entry["shard"])].open("r+b") as file:
+            file.seek(int(entry["offset"]))
+            file.write(bytes(int(entry["length"])))
+
+
+@pytest.fixture
+def forget(digits: Path, tmp_path: Path) -> Dataset:
+    """D_f in a place of its own."""
+    return Dataset.open(shutil.copytree(digits / "split" / "forget", tmp_path / "forget"))
+
+
+def test_a_shard_that_turns_unreadable_ends_all_ranks_and_once_repaired_the_run_goes_on(
+    undisturbed: Run, digits: Path, base_model: Path, forget: Dataset, tmp_path: Path
+) -> None:
+    run = Run(digits, base_model, tmp_path / "run", forget=forget.path)
+    (tar,) = forget.files.paths
+    whole = tar.read_bytes()
+    launcher = run.start_until(run.after_steps(4))
+    damage(forget, range(len(forget)))
+    _, said = launcher.communicate(timeout=100)
+    assert launcher.returncode == 1, said
+    assert "cannot be decoded" in said and "Traceback" not in said
+    assert "Repair them and give the same command again" in said
+    (how,) = run.ends()
+    assert str(how) in said and not (run.output / "model").exists()
+    tar.write_bytes(whole)
+    run.finish()
+    run.assert_result_of(undisturbed)
+
+
+def test_a_sample_that_one_rank_cannot_read_is_left_out_if_allowed(
+    digits: Path, base_model: Path, forget: Dataset, tmp_path: Path
+) -> None:
+    bad = Stream(forget, seed=0, batch_size=4).batch(4).keys[3]  # rank 1's
+    damage(forget, [forget.keys.index(bad)])
+    run = Run(digits, base_model, tmp_path / "run", forget=forget.path)
+    said = run.ends_with(1)
+    assert f"step 4: {forget.path}" in said and f"'{bad}': cannot be decoded" in said
+    assert "train.max_bad_samples = n (it is 0)" in said
+    assert run.checkpoints(published=True) == {"attempt-0001/checkpoint-000003"}
+    said = run.finish("--train.max-bad-samples", "1")
+    assert f"'{bad}': cannot be decoded" in said and said.count("left out") == 1
+    assert history(run.output)[1]["bad_samples"] == [bad]
+    assert [line["step"] for line in run.metrics()] == list(range(NUM_STEPS))
+
+
+def test_a_default_that_an_upgrade_changed_is_named_and_can_be_set(
+    digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    run = Run(digits, base_model, tmp_path / "run")
+    # begun when 1.5 was the default, and when a setting of today did not exist
+    kill_everything(run.start_until(run.when_published(), "--method.lambda-cap", "1.5"))
+    config = run.output / "config.toml"
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if "descent_every" not in line))
+    said = run.ends_with(2)
+    assert "holds another run: method.lambda_cap = 1.5 there, 3.0 here; set it as it is there to continue" in said
+    run.finish("--method.lambda-cap", "1.5")
+    assert run.ends() == [None, "finished"]
+    assert len(run.metrics()) == NUM_STEPS
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_twenty_kills_at_random_moments_leave_the_undisturbed_result(
@@ -212,10 +326,6 @@ def test_twenty_kills_at_random_moments_leave_the_undisturbed_result(
     """A delay is drawn for each kill, from the first logged step of that start on; a run that finishes begins anew."""
     draw = random.Random(6)
     run, num_runs = Run(digits, base_model, tmp_path / "run-0"), 1
-
-    def compare() -> None:
-        assert all(torch.equal(value, undisturbed.weights()[name]) for name, value in run.weights().items())
-        assert run.metrics() == undisturbed.metrics()
 
     for _ in range(20):
         launcher = run.start()
@@ -226,7 +336,7 @@ def test_twenty_kills_at_random_moments_leave_the_undisturbed_result(
         if launcher.poll() is None:
             kill_everything(launcher)
         if (run.output / "model").exists():
-            compare()
+            run.assert_result_of(undisturbed)
             run, num_runs = Run(digits, base_model, tmp_path / f"run-{num_runs}"), num_runs + 1
     run.finish()
-    compare()
+    run.assert_result_of(undisturbed)

@@ -1,6 +1,7 @@
 """The promise of the stream: one sequence, whatever the ranks, workers, stops and restarts."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,12 @@ def read_batches(remain: Path, start: int, stop: int, world_size: int, num_worke
     """What `world_size` fresh ranks read, batch after batch, each with its own workers."""
     ranks = [
         Prefetch(
-            Stream(Dataset.open(remain), seed=11, batch_size=batch_size, window_shards=3),
+            partial(
+                Stream(Dataset.open(remain), seed=11, batch_size=batch_size, window_shards=3).batch,
+                rank=rank,
+                world_size=world_size,
+            ),
             start=start,
-            rank=rank,
-            world_size=world_size,
             num_workers=num_workers,
         )
         for rank in range(world_size)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def prefetch_threads() -> list[threading.Thread]:
 @pytest.mark.parametrize("num_workers", [0, 1, 4])
 def test_the_same_batches_in_order(digits: Dataset, num_workers: int) -> None:
     stream = Stream(digits, seed=0, batch_size=64)
-    with Prefetch(stream, start=20, rank=1, world_size=3, num_workers=num_workers) as batches:
+    with Prefetch(partial(stream.batch, rank=1, world_size=3), start=20, num_workers=num_workers) as batches:
         for expected in range(20, 60):
             b, batch = next(batches)
             assert b == expected
@@ -40,11 +41,11 @@ def test_an_error_comes_out_in_its_batchs_turn(digits: Dataset, tmp_path: Path) 
     data[int(row["offset"]) : int(row["offset"]) + int(row["length"])] = bytes(int(row["length"]))
     tar.write_bytes(data)
     dataset.close()
-    with pytest.raises(DataError, match=bad_key), Prefetch(stream, num_workers=4) as batches:
+    with pytest.raises(DataError, match=bad_key), Prefetch(stream.batch, num_workers=4) as batches:
         for expected, (b, _) in enumerate(batches):
             assert b == expected < 3
     # asking again is the same error, not the batch after it
-    again = Prefetch(stream, start=2, num_workers=2)
+    again = Prefetch(stream.batch, start=2, num_workers=2)
     next(again)
     for _ in range(2):
         with pytest.raises(DataError, match=bad_key):
@@ -54,7 +55,7 @@ def test_an_error_comes_out_in_its_batchs_turn(digits: Dataset, tmp_path: Path) 
 
 
 def test_closing_early_and_twice(digits: Dataset) -> None:
-    batches = Prefetch(Stream(digits, seed=0, batch_size=500), num_workers=3)
+    batches = Prefetch(Stream(digits, seed=0, batch_size=500).batch, num_workers=3)
     next(batches)
     batches.close()
     batches.close()
@@ -63,13 +64,13 @@ def test_closing_early_and_twice(digits: Dataset) -> None:
 
 def test_options(digits: Dataset) -> None:
     with pytest.raises(DataError, match="num_workers: -1"):
-        Prefetch(Stream(digits, seed=0, batch_size=1), num_workers=-1)
+        Prefetch(Stream(digits, seed=0, batch_size=1).batch, num_workers=-1)
 
 
 READER = """
 import sys
 from erasediff.shards import Dataset, Prefetch, Stream
-batches = Prefetch(Stream(Dataset.open(sys.argv[1]), seed=0, batch_size=64), num_workers=4)
+batches = Prefetch(Stream(Dataset.open(sys.argv[1]), seed=0, batch_size=64).batch, num_workers=4)
 for b, batch in batches:
     if b == 5:
         print("reading", flush=True)

@@ -18,6 +18,7 @@ from erasediff.trainer.checkpoint import Checkpoints
 from erasediff.trainer.config import EngineConfig, OptimizerConfig
 from erasediff.trainer.engine import ShardedModel
 from erasediff.trainer.errors import ConfigError, TrainingError
+from erasediff.trainer.identity import Identity
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -54,7 +55,7 @@ def vectors(model: ShardedModel) -> dict[str, Tensor]:
 def begin(run: Path, model: ShardedModel, keep: int = 2, **identity: object) -> tuple[Checkpoints, int]:
     """A new attempt at the run, with what the earlier ones left in `model`; its checkpoints, and its first step."""
     attempt = Attempt.create(run)
-    checkpoints = Checkpoints(attempt, keep, {"train.seed": 0} | identity)
+    checkpoints = Checkpoints(attempt, keep, Identity({"train.seed": 0} | identity, frozenset({"train.new"})))
     began_from, first_step = checkpoints.restore_newest(model)
     attempt.begin(began_from, first_step)
     return checkpoints, first_step
@@ -196,6 +197,13 @@ def test_another_runs_checkpoint_is_refused_with_what_differs(tmp_path: Path) ->
         begin(tmp_path, model, **{"train.seed": 5, "samples of forget": "ab"})
     assert "train.seed = 0 there, 5 here" in str(error.value)
     assert "samples of forget = None there, 'ab' here" in str(error.value)
+
+
+def test_a_setting_that_the_writer_did_not_know_may_have_its_default(tmp_path: Path) -> None:
+    model = make_model()
+    checkpoints, _ = begin(tmp_path, model)
+    save(checkpoints, model, 1)
+    assert begin(tmp_path, model, **{"train.new": 3})[1] == 1
 
 
 def test_what_a_given_up_attempt_still_publishes_is_void(tmp_path: Path) -> None:
