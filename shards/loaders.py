@@ -66,11 +66,11 @@ class ArrayLoader:
 
     def load(self, dataset: Dataset, row: int, place: Place, position: int, buffers: Buffers, k: int) -> None:
         shard, offset, num_bytes = place
-        header = np.zeros(len(self._header), dtype=np.uint8)
-        targets = [header, *(buffers[array.name][k : k + 1] for array in self._layout)]
+        header = bytearray(len(self._header))
+        targets = [memoryview(header), *[buffers[array.name][k].data for array in self._layout]]
         if num_bytes == self._num_bytes:
             dataset.files.read_into(shard, offset, targets, num_bytes)
-        if header.tobytes() != self._header:
+        if header != self._header:
             expected = ", ".join(f"{array.name} {array.dtype} {array.shape}" for array in self._layout)
             raise DataError(f"{dataset.where(row)}: not the arrays of the first sample ({expected}); build it again")
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from .errors import DataError
 
 _MAX_OPEN_FILES = 64
@@ -39,13 +37,12 @@ class ShardFiles:
         self._check_length(shard, offset, length, len(data))
         return data
 
-    def read_into(self, shard: int, offset: int, targets: Sequence[np.ndarray], length: int) -> None:
-        """Fill contiguous `targets`, one by one, with the `length` bytes at `offset`; raises as `read` does."""
+    def read_into(self, shard: int, offset: int, targets: Sequence[memoryview], length: int) -> None:
+        """Fill contiguous `targets`, in turn, with the `length` bytes at `offset`; raises as `read` does."""
         self._check_place(shard, offset, length)
         file = self._file(shard)
         try:
-            # numpy's type stubs do not say that arrays are buffers
-            num_read = os.preadv(file.fileno(), targets, offset)  # pyright: ignore[reportArgumentType]
+            num_read = os.preadv(file.fileno(), targets, offset)
         except OSError as error:
             raise self._unreadable(shard, error) from error
         if num_read < length:
@@ -94,8 +91,8 @@ def _open_shard(path: Path) -> BinaryIO:
         raise DataError(f"{path}: cannot be opened ({error.strerror}); copy or build it again") from error
 
 
-def _fill(targets: Sequence[np.ndarray], data: bytes) -> None:
+def _fill(targets: Sequence[memoryview], data: bytes) -> None:
     start = 0
     for target in targets:
-        target.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8, target.nbytes, start)
+        target.cast("B")[:] = data[start : start + target.nbytes]
         start += target.nbytes

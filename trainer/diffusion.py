@@ -102,7 +102,7 @@ class DiffusionObjective:
         def on_device(array: np.ndarray | Tensor) -> Tensor:
             return torch.as_tensor(array).to(self._device, non_blocking=True)
 
-        timesteps, x_0, epsilon = on_device(timesteps_B), on_device(x_0_BCHW), on_device(epsilon_BCHW)
+        timesteps, x_0, epsilon = on_device(timesteps_B), _scaled(on_device(x_0_BCHW)), on_device(epsilon_BCHW)
         signal = self._signal_T[timesteps].view(-1, 1, 1, 1)
         noise = self._noise_T[timesteps].view(-1, 1, 1, 1)
         x_t = signal * x_0 + noise * epsilon
@@ -154,3 +154,8 @@ class DiffusionObjective:
         assert batch.target_BCHW is not None, "with_forget_targets comes first"
         output = self._predict(model, batch, batch.labels_B)
         return (batch.target_BCHW - output).square().flatten(1).mean(1)
+
+
+def _scaled(images: Tensor) -> Tensor:
+    """Pixels (uint8) as fp32 in [-1, 1], rounded as `transform.normalise` rounds; others as they are."""
+    return (images.float() - 127.5) / 127.5 if images.dtype == torch.uint8 else images

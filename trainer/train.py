@@ -75,6 +75,7 @@ def train(
             batch_size=config.train_batch_size,
             image_size=model.image_size,
             channels=model.channels,
+            dtype="uint8",  # scaled on the device
             on_bad_sample="skip",
         )
 

@@ -73,6 +73,15 @@ def test_every_sample_has_its_own_draws_whatever_the_ranks_and_micro_batches(dig
             assert torch.equal(joined(parts, field), joined(whole, field)), field
 
 
+def test_pixels_scaled_on_the_device_are_those_the_stream_scales(digits: Path, base_model: Path) -> None:
+    pixels = Stream(Dataset.open(digits / "data"), seed=0, batch_size=64, dtype="uint8").batch(0)
+    scaled = Stream(Dataset.open(digits / "data"), seed=0, batch_size=64).batch(0)
+    assert pixels.images.dtype == np.uint8 and scaled.images.dtype == np.float32
+    model = load(base_model)
+    theirs, ours = (objective(model).remain_batches(batch) for batch in (scaled, pixels))
+    assert torch.equal(joined(ours, "x_t_BCHW"), joined(theirs, "x_t_BCHW"))
+
+
 def test_draws_change_with_step_seed_and_purpose_but_not_with_the_target(digits: Path, base_model: Path) -> None:
     model = load(base_model)
     given = samples(digits, "forget")
