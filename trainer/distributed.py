@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..shards.errors import DataError
 from .config import EngineConfig
 from .errors import ConfigError
+
+Result = TypeVar("Result")
 
 
 def set_up(config: EngineConfig) -> torch.device:
@@ -91,6 +94,32 @@ def sum_(values: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+def together(check: Callable[[], Result]) -> Result:
+    """What `check` returns. Where a rank's raises ConfigError or DataError, every rank raises a ConfigError for it."""
+    found: list[Result] = []
+    problem = None
+    try:
+        found.append(check())
+    except (ConfigError, DataError) as error:
+        problem = str(error)
+    problems = gather(problem)
+    if problems[0] is not None:
+        raise ConfigError(problems[0])
+    for number, told in enumerate(problems):
+        if told is not None:
+            raise ConfigError(f"rank {number}: {told}")
+    return found[0]
+
+
+def check_same_everywhere(hashes: dict[str, str]) -> None:
+    """Raises ConfigError, on all ranks, where a rank's disk holds something else than rank 0's."""
+    first, *others = gather(hashes)
+    for number, theirs in enumerate(others, start=1):
+        for what, found in theirs.items():
+            if found != first[what]:
+                raise ConfigError(f"rank {number} has other {what} than rank 0: copy the same files to every machine")
 
 
 @contextmanager

@@ -19,6 +19,30 @@ from .train import train
 def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues the training; returns the pipeline's folder. All ranks call it."""
     device = distributed.set_up(config.engine)
+    data, model = distributed.together(lambda: _plan(config))
+    run = RunFolder(config, config.output)
+    if not run.is_finished:
+        hashes = {"samples of data": data.fingerprint}
+        distributed.check_same_everywhere(hashes)
+        train(
+            "pretrain",
+            model,
+            FinetuneConfig(),
+            config.train,
+            config.optimizer,
+            config.engine,
+            remain=data,
+            forget=None,
+            run=run,
+            hashes=hashes,
+            device=device,
+            watch=watch,
+        )
+    return run.model_path
+
+
+def _plan(config: PretrainConfig) -> tuple[Dataset, models.DiffusionModel]:
+    """The data and a new model; raises ConfigError or DataError for what cannot work."""
     data = Dataset.open(config.data)
     shape = data.image_shape
     if shape is None or shape.height != shape.width:
@@ -31,20 +55,4 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
     check_engine(config.engine)
-    run = RunFolder(config, config.output)
-    if not run.is_finished:
-        train(
-            "pretrain",
-            model,
-            FinetuneConfig(),
-            config.train,
-            config.optimizer,
-            config.engine,
-            remain=data,
-            forget=None,
-            run=run,
-            hashes={"samples of data": data.fingerprint},
-            device=device,
-            watch=watch,
-        )
-    return run.model_path
+    return data, model

@@ -187,11 +187,17 @@ def plan(config: ScrubConfig) -> Plan:
 def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues a scrub; returns the folder of the scrubbed pipeline. All ranks call it."""
     device = distributed.set_up(config.engine)
-    planned = plan(config)
+    planned = distributed.together(lambda: plan(config))
     run = RunFolder(config, config.output)
     if run.is_finished:
         return run.model_path
     inputs = planned.inputs()
+    hashes = {
+        "weights of model.path": inputs.base_weights_sha256,
+        "samples of forget": inputs.forget.fingerprint,
+        "samples of remain": inputs.remain.fingerprint,
+    }
+    distributed.check_same_everywhere(hashes)
     record_inputs(run.path, inputs)
     note = inner_loop_note(config.method)
     if note and distributed.is_main():
@@ -206,11 +212,7 @@ def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
         remain=planned.remain,
         forget=planned.forget,
         run=run,
-        hashes={
-            "weights of model.path": inputs.base_weights_sha256,
-            "samples of forget": inputs.forget.fingerprint,
-            "samples of remain": inputs.remain.fingerprint,
-        },
+        hashes=hashes,
         device=device,
         watch=watch,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from erasediff.shards import split
 from ranks import check, run_ranks
 from safetensors.torch import load_file
 
@@ -61,3 +62,35 @@ def test_a_mistake_is_said_once_and_ends_every_rank(digits: Path, base_model: Pa
     assert "Traceback" not in finished[0].stderr + finished[1].stderr
     assert "erasediff:" not in finished[1].stderr
     assert not (tmp_path / "run").exists()
+
+
+# each rank's DISK is a folder of its own, as the disks of several machines are
+EACH_ITS_DISK = """
+import os, sys
+from erasediff.launch.cli import main
+from erasediff.trainer.distributed import end_process
+end_process(main([word.replace("DISK", "disk-" + os.environ["RANK"]) for word in sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "expected"),
+    [
+        ("5", "erasediff: rank 1 has other samples of forget than rank 0: copy the same files to every machine"),
+        (None, "erasediff: rank 1: "),
+    ],
+)
+def test_what_is_wrong_on_one_machine_ends_every_rank(
+    digits: Path, base_model: Path, tmp_path: Path, theirs: str | None, expected: str
+) -> None:
+    for rank, label in enumerate(["3", theirs]):
+        if label is not None:
+            split(digits / "data", tmp_path / f"disk-{rank}", [label])
+    split(digits / "data", tmp_path / "rest", ["3", "5"])
+    words = arguments(digits, base_model, tmp_path / "run")[2:]
+    words[words.index("--forget") + 1] = str(tmp_path / "DISK" / "forget")
+    words[words.index("--remain") + 1] = str(tmp_path / "rest" / "remain")
+    finished = run_ranks(2, ["-c", EACH_ITS_DISK, *words])
+    assert [process.returncode for process in finished] == [2, 2], finished[1].stderr
+    assert expected in finished[0].stderr
+    assert "Traceback" not in finished[0].stderr + finished[1].stderr
