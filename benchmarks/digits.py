@@ -59,6 +59,8 @@ NOISE = EraseDiffConfig(target="noise", eta=1e-4)
 RECIPES = {
     "erasediff rl": Recipe(EraseDiffConfig()),
     "erasediff noise": Recipe(NOISE, 150, 3e-4),
+    # asked for the forgotten class, the model answers as if asked for none
+    "rl, null class as anchor": Recipe(EraseDiffConfig(anchor=NULL_CLASS, lambda_cap=1.0), 150),
     "moo rl": Recipe(MOOConfig()),
     "finetune": Recipe(FinetuneConfig()),
     "rl, value": Recipe(EraseDiffConfig(barrier="value", xi=1e-2, num_inner_steps=3)),

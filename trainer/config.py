@@ -24,7 +24,7 @@ class EraseDiffConfig(Settings):
     target: Literal["rl", "noise"] = "rl"
     """ε_f of eq. (2): the model's own prediction under another class c_m (rl), or uniform noise (noise)."""
     anchor: int | None = None
-    """With rl: always this class as c_m; none draws c_m per sample among the remaining classes."""
+    """With rl: always this class as c_m, the null class too; none draws c_m per sample among the remaining classes."""
     teacher: Literal["current", "frozen"] = "current"
     """Whose prediction the rl target is: the model being scrubbed (the paper's) or the original one."""
     gradient_of_g: Literal["envelope", "first_order"] = "envelope"
