@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -38,9 +39,9 @@ COMMANDS = {
 }
 
 
-def usage() -> str:
+def usage(names: Iterable[str] = COMMANDS) -> str:
     lines = ["usage: erasediff COMMAND [OPTIONS]", "", "Remove training data's influence from diffusion models.", ""]
-    lines += [f"  {name:<14}{summary}" for name, (_, _, summary) in COMMANDS.items()]
+    lines += [f"  {name:<16}{COMMANDS[name][2]}" for name in names]
     return "\n".join([*lines, "", "erasediff COMMAND --help lists a command's options."])
 
 
@@ -57,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
     if name is None:
         group = [known for known in COMMANDS if known.startswith(words[0] + " ")]
+        if group and words[1:2] in (["-h"], ["--help"]):
+            print(usage(group))
+            return 0
         print(usage() if not group else "commands: " + ", ".join(group), file=sys.stderr)
         print(f"erasediff: no command {' '.join(words[: 2 if group else 1])!r}", file=sys.stderr)
         return 2

@@ -69,9 +69,13 @@ def parse_request(text: str, path: Path) -> Request:
     try:
         request = _ADAPTER.validate_python(fields | {"name": str(path)})
     except ValidationError as error:
-        first = error.errors()[0]
+        # what is there and unknown says more than what is missing
+        first = min(error.errors(), key=lambda found: found["type"] == "missing")
         place = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{path}: {place}: {first['msg']}") from None
+        raise DataError(
+            f"{path}: {place}: {first['msg']}; a request has id, date, reason and [[selectors]], "
+            "each with keys, labels, captions or metadata"
+        ) from None
     if not request.selectors or Selector() in request.selectors:
         raise DataError(f"{path}: selectors: each needs at least one of keys, labels, captions, metadata")
     return request

@@ -245,3 +245,9 @@ def test_every_command_of_the_shards_is_reached(digits: Path, capsys: pytest.Cap
     assert "no problem found" in capsys.readouterr().out
     assert main(["shards", "inspect", str(digits / "data")]) == 0
     assert "1,797 samples" in capsys.readouterr().out
+
+
+def test_a_groups_help_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "shards verify" in said and "scrub" not in said
