@@ -3,12 +3,16 @@
 A row is a model. `step` and `pause` are medians of wall time: one training step, and how long `save` keeps the loop.
 `write` is the thread's time from the pause to the published manifest, beside running steps. `cpu` is the CPU time of
 one save, pause and thread together, as a share of 50 steps' CPU time: it does not depend on what else the machine does.
+
+Then whole scrubs of the digits' model, 100 steps, with a checkpoint every 50 and without, in pairs.
 """
 
 from __future__ import annotations
 
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -26,6 +30,7 @@ BATCH_SIZE = 64
 NUM_STEPS = 6
 NUM_SAVES = 5
 EVERY = 50
+NUM_PAIRS = 5
 
 
 class Noise:
@@ -84,6 +89,38 @@ def row(channels: tuple[int, ...], folder: Path) -> str:
     )
 
 
+def whole_scrubs(folder: Path) -> str:
+    """What checkpoints add to the CPU seconds, and to the wall time, of a whole `erasediff scrub`."""
+
+    def run(*words: str) -> tuple[float, float]:
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        command = [sys.executable, "-m", "erasediff.launch", *words]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return cpu, time.perf_counter() - start
+
+    run("shards", "build", "digits", "data")
+    run("shards", "split", "data", "sets", "--forget-label", "3")
+    engine = ("--engine.device", "cpu", "--engine.num-threads", "1")
+    run("pretrain", "--data", "data", "--output", "base", "--train.max-train-steps", "1", *engine)
+    scrub = ("scrub", "--model.path", "base/model", "--model.null-class", "10", *engine)
+    sets = ("--forget", "sets/forget", "--remain", "sets/remain")
+    cpu, wall = [], []
+    for number in range(NUM_PAIRS):
+        with_cpu, with_wall = run(
+            *scrub, *sets, "--output", f"with-{number}", "--train.checkpointing-steps", str(EVERY)
+        )
+        without_cpu, without_wall = run(*scrub, *sets, "--output", f"without-{number}")
+        cpu.append(100 * (with_cpu / without_cpu - 1))
+        wall.append(100 * (with_wall / without_wall - 1))
+
+    def shown(values: list[float]) -> str:
+        return f"{statistics.median(values):+.1f} % (of {', '.join(f'{value:+.1f}' for value in sorted(values))})"
+
+    return f"whole scrubs: cpu {shown(cpu)}, wall {shown(wall)}"
+
+
 def main() -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}, 1 thread\n")
     print("| channels | checkpoint MB | step ms | pause ms | write ms | cpu of a save, % of 50 steps | peak MB added |")
@@ -92,6 +129,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             print(row(channels, Path(folder)), flush=True)
     distributed.tear_down()
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        print(f"\n{whole_scrubs(Path(folder))}")
 
 
 if __name__ == "__main__":
