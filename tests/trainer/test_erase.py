@@ -13,6 +13,7 @@ from erasediff.launch.cli import main
 from erasediff.shards.build import build
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.errors import DataError
+from erasediff.trainer import erase
 from erasediff.trainer.config import (
     EngineConfig,
     EraseConfig,
@@ -23,7 +24,8 @@ from erasediff.trainer.config import (
     TrainConfig,
 )
 from erasediff.trainer.erase import run_erase
-from erasediff.trainer.errors import ConfigError, ThresholdError
+from erasediff.trainer.errors import ConfigError, ThresholdError, TrainingError
+from erasediff.trainer.evidence import Evidence
 from erasediff.trainer.record import read_record
 from evidence_cases import make_classifier, sha256_of_file, tiny_judge
 
@@ -124,6 +126,9 @@ def test_other_weights_than_those_evaluated_are_not_published(config: EraseConfi
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(changed)
+    evidence = Evidence(read_record(output / "record.json"), output / "record.json", output / "report.html")
+    with pytest.raises(TrainingError, match="nothing is published"):
+        erase._copy(output / "scrub" / "model", output / "model.partial", failing, evidence)
     # its record is of other weights: it is evaluated anew, not trusted
     with pytest.raises(ThresholdError):
         run_erase(failing)

@@ -18,7 +18,7 @@ from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.request import Request, Selector
 from erasediff.shards.split import split
-from erasediff.trainer import models
+from erasediff.trainer import metrics, models
 from erasediff.trainer.classifier import load_classifier, load_images, train_classifier
 from erasediff.trainer.config import (
     EngineConfig,
@@ -39,6 +39,7 @@ from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.provenance import weights_sha256
 from erasediff.trainer.randomness import sample_generator
 from erasediff.trainer.relearning import relearn
+from erasediff.trainer.sampling import CHUNK, sample
 from erasediff.trainer.scrubbing import run_scrub
 from erasediff.trainer.settings import as_dict, read_toml
 from evidence_cases import edit_json, make_classifier, make_run, sha256_of_file, tiny_evaluation
@@ -86,6 +87,39 @@ def test_integrity_has_floor_zero_and_a_ceiling(evidence: Evidence) -> None:
         moved = scrubbed[f"integrity_{side}[digits-cnn]"].value
         # three steps move a model, but less than other noise does
         assert ceiling is not None and moved is not None and 0 < moved < ceiling
+
+
+def test_figures_are_of_the_images_they_name(digits: Path, run: Path, classifier: Path) -> None:
+    scrubbed = Scrubbed.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    figures = evaluate(scrubbed.result, bench)
+    forget, remain = (bench.features(load_images(data, 8, 1)[0]) for data in (scrubbed.forget, scrubbed.remain))
+    made = {side: bench.features(getattr(figures.samples, side).images) for side in ("forget", "remain")}
+    assert len(forget) == 183 and len(remain) == 1614
+    expected = {
+        "frechet_distance": metrics.frechet_distance(remain, made["remain"]),
+        "precision": metrics.precision_recall(remain, made["remain"], k=3)[0],
+        "recall": metrics.precision_recall(remain, made["remain"], k=3)[1],
+        "nearest_to_forget": metrics.nearest_distance(forget, made["forget"]),
+    }
+    for name, value in expected.items():
+        assert figures.metrics[f"{name}[digits-cnn]"].value == pytest.approx(value.item(), rel=1e-6), name
+
+
+def test_every_image_has_noise_of_its_own(base_model: Path) -> None:
+    model = models.load(ModelConfig(str(base_model), null_class=10))
+    images = sample(model, [3] * (CHUNK + 6), SamplingConfig(num_inference_steps=2))
+    # farther apart than rounding: a chunk of another size rounds otherwise
+    assert torch.nn.functional.pdist(images.flatten(1)).min() > 0.1
+
+
+def test_what_must_hold_where_nothing_is_said(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+    other = tiny.make_pipeline(tmp_path / "other", seed=2)
+    rest = ["accuracy_remaining >= unscrubbed - 0.02", "non_finite_samples <= 0"]
+    for retrained, first in ((None, "p_psi <= 0.1"), (str(other), "p_psi <= retrained + 0.05")):
+        judged = tiny_evaluation(run, digits, classifier, thresholds=(), retrained=retrained)
+        verdicts = run_evaluate(judged, output=tmp_path).record.thresholds
+        assert [verdict.threshold for verdict in verdicts] == [first, *rest]
 
 
 def test_the_weights_evaluated_are_the_weights_saved(evidence: Evidence, run: Path, base_model: Path) -> None:
@@ -219,6 +253,14 @@ def test_single_samples_are_judged_by_membership_and_distance(
     same_class = sum(label == 3 for label in Dataset.open(tmp_path / "parts" / "forget").labels)
     assert found["membership_auc"].n == 2 + same_class
     assert found["nearest_to_forget[digits-cnn]"].n == 12
+    defaults = dataclasses.replace(
+        judged,
+        judge=dataclasses.replace(
+            judged.judge, thresholds=(), retrained=str(tiny.make_pipeline(tmp_path / "other", seed=2))
+        ),
+    )
+    first = run_evaluate(defaults).record.thresholds[0]
+    assert first.threshold == "membership_auc <= retrained + 0.05"
     leaking = tiny_evaluation(tmp_path / "run", digits, classifier, held_out=str(digits / "data"))
     with pytest.raises(ConfigError, match="held-out samples are those that no model was trained on"):
         run_evaluate(leaking)
