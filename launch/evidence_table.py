@@ -47,7 +47,8 @@ def show(evidence: Evidence) -> None:
     for verdict in record.thresholds:
         mark = "[green]PASS[/green]" if verdict.passed else "[red]FAIL[/red]"
         value = "no figure" if verdict.value is None else f"{verdict.value:.3f}"
-        console.print(f"  {mark}  {verdict.threshold.replace('[', chr(92) + '[')}: {value}")
+        note = "; the unscrubbed model holds it too" if record.tells_nothing(verdict) else ""
+        console.print(f"  {mark}  {verdict.threshold.replace('[', chr(92) + '[')}: {value}{note}")
     judge = record.classifier
     print(f"judge    right on {judge.held_out_accuracy:.1%} of {judge.num_held_out} real images it did not see")
     print(f"record   {evidence.record_path}")

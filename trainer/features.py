@@ -135,10 +135,10 @@ class _InceptionPool(nn.Module):
 def _inception() -> NetworkFeatures:
     try:
         import torch_fidelity  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
+    except ImportError as error:  # it needs torchvision in turn
         raise ConfigError(
-            "judge.features = 'inception' needs torch-fidelity, which is not installed: "
-            "pip install torch-fidelity, or use judge.features = 'classifier'"
+            f"judge.features = 'inception' needs torch-fidelity ({error}): pip install torch-fidelity, or use "
+            "judge.features = 'classifier'"
         ) from None
     weights = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION_WEIGHTS
     if not weights.exists():

@@ -92,7 +92,8 @@ def _head(record: Record, what: str) -> str:
         f'<div class="verdict{"" if verdict.passed else " failed"}"><b>{_number(verdict.value)}</b> '
         f'<span class="badge {"pass" if verdict.passed else "fail"}">{"PASS" if verdict.passed else "FAIL"}</span>'
         f"<code>{escape(verdict.threshold)}{_limit(verdict.limit, verdict.threshold)}</code>"
-        f'<small class="soft">{_about(_of_threshold(record, verdict.threshold))}</small></div>'
+        f'<small class="soft">{_about(_of_threshold(record, verdict.threshold))}'
+        f"{'; the unscrubbed model holds it too' if record.tells_nothing(verdict) else ''}</small></div>"
         for verdict in record.thresholds
     )
     return (

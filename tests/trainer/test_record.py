@@ -156,3 +156,5 @@ def test_the_report_shows_the_record(evidence: Evidence) -> None:
     assert "<small>floor, n = 64<br>ceiling " in text and "<small>floor, n = 12<br>ceiling " in text
     assert 'accuracy_remaining &gt;= 0</code><small class="soft">n = 135</small>' in text
     assert "P_psi (n = 6)" in text
+    assert evidence.record.tells_nothing(Verdict("p_psi <= 1", 1.0, 0.0, True))
+    assert text.count("the unscrubbed model holds it too") == 0
