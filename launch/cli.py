@@ -33,7 +33,7 @@ COMMANDS = {
     "shards inspect": ("shards", "Inspect", "count a dataset's samples and draw a contact sheet"),
     "pretrain": ("train", "Pretrain", "train a class-conditional diffusion model on a dataset"),
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
-    "launch local": ("local", "Local", "run scrub or pretrain on several processes of this machine"),
+    "launch local": ("local", "Local", "run scrub, pretrain or erase on several processes of this machine"),
     "sample": ("evaluate", "Sample", "generate a grid of images"),
     "evaluate": ("evaluate", "Evaluate", "measure a scrubbed model beside the one it came from"),
 }

@@ -36,20 +36,27 @@ def show(evidence: Evidence) -> None:
     for metric, scrubbed in record.models["scrubbed"].metrics.items():
         plain, _, extractor = metric.partition("[")
         name = _HEADINGS[plain] + (f" \\[{extractor}" if extractor else "")
-        table.add_row(name, *(_figure(entry.metrics.get(metric)) for entry in record.models.values()), str(scrubbed.n))
+        figures = [_figure(entry.metrics.get(metric), scrubbed.n) for entry in record.models.values()]
+        table.add_row(name, *figures, str(scrubbed.n))
     console = Console()
     console.print(table)
+    for model, entry in record.models.items():
+        for metric, measurement in entry.metrics.items():
+            if measurement.reason:
+                print(f"  –     {metric} of the {model} model: {measurement.reason}")
     for verdict in record.thresholds:
         mark = "[green]PASS[/green]" if verdict.passed else "[red]FAIL[/red]"
         value = "no figure" if verdict.value is None else f"{verdict.value:.3f}"
-        console.print(f"  {mark}  {verdict.threshold.replace('[', chr(92) + '[')}: {value}")
+        note = "; the unscrubbed model holds it too" if record.tells_nothing(verdict) else ""
+        console.print(f"  {mark}  {verdict.threshold.replace('[', chr(92) + '[')}: {value}{note}")
     judge = record.classifier
     print(f"judge    right on {judge.held_out_accuracy:.1%} of {judge.num_held_out} real images it did not see")
     print(f"record   {evidence.record_path}")
     print(f"report   {evidence.report_path}")
 
 
-def _figure(measurement: Measurement | None) -> str:
+def _figure(measurement: Measurement | None, n: int) -> str:
     if measurement is None:
         return ""
-    return "–" if measurement.value is None else f"{measurement.value:.3f}".removesuffix(".000")
+    value = "–" if measurement.value is None else f"{measurement.value:.3f}".removesuffix(".000")
+    return value if measurement.n == n else f"{value} (n = {measurement.n})"

@@ -15,19 +15,20 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ..trainer.errors import ConfigError
+from .erase import Erase
 from .options import parse
 from .train import Pretrain, Scrub
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-COMMANDS = {"scrub": Scrub, "pretrain": Pretrain}
+COMMANDS = {"scrub": Scrub, "pretrain": Pretrain, "erase": Erase}
 SHOWN_LINES = 30
 
 
 @dataclass(frozen=True)
 class Options:
-    """Run scrub or pretrain on several processes of this machine, one a rank; each rank logs to OUTPUT/logs.
+    """Run scrub, pretrain or erase on several processes of this machine, one a rank; each rank logs to OUTPUT/logs.
 
     When one rank fails all end, and its error is shown. SIGTERM and Ctrl-C save a checkpoint and stop (exit code 75:
     the same command continues); a second one 2 s later or more stops at once.

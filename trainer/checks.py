@@ -13,9 +13,9 @@ from .errors import ConfigError
 from .models import DiffusionModel
 
 
-def labels_of(dataset: Dataset) -> list[int]:
-    """The labels its samples have, ascending."""
-    return [int(label) for label in np.unique(dataset.labels) if label >= 0]
+def labels_of(dataset: Dataset, rows: np.ndarray | None = None) -> list[int]:
+    """The labels its samples have, or those of `rows` (bool [N]), ascending."""
+    return [int(label) for label in np.unique(dataset.labels if rows is None else dataset.labels[rows]) if label >= 0]
 
 
 def check_labels(

@@ -105,9 +105,15 @@ def load_classifier(path: Path) -> Classifier:
             f"judge.classifier = '{path}' has format {about.get('format')!r}, not {FORMAT!r}: "
             "name the classifier.safetensors of an evaluated run"
         )
-    card = ClassifierCard(**json.loads(about["card"]) | {"classes": tuple(json.loads(about["card"])["classes"])})
-    network = SmallCNN(card.channels, len(card.classes))
-    network.load_state_dict(weights)
+    try:
+        fields = json.loads(about["card"])
+        card = ClassifierCard(**fields | {"classes": tuple(fields["classes"])})
+        network = SmallCNN(card.channels, len(card.classes))
+        network.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise ConfigError(
+            f"judge.classifier = '{path}' is damaged: leave it out, and a classifier is trained on the data"
+        ) from None
     return Classifier(network.eval(), card)
 
 

@@ -24,14 +24,15 @@ from ..shards.request import Request, read_request
 from ..shards.select import select
 from ..shards.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
 from . import distributed, models
+from .checks import check_all_labelled, labels_of
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .errors import ConfigError, TrainingError
-from .evidence import REPORT_NAME, Evidence, check_judge, run_evaluate
+from .evidence import REPORT_NAME, Evidence, check_judge, check_yardstick, run_evaluate
 from .loop import Watch
 from .provenance import weights_sha256
 from .record import RECORD_NAME, RequestEntry, read_record
 from .run_folder import RunFolder
-from .scrubbing import run_scrub
+from .scrubbing import check_settings, run_scrub
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,12 @@ def run_erase(
     request = read_request(Path(config.request))
     data = Dataset.open(config.data)
     chosen = select(data, request)
-    gone = set(data.labels[chosen].tolist()) - set(data.labels[~chosen].tolist())
-    check_judge(config.judge, config.model, data, forgets_classes=bool(gone))
+    model = models.load(config.model)
+    check_all_labelled(model, data)
+    check_settings(config, model, labels_of(data, chosen), labels_of(data, ~chosen))
+    check_judge(config.judge, model, data, chosen, config.request)
+    if before_evaluation is None:
+        check_yardstick(config.judge, model)
     run = RunFolder(config, config.output)
     sets = run.path / "split"
     problem = distributed.agree(_split(data, sets, request) if distributed.is_main() else None)

@@ -210,7 +210,11 @@ def _integrity(
             ceiling = ours.where(ours.is_finite)
             distance = metrics.other_seed_distance(bench.features(ceiling.images), ceiling.labels)
             found[f"integrity_ceiling_{side}[{name}]"] = measured(
-                distance, len(ceiling), seed=first_seed, features=name
+                distance,
+                len(ceiling),
+                why_not="needs at least 2 finite samples of each label",
+                seed=first_seed,
+                features=name,
             )
         else:
             theirs = original.remain if side == "remaining" else original.forget
@@ -218,5 +222,7 @@ def _integrity(
         both = ours.is_finite & theirs.is_finite
         n = int(both.sum())
         distance = metrics.paired_distance(bench.features(ours.images[both]), bench.features(theirs.images[both]))
-        found[f"integrity_{side}[{name}]"] = measured(distance, n, seed=first_seed, features=name)
+        found[f"integrity_{side}[{name}]"] = measured(
+            distance, n, why_not="" if n else "no finite sample", seed=first_seed, features=name
+        )
     return found

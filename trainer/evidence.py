@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from ..shards.dataset import Dataset
+from ..shards.dataset import Dataset, same_content
 from . import distributed, models, report
 from .attempts import history
 from .checks import labels_of
@@ -17,7 +20,7 @@ from .classifier import Classifier, classifier_name, load_classifier, load_image
 from .config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
 from .errors import ConfigError, ThresholdError
 from .evaluation import Bench, Figures, Images, evaluate, metric_names
-from .features import features_name, make_features
+from .features import make_features, network_features
 from .models import DiffusionModel
 from .provenance import Inputs, now, read_inputs, versions, weights_sha256
 from .record import (
@@ -31,7 +34,8 @@ from .record import (
     schema_name,
     write_record,
 )
-from .retrained import check_trained_without, is_record, recorded_yardstick, retrain, settings_of
+from .retrained import check_trained_without, is_record, read_yardstick, recorded_yardstick, retrain, settings_of
+from .sampling import check_sampling
 from .settings import as_dict, decode, read_toml
 from .thresholds import Threshold, check_thresholds, judge, parse_threshold
 
@@ -43,7 +47,7 @@ MAX_REAL_IMAGES = 5_000
 _CLASS_THRESHOLDS = ("p_psi <= 0.1", "accuracy_remaining >= unscrubbed - 0.02", "non_finite_samples <= 0")
 _CLASS_THRESHOLDS_RETRAINED = ("p_psi <= retrained + 0.05", *_CLASS_THRESHOLDS[1:])
 _UNCONDITIONAL = "the evaluation asks for samples by class, and the model is unconditional"
-_SAMPLE_THRESHOLDS = ("accuracy_remaining >= unscrubbed - 0.02", "non_finite_samples <= 0")
+_SAMPLE_THRESHOLDS = ("membership_auc <= retrained + 0.05", *_CLASS_THRESHOLDS[1:])
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,6 @@ class Scrubbed:
             if ours.fingerprint != theirs.fingerprint:
                 raise ConfigError(f"'{path}' holds other samples than when '{run}' was scrubbed: restore them")
         base = models.load(config.model)
-        if not base.num_classes:
-            raise ConfigError(_UNCONDITIONAL)
         found = weights_sha256(base.unet.state_dict())
         if found != inputs.base_weights_sha256:
             raise ConfigError(
@@ -109,19 +111,16 @@ def run_evaluate(
     cannot be evaluated, before anything is computed.
     """
     options = config.judge
+    _check_device(options)
     device = distributed.set_up(EngineConfig(device=options.device, num_threads=options.num_threads))
     scrubbed = Scrubbed.open(Path(config.run))
     output = output or scrubbed.run
-    _check_counts(options)
-    thresholds = [parse_threshold(text) for text in options.thresholds]
+    _check_options(options, scrubbed.base)
     bench = make_bench(config, scrubbed, device)
-    with_retrained = options.with_retrained or options.retrained is not None
-    if not thresholds:
-        thresholds = _default_thresholds(bench, with_retrained)
-    check_thresholds(thresholds, bench.metric_names(), with_retrained)
+    thresholds = _thresholds(options, bench.metric_names(), bench.forgets_classes)
     yardstick = _yardstick(options, scrubbed, bench)
     if isinstance(yardstick, ModelConfig):  # trained only now that all else is known to be right
-        yardstick = _load_yardstick(yardstick, scrubbed)
+        yardstick = _load_yardstick(yardstick, scrubbed.base)
 
     date = now()
     figures: dict[str, Figures] = {"unscrubbed": evaluate(scrubbed.base, bench)}
@@ -152,7 +151,7 @@ def run_evaluate(
         classifier=bench.classifier.card,
         config=as_dict(scrubbed.config),
         judge=as_dict(options),
-        remaining_copies=_remaining_copies(scrubbed),
+        remaining_copies=_remaining_copies(scrubbed, config.data, bench, output / REPORT_NAME),
         versions=versions(),
     )
     found = Evidence(record, output / RECORD_NAME, output / REPORT_NAME)
@@ -166,38 +165,87 @@ def run_evaluate(
     return found
 
 
-def check_judge(options: JudgeConfig, model: ModelConfig, data: Dataset, *, forgets_classes: bool) -> None:
-    """What can be said of an evaluation before there is anything to evaluate; raises ConfigError."""
-    _check_counts(options)
-    if not models.load(model).num_classes:
-        raise ConfigError(_UNCONDITIONAL)
-    judge_name = load_classifier(Path(options.classifier)).card.name if options.classifier else classifier_name(data)
-    names = metric_names(options, features_name(options.features, judge_name), forgets_classes)
-    with_retrained = options.with_retrained or options.retrained is not None
-    check_thresholds([parse_threshold(text) for text in options.thresholds], names, with_retrained)
+def check_judge(options: JudgeConfig, base: DiffusionModel, data: Dataset, chosen: np.ndarray, request: str) -> None:
+    """What can be said of an evaluation before there is anything to evaluate; raises ConfigError.
+
+    chosen: bool [N], the samples of `data` that are to be forgotten, as the file `request` says.
+    """
+    _check_device(options)
+    _check_options(options, base)
+    forget_labels = labels_of(data, chosen)
+    gone = _gone(forget_labels, labels_of(data, ~chosen), data.classes, request)
+    judge_name = classifier_name(data) if options.classifier is None else _load_judge(options, data, base).card.name
+    features = judge_name if options.features == "classifier" else network_features(options.features).name
+    if options.held_out is not None:
+        _open_held_out(options.held_out, [data], forget_labels)
+    _thresholds(options, metric_names(options, features, bool(gone)), bool(gone))
     if options.with_retrained:
-        settings_of(model)
+        assert base.folder is not None
+        settings_of(base.folder)
 
 
-def _check_counts(options: JudgeConfig) -> None:
+def check_yardstick(options: JudgeConfig, base: DiffusionModel) -> None:
+    """Raises ConfigError where `judge.retrained` names no record of a retrained model and no model that compares."""
+    if is_record(options):
+        read_yardstick(options)
+    elif options.retrained is not None:
+        _load_yardstick(ModelConfig(options.retrained, null_class=base.null_class), base)
+
+
+def _check_device(options: JudgeConfig) -> None:
+    if options.num_threads is not None and options.num_threads < 1:
+        raise ConfigError(f"judge.num_threads = {options.num_threads}: at least 1")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("judge.device = 'cuda', but torch sees no CUDA device: use judge.device = 'cpu'")
+
+
+def _check_options(options: JudgeConfig, base: DiffusionModel) -> None:
+    """Raises ConfigError for numbers out of range, and for a model that knows no classes."""
+    if not base.num_classes:
+        raise ConfigError(_UNCONDITIONAL)
     for name in ("num_forget_samples", "num_remain_samples"):
         if getattr(options, name) < 1:
             raise ConfigError(f"judge.{name} = {getattr(options, name)}: at least 1")
     for name in ("num_images", "num_steps", "num_points", "num_samples"):
         if getattr(options.relearning, name) < 1:
             raise ConfigError(f"judge.relearning.{name} = {getattr(options.relearning, name)}: at least 1")
+    if not 0 < options.relearning.learning_rate < math.inf:
+        raise ConfigError(
+            f"judge.relearning.learning_rate = {options.relearning.learning_rate}: more than 0, and finite"
+        )
+    check_sampling(options.sampling, base, "judge.sampling")
     if options.with_retrained and options.retrained is not None:
         raise ConfigError("judge.with_retrained trains the yardstick that judge.retrained names: give one of them")
 
 
-def _default_thresholds(bench: Bench, with_retrained: bool) -> list[Threshold]:
-    if bench.forgets_classes:
-        chosen = _CLASS_THRESHOLDS_RETRAINED if with_retrained else _CLASS_THRESHOLDS
-    else:
-        chosen = _SAMPLE_THRESHOLDS
-        if with_retrained and bench.held_out is not None:
-            chosen = ("membership_auc <= retrained + 0.05", *chosen)
-    return [parse_threshold(text) for text in chosen]
+def _thresholds(options: JudgeConfig, metrics: Sequence[str], forgets_classes: bool) -> list[Threshold]:
+    """Those asked for, or the default ones; raises ConfigError where there is nothing to hold them against."""
+    with_retrained = options.with_retrained or options.retrained is not None
+    texts: Sequence[str] = options.thresholds
+    if not texts and forgets_classes:
+        texts = _CLASS_THRESHOLDS_RETRAINED if with_retrained else _CLASS_THRESHOLDS
+    elif not texts:
+        if not with_retrained or options.held_out is None:
+            raise ConfigError(
+                "judge.thresholds: nothing would say whether single samples are forgotten; name unseen samples in "
+                "judge.held_out and a yardstick in judge.retrained (or set judge.with_retrained), or give thresholds"
+            )
+        texts = _SAMPLE_THRESHOLDS
+    thresholds = [parse_threshold(text) for text in texts]
+    check_thresholds(thresholds, metrics, with_retrained)
+    return thresholds
+
+
+def _gone(forget_labels: list[int], remaining: list[int], classes: Sequence[str], where: str) -> list[int]:
+    """The classes of which nothing remains; ConfigError where others are forgotten in part."""
+    gone = [label for label in forget_labels if label not in remaining]
+    if gone and len(gone) < len(forget_labels):
+        kept = next(label for label in forget_labels if label in remaining)
+        raise ConfigError(
+            f"'{where}' holds all of class {classes[gone[0]]} and a part of class {classes[kept]}: "
+            "erase whole classes and single samples in two requests"
+        )
+    return gone
 
 
 def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device) -> Bench:
@@ -209,17 +257,11 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
             f"data = '{config.data}' has other classes than the run's remain set, '{scrubbed.config.remain}'"
         )
     forget_labels, remaining = labels_of(scrubbed.forget), labels_of(scrubbed.remain)
-    gone = [label for label in forget_labels if label not in remaining]
+    gone = _gone(forget_labels, remaining, data.classes, scrubbed.config.forget)
     missing = sorted({*forget_labels, *remaining} - set(labels_of(data)))
     if missing:
         raise ConfigError(
             f"data = '{config.data}' has no sample of class {data.classes[missing[0]]}: the classifier must know all"
-        )
-    if gone and len(gone) < len(forget_labels):
-        kept = next(label for label in forget_labels if label in remaining)
-        raise ConfigError(
-            f"'{scrubbed.config.forget}' holds all of class {data.classes[gone[0]]} and a part of class "
-            f"{data.classes[kept]}: erase whole classes and single samples in two requests"
         )
     classifier = _classifier(options, data, base)
 
@@ -228,14 +270,10 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
 
     held_out = None
     if options.held_out is not None:
-        kept_apart = Dataset.open(options.held_out)
-        _check_held_out(kept_apart, scrubbed)
+        kept_apart = _open_held_out(options.held_out, [scrubbed.forget, scrubbed.remain], forget_labels)
         held_out = images(kept_apart)
         # the loss depends on the class: only samples of the same classes compare
-        same = torch.isin(held_out.labels, torch.tensor(forget_labels))
-        held_out = held_out.where(same)
-        if not len(held_out):
-            raise ConfigError(f"judge.held_out = '{options.held_out}' has no sample of the forgotten classes")
+        held_out = held_out.where(torch.isin(held_out.labels, torch.tensor(forget_labels)))
     return Bench(
         config=options,
         classifier=classifier,
@@ -250,20 +288,33 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
     )
 
 
-def _check_held_out(held_out: Dataset, scrubbed: Scrubbed) -> None:
-    for dataset in (scrubbed.forget, scrubbed.remain):
-        shared = set(held_out.keys) & set(dataset.keys)
+def _open_held_out(path: str, trained_on: Sequence[Dataset], forget_labels: list[int]) -> Dataset:
+    """Raises ConfigError where a model was trained on one of its samples, or none is of a forgotten class."""
+    held_out = Dataset.open(path)
+    for dataset in trained_on:
+        shared = sorted(set(held_out.keys) & set(dataset.keys))
+        shared = shared or [held_out.key(row) for row, _ in same_content(held_out.index, dataset.index)]
         if shared:
             raise ConfigError(
-                f"judge.held_out = '{held_out.path}' shares sample {min(shared)!r} with '{dataset.path}': "
+                f"judge.held_out = '{path}' shares sample {shared[0]!r} with '{dataset.path}': "
                 "held-out samples are those that no model was trained on"
             )
+    if held_out.classes != trained_on[0].classes:
+        raise ConfigError(f"judge.held_out = '{path}' has other classes than '{trained_on[0].path}'")
+    if not set(labels_of(held_out)) & set(forget_labels):
+        raise ConfigError(f"judge.held_out = '{path}' has no sample of the forgotten classes")
+    return held_out
 
 
 def _classifier(options: JudgeConfig, data: Dataset, base: DiffusionModel) -> Classifier:
     if options.classifier is None:
         return train_classifier(data, image_size=base.image_size, channels=base.channels)
-    classifier = load_classifier(Path(options.classifier))
+    return _load_judge(options, data, base)
+
+
+def _load_judge(options: JudgeConfig, data: Dataset, base: DiffusionModel) -> Classifier:
+    """The classifier that `judge.classifier` names; ConfigError where it does not fit the data or the model."""
+    classifier = load_classifier(Path(str(options.classifier)))
     card = classifier.card
     if (card.image_size, card.channels) != (base.image_size, base.channels):
         raise ConfigError(
@@ -279,14 +330,7 @@ def _yardstick(options: JudgeConfig, scrubbed: Scrubbed, bench: Bench) -> ModelE
     """The recorded figures, or where the model is (trained now if asked to), or nothing."""
     inputs, null_class = scrubbed.inputs, scrubbed.config.model.null_class
     if is_record(options):
-        entry = recorded_yardstick(options, inputs.forget, inputs.remain)
-        recorded = json.loads(Path(str(options.retrained)).read_text())["classifier"]
-        if recorded != json.loads(json.dumps(dataclasses.asdict(bench.classifier.card))):
-            raise ConfigError(
-                f"judge.retrained = '{options.retrained}' was judged by another classifier: name the "
-                f"{CLASSIFIER_NAME} of that run in judge.classifier"
-            )
-        return entry
+        return recorded_yardstick(options, inputs, bench.classifier.card)
     if options.retrained is not None:
         check_trained_without(Path(options.retrained), inputs.remain)
         return ModelConfig(options.retrained, null_class=null_class)
@@ -296,8 +340,12 @@ def _yardstick(options: JudgeConfig, scrubbed: Scrubbed, bench: Bench) -> ModelE
     return None
 
 
-def _load_yardstick(config: ModelConfig, scrubbed: Scrubbed) -> DiffusionModel:
-    model, base = models.load(config), scrubbed.base
+def _load_yardstick(config: ModelConfig, base: DiffusionModel) -> DiffusionModel:
+    """Raises ConfigError for what is no model, one of other images, and the unscrubbed model itself."""
+    try:
+        model = models.load(config)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("model.path", "judge.retrained")) from None
     ours = (base.image_size, base.channels, base.num_classes)
     theirs = (model.image_size, model.channels, model.num_classes)
     if ours != theirs:
@@ -305,6 +353,8 @@ def _load_yardstick(config: ModelConfig, scrubbed: Scrubbed) -> DiffusionModel:
             f"judge.retrained = '{config.path}' makes images of {theirs[0]} pixels, {theirs[1]} channels and "
             f"{theirs[2]} classes, the scrubbed model of {ours[0]}, {ours[1]} and {ours[2]}: they do not compare"
         )
+    if weights_sha256(model.unet.state_dict()) == weights_sha256(base.unet.state_dict()):
+        raise ConfigError(f"judge.retrained = '{config.path}' is the model before scrubbing, which saw the forget set")
     return model
 
 
@@ -341,21 +391,30 @@ def run_entry(run: Path) -> RunEntry:
     )
 
 
-def _remaining_copies(scrubbed: Scrubbed) -> list[Copy]:
+def _remaining_copies(scrubbed: Scrubbed, data: str, bench: Bench, report_path: Path) -> list[Copy]:
     """What still holds the forgotten samples or weights trained on them."""
     config = scrubbed.config
     copies = [
         Copy(config.model.path, "the model before scrubbing"),
         Copy(config.forget, "the forget set"),
     ]
-    shared = sorted({str(path.resolve()) for path in scrubbed.remain.files.paths} - _shards_of(config.remain))
-    copies += [Copy(path, "a shard that the remain set points into; it may hold forgotten samples") for path in shared]
+    base = Path(config.model.path).resolve()
+    if base.name == "model":  # of a run folder
+        copies += [
+            Copy(str(path), "a checkpoint of that model") for path in sorted(base.parent.glob("attempt-*/checkpoint-*"))
+        ]
+    files = {path.resolve() for dataset in (scrubbed.remain, Dataset.open(data)) for path in dataset.files.paths}
+    purged = {path.resolve() for folder in (config.forget, config.remain) for path in Path(folder).glob("*.tar")}
     copies += [
-        Copy(str(path), "a checkpoint of the scrub, with weights that are not scrubbed yet")
+        Copy(str(path), "a shard of the data, which may hold forgotten samples") for path in sorted(files - purged)
+    ]
+    copies += [
+        Copy(str(path), "a checkpoint of the scrub, whose weights may not be scrubbed yet")
         for path in sorted(scrubbed.run.glob("attempt-*/checkpoint-*"))
     ]
+    if bench.classifier.card.data_fingerprint != scrubbed.inputs.remain.fingerprint:
+        judge = bench.config.classifier or str(scrubbed.run / CLASSIFIER_NAME)
+        copies.append(Copy(judge, "the judge, a classifier trained on the forgotten samples too"))
+    if bench.forgets_classes:
+        copies.append(Copy(str(report_path), "the report, which shows a few of the forgotten samples"))
     return copies
-
-
-def _shards_of(folder: str) -> set[str]:
-    return {str(path.resolve()) for path in Path(folder).glob("*.tar")}

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from pickle import UnpicklingError
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .classifier import Classifier
 from .errors import ConfigError
 
 _CHUNK = 64
+_INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 
 
 class Features(Protocol):
@@ -68,18 +71,12 @@ class NetworkFeatures:
 
 def make_features(option: str, classifier: Classifier) -> Features:
     """The extractor that `judge.features` names; raises ConfigError where its weights or its package are not there."""
-    if option == "classifier":
-        return ClassifierFeatures(classifier)
-    if option == "inception":
-        return _inception()
-    return _clip(Path(option))
+    return ClassifierFeatures(classifier) if option == "classifier" else network_features(option)
 
 
-def features_name(option: str, classifier_name: str) -> str:
-    """The name `make_features` would give, without loading anything."""
-    if option == "classifier":
-        return classifier_name
-    return "inception-v3" if option == "inception" else f"clip-{Path(option).resolve().name}"
+def network_features(option: str) -> NetworkFeatures:
+    """The same for all but the classifier's."""
+    return _inception() if option == "inception" else _clip(Path(option))
 
 
 class _ClipImage(nn.Module):
@@ -98,15 +95,26 @@ def _clip(folder: Path) -> NetworkFeatures:
         raise ConfigError(f"judge.features = '{folder}' holds no .safetensors weights: pickled ones are not read")
     from transformers import CLIPVisionModelWithProjection
 
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind not in ("clip", "clip_vision_model"):
-        raise ConfigError(f"judge.features = '{folder}' is a model of type {kind!r}, not CLIP")
-    vision = CLIPVisionModelWithProjection.from_pretrained(folder, use_safetensors=True).eval()
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        if kind not in ("clip", "clip_vision_model"):
+            raise ConfigError(f"judge.features = '{folder}' is a model of type {kind!r}, not CLIP")
+        loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True
+        )
+        vision, found = loaded
+    except (AttributeError, OSError, RuntimeError, json.JSONDecodeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"judge.features = '{folder}' cannot be loaded: {reason}") from None
+    if missing := sorted(found["missing_keys"]):
+        # transformers would leave them random
+        raise ConfigError(f"judge.features = '{folder}' has no weights for {missing[0]}: name a whole CLIP model")
+    vision.eval()
     size = vision.config.image_size
     if not isinstance(size, int):
         raise ConfigError(f"judge.features = '{folder}': image_size {size} in its config.json is not one number")
     return NetworkFeatures(
-        name=features_name(str(folder), ""),
+        name=f"clip-{folder.resolve().name}",
         num_features=vision.config.projection_dim,
         network=_ClipImage(vision),
         image_size=size,
@@ -127,12 +135,23 @@ class _InceptionPool(nn.Module):
 def _inception() -> NetworkFeatures:
     try:
         import torch_fidelity  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
+    except ImportError as error:  # it needs torchvision in turn
         raise ConfigError(
-            "judge.features = 'inception' needs torch-fidelity, which is not installed: "
-            "pip install torch-fidelity, or use judge.features = 'classifier'"
+            f"judge.features = 'inception' needs torch-fidelity ({error}): pip install torch-fidelity, or use "
+            "judge.features = 'classifier'"
         ) from None
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION_WEIGHTS
+    if not weights.exists():
+        raise ConfigError(
+            f"judge.features = 'inception': its weights are not at {weights}: put torch-fidelity's release file there, "
+            "or use judge.features = 'classifier'"
+        )
+    try:
+        # torch-fidelity unpickles whatever the file holds: see first that it holds tensors only
+        torch.load(weights, weights_only=True)
+    except (EOFError, OSError, RuntimeError, UnpicklingError):
+        raise ConfigError(f"judge.features = 'inception': {weights} holds more than weights: fetch it again") from None
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"]).eval()
-    return NetworkFeatures(features_name("inception", ""), 2048, _InceptionPool(network), 299, (0.0,) * 3, (1.0,) * 3)
+    network = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)).eval()
+    return NetworkFeatures("inception-v3", 2048, _InceptionPool(network), 299, (0.0,) * 3, (1.0,) * 3)

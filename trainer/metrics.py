@@ -26,11 +26,11 @@ class Measurement:
     reason: str | None = None
 
 
-def measured(value: Tensor | float, n: int, **about: object) -> Measurement:
-    """A figure, or none where it came out NaN or infinite."""
+def measured(value: Tensor | float, n: int, *, why_not: str = "", **about: object) -> Measurement:
+    """A figure, or none where it came out NaN or infinite; `why_not` is the reason then, where it is known."""
     number = float(value)
     if not torch.isfinite(torch.tensor(number)):
-        return Measurement(None, n, reason=f"came out {number}", **about)  # pyright: ignore[reportArgumentType]
+        return Measurement(None, n, reason=why_not or f"came out {number}", **about)  # pyright: ignore[reportArgumentType]
     return Measurement(number, n, **about)  # pyright: ignore[reportArgumentType]
 
 

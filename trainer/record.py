@@ -15,7 +15,7 @@ from .errors import ConfigError
 from .metrics import Measurement
 from .provenance import DataStamp, write_json
 from .relearning import RelearningPoint
-from .thresholds import Verdict
+from .thresholds import Verdict, tells_nothing
 
 RECORD_NAME = "record.json"
 SCHEMA_VERSION = 1
@@ -105,6 +105,10 @@ class Record(_Strict):
     """The evaluation's resolved configuration, its seeds among them."""
     remaining_copies: list[Copy]
     versions: dict[str, str]
+
+    def tells_nothing(self, verdict: Verdict) -> bool:
+        """Whether the unscrubbed model holds a threshold on forgetting as well."""
+        return tells_nothing(verdict.threshold, {name: entry.metrics for name, entry in self.models.items()})
 
 
 _ADAPTER = TypeAdapter(Record)

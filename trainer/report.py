@@ -20,6 +20,7 @@ from .record import Record
 from .report_page import definitions, details, page, section
 from .sampling import to_grid
 from .settings import flatten
+from .thresholds import parse_threshold
 
 KINDS = {"unscrubbed": "before", "scrubbed": "after", "retrained": "retrained"}
 _HEADINGS = {"unscrubbed": "before", "scrubbed": "after", "retrained": "retrained"}
@@ -90,7 +91,9 @@ def _head(record: Record, what: str) -> str:
     verdicts = "".join(
         f'<div class="verdict{"" if verdict.passed else " failed"}"><b>{_number(verdict.value)}</b> '
         f'<span class="badge {"pass" if verdict.passed else "fail"}">{"PASS" if verdict.passed else "FAIL"}</span>'
-        f"<code>{escape(verdict.threshold)}{_limit(verdict.limit, verdict.threshold)}</code></div>"
+        f"<code>{escape(verdict.threshold)}{_limit(verdict.limit, verdict.threshold)}</code>"
+        f'<small class="soft">{_about(_of_threshold(record, verdict.threshold))}'
+        f"{'; the unscrubbed model holds it too' if record.tells_nothing(verdict) else ''}</small></div>"
         for verdict in record.thresholds
     )
     return (
@@ -99,6 +102,16 @@ def _head(record: Record, what: str) -> str:
         f'<p class="soft">{record.forget.num_samples:,} samples forgotten, {record.remain.num_samples:,} kept. '
         f'{escape(record.statement)}</p><div class="verdicts">{verdicts}</div>'
     )
+
+
+def _of_threshold(record: Record, text: str) -> Measurement:
+    return record.models["scrubbed"].metrics[parse_threshold(text).metric]
+
+
+def _about(measurement: Measurement) -> str:
+    """What a figure rests on, or why there is none."""
+    why_not = f"; {escape(measurement.reason)}" if measurement.reason else ""
+    return f"n = {measurement.n:,}{why_not}"
 
 
 def _limit(limit: float | None, text: str) -> str:
@@ -168,12 +181,12 @@ def _table(record: Record) -> str:
     yardstick = record.models.get("retrained")
     recorded = ""
     if yardstick is not None:
-        recorded = " The retrained model never saw the forget set: it is the yardstick, not zero."
+        recorded = " The yardstick is the retrained model, trained without the forget set, not zero."
         if yardstick.measured != record.date:
             recorded += f" Its figures were recorded on {yardstick.measured[:10]}."
     card = record.classifier
     note = (
-        f"Figures on generated samples, n beneath each.{recorded} The judge is right on "
+        f"n beneath each figure: generated samples, for membership real ones.{recorded} The judge is right on "
         f"{card.held_out_accuracy:.1%} of {card.num_held_out:,} real images it did not see."
     )
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -184,13 +197,11 @@ def _cell(record: Record, model: str, metric: str) -> str:
     measurement: Measurement | None = record.models[model].metrics.get(metric)
     if measurement is None:
         return "–"
-    if measurement.value is None:
-        return f"–<small>{escape(measurement.reason or '')}</small>"
-    about = f"n = {measurement.n:,}"
+    about = _about(measurement)
     if metric.startswith("integrity_") and model == "unscrubbed":
-        ceiling = record.models[model].metrics.get(metric.replace("integrity_", "integrity_ceiling_"))
-        about = f"floor; ceiling {_number(ceiling.value if ceiling else None)}"
-    return f"{_number(measurement.value)}<small>{escape(about)}</small>"
+        ceiling = record.models[model].metrics[metric.replace("integrity_", "integrity_ceiling_")]
+        about = f"floor, {about}<br>ceiling {_number(ceiling.value)}, {_about(ceiling)}"
+    return f"{_number(measurement.value)}<small>{about}</small>"
 
 
 def _pair(*figures: str) -> str:
@@ -292,8 +303,13 @@ def _curves(record: Record) -> str:
         return ""
     last = max(x for one in series for x, _ in one.points)
     chart = charts.lines(series, Axis("fine-tuning step", 0, last), Axis("P_psi", 0, 1), "relearning curves")
-    count = record.judge.get("relearning", {}).get("num_images")
-    note = f"P_psi while the model is fine-tuned on {count} forget images. What was only hidden comes back at once."
+    count = record.judge["relearning"]["num_images"]
+    sizes = sorted({point.n for entry in record.models.values() for point in entry.relearning})
+    n = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    note = (
+        f"P_psi (n = {n}) while the model is fine-tuned on at most {count:,} forget images. "
+        "What was only hidden comes back at once."
+    )
     return section("Relearning", f"<figure>{chart}</figure>{charts.legend(series)}", note)
 
 

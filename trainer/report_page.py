@@ -55,6 +55,9 @@ th, td { padding: .42rem .5rem; text-align: right; border-top: 1px solid var(--r
 thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .82rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 8rem; }
 tbody th { font-weight: 500; } tbody th small, td small { display: block; color: var(--soft); font-weight: 400; }
+@media (max-width: 34rem) { th, td { padding: .42rem .25rem; } th:first-child, td:first-child { min-width: 5.5rem; }
+  td small { font-size: .72rem; } thead th { font-size: .75rem; } }
+td small { white-space: normal; max-width: 12rem; margin-left: auto; }
 td.main { font-weight: 650; }
 figure { margin: 0; } svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font: 11px system-ui, "Segoe UI", Roboto, sans-serif; fill: var(--soft); }

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ..shards.dataset import Dataset
 from ..shards.errors import DataError
-from .config import JudgeConfig, ModelConfig, PretrainConfig, ScrubConfig
+from .classifier import ClassifierCard
+from .config import JudgeConfig, PretrainConfig, ScrubConfig
 from .errors import ConfigError
 from .pretrain import run_pretrain
-from .provenance import DataStamp
-from .record import ModelEntry, read_record
+from .provenance import DataStamp, Inputs
+from .record import ModelEntry, Record, read_record
 from .settings import as_dict, decode, read_toml
 
 
@@ -20,20 +21,37 @@ def is_record(judge: JudgeConfig) -> bool:
     return judge.retrained is not None and judge.retrained.endswith(".json")
 
 
-def recorded_yardstick(judge: JudgeConfig, forget: DataStamp, remain: DataStamp) -> ModelEntry:
+def read_yardstick(judge: JudgeConfig) -> Record:
+    """The record that `judge.retrained` names; ConfigError where it has no retrained model."""
+    record = read_record(Path(str(judge.retrained)))
+    if "retrained" not in record.models:
+        raise ConfigError(
+            f"judge.retrained = '{judge.retrained}' has no retrained model: name a record of an evaluation with "
+            "judge.with_retrained"
+        )
+    return record
+
+
+def recorded_yardstick(judge: JudgeConfig, inputs: Inputs, classifier: ClassifierCard) -> ModelEntry:
     """The retrained model's figures out of the record that `judge.retrained` names, with their date.
 
-    Raises ConfigError where they are of other samples, were generated otherwise, or are not there.
+    Raises ConfigError where they are of other samples, were measured otherwise, or are not there.
     """
-    assert judge.retrained is not None
-    record = read_record(Path(judge.retrained))
+    record = read_yardstick(judge)
     where = f"judge.retrained = '{judge.retrained}'"
-    if "retrained" not in record.models:
-        raise ConfigError(f"{where} has no retrained model: name a record of an evaluation with judge.with_retrained")
-    if (record.forget.fingerprint, record.remain.fingerprint) != (forget.fingerprint, remain.fingerprint):
+    fingerprints = (inputs.forget.fingerprint, inputs.remain.fingerprint)
+    if (record.forget.fingerprint, record.remain.fingerprint) != fingerprints:
         raise ConfigError(f"{where} is of another forget or remain set: train the yardstick for this one")
+    if record.models["unscrubbed"].weights_sha256 != inputs.base_weights_sha256:
+        # its integrity is the distance to that one's images
+        raise ConfigError(f"{where} was measured beside another unscrubbed model: name the yardstick's folder instead")
+    if record.classifier != classifier:
+        raise ConfigError(
+            f"{where} was judged by another classifier: name the classifier.safetensors of that run in judge.classifier"
+        )
     ours = as_dict(judge)
-    for key in ("sampling", "num_forget_samples", "num_remain_samples"):
+    measured_by = ["sampling", "num_forget_samples", "num_remain_samples", "features", "held_out", "relearn"]
+    for key in [*measured_by, "relearning"] if judge.relearn else measured_by:
         if record.judge.get(key) != ours[key]:
             raise ConfigError(
                 f"{where} was measured with judge.{key} = {record.judge.get(key)}, here it is {ours[key]}: "
@@ -47,16 +65,16 @@ def retrain(scrub: ScrubConfig, output: Path) -> Path:
 
     Continues or reuses the run in `output`. All ranks call it. Raises ConfigError where those settings are not known.
     """
-    settings = settings_of(scrub.model)
+    settings = settings_of(Path(scrub.model.path))
     return run_pretrain(dataclasses.replace(settings, data=scrub.remain, output=str(output)))
 
 
-def settings_of(model: ModelConfig) -> PretrainConfig:
+def settings_of(model: Path) -> PretrainConfig:
     """What the base model was pretrained with; raises ConfigError where that is not known."""
-    settings = pretrained_with(Path(model.path))
+    settings = pretrained_with(model)
     if settings is None:
         raise ConfigError(
-            f"judge.with_retrained: '{model.path}' is not the model/ of an `erasediff pretrain` run, so how to "
+            f"judge.with_retrained: '{model}' is not the model/ of an `erasediff pretrain` run, so how to "
             "train it again is not known: train it without D_f yourself and name its folder in judge.retrained"
         )
     return settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -66,11 +67,6 @@ def denoise(
     """
     scheduler = DDIMScheduler.from_config(model.scheduler.config)
     assert isinstance(scheduler, DDIMScheduler)
-    num_timesteps = model.scheduler.config["num_train_timesteps"]
-    if not 1 <= config.num_inference_steps <= num_timesteps:
-        raise ConfigError(f"num_inference_steps = {config.num_inference_steps}: from 1 to the model's {num_timesteps}")
-    if config.seed < 0:
-        raise ConfigError(f"sampling.seed = {config.seed}: at least 0")
     scheduler.set_timesteps(config.num_inference_steps)
     shape = (model.channels, model.image_size, model.image_size)
     noise = [
@@ -90,6 +86,19 @@ def denoise(
             output = without + config.guidance_scale * (with_class - without)
         x = scheduler.step(output, int(t), x, return_dict=False)[0]
     return x.clamp(-1, 1)
+
+
+def check_sampling(config: SamplingConfig, model: DiffusionModel, name: str = "sampling") -> None:
+    """Raises ConfigError for a number that is out of range; `name` is what the options are called."""
+    num_timesteps = model.scheduler.config["num_train_timesteps"]
+    if not 1 <= config.num_inference_steps <= num_timesteps:
+        raise ConfigError(
+            f"{name}.num_inference_steps = {config.num_inference_steps}: from 1 to the model's {num_timesteps}"
+        )
+    if config.seed < 0:
+        raise ConfigError(f"{name}.seed = {config.seed}: at least 0")
+    if not math.isfinite(config.guidance_scale):
+        raise ConfigError(f"{name}.guidance_scale = {config.guidance_scale}: a finite number")
 
 
 def to_pixels(images: Tensor) -> np.ndarray:
@@ -122,6 +131,7 @@ def run_sample(config: SampleConfig) -> Path:
     for name in ("num_images", "scale"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)}: at least 1")
+    check_sampling(config.sampling, model)
     output = Path(config.output)
     if output.is_dir():
         raise ConfigError(f"output = '{output}' is a folder: name a PNG file")

@@ -23,6 +23,7 @@ from .checks import (
 )
 from .config import (
     EngineConfig,
+    EraseConfig,
     EraseDiffConfig,
     MethodConfig,
     ModelConfig,
@@ -174,14 +175,21 @@ def plan(config: ScrubConfig) -> Plan:
             f"forget = '{config.forget}' and remain = '{config.remain}' have different classes "
             f"({', '.join(forget.classes[:3])}, … and {', '.join(remain.classes[:3])}, …): split both from one dataset"
         )
+    check_settings(config, model, labels_of(forget), labels_of(remain))
+    return Plan(config, model, forget, remain)
+
+
+def check_settings(
+    config: ScrubConfig | EraseConfig, model: DiffusionModel, forget_labels: list[int], remain_labels: list[int]
+) -> None:
+    """Raises ConfigError where the settings of a scrub, the model and the labels do not fit together."""
     check_method(config.method)
     check_engine(config.engine)
     models.check_saveable(model)
-    check_labels(model, config.method, labels_of(forget), labels_of(remain))
+    check_labels(model, config.method, forget_labels, remain_labels)
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
     check_precision(config.engine, config.method)
-    return Plan(config, model, forget, remain)
 
 
 def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:

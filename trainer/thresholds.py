@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from .errors import ConfigError
 from .metrics import Measurement
 
+# metrics by which a model that forgot is told from one that did not
+_OF_FORGETTING = ("p_psi", "entropy", "nearest_to_forget", "membership_auc")
 MODELS = ("unscrubbed", "scrubbed", "retrained")
 _NUMBER = r"\d+\.?\d*(?:e-?\d+)?"
 _PATTERN = re.compile(
@@ -84,3 +86,10 @@ def judge(thresholds: Sequence[Threshold], models: Mapping[str, Mapping[str, Mea
         passed = value is not None and limit is not None and (value <= limit if threshold.at_most else value >= limit)
         verdicts.append(Verdict(threshold.text, limit, value, passed))
     return verdicts
+
+
+def tells_nothing(text: str, models: Mapping[str, Mapping[str, Measurement]]) -> bool:
+    """Whether a threshold on forgetting holds for the unscrubbed model as well, which has forgotten nothing."""
+    threshold = parse_threshold(text)
+    (verdict,) = judge([threshold], {**models, "scrubbed": models["unscrubbed"]})
+    return verdict.passed and threshold.metric.partition("[")[0] in _OF_FORGETTING

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
+from erasediff.shards.build import build
 from erasediff.shards.dataset import Dataset
-from erasediff.trainer.config import EngineConfig, EraseConfig, ModelConfig, TrainConfig
+from erasediff.shards.errors import DataError
+from erasediff.trainer import erase
+from erasediff.trainer.config import (
+    EngineConfig,
+    EraseConfig,
+    EraseDiffConfig,
+    ModelConfig,
+    RelearnConfig,
+    SamplingConfig,
+    TrainConfig,
+)
 from erasediff.trainer.erase import run_erase
-from erasediff.trainer.errors import ConfigError, ThresholdError
+from erasediff.trainer.errors import ConfigError, ThresholdError, TrainingError
+from erasediff.trainer.evidence import Evidence
 from erasediff.trainer.record import read_record
 from evidence_cases import make_classifier, sha256_of_file, tiny_judge
 
@@ -113,6 +126,9 @@ def test_other_weights_than_those_evaluated_are_not_published(config: EraseConfi
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(changed)
+    evidence = Evidence(read_record(output / "record.json"), output / "record.json", output / "report.html")
+    with pytest.raises(TrainingError, match="nothing is published"):
+        erase._copy(output / "scrub" / "model", output / "model.partial", failing, evidence)
     # its record is of other weights: it is evaluated anew, not trusted
     with pytest.raises(ThresholdError):
         run_erase(failing)
@@ -144,12 +160,59 @@ class TestRefusals:
             ({"thresholds": ("p_psi <= retrained",)}, r"set judge\.with_retrained"),
             ({"with_retrained": True}, "is not the model/ of an `erasediff pretrain` run"),
             ({"num_forget_samples": 0}, r"judge\.num_forget_samples = 0: at least 1"),
+            ({"num_threads": 0}, r"judge\.num_threads = 0: at least 1"),
+            ({"sampling": SamplingConfig(seed=-1)}, r"judge\.sampling\.seed = -1: at least 0"),
+            (
+                {"sampling": SamplingConfig(num_inference_steps=0)},
+                r"num_inference_steps = 0: from 1 to",
+            ),
+            ({"sampling": SamplingConfig(guidance_scale=math.nan)}, r"guidance_scale = nan: a finite number"),
+            ({"relearning": RelearnConfig(learning_rate=-1)}, r"learning_rate = -1: more than 0, and finite"),
+            ({"features": "inception"}, "needs torch-fidelity"),
+            ({"features": "nowhere"}, "classifier, inception, or the folder of a CLIP model"),
+            ({"held_out": "nowhere"}, "nowhere: no such dataset folder"),
+            ({"retrained": "nowhere"}, "judge.retrained = 'nowhere': no such folder"),
+            ({"retrained": "nowhere.json"}, "nowhere.json: no such record"),
         ],
     )
     def test_a_judge_that_cannot_work_is_refused_before_anything_is_written(
         self, config: EraseConfig, options: dict[str, object], message: str
     ) -> None:
         broken = dataclasses.replace(config, judge=tiny_judge(Path(str(config.judge.classifier)), **options))
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises((ConfigError, DataError), match=message):
             run_erase(broken)
+        assert not Path(config.output).exists()
+
+    def test_held_out_samples_under_other_keys(self, config: EraseConfig, tmp_path: Path) -> None:
+        data = Dataset.open(config.data)
+        folder = tmp_path / "renamed"
+        for i in range(20):
+            image = folder / data.classes[data.labels[i]] / f"other-{i}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(data.read_bytes(i))
+        build(str(folder), tmp_path / "unseen")
+        judge = dataclasses.replace(config.judge, held_out=str(tmp_path / "unseen"))
+        with pytest.raises(ConfigError, match="held-out samples are those that no model was trained on"):
+            run_erase(dataclasses.replace(config, judge=judge))
+        assert not Path(config.output).exists()
+
+    def test_single_samples_with_nothing_to_say_whether_they_are_forgotten(self, config: EraseConfig) -> None:
+        Path(config.request).write_text(f"[[selectors]]\nkeys = {json.dumps(TWENTY)}\n")
+        for judge in (
+            dataclasses.replace(config.judge, thresholds=()),
+            dataclasses.replace(config.judge, thresholds=(), retrained="somewhere"),
+        ):
+            with pytest.raises(ConfigError, match="nothing would say whether single samples are forgotten"):
+                run_erase(dataclasses.replace(config, judge=judge))
+        assert not Path(config.output).exists()
+
+    def test_a_class_and_single_samples_at_once(self, config: EraseConfig) -> None:
+        Path(config.request).write_text('[[selectors]]\nlabels = ["3"]\n[[selectors]]\nkeys = ["digit-00006"]\n')
+        with pytest.raises(ConfigError, match="holds all of class 3 and a part of class 6"):
+            run_erase(config)
+        assert not Path(config.output).exists()
+
+    def test_a_scrub_that_cannot_work_is_refused_before_anything_is_written(self, config: EraseConfig) -> None:
+        with pytest.raises(ConfigError, match=r"method\.eta = -1"):
+            run_erase(dataclasses.replace(config, method=EraseDiffConfig(eta=-1)))
         assert not Path(config.output).exists()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import pytest
@@ -16,7 +18,7 @@ from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.request import Request, Selector
 from erasediff.shards.split import split
-from erasediff.trainer import models
+from erasediff.trainer import metrics, models
 from erasediff.trainer.classifier import load_classifier, load_images, train_classifier
 from erasediff.trainer.config import (
     EngineConfig,
@@ -37,9 +39,12 @@ from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.provenance import weights_sha256
 from erasediff.trainer.randomness import sample_generator
 from erasediff.trainer.relearning import relearn
+from erasediff.trainer.sampling import CHUNK, sample
 from erasediff.trainer.scrubbing import run_scrub
 from erasediff.trainer.settings import as_dict, read_toml
 from evidence_cases import edit_json, make_classifier, make_run, sha256_of_file, tiny_evaluation
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 CPU = torch.device("cpu")
@@ -82,6 +87,39 @@ def test_integrity_has_floor_zero_and_a_ceiling(evidence: Evidence) -> None:
         moved = scrubbed[f"integrity_{side}[digits-cnn]"].value
         # three steps move a model, but less than other noise does
         assert ceiling is not None and moved is not None and 0 < moved < ceiling
+
+
+def test_figures_are_of_the_images_they_name(digits: Path, run: Path, classifier: Path) -> None:
+    scrubbed = Scrubbed.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    figures = evaluate(scrubbed.result, bench)
+    forget, remain = (bench.features(load_images(data, 8, 1)[0]) for data in (scrubbed.forget, scrubbed.remain))
+    made = {side: bench.features(getattr(figures.samples, side).images) for side in ("forget", "remain")}
+    assert len(forget) == 183 and len(remain) == 1614
+    expected = {
+        "frechet_distance": metrics.frechet_distance(remain, made["remain"]),
+        "precision": metrics.precision_recall(remain, made["remain"], k=3)[0],
+        "recall": metrics.precision_recall(remain, made["remain"], k=3)[1],
+        "nearest_to_forget": metrics.nearest_distance(forget, made["forget"]),
+    }
+    for name, value in expected.items():
+        assert figures.metrics[f"{name}[digits-cnn]"].value == pytest.approx(value.item(), rel=1e-6), name
+
+
+def test_every_image_has_noise_of_its_own(base_model: Path) -> None:
+    model = models.load(ModelConfig(str(base_model), null_class=10))
+    images = sample(model, [3] * (CHUNK + 6), SamplingConfig(num_inference_steps=2))
+    # farther apart than rounding: a chunk of another size rounds otherwise
+    assert torch.nn.functional.pdist(images.flatten(1)).min() > 0.1
+
+
+def test_what_must_hold_where_nothing_is_said(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+    other = tiny.make_pipeline(tmp_path / "other", seed=2)
+    rest = ["accuracy_remaining >= unscrubbed - 0.02", "non_finite_samples <= 0"]
+    for retrained, first in ((None, "p_psi <= 0.1"), (str(other), "p_psi <= retrained + 0.05")):
+        judged = tiny_evaluation(run, digits, classifier, thresholds=(), retrained=retrained)
+        verdicts = run_evaluate(judged, output=tmp_path).record.thresholds
+        assert [verdict.threshold for verdict in verdicts] == [first, *rest]
 
 
 def test_the_weights_evaluated_are_the_weights_saved(evidence: Evidence, run: Path, base_model: Path) -> None:
@@ -129,6 +167,14 @@ def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run:
     found = evaluate(scrubbed.result, bench).metrics
     assert found["p_psi"].value is None and found["p_psi"].reason == "no finite sample"
     assert found["integrity_forgotten[digits-cnn]"].value is None
+    assert found["integrity_forgotten[digits-cnn]"].reason == "no finite sample"
+
+
+def test_a_ceiling_needs_two_samples_of_each_label(digits: Path, run: Path, classifier: Path) -> None:
+    scrubbed = Scrubbed.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier, num_remain_samples=10), scrubbed, CPU)
+    ceiling = evaluate(scrubbed.base, bench).metrics["integrity_ceiling_remaining[digits-cnn]"]
+    assert ceiling.value is None and ceiling.reason == "needs at least 2 finite samples of each label"
 
 
 def test_membership_by_the_loss(base_model: Path, digits: Path) -> None:
@@ -207,19 +253,34 @@ def test_single_samples_are_judged_by_membership_and_distance(
     same_class = sum(label == 3 for label in Dataset.open(tmp_path / "parts" / "forget").labels)
     assert found["membership_auc"].n == 2 + same_class
     assert found["nearest_to_forget[digits-cnn]"].n == 12
+    defaults = dataclasses.replace(
+        judged,
+        judge=dataclasses.replace(
+            judged.judge, thresholds=(), retrained=str(tiny.make_pipeline(tmp_path / "other", seed=2))
+        ),
+    )
+    first = run_evaluate(defaults).record.thresholds[0]
+    assert first.threshold == "membership_auc <= retrained + 0.05"
     leaking = tiny_evaluation(tmp_path / "run", digits, classifier, held_out=str(digits / "data"))
     with pytest.raises(ConfigError, match="held-out samples are those that no model was trained on"):
         run_evaluate(leaking)
 
 
-def test_a_recorded_yardstick_is_named_with_its_date(
-    digits: Path, run: Path, base_model: Path, classifier: Path, tmp_path: Path
-) -> None:
-    first = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(base_model)), output=tmp_path)
+def test_a_recorded_yardstick_is_named_with_its_date(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+    other = tiny.make_pipeline(tmp_path / "other", seed=2)
+    first = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(other)), output=tmp_path)
     again = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path)))
     assert again.record.models["retrained"] == first.record.models["retrained"]
     with pytest.raises(ConfigError, match=r"measured with judge\.num_forget_samples = 12, here it is 13"):
         run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), num_forget_samples=13))
+    with pytest.raises(ConfigError, match=r"measured with judge\.relearn = False, here it is True"):
+        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), relearn=True))
+    # its integrity is the distance to the images of that original
+    values = json.loads(first.record_path.read_text())
+    values["models"]["unscrubbed"]["weights_sha256"] = "0" * 64
+    (tmp_path / "elsewhere.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="was measured beside another unscrubbed model"):
+        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(tmp_path / "elsewhere.json")))
 
 
 def test_a_yardstick_is_trained_with_the_same_settings(digits: Path, classifier: Path, tmp_path: Path) -> None:
@@ -269,6 +330,25 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="makes images of 16 pixels, 1 channels and 11 classes"):
             run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(other)))
 
+    def test_the_unscrubbed_model_as_the_yardstick(
+        self, digits: Path, run: Path, base_model: Path, classifier: Path, tmp_path: Path
+    ) -> None:
+        copy = tmp_path / "copy"
+        shutil.copytree(base_model, copy)
+        with pytest.raises(ConfigError, match="is the model before scrubbing, which saw the forget set"):
+            run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(copy)))
+
+    def test_a_damaged_classifier(self, digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+        weights, about = load_file(classifier), safe_open(classifier, "pt").metadata()
+        for name, fewer, card in (
+            ("no-card", weights, {"format": about["format"]}),
+            ("other-card", weights, about | {"card": "{}"}),
+            ("no-head", {key: value for key, value in weights.items() if key != "head.weight"}, about),
+        ):
+            save_file(fewer, tmp_path / name, card)
+            with pytest.raises(ConfigError, match=f"{name}' is damaged: leave it out"):
+                run_evaluate(tiny_evaluation(run, digits, tmp_path / name))
+
     def test_retraining_without_known_settings(self, digits: Path, run: Path, classifier: Path) -> None:
         with pytest.raises(ConfigError, match="is not the model/ of an `erasediff pretrain` run"):
             run_evaluate(tiny_evaluation(run, digits, classifier, with_retrained=True))
@@ -282,14 +362,32 @@ class TestRefusals:
 
     def test_extractors_that_are_not_there(self, classifier: Path, tmp_path: Path) -> None:
         judge = load_classifier(classifier)
-        with pytest.raises(ConfigError, match="needs torch-fidelity, which is not installed"):
+        with pytest.raises(ConfigError, match=r"needs torch-fidelity \(No module named 'torch_fidelity'\)"):
             make_features("inception", judge)
         with pytest.raises(ConfigError, match="classifier, inception, or the folder of a CLIP model"):
             make_features(str(tmp_path), judge)
+        (tmp_path / "config.json").write_text('{"model_type": "clip"')
+        (tmp_path / "model.safetensors").write_bytes(b"")
+        with pytest.raises(ConfigError, match="cannot be loaded: Expecting"):
+            make_features(str(tmp_path), judge)
+        (tmp_path / "model.safetensors").unlink()
         (tmp_path / "config.json").write_text('{"model_type": "clip"}')
         (tmp_path / "pytorch_model.bin").write_bytes(b"\x80")
         with pytest.raises(ConfigError, match=r"holds no \.safetensors weights: pickled ones are not read"):
             make_features(str(tmp_path), judge)
+
+    def test_inception_without_its_weights_or_with_code_in_them(
+        self, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+        judge = load_classifier(classifier)
+        with pytest.raises(ConfigError, match=r"its weights are not at .*weights-inception-2015-12-05-6726825d\.pth"):
+            make_features("inception", judge)
+        (tmp_path / "checkpoints").mkdir()
+        torch.save({"weight": tmp_path}, tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth")
+        with pytest.raises(ConfigError, match="holds more than weights"):
+            make_features("inception", judge)
 
 
 def test_features_of_a_clip_model(classifier: Path, tmp_path: Path) -> None:
@@ -315,3 +413,9 @@ def test_features_of_a_clip_model(classifier: Path, tmp_path: Path) -> None:
         expected = network(pixel_values=(images - mean) / std).image_embeds
     torch.testing.assert_close(features(images * 2 - 1), expected, rtol=1e-4, atol=1e-5)
     assert features(torch.zeros(2, 1, 8, 8)).shape == (2, 6)
+    # what transformers would fill with random numbers
+    weights = load_file(tmp_path / "tiny-clip" / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, tmp_path / "tiny-clip" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"has no weights for visual_projection\.weight"):
+        make_features(str(tmp_path / "tiny-clip"), load_classifier(classifier))

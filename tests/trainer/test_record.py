@@ -10,10 +10,24 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import tiny
+from erasediff.trainer.classifier import ClassifierCard
 from erasediff.trainer.config import EraseDiffConfig
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence import Evidence, run_entry, run_evaluate
-from erasediff.trainer.record import Record, RequestEntry, read_record, write_record
+from erasediff.trainer.metrics import Measurement
+from erasediff.trainer.provenance import DataStamp
+from erasediff.trainer.record import (
+    Copy,
+    ModelEntry,
+    Record,
+    RequestEntry,
+    RunEntry,
+    read_record,
+    write_record,
+)
+from erasediff.trainer.relearning import RelearningPoint
+from erasediff.trainer.thresholds import Verdict
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
 
 REQUEST = RequestEntry("<script>alert(1)</script>", "2026-11-20", "withdrawn & gone")
@@ -27,7 +41,8 @@ def evidence(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFa
     run = make_run(digits, base_model, folder / "run")
     # a checkpoint, as an interrupted run leaves one
     (run / "attempt-0001" / "checkpoint-000002").mkdir()
-    judged = tiny_evaluation(run, digits, classifier, relearn=True, retrained=str(base_model))
+    other = tiny.make_pipeline(folder / "other", seed=2)
+    judged = tiny_evaluation(run, digits, classifier, relearn=True, retrained=str(other))
     return run_evaluate(judged, request=REQUEST)
 
 
@@ -54,12 +69,21 @@ def test_it_says_what_happened(evidence: Evidence, base_model: Path) -> None:
     copies = {Path(copy.path).name for copy in record.remaining_copies}
     assert {base_model.name, "forget", "checkpoint-000002"} <= copies
     assert any(copy.path.endswith(".tar") for copy in record.remaining_copies)
+    # both hold something of D_f: the judge was trained on it, the report shows it
+    assert {"classifier.safetensors", "report.html"} <= copies
     assert {"torch", "deepspeed", "erasediff"} <= set(record.versions)
 
 
 def test_the_documented_schema_is_the_records(evidence: Evidence) -> None:
-    documented = set(re.findall(r"^\| `([a-z_]+)`", DOCS.read_text(), re.MULTILINE))
-    assert {field.name for field in dataclasses.fields(Record)} <= documented
+    record, model = (
+        set(re.findall(r"^\| `([a-z_0-9]+)`", part, re.MULTILINE))
+        for part in DOCS.read_text().split("## The metrics")[0].split("## A model")
+    )
+    assert record == {field.name for field in dataclasses.fields(Record)}
+    assert model == {field.name for field in dataclasses.fields(ModelEntry)}
+    for kind in (RequestEntry, RunEntry, Copy, DataStamp, ClassifierCard, Measurement, Verdict, RelearningPoint):
+        for field in dataclasses.fields(kind):
+            assert f"`{field.name}`" in DOCS.read_text(), f"{kind.__name__}.{field.name}"
     assert evidence.record.schema in DOCS.read_text()
 
 
@@ -88,7 +112,7 @@ def test_a_record_that_cannot_be_read(
 class Page(HTMLParser):
     """Collects what a page refers to, and checks that every element is closed."""
 
-    VOID = frozenset({"meta", "img"})
+    VOID = frozenset({"meta", "img", "br"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,3 +155,9 @@ def test_the_report_shows_the_record(evidence: Evidence) -> None:
         assert entry.weights_sha256 in text
     p_psi = evidence.record.models["scrubbed"].metrics["p_psi"].value
     assert p_psi is not None and f"{p_psi:.3f}<small>n = 12</small>" in text
+    # every figure with its n: the floor is measured on the first chunk
+    assert "<small>floor, n = 64<br>ceiling " in text and "<small>floor, n = 12<br>ceiling " in text
+    assert 'accuracy_remaining &gt;= 0</code><small class="soft">n = 135</small>' in text
+    assert "P_psi (n = 6)" in text
+    assert evidence.record.tells_nothing(Verdict("p_psi <= 1", 1.0, 0.0, True))
+    assert text.count("the unscrubbed model holds it too") == 0

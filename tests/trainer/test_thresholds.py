@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.metrics import Measurement
-from erasediff.trainer.thresholds import check_thresholds, judge, parse_threshold
+from erasediff.trainer.thresholds import check_thresholds, judge, parse_threshold, tells_nothing
 
 MODELS = {
     "unscrubbed": {"accuracy_remaining": Measurement(0.99, 450), "p_psi": Measurement(0.95, 500)},
@@ -41,6 +41,13 @@ def test_a_threshold_holds_or_not(text: str, limit: float | None, passed: bool |
     (verdict,) = judge([parse_threshold(text)], MODELS)
     assert verdict.passed is passed
     assert verdict.limit == (None if limit is None else pytest.approx(limit))
+
+
+def test_a_threshold_that_the_unscrubbed_model_holds_too_tells_nothing() -> None:
+    assert not tells_nothing("p_psi <= 0.1", MODELS)
+    assert tells_nothing("p_psi <= retrained + 0.95", MODELS)
+    # of quality it is expected
+    assert not tells_nothing("accuracy_remaining >= unscrubbed - 0.01", MODELS)
 
 
 def test_a_metric_that_is_not_computed() -> None:
