@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .config import EngineConfig
-from .errors import ConfigError
+from .errors import ConfigError, LostRankError
 
 
 def set_up(config: EngineConfig) -> torch.device:
@@ -94,10 +94,22 @@ def sum_(values: Tensor) -> Tensor:
 
 
 @contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Inside, a collective that fails because another rank has left raises LostRankError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() > 1 and (isinstance(error, dist.DistBackendError) or "gloo" in str(error)):
+            raise LostRankError("another rank has left or does not answer, its log may say why") from error
+        raise
+
+
+@contextmanager
 def leaving_together() -> Iterator[None]:
     """Around a command: several ranks leave their process group, or gloo's threads abort them at their exit."""
     try:
-        yield
+        with naming_lost_ranks():
+            yield
     finally:
         if world_size() > 1:
             tear_down()
@@ -112,6 +124,7 @@ def tear_down() -> None:
 def end_process(status: int) -> NoReturn:
     """Ends a rank's process here and now: gloo's threads, whose group DeepSpeed keeps, can abort an ordinary exit."""
     tear_down()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # a log on a full disk
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)
