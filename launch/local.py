@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {"scrub": Scrub, "pretrain": Pretrain}
 SHOWN_LINES = 30
+ROOM_FOR_LOGS_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,13 @@ class Local:
 def _report(failure: ProcessFailure, log: str) -> int:
     """Shows the error of the rank that failed first, unless it is rank 0's own, which is shown already."""
     status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-    if not shutil.disk_usage(log).free:
+    if shutil.disk_usage(log).free < ROOM_FOR_LOGS_BYTES:
         print(
             f"erasediff: the disk of '{Path(log).parents[3]}' is full, what the ranks said last may be lost; "
             "free some space and give the same command again",
             file=sys.stderr,
         )
-    elif failure.local_rank == 0 and failure.exitcode > 0:
+    if failure.local_rank == 0 and failure.exitcode > 0:
         return status
     how = f"left with exit code {status}" if failure.exitcode > 0 else f"was ended by {failure.signal_name()}"
     said = Path(log).read_text(errors="replace").splitlines()[-SHOWN_LINES:]

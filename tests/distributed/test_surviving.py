@@ -255,6 +255,29 @@ def test_a_given_up_attempt_that_wakes_up_spoils_nothing(
     assert run.ends()[1] == "finished"
 
 
+def test_a_disk_that_fills_up_ends_all_in_plain_words_and_once_there_is_room_the_run_goes_on(
+    undisturbed: Run, digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    """Logs, metrics and checkpoints are on it alike; which of them meets the end of it first is chance."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        run = Run(digits, base_model, disk / "run")
+        launcher = run.start_until(run.when_published())
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "fill").write_bytes(bytes(4 << 20))
+        _, said = launcher.communicate(timeout=100)
+        assert launcher.returncode == 1, said
+        assert "is full" in said and "Traceback" not in said
+        (disk / "fill").unlink()
+        run.finish()
+        run.assert_result_of(undisturbed)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
 def damage(dataset: Dataset, rows: Sequence[int]) -> None:
     """Overwrites samples' contents where they lie."""
     for row in rows:
