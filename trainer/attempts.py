@@ -227,9 +227,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def history(run: Path) -> list[dict[str, Any]]:
-    """Every start of the run, for its record: the oldest first, each what its manifest says and the steps it logged."""
+    """Every start of the run, for its record: the oldest first, each what its manifest says and the steps it logged.
+
+    One that was killed before it wrote anything, or whose folder was removed since, has its name alone.
+    """
     found: list[dict[str, Any]] = []
-    for attempt in read_attempts(run):
+    newest = max((attempt.number for attempt in read_attempts(run)), default=0)
+    for number in range(1, newest + 1):
+        attempt = Attempt(run, number)
         manifest = attempt.manifest()
         if manifest is None:
             found.append({"attempt": attempt.folder.name})

@@ -105,6 +105,7 @@ def test_an_attempt_that_was_removed_is_named_until_the_run_is_finished(tmp_path
     run.publish_model(write_model, second)
     shutil.rmtree(tmp_path / "attempt-0001")
     assert open_run(tmp_path).is_finished
+    assert [start["attempt"] for start in history(tmp_path)] == ["attempt-0001", "attempt-0002"], "it was a start"
     shutil.rmtree(tmp_path / "attempt-0002")
     assert open_run(tmp_path).is_finished
 
