@@ -12,6 +12,7 @@ is void.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
@@ -104,7 +105,8 @@ class Attempt:
 
     def _note(self, **changed: Any) -> None:
         manifest = self.manifest()
-        assert manifest is not None
+        if manifest is None:
+            raise FileNotFoundError(errno.ENOENT, "removed while the run goes on", str(self.folder / MANIFEST_NAME))
         write_json(self.folder / MANIFEST_NAME, asdict(replace(manifest, **changed)))
 
     def log(self, metrics: dict[str, Any]) -> None:

@@ -110,6 +110,18 @@ def test_an_attempt_that_was_removed_is_named_until_the_run_is_finished(tmp_path
     assert open_run(tmp_path).is_finished
 
 
+def test_a_run_that_is_removed_under_its_feet_is_named(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    attempt = start(run, None, 0, 1)
+    shutil.rmtree(run)
+    assert attempt.superseded() is None
+    with pytest.raises(FileNotFoundError, match=r"attempt-0001/metrics\.jsonl"):
+        attempt.log({"step": 1})
+    with pytest.raises(FileNotFoundError, match="removed while the run goes on"):
+        attempt.end("finished")
+
+
 def test_a_folder_in_which_a_start_was_killed_at_once_can_be_used(tmp_path: Path) -> None:
     for name in ("lock", "config.toml.partial"):
         (tmp_path / name).write_text("")
