@@ -158,6 +158,7 @@ def test_a_model_counts_only_when_its_attempt_says_so(
         patch.setattr(run_folder, where, kill)
         run.publish_model(write_model, attempt)
     assert not run.is_finished
+    assert history(tmp_path)[0]["ended"] is None
     run.publish_model(write_model, start(tmp_path, None, 0, 2))
     assert run.is_finished
     assert (tmp_path / "model" / "weights").read_text() == "new"
