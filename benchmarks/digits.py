@@ -37,8 +37,9 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.evaluation import Bench, Samples, evaluate
 from erasediff.trainer.evidence import Scrubbed, make_bench, run_entry
+from erasediff.trainer.files import write_json
 from erasediff.trainer.pretrain import run_pretrain
-from erasediff.trainer.provenance import now, versions, write_json
+from erasediff.trainer.provenance import now, versions
 from erasediff.trainer.retrained import retrain
 from erasediff.trainer.scrubbing import run_scrub
 

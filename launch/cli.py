@@ -5,6 +5,7 @@ Imports nothing heavy, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ..shards.errors import DataError
-from ..trainer.errors import ConfigError, Interrupted, OneRankError, TrainingError
+from ..trainer.errors import ConfigError, Interrupted, LostRankError, OneRankError, TrainingError
+from ..trainer.files import write_text
 from .options import parse
 
 
@@ -49,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status.
 
     0, or 2 for a user's mistake, 1 for a run that could not go on, 75 (EX_TEMPFAIL) for one that was asked to stop,
-    saved and can be continued.
+    saved and can be continued, 69 (EX_UNAVAILABLE) for a rank that lost another one.
     """
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help"):
@@ -70,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
         read(module, options, name, rest).run()
     except (ConfigError, DataError) as error:
         return _fail(error, 2)
+    except LostRankError as error:
+        return _fail(error, os.EX_UNAVAILABLE)
     except TrainingError as error:
         return _fail(error, 1)
     except Interrupted as stop:
@@ -97,10 +101,12 @@ def _fail(error: Exception, status: int) -> int:
     # where torch's elastic launchers look for what a rank has to say
     if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         told = {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}
-        Path(error_file).write_text(json.dumps({"message": told}))
+        with contextlib.suppress(OSError):  # a full disk, perhaps
+            write_text(Path(error_file), json.dumps({"message": told}))
     rank = os.environ.get("RANK", "0")
-    if rank == "0":
-        print(f"erasediff: {error}", file=sys.stderr)
-    elif isinstance(error, OneRankError):
-        print(f"erasediff: rank {rank}: {error}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr is a log on the same disk
+        if rank == "0":
+            print(f"erasediff: {error}", file=sys.stderr, flush=True)
+        elif isinstance(error, OneRankError | LostRankError | OSError):
+            print(f"erasediff: rank {rank}: {error}", file=sys.stderr, flush=True)
     return status

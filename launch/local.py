@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {"scrub": Scrub, "pretrain": Pretrain, "erase": Erase}
 SHOWN_LINES = 30
+ROOM_FOR_LOGS_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,16 @@ class Local:
         def forward(number: int, frame: FrameType | None) -> None:
             ranks.send(number)
 
+        # SIGHUP stays as it is: nohup has to hold for the launcher too
+        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT")
         ranks.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, forward)
-        failure = ranks.wait_for_all()
+        try:
+            failure = ranks.wait_for_all()
+        except BaseException:
+            ranks.close()  # or the threads that read the logs keep this process for ever
+            raise
         if failure is not None:
             sys.exit(_report(failure, ranks.stderrs[failure.local_rank]))
 
@@ -105,6 +113,12 @@ class Local:
 def _report(failure: ProcessFailure, log: str) -> int:
     """Shows the error of the rank that failed first, unless it is rank 0's own, which is shown already."""
     status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    if shutil.disk_usage(log).free < ROOM_FOR_LOGS_BYTES:
+        print(
+            f"erasediff: the disk of '{Path(log).parents[3]}' is full, what the ranks said last may be lost; "
+            "free some space and give the same command again",
+            file=sys.stderr,
+        )
     if failure.local_rank == 0 and failure.exitcode > 0:
         return status
     how = f"left with exit code {status}" if failure.exitcode > 0 else f"was ended by {failure.signal_name()}"

@@ -43,9 +43,13 @@ class Ranks(SubprocessContext):
         assert result is not None
         if not result.is_failed():
             return None
-        # a rank that was killed takes others down within one look at them: it comes before those
-        first = min(self._failed_first, key=lambda rank: (result.failures[rank].exitcode != -signal.SIGKILL, rank))
-        return result.failures[first]
+
+        def order(rank: int) -> tuple[bool, bool, bool, int]:
+            # a rank that fails takes others down within one look at them, which may leave before it does
+            exitcode = result.failures[rank].exitcode
+            return exitcode == os.EX_UNAVAILABLE, rank not in self._failed_first, exitcode != -signal.SIGKILL, rank
+
+        return result.failures[min(result.failures, key=order)]
 
     def _close(self, death_sig: signal.Signals, timeout: int = 30) -> None:
         self._failed_first = self._failed_first or list(self._failures)

@@ -12,6 +12,7 @@ is void.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
@@ -22,7 +23,9 @@ from typing import Any
 import torch
 
 from . import distributed
-from .provenance import now, versions, write_json
+from .errors import ConfigError
+from .files import naming, sync, write_json
+from .provenance import now, versions
 
 MANIFEST_NAME = "attempt.json"
 METRICS_NAME = "metrics.jsonl"
@@ -66,11 +69,16 @@ class Attempt:
         return self.run / f"{_PREFIX}{self.number:04d}"
 
     def manifest(self) -> Manifest | None:
-        """None for a start that was killed before it could say anything."""
+        """None for a start that was killed before it could say anything. Raises ConfigError for a damaged one."""
+        path = self.folder / MANIFEST_NAME
         try:
-            return Manifest(**json.loads((self.folder / MANIFEST_NAME).read_text()))
+            return Manifest(**json.loads(path.read_text()))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError):
+            raise ConfigError(
+                f"{path} is damaged, or a newer erasediff wrote it: put it back, or choose another output"
+            ) from None
 
     def begin(self, began_from: Path | None, first_step: int) -> None:
         """Notes what the attempt goes on from; says what may change the result's last bits."""
@@ -97,7 +105,8 @@ class Attempt:
 
     def _note(self, **changed: Any) -> None:
         manifest = self.manifest()
-        assert manifest is not None
+        if manifest is None:
+            raise FileNotFoundError(errno.ENOENT, "removed while the run goes on", str(self.folder / MANIFEST_NAME))
         write_json(self.folder / MANIFEST_NAME, asdict(replace(manifest, **changed)))
 
     def log(self, metrics: dict[str, Any]) -> None:
@@ -108,15 +117,23 @@ class Attempt:
             key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in metrics.items()
         }
-        with (self.folder / METRICS_NAME).open("a") as file:
+        path = self.folder / METRICS_NAME
+        with naming(path), path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def sync_metrics(self) -> None:
+        """Waits until the lines are on the disk: a checkpoint must not outlive those before it."""
+        path = self.folder / METRICS_NAME
+        if path.exists():
+            sync(path)
 
     def superseded(self) -> str | None:
         """A line that names a later attempt at the same run, after which this one counts for nothing."""
-        newest = read_attempts(self.run)[-1]
-        if newest.number == self.number:
+        newest = max(attempt.number for attempt in [self, *read_attempts(self.run)])
+        if newest == self.number:
             return None
-        return f"{newest.folder} has taken this run over: what {self.folder.name} still makes is void"
+        newer = Attempt(self.run, newest).folder
+        return f"{newer} has taken this run over: what {self.folder.name} still makes is void"
 
 
 def _owner(run: Path, checkpoint: str) -> Attempt:
@@ -170,7 +187,10 @@ class Link:
 
 
 def chain(run: Path, *, before: int | None = None) -> list[Link]:
-    """The links up to the newest attempt that began (of those numbered under `before`), the oldest first."""
+    """The links up to the newest attempt that began (of those numbered under `before`), the oldest first.
+
+    Raises ConfigError where one of them is no longer there.
+    """
     began: dict[int, Manifest] = {}
     for attempt in read_attempts(run):
         manifest = attempt.manifest()
@@ -179,6 +199,12 @@ def chain(run: Path, *, before: int | None = None) -> list[Link]:
     links: list[Link] = []
     number, until = max(began, default=None), math.inf
     while number is not None:
+        if number not in began:
+            missing, newer = Attempt(run, number).folder, links[-1].attempt.folder.name
+            raise ConfigError(
+                f"{missing / MANIFEST_NAME} is missing, and {newer} went on from there: put it back, or choose another "
+                "output"
+            )
         manifest = began[number]
         assert manifest.first_step is not None
         links.append(Link(Attempt(run, number), manifest.first_step, until))
@@ -203,9 +229,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def history(run: Path) -> list[dict[str, Any]]:
-    """Every start of the run, for its record: the oldest first, each what its manifest says and the steps it logged."""
+    """Every start of the run, for its record: the oldest first, each what its manifest says and the steps it logged.
+
+    One that was killed before it wrote anything, or whose folder was removed since, has its name alone.
+    """
     found: list[dict[str, Any]] = []
-    for attempt in read_attempts(run):
+    newest = max((attempt.number for attempt in read_attempts(run)), default=0)
+    for number in range(1, newest + 1):
+        attempt = Attempt(run, number)
         manifest = attempt.manifest()
         if manifest is None:
             found.append({"attempt": attempt.folder.name})

@@ -30,9 +30,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from . import distributed, stopping
-from .attempts import Attempt, chain
+from .attempts import Attempt, chain, read_attempts
 from .engine import ShardedModel
 from .errors import ConfigError, TrainingError
+from .files import write_json
 from .identity import Identity
 from .sharded import Layout, Segment, ShardedVector
 
@@ -97,6 +98,7 @@ class Checkpoints:
         if error is not None:
             if distributed.is_main():
                 shutil.rmtree(saving.folder, ignore_errors=True)
+            stopping.reset()  # the thread's wish has been met
             raise TrainingError(str(error))
 
     def restore_newest(self, model: ShardedModel) -> tuple[Path | None, int]:
@@ -143,9 +145,15 @@ def _usable(run: Path, *, before: int) -> list[Path]:
     return [
         path
         for link in chain(run, before=before)
-        for path in sorted(link.attempt.folder.glob("checkpoint-*"))
+        for path in _folders(link.attempt)
         if (path / MANIFEST).exists() and link.first_step < _step_of(path) <= link.until_step
     ]
+
+
+def _folders(attempt: Attempt) -> list[Path]:
+    """An attempt's checkpoints, whole or not, the oldest first; what a person has put beside them is left alone."""
+    found = (path for path in attempt.folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit())
+    return sorted(found, key=_step_of)
 
 
 def _step_of(folder: Path) -> int:
@@ -153,17 +161,22 @@ def _step_of(folder: Path) -> int:
 
 
 def _make_room(folder: Path, needed_bytes: int) -> str | None:
-    """An empty folder on a disk with room for the checkpoint; what is wrong otherwise."""
+    """Makes the folder on a disk with room for the checkpoint; what is wrong otherwise."""
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder.parent).free
+        if free >= needed_bytes:
+            folder.mkdir()
+            return None
     except OSError as error:
-        return f"{folder}: {error.strerror}"
-    if free < needed_bytes:
-        folder.rmdir()
+        return _explain(error, folder, needed_bytes)
+    return _disk_full(folder, needed_bytes)
+
+
+def _explain(error: Exception, folder: Path, needed_bytes: int) -> str:
+    """Why a checkpoint cannot be written."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(folder, needed_bytes)
-    return None
+    return f"{folder} cannot be written: {error}"
 
 
 def _disk_full(folder: Path, needed_bytes: int) -> str:
@@ -242,9 +255,8 @@ class _Saving(threading.Thread):
             self.written.set()
             if self._rank == 0:
                 self._publish()
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            self.error = _disk_full(self.folder, self._needed_bytes) if full else f"{self.folder}: {error}"
+        except Exception as error:  # a thread's error is seen by nobody else
+            self.error = _explain(error, self.folder, self._needed_bytes)
             # every rank hears of it with the next packet, and they all end in `wait`
             stopping.ask()
         finally:
@@ -255,7 +267,7 @@ class _Saving(threading.Thread):
         assert self._shard is not None
         name = _file_name(self._rank, self._world_size)
         stamp = self._shard.write(self.folder / name)
-        _write_json(self.folder / name.replace(".safetensors", ".json"), stamp)
+        write_json(self.folder / name.replace(".safetensors", ".json"), stamp)
 
     def _publish(self) -> None:
         names = [_file_name(rank, self._world_size) for rank in range(self._world_size)]
@@ -270,8 +282,9 @@ class _Saving(threading.Thread):
                     raise TimeoutError(f"{self.folder}: {name} was not written in {WRITE_TIMEOUT_SECONDS:.0f} s")
                 time.sleep(0.02)
             files[name] = json.loads(stamp.read_text())
+        self._attempt.sync_metrics()
         state = self._state | {"files": files}
-        _write_json(self.folder / MANIFEST, {"state": state, "sha256": _hash_of(state)})
+        write_json(self.folder / MANIFEST, {"state": state, "sha256": _hash_of(state)})
         self._remove_old()
 
     def _remove_old(self) -> None:
@@ -280,28 +293,14 @@ class _Saving(threading.Thread):
         if self._attempt.superseded() is not None:
             return
         kept = _usable(run, before=number + 1)[-self._keep :]
-        for path in run.glob("attempt-*/checkpoint-*"):
-            if path not in kept:
-                shutil.rmtree(path, ignore_errors=True)
+        for attempt in read_attempts(run):
+            for path in _folders(attempt) if attempt.number <= number else []:
+                if path not in kept:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _file_name(rank: int, world_size: int) -> str:
     return f"rank-{rank:05d}-of-{world_size:05d}.safetensors"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """A file that is there only when it is complete and on the disk."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _hash_of(state: dict[str, Any]) -> str:

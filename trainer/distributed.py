@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..shards.errors import DataError
 from .config import EngineConfig
-from .errors import ConfigError
+from .errors import ConfigError, LostRankError
 
 Result = TypeVar("Result")
 
@@ -123,10 +123,22 @@ def check_same_everywhere(hashes: dict[str, str]) -> None:
 
 
 @contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Inside, a collective that fails because another rank has left raises LostRankError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() > 1 and (isinstance(error, dist.DistBackendError) or "gloo" in str(error)):
+            raise LostRankError("another rank has left or does not answer, its log may say why") from error
+        raise
+
+
+@contextmanager
 def leaving_together() -> Iterator[None]:
     """Around a command: several ranks leave their process group, or gloo's threads abort them at their exit."""
     try:
-        yield
+        with naming_lost_ranks():
+            yield
     finally:
         if world_size() > 1:
             tear_down()
@@ -141,6 +153,7 @@ def tear_down() -> None:
 def end_process(status: int) -> NoReturn:
     """Ends a rank's process here and now: gloo's threads, whose group DeepSpeed keeps, can abort an ordinary exit."""
     tear_down()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # a log on a full disk
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)

@@ -9,6 +9,10 @@ class TrainingError(RuntimeError):
     """A run cannot go on (a non-finite loss, say); what was saved before stays whole."""
 
 
+class LostRankError(TrainingError):
+    """Another rank has left or does not answer, so that this one cannot go on; why is that one's to say."""
+
+
 class Interrupted(RuntimeError):
     """A run was asked to stop and saved where it was; the same command continues it."""
 

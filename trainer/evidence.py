@@ -35,6 +35,7 @@ from .record import (
     write_record,
 )
 from .retrained import check_trained_without, is_record, read_yardstick, recorded_yardstick, retrain, settings_of
+from .run_folder import is_finished
 from .sampling import check_sampling
 from .settings import as_dict, decode, read_toml
 from .thresholds import Threshold, check_thresholds, judge, parse_threshold
@@ -69,8 +70,8 @@ class Scrubbed:
             raise ConfigError(f"run = '{run}' is no run folder: it holds no config.toml")
         config = decode(ScrubConfig, read_toml(run / "config.toml"), str(run / "config.toml"))
         inputs = read_inputs(run)
-        if not (run / "model").exists() or inputs is None:
-            raise ConfigError(f"run = '{run}' holds no model/: the scrub has not finished; run it again to continue")
+        if not is_finished(run) or inputs is None:
+            raise ConfigError(f"run = '{run}' is not finished: give the scrub's command again, it continues")
         forget, remain = Dataset.open(config.forget), Dataset.open(config.remain)
         for ours, theirs, path in ((inputs.forget, forget, config.forget), (inputs.remain, remain, config.remain)):
             if ours.fingerprint != theirs.fingerprint:

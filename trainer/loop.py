@@ -187,8 +187,10 @@ class Loop:
         """All ranks hear why some of them asked to meet; returns whether all are to stop."""
         stop = any(distributed.gather(stopping.is_asked()))
         stopping.met()
-        for line in self._bad_samples.tell():
+        news = self._bad_samples.tell()
+        for line in news:
             progress.say(f"{line}; left out")
+        if news:
             self._attempt.note_bad_samples(self._bad_samples.keys)
         return stop
 

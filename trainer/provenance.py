@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch import Tensor
 from ..shards.dataset import Dataset
 from . import distributed
 from .errors import ConfigError
+from .files import write_json
 
 INPUTS_NAME = "inputs.json"
 
@@ -82,13 +82,6 @@ def _commit() -> str | None:
 def now() -> str:
     """UTC, to the second, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file that is there only when it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.rename(path)
 
 
 def record_inputs(run: Path, inputs: Inputs) -> None:

@@ -12,8 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from .classifier import ClassifierCard
 from .errors import ConfigError
+from .files import write_json
 from .metrics import Measurement
-from .provenance import DataStamp, write_json
+from .provenance import DataStamp
 from .relearning import RelearningPoint
 from .thresholds import Verdict, tells_nothing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import shutil
@@ -9,15 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from safetensors import SafetensorError
+
 from . import distributed
-from .attempts import FINISHED, METRICS_NAME, Attempt, read_attempts, read_metrics
+from .attempts import FINISHED, METRICS_NAME, Attempt, chain, read_attempts, read_metrics
 from .config import Settings
 from .errors import ConfigError, TrainingError
+from .files import sync, sync_tree, write_text
 from .identity import Identity, what_counts
 from .settings import dump_toml, read_toml
 
 LOGS_NAME = "logs"  # what the ranks print, where a launcher keeps it
 LOCK_NAME = "lock"
+CONFIG_NAME = "config.toml"
+
+# what may lie in a folder in which no run has begun
+_BEFORE_A_RUN = frozenset({LOGS_NAME, LOCK_NAME, f"{CONFIG_NAME}.partial"})
 
 # locks this process holds, by path: they end with it, however it ends
 _locks: dict[Path, IO[str]] = {}
@@ -36,11 +44,11 @@ class RunFolder:
 
     def _claim(self, config: Settings) -> str | None:
         """Makes the folder or finds this very run in it; what is wrong otherwise."""
-        if not self.path.exists():
-            self.path.mkdir(parents=True)
-        elif not self.path.is_dir():
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
             return f"output = '{self.path}' is a file: name a folder"
-        recorded = self.path / "config.toml"
+        recorded = self.path / CONFIG_NAME
         if recorded.exists():
             theirs, ours = what_counts(read_toml(recorded)), self.identity.values
             differing = self.identity.differing(theirs)
@@ -51,18 +59,24 @@ class RunFolder:
                     f"output = '{self.path}' holds another run: {key} = {theirs.get(key)!r} there, {ours.get(key)!r} "
                     f"here{more}; set it as it is there to continue that run, or choose another output"
                 )
-        elif any(entry.name not in (LOGS_NAME, LOCK_NAME) for entry in self.path.iterdir()):
+        elif any(entry.name not in _BEFORE_A_RUN for entry in self.path.iterdir()):
             return f"output = '{self.path}' is not empty and holds no run: choose another output"
         if not self._lock():
             return f"output = '{self.path}': another process is working on this run; wait for it, or end it first"
         if not recorded.exists():
-            temporary = self.path / "config.toml.partial"
-            temporary.write_text(dump_toml(config))
-            temporary.rename(recorded)
+            write_text(recorded, dump_toml(config))
+        try:
+            if not is_finished(self.path):
+                chain(self.path)
+        except ConfigError as error:
+            return str(error)
         return None
 
     def _lock(self) -> bool:
-        """Whether no other process works on this run, and from now on none can."""
+        """Whether no other process works on this run, and from now on none can.
+
+        Where the file system has no locks, the attempts alone keep two starts apart.
+        """
         path = (self.path / LOCK_NAME).resolve()
         if path not in _locks:
             file = path.open("a")
@@ -71,26 +85,22 @@ class RunFolder:
             except BlockingIOError:
                 file.close()
                 return False
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
             _locks[path] = file
         return True
 
     @property
     def is_finished(self) -> bool:
         """Whether the model is there and counts, agreed by all ranks."""
-        return bool(distributed.agree(self._is_finished() if distributed.is_main() else None))
-
-    def _is_finished(self) -> bool:
-        attempts = read_attempts(self.path)
-        if not attempts:  # a run without any, or one whose attempts were deleted after its end
-            return self.model_path.exists()
-        newest = attempts[-1].manifest()
-        return self.model_path.exists() and newest is not None and newest.ended == FINISHED
+        return bool(distributed.agree(is_finished(self.path) if distributed.is_main() else None))
 
     def publish_model(self, write: Callable[[Path], None], attempt: Attempt | None = None) -> None:
         """Has rank 0 `write` the model into a folder that appears as model/ only when it is complete.
 
         With an attempt, the metrics of its chain appear beside it. Raises TrainingError on all ranks where that attempt
-        no longer counts, or where `write` raises it.
+        no longer counts, where `write` raises it, or where the files cannot be written.
         """
         problem = distributed.agree(self._publish(write, attempt) if distributed.is_main() else None)
         if problem is not None:
@@ -102,20 +112,30 @@ class RunFolder:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             write(temporary)
-        except TrainingError as error:
-            return str(error)
-        if attempt is not None:
-            superseded = attempt.superseded()
+            sync_tree(temporary)
+            superseded = None if attempt is None else attempt.superseded()
             if superseded is not None:
                 return f"{superseded}; no model is published"
-            self._write_metrics()
-            attempt.end(FINISHED)
-        if self.model_path.exists():  # of an attempt that had been given up
-            self.model_path.rename(place / "model.void")
-        temporary.rename(self.model_path)
+            if attempt is not None:
+                lines = "".join(json.dumps(line) + "\n" for line in read_metrics(self.path))
+                write_text(self.path / METRICS_NAME, lines)
+            if self.model_path.exists():  # of an attempt that had been given up
+                self.model_path.rename(place / "model.void")
+            temporary.rename(self.model_path)
+            sync(self.path)
+            if attempt is not None:  # last: until then the same command makes the model anew
+                attempt.end(FINISHED)
+        except TrainingError as error:
+            return str(error)
+        except (OSError, SafetensorError) as error:
+            return f"{temporary} cannot be made the model: {error}; once that is mended, the same command continues"
         return None
 
-    def _write_metrics(self) -> None:
-        temporary = self.path / f"{METRICS_NAME}.partial"
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in read_metrics(self.path)))
-        temporary.rename(self.path / METRICS_NAME)
+
+def is_finished(run: Path) -> bool:
+    """Whether a run's model is there and counts."""
+    model_exists, attempts = (run / "model").exists(), read_attempts(run)
+    if not attempts:  # a run without any, or one whose attempts were deleted after its end
+        return model_exists
+    newest = attempts[-1].manifest()
+    return model_exists and newest is not None and newest.ended == FINISHED

@@ -16,7 +16,7 @@ from .checks import labels_of
 from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
-from .errors import ConfigError, Interrupted, TrainingError
+from .errors import TrainingError
 from .loop import Loop, Watch
 from .model_card import write_model_card
 from .models import DiffusionModel
@@ -86,19 +86,20 @@ def train(
     watchdog = Watchdog(attempt.folder, engine.step_timeout_seconds)
     loop = Loop(name, sharded, chosen, objective, streams, config, optimizer, attempt, checkpoints, watchdog, watch)
     try:
-        with watchdog.watching():
+        with distributed.naming_lost_ranks(), watchdog.watching():
             loop.run()
-        weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
-        broken = distributed.agree(next((name for name, value in weights.items() if not value.isfinite().all()), None))
-        if broken is not None:
-            raise TrainingError(f"the last step left {broken} with NaN or Inf: no model is written")
+            weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
+            broken = next((name for name, value in weights.items() if not value.isfinite().all()), None)
+            broken = distributed.agree(broken)
+            if broken is not None:
+                raise TrainingError(f"the last step left {broken} with NaN or Inf: no model is written")
 
-        def write(folder: Path) -> None:
-            models.save(model, weights, folder)
-            write_model_card(folder, model, remain.classes, method, config)
+            def write(folder: Path) -> None:
+                models.save(model, weights, folder)
+                write_model_card(folder, model, remain.classes, method, config)
 
-        run.publish_model(write, attempt)
-    except (ConfigError, TrainingError, Interrupted) as error:
+            run.publish_model(write, attempt)
+    except Exception as error:
         with suppress(OSError):  # a full disk is what ended it, perhaps
             attempt.end(str(error))
         raise

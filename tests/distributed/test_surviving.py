@@ -142,6 +142,7 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_has_the_undisturbed_re
     _, said = launcher.communicate(timeout=100)
     assert launcher.returncode == 128 + signal.SIGKILL, said
     assert "erasediff: rank 1 was ended by SIGKILL" in said
+    assert "Traceback" not in said
 
     launcher = run.start_until(run.after_steps(2))
     os.kill(ranks_of(launcher)[1], signal.SIGTERM)
@@ -162,7 +163,8 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_has_the_undisturbed_re
     assert not run.checkpoints(published=False)
     starts = history(run.output)
     assert [start["attempt"] for start in starts] == [f"attempt-{number:04d}" for number in range(1, 8)]
-    assert [start["ended"] for start in starts[:4]] == [None] * 4, "who is killed says nothing"
+    assert [start["ended"] for start in starts[:3]] == [None] * 3, "who is killed says nothing"
+    assert "another rank has left" in starts[3]["ended"]
     assert all("checkpoint saved" in start["ended"] for start in starts[4:6])
     assert starts[6]["ended"] == "finished"
     assert starts[5]["began_from"] == f"{last_attempt}/{last_checkpoint}"
@@ -251,6 +253,29 @@ def test_a_given_up_attempt_that_wakes_up_spoils_nothing(
     run.assert_result_of(undisturbed)
     assert "attempt-0002 has taken this run over" in str(run.ends()[0])
     assert run.ends()[1] == "finished"
+
+
+def test_a_disk_that_fills_up_ends_all_in_plain_words_and_once_there_is_room_the_run_goes_on(
+    undisturbed: Run, digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    """Logs, metrics and checkpoints are on it alike; which of them meets the end of it first is chance."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        run = Run(digits, base_model, disk / "run")
+        launcher = run.start_until(run.when_published())
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "fill").write_bytes(bytes(4 << 20))
+        _, said = launcher.communicate(timeout=100)
+        assert launcher.returncode == 1, said
+        assert "is full" in said and "Traceback" not in said
+        (disk / "fill").unlink()
+        run.finish()
+        run.assert_result_of(undisturbed)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def damage(dataset: Dataset, rows: Sequence[int]) -> None:

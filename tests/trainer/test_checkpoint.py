@@ -211,12 +211,13 @@ def test_what_a_given_up_attempt_still_publishes_is_void(tmp_path: Path) -> None
     model = make_model()
     stale, _ = begin(tmp_path, model)
     first = save(stale, model, 1)
-    advance(model, range(1, 2))
+    save(stale, model, 2)
+    late, aside = tmp_path / "attempt-0001" / "checkpoint-000002", tmp_path / "aside"
+    late.rename(aside)
 
     other = make_model()
     begin(tmp_path, other)  # goes on from step 1 and makes no checkpoint
-    late = tmp_path / "attempt-0001" / "checkpoint-000002"
-    shutil.copytree(tmp_path / "attempt-0001" / "checkpoint-000001", late)
+    aside.rename(late)
 
     third = make_model()
     assert begin(tmp_path, third)[1] == 1
@@ -224,6 +225,41 @@ def test_what_a_given_up_attempt_still_publishes_is_void(tmp_path: Path) -> None
     with pytest.raises(TrainingError, match=r"attempt-0003 has taken this run over: what attempt-0001 still makes"):
         stale.save(model, 3)
     assert names(tmp_path) == ["attempt-0001/checkpoint-000001", "attempt-0001/checkpoint-000002"]
+
+
+def test_a_given_up_attempt_removes_nothing_of_a_later_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It slept between its look for a later one and its cleaning up."""
+    model = make_model()
+    stale, _ = begin(tmp_path, model, keep=1)
+    save(stale, model, 1)
+    other = make_model()
+    late, _ = begin(tmp_path, other, keep=1)
+    save(late, other, 2)
+    monkeypatch.setattr(Attempt, "superseded", lambda self: None)
+    save(stale, model, 3)
+    assert names(tmp_path) == ["attempt-0001/checkpoint-000003", "attempt-0002/checkpoint-000002"]
+
+
+def test_the_newest_is_that_of_the_most_steps_and_a_persons_copy_is_let_be(tmp_path: Path) -> None:
+    model = make_model()
+    checkpoints, _ = begin(tmp_path, model, keep=1)
+    checkpoints.save(model, 999_999)
+    checkpoints.wait()
+    attempt = tmp_path / "attempt-0001"
+    shutil.copytree(attempt / "checkpoint-999999", attempt / "checkpoint-999999-backup")
+    checkpoints.save(model, 1_000_000)
+    checkpoints.wait()
+    assert names(tmp_path) == ["attempt-0001/checkpoint-1000000", "attempt-0001/checkpoint-999999-backup"]
+    assert begin(tmp_path, make_model())[1] == 1_000_000
+
+
+def test_whatever_goes_wrong_in_the_thread_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    checkpoints, _ = begin(tmp_path, model)
+    monkeypatch.setattr(Attempt, "sync_metrics", lambda self: json.loads("no JSON"))
+    with pytest.raises(TrainingError, match=r"checkpoint-000001 cannot be written: Expecting value"):
+        save(checkpoints, model, 1)
+    assert names(tmp_path) == []
 
 
 @pytest.fixture
@@ -253,7 +289,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     needed = (small_disk / "attempt-0001" / "checkpoint-000001" / SLICES).stat().st_size
     with pytest.raises(TrainingError, match=rf"checkpoint-000002: the disk is full, .* needs {needed:,} bytes"):
         save(checkpoints, model, 2)
-    stopping.reset()
+    assert not stopping.is_asked(), "the next run in this process is not to stop"
     assert names(small_disk) == ["attempt-0001/checkpoint-000001"]
     other = make_model(width=1000)
     assert begin(small_disk, other)[1] == 1

@@ -356,8 +356,12 @@ class TestRefusals:
     def test_an_unfinished_scrub(self, digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
         copy = tmp_path / "run"
         shutil.copytree(run, copy)
+        (copy / "attempt-0002").mkdir()  # a later start: the model of the one before it is void
+        with pytest.raises(ConfigError, match="is not finished: give the scrub's command again"):
+            run_evaluate(tiny_evaluation(copy, digits, classifier))
+        shutil.rmtree(copy / "attempt-0002")
         shutil.rmtree(copy / "model")
-        with pytest.raises(ConfigError, match="holds no model/: the scrub has not finished"):
+        with pytest.raises(ConfigError, match="is not finished: give the scrub's command again"):
             run_evaluate(tiny_evaluation(copy, digits, classifier))
 
     def test_extractors_that_are_not_there(self, classifier: Path, tmp_path: Path) -> None:

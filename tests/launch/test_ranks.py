@@ -1,0 +1,40 @@
+"""Processes that fail in this and that order: whose error the launcher shows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from erasediff.launch.ranks import Ranks
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "culprit"),
+    [
+        (f"sys.exit({os.EX_UNAVAILABLE})", "time.sleep(1); sys.exit(3)", 1),
+        (f"sys.exit({os.EX_UNAVAILABLE})", "os.kill(os.getpid(), signal.SIGKILL)", 1),
+        ("sys.exit(3)", "time.sleep(100)", 0),
+        ("time.sleep(100)", "sys.exit(3)", 1),
+    ],
+)
+def test_a_rank_that_only_lost_another_is_not_the_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str, culprit: int
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM")
+    before = signal.getsignal(signal.SIGTERM)
+    # like a rank, it ends itself: the launcher's SIGTERM only asks
+    ignoring = "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    code = f"{ignoring}\nif os.environ['RANK'] == '0': {first}\nelse: {second}"
+    logs = DefaultLogsSpecs(str(tmp_path), redirects=Std.ALL)
+    environments = {rank: {"RANK": str(rank)} for rank in (0, 1)}
+    ranks = Ranks(sys.executable, ("-c", code), environments, logs, kill_delay_seconds=3)
+    try:
+        ranks.start()
+        failure = ranks.wait_for_all()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert failure is not None and failure.local_rank == culprit

@@ -1,0 +1,219 @@
+"""A run's folder between any two of its file operations: killed, full, damaged, without locks, started twice."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from erasediff.trainer import attempts, files, run_folder
+from erasediff.trainer.attempts import Attempt, chain, history, read_metrics
+from erasediff.trainer.config import ModelConfig, ScrubConfig
+from erasediff.trainer.errors import ConfigError, TrainingError
+from erasediff.trainer.run_folder import RunFolder, is_finished
+from safetensors.torch import save_file
+
+
+def open_run(output: Path) -> RunFolder:
+    config = ScrubConfig(model=ModelConfig("model"), forget="forget", remain="remain", output=str(output))
+    return RunFolder(config, config.output)
+
+
+def start(run: Path, began_from: str | None, first_step: int, until_step: int) -> Attempt:
+    """An attempt that logs the steps [first_step, until_step)."""
+    attempt = Attempt.create(run)
+    attempt.begin(None if began_from is None else run / began_from, first_step)
+    for step in range(first_step, until_step):
+        attempt.log({"step": step, "by": attempt.number})
+    return attempt
+
+
+def write_model(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "weights").write_text("new")
+
+
+def write_large_model(folder: Path) -> None:
+    folder.mkdir()
+    save_file({"weights": torch.zeros(1 << 20)}, folder / "weights.safetensors")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("no tmpfs can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # this process keeps its locks
+
+
+def fill(disk: Path) -> Path:
+    path = disk / "fill"
+    with pytest.raises(OSError, match="No space left"):
+        path.write_bytes(bytes(1 << 20))
+    return path
+
+
+def test_the_newest_attempt_and_those_it_goes_on_from_are_the_run(tmp_path: Path) -> None:
+    start(tmp_path, None, 0, 8)
+    start(tmp_path, "attempt-0001/checkpoint-000006", 6, 7)
+    start(tmp_path, "attempt-0001/checkpoint-000003", 3, 5)  # 6 was damaged
+    with (tmp_path / "attempt-0003" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "by')  # torn by a kill
+    start(tmp_path, "attempt-0003/checkpoint-000005", 5, 7)
+    assert [link.attempt.number for link in chain(tmp_path)] == [1, 3, 4]
+    assert [(line["step"], line["by"]) for line in read_metrics(tmp_path)] == [
+        *((0, 1), (1, 1), (2, 1), (3, 3), (4, 3), (5, 4), (6, 4)),
+    ]
+    assert [start["attempt"][-1] for start in history(tmp_path)] == ["1", "2", "3", "4"]
+
+
+def test_a_start_that_was_killed_before_it_wrote_anything_is_listed_and_leads_nowhere(tmp_path: Path) -> None:
+    start(tmp_path, None, 0, 2)
+    (tmp_path / "attempt-0002").mkdir()
+    (tmp_path / "attempt-0002" / "attempt.json.partial").write_text('{"da')
+    assert start(tmp_path, "attempt-0001/checkpoint-000002", 2, 3).number == 3
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1, 2]
+    assert history(tmp_path)[1] == {"attempt": "attempt-0002"}
+
+
+@pytest.mark.parametrize("content", ["", '{"date": "2026', "[]", '{"date": "2026", "from": "a later version"}'])
+def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
+    open_run(tmp_path)
+    start(tmp_path, None, 0, 2)
+    (tmp_path / "attempt-0001" / "attempt.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"attempt-0001/attempt.json is damaged, or a newer erasediff wrote it"):
+        open_run(tmp_path)
+
+
+def test_an_attempt_that_was_removed_is_named_until_the_run_is_finished(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    start(tmp_path, None, 0, 2)
+    second = start(tmp_path, "attempt-0001/checkpoint-000002", 2, 3)
+    kept = shutil.move(tmp_path / "attempt-0001", tmp_path.with_name("kept"))
+    with pytest.raises(ConfigError, match=r"attempt-0001/attempt.json is missing, and attempt-0002 went on from there"):
+        open_run(tmp_path)
+    shutil.move(kept, tmp_path / "attempt-0001")
+    run.publish_model(write_model, second)
+    shutil.rmtree(tmp_path / "attempt-0001")
+    assert open_run(tmp_path).is_finished
+    assert [start["attempt"] for start in history(tmp_path)] == ["attempt-0001", "attempt-0002"], "it was a start"
+    shutil.rmtree(tmp_path / "attempt-0002")
+    assert open_run(tmp_path).is_finished
+
+
+def test_a_run_that_is_removed_under_its_feet_is_named(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    attempt = start(run, None, 0, 1)
+    shutil.rmtree(run)
+    assert attempt.superseded() is None
+    with pytest.raises(FileNotFoundError, match=r"attempt-0001/metrics\.jsonl"):
+        attempt.log({"step": 1})
+    with pytest.raises(FileNotFoundError, match="removed while the run goes on"):
+        attempt.end("finished")
+
+
+def test_a_folder_in_which_a_start_was_killed_at_once_can_be_used(tmp_path: Path) -> None:
+    for name in ("lock", "config.toml.partial"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "logs").mkdir()
+    assert not open_run(tmp_path).is_finished
+    assert not (tmp_path / "config.toml.partial").exists()
+
+
+def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert not open_run(tmp_path).is_finished
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("where", ["sync_tree", "write_text", "sync"])
+def test_a_model_counts_only_when_its_attempt_says_so(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start was killed while it published, and what a given-up one had published lies there."""
+    run = open_run(tmp_path)
+    (tmp_path / "model").mkdir()
+    attempt = start(tmp_path, None, 0, 2)
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run_folder, where, kill)
+        run.publish_model(write_model, attempt)
+    assert not run.is_finished
+    assert history(tmp_path)[0]["ended"] is None
+    run.publish_model(write_model, start(tmp_path, None, 0, 2))
+    assert run.is_finished
+    assert (tmp_path / "model" / "weights").read_text() == "new"
+    assert [json.loads(line)["by"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [2, 2]
+
+
+def test_a_given_up_attempt_publishes_no_model(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    first = start(tmp_path, None, 0, 2)
+    start(tmp_path, None, 0, 1)
+    with pytest.raises(TrainingError, match=r"attempt-0002 has taken this run over.*no model is published"):
+        run.publish_model(write_model, first)
+    assert not (tmp_path / "model").exists() and not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_two_starts_at_once_are_two_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(tmp_path, None, 0, 2)
+    read = attempts.read_attempts
+
+    def read_too_early(run: Path) -> list[Attempt]:
+        found = read(run)
+        (run / "attempt-0002").mkdir(exist_ok=True)  # the other one comes in between
+        return found
+
+    monkeypatch.setattr(attempts, "read_attempts", read_too_early)
+    assert Attempt.create(tmp_path).number == 3
+
+
+@pytest.mark.parametrize("write", [write_model, write_large_model])
+def test_a_disk_too_full_for_the_model_is_an_error_that_names_the_folder(
+    small_disk: Path, write: Callable[[Path], None]
+) -> None:
+    run = open_run(small_disk / "run")
+    attempt = start(run.path, None, 0, 2)
+    filled = fill(small_disk) if write is write_model else None
+    with pytest.raises(TrainingError, match=r"model.partial cannot be made the model.*[Nn]o space left"):
+        run.publish_model(write, attempt)
+    assert not is_finished(run.path)
+    if filled is not None:
+        filled.unlink()
+    run.publish_model(write_model, attempt)
+    assert is_finished(run.path)
+
+
+def test_what_a_full_disk_stops_names_its_file(small_disk: Path) -> None:
+    run = open_run(small_disk / "run")
+    attempt = start(run.path, None, 0, 2)
+    filled = fill(small_disk)
+    with pytest.raises(OSError, match=r"attempt-0001/attempt.json'"):
+        attempt.end("because")
+    with pytest.raises(OSError, match=r"attempt-0001/metrics.jsonl'"):
+        for step in range(2, 1000):
+            attempt.log({"step": step})
+    with pytest.raises(OSError, match=r"config\.toml"):
+        files.write_text(small_disk / "run" / "config.toml", "a = 1")
+    filled.unlink()
+    assert history(run.path)[0]["ended"] is None, "what was there is whole"
+    assert [line["step"] for line in read_metrics(run.path)][:2] == [0, 1]

@@ -1,0 +1,54 @@
+"""Files that are there only when they are whole and on the disk, and errors that name their file. No torch here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, an OSError without a file's name, as a full disk raises it, gets that of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file and renames it into its place once it is on the disk; OSError names the path."""
+    partial = path.with_name(path.name + ".partial")
+    with naming(path):
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+        sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The same for a value; it must be finite."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Waits until what was written to a file, or a folder's list of names, is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        with naming(path):
+            os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` of a folder and all that is in it."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
