@@ -15,6 +15,9 @@ ELEMENTWISE_TILE = 4_096
 # (8 per accumulator and 8 across a thread: below 5e-7 of ‖u‖‖v‖ even where all elements are equal)
 CHUNK = 8 * REDUCTION_TILE
 
+# products and sums round where the kernels say so (`tl.fma`), not where a compiler's version fuses them
+FP_FUSION = False
+
 # programs of a reduction, each taking chunks p, p + G, p + 2G, …; partial sums are stored per chunk, so the result
 # does not depend on it
 PROGRAMS_PER_SM = 4
