@@ -20,10 +20,10 @@ def combine_(
 
     g_r: ∇L_r, flat shard, fp32 or bf16, overwritten and returned. g_f: ∇L_f(θ); g_phi: ∇L_f(φ^K) or None, shards of
     the same length, fp32 or bf16.
-    lambda_t: fp32 or fp64, on g_r's device: 0-dim; or [G], one per group of parameters, with
+    lambda_t: fp32 or fp64, contiguous, on g_r's device: 0-dim; or [G], one per group of parameters, with
         table: the pieces of the shard, P parameters (what it does not cover stays as it is), and
-        group_of: int64 [P] on g_r's device, each parameter's group, 0 ≤ group < G (not checked: that would need a
-        host sync).
+        group_of: int64 [P], contiguous, on g_r's device, each parameter's group, 0 ≤ group < G (not checked: that
+        would need a host sync).
 
     Computed in fp32 (λ_t too: relative error 2⁻²⁴; in fp64 where λ_t leaves fp32's range) and rounded to g_r's dtype
     at the end. λ_t = 0 does not hide a NaN in g_f.
@@ -33,14 +33,18 @@ def combine_(
     check_shards(g_r=g_r, g_f=g_f, g_phi=g_phi)
     if lambda_t.device != g_r.device:
         raise ValueError(f"lambda_t: expected on {g_r.device}, found on {lambda_t.device}")
+    # a kernel reads both through their pointers
+    if lambda_t.dtype not in (torch.float32, torch.float64) or not lambda_t.is_contiguous():
+        found = f"{lambda_t.dtype}{'' if lambda_t.is_contiguous() else ', not contiguous'}"
+        raise ValueError(f"lambda_t: expected contiguous float32 or float64, found {found}")
     if (lambda_t.ndim == 1) != (table is not None) or (table is None) != (group_of is None) or lambda_t.ndim > 1:
         raise ValueError(f"lambda_t: expected 0-dim, or [G] with table and group_of, found {list(lambda_t.shape)}")
     if table is not None and group_of is not None:
         check_table(table, g_r)
         expected = (torch.int64, (table.num_parameters,), g_r.device)
         found = (group_of.dtype, tuple(group_of.shape), group_of.device)
-        if found != expected:
-            raise ValueError(f"group_of: expected {expected}, found {found}")
+        if found != expected or not group_of.is_contiguous():
+            raise ValueError(f"group_of: expected contiguous {expected}, found {found}")
     if g_r.is_cuda:
         from .combine_triton import combine_triton_
 

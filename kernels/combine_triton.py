@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .index_triton import first_element
 from .shard import ParameterTable
-from .tiles import ALIGNMENT, ELEMENTWISE_TILE, LARGEST, NUM_WARPS, SMALLEST
+from .tiles import ALIGNMENT, ELEMENTWISE_TILE, FP_FUSION, LARGEST, NUM_WARPS, SMALLEST
 
 
 @triton.jit
@@ -85,6 +85,7 @@ def combine_triton_(
                 g_r, g_f, g_f if g_phi is None else g_phi, lambda_t,
                 g_r if bounds is None else bounds, g_r if group_of is None else group_of, g_r.numel(),
                 HAS_PHI=g_phi is not None, HAS_GROUPS=bounds is not None,
-                TILE=ELEMENTWISE_TILE, ALIGNMENT=ALIGNMENT, SMALLEST=SMALLEST, LARGEST=LARGEST, num_warps=NUM_WARPS,
+                TILE=ELEMENTWISE_TILE, ALIGNMENT=ALIGNMENT, SMALLEST=SMALLEST, LARGEST=LARGEST,
+                num_warps=NUM_WARPS, enable_fp_fusion=FP_FUSION,
             )  # fmt: skip
     return g_r

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .index_triton import first_element
-from .tiles import ELEMENTWISE_TILE, NUM_WARPS
+from .tiles import ELEMENTWISE_TILE, FP_FUSION, NUM_WARPS
 
 
 @triton.jit
@@ -37,6 +37,6 @@ def displace_triton(out: Tensor, theta: Tensor, v: Tensor | None, alpha: float) 
         with torch.cuda.device_of(out):
             _displace[(triton.cdiv(out.numel(), ELEMENTWISE_TILE),)](
                 out, theta, theta if v is None else v, out.numel(), alpha,
-                HAS_V=v is not None, TILE=ELEMENTWISE_TILE, num_warps=NUM_WARPS,
+                HAS_V=v is not None, TILE=ELEMENTWISE_TILE, num_warps=NUM_WARPS, enable_fp_fusion=FP_FUSION,
             )  # fmt: skip
     return out

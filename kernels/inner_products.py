@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from .shard import ParameterTable, as_dtype, check_result, check_shards, check_table
-from .tiles import CPU_CHUNK
-
-# below this ‖x‖² of a chunk, squares that underflow fp32 may matter
-SMALL = 1e-25
+from .tiles import CPU_CHUNK, CPU_ROW, SMALL
 
 
 def inner_products(u: Tensor, v: Tensor, w: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -23,9 +20,8 @@ def inner_products(u: Tensor, v: Tensor, w: Tensor | None = None, *, out: Tensor
     ranks add theirs up.
 
     |result − exact| ≤ 1e-6 · ‖u‖‖v‖ (with w: d in place of u). The same data give the same bits, on CUDA at the same
-    alignment (that of a tensor of its own is always the same). NaN and Inf propagate. On the CPU any fp32 scale will
-    do. On CUDA the sums over a chunk are fp32: where one exceeds 3e38 (elements near 1e18) the result is Inf, so that
-    `multiplier` marks the step to be skipped; elements below 1e-19 count as less than they are, or not at all.
+    alignment (that of a tensor of its own is always the same). NaN and Inf propagate, and nothing else gives them: any
+    fp32 scale will do.
 
     Raises ValueError for shards that do not fit together, or another `out`.
     """
@@ -100,11 +96,11 @@ def _cut(offset: int, length: int) -> Iterator[tuple[int, int]]:
 def _sums_of(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int]]) -> Tensor:
     """The sums of each piece (start, end), fp64 [pieces, 3 or 6].
 
-    Products and `Tensor.sum`, which adds in a tree, not `Tensor.dot`: that adds hundreds of elements in a row in fp32
-    (2e-5 off where all are equal) and its bits depend on how the memory is aligned.
+    Products and sums of rows, not `Tensor.dot`: that adds hundreds of elements in a row in fp32 (2e-5 off where all are
+    equal) and its bits depend on how the memory is aligned.
     """
     num_sums = 3 if w is None else 6
-    sums = _products(u, v, w, pieces, torch.float32).double()
+    sums = _products(u, v, w, pieces, torch.float32)
     norms = sums[:, 0::2] if w is None else sums[:, [0, 2, 3]]
     # over- or underflow, rare: these pieces again in fp64
     unsafe = ~((norms > SMALL) & norms.isfinite()).all(1)
@@ -116,11 +112,15 @@ def _sums_of(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int
 
 def _products(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int]], dtype: torch.dtype) -> Tensor:
     size = max((end - start for start, end in pieces), default=0)
-    scratch = torch.empty(4, size, dtype=dtype)
+    scratch = torch.empty(3, size, dtype=dtype)
+    # the products in rows of CPU_ROW; of any number of elements, since zeros fill the last row up
+    products = torch.empty(-(-size // CPU_ROW), CPU_ROW, dtype=dtype)
     difference = torch.empty(2, size if w is not None else 0)
     sums: list[Tensor] = []
     for start, end in pieces:
-        product = scratch[3, : end - start]
+        rows = products[: -(-(end - start) // CPU_ROW)]
+        product = rows.view(-1)[: end - start]
+        rows.view(-1)[end - start :].zero_()
         a, b = as_dtype(u[start:end], scratch[0]), as_dtype(v[start:end], scratch[1])
         pairs = [(a, a), (a, b), (b, b)]
         if w is not None:
@@ -129,6 +129,8 @@ def _products(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, in
             torch.sub(as_dtype(u[start:end], difference[0]), as_dtype(w[start:end], difference[1]), out=d32)
             d = as_dtype(d32, scratch[2])
             pairs = [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
-        sums += [torch.mul(x, y, out=product).sum() for x, y in pairs]
+        for x, y in pairs:
+            torch.mul(x, y, out=product)
+            sums.append(rows.sum(1).sum(dtype=torch.float64))
     num_sums = 3 if w is None else 6
-    return torch.stack(sums).view(-1, num_sums) if sums else scratch.new_zeros(0, num_sums)
+    return torch.stack(sums).view(-1, num_sums) if sums else scratch.new_zeros(0, num_sums, dtype=torch.float64)

@@ -1,7 +1,7 @@
 """Triton form of `inner_products`: two launches, whatever the number of parameters."""
 
 # a kernel is Triton's language, not Python: launch options, argument types and branches mean other things
-# pyright: reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false
 
 import torch
 import triton
@@ -13,11 +13,16 @@ from .shard import ParameterTable
 from .tiles import (
     ALIGNMENT,
     CHUNK,
+    FIRST_ORDER_REGISTERS,
+    FP_FUSION,
     NUM_WARPS,
     PROGRAMS_PER_SM,
     REDUCTION_TILE,
+    REDUCTION_TILE_AGAIN,
+    REGISTERS,
     ROW_TILE,
     ROW_WARPS,
+    SMALL,
     TOTAL_TILE,
     TOTAL_WARPS,
 )
@@ -34,22 +39,83 @@ def _load(shard, first, lanes, start, end, whole):
     return x
 
 
+@triton.jit
+def _sums_of_chunk(
+    u,
+    v,
+    w,
+    start,
+    end,
+    origin,
+    out,
+    stride,
+    ACCUMULATOR: tl.constexpr,
+    HAS_W: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Store the chunk's sums from `out` on, `stride` apart; returns the smallest and the sum of its squared norms."""
+    lanes = tl.arange(0, TILE)
+    uv = tl.full((TILE,), 0.0, ACCUMULATOR)
+    vv = tl.full((TILE,), 0.0, ACCUMULATOR)
+    uu = tl.full((TILE,), 0.0, ACCUMULATOR)
+    dd = tl.full((TILE,), 0.0, ACCUMULATOR)
+    dv = tl.full((TILE,), 0.0, ACCUMULATOR)
+    ud = tl.full((TILE,), 0.0, ACCUMULATOR)
+    for tile in range(tl.cdiv(end - origin, TILE)):
+        first = origin + tile * TILE
+        whole = (first >= start) & (first + TILE <= end)
+        a32 = _load(u, first, lanes, start, end, whole)
+        a = a32.to(ACCUMULATOR)
+        b = _load(v, first, lanes, start, end, whole).to(ACCUMULATOR)
+        uu = tl.fma(a, a, uu)
+        uv = tl.fma(a, b, uv)
+        vv = tl.fma(b, b, vv)
+        if HAS_W:
+            # in fp32 whatever the accumulators, as `combine_` forms it
+            d = (a32 - _load(w, first, lanes, start, end, whole)).to(ACCUMULATOR)
+            dd = tl.fma(d, d, dd)
+            dv = tl.fma(d, b, dv)
+            ud = tl.fma(a, d, ud)
+    # in fp64: the rounding of an fp32 tree is alike in all chunks where elements are, and adds up over them
+    sum_uu = tl.sum(uu.to(tl.float64))
+    sum_uv = tl.sum(uv.to(tl.float64))
+    sum_vv = tl.sum(vv.to(tl.float64))
+    smallest = tl.minimum(sum_uu, sum_vv)
+    total = sum_uu + sum_vv
+    if HAS_W:
+        sum_dd = tl.sum(dd.to(tl.float64))
+        tl.store(out, sum_dd)
+        tl.store(out + stride, tl.sum(dv.to(tl.float64)))
+        tl.store(out + 2 * stride, sum_vv)
+        tl.store(out + 3 * stride, sum_uu)
+        tl.store(out + 4 * stride, sum_uv)
+        tl.store(out + 5 * stride, tl.sum(ud.to(tl.float64)))
+        smallest = tl.minimum(smallest, sum_dd)
+        total += sum_dd
+    else:
+        tl.store(out, sum_uu)
+        tl.store(out + stride, sum_uv)
+        tl.store(out + 2 * stride, sum_vv)
+    return smallest, total
+
+
 @triton.jit(do_not_specialize=["n", "num_chunks"])
 def _chunk_sums(
     u,
     v,
     w,
     bounds,
-    partials,  # fp32 [3 or 6, num_chunks]
+    partials,  # fp64 [3 or 6, num_chunks]
     n,
     num_chunks,
     HAS_W: tl.constexpr,
     HAS_TABLE: tl.constexpr,
     CHUNK: tl.constexpr,
     TILE: tl.constexpr,
+    TILE_AGAIN: tl.constexpr,
     ALIGNMENT: tl.constexpr,
+    SMALL: tl.constexpr,
 ):
-    lanes = tl.arange(0, TILE)
     for chunk in range(tl.program_id(0), num_chunks, tl.num_programs(0)):
         if HAS_TABLE:
             start = tl.load(bounds + chunk * 3)
@@ -59,41 +125,16 @@ def _chunk_sums(
             start = first_element(chunk, CHUNK)
             end = tl.minimum(start + CHUNK, n)
             origin = start
-        uv = tl.full((TILE,), 0.0, tl.float32)
-        vv = tl.full((TILE,), 0.0, tl.float32)
-        uu = tl.full((TILE,), 0.0, tl.float32)
-        dd = tl.full((TILE,), 0.0, tl.float32)
-        dv = tl.full((TILE,), 0.0, tl.float32)
-        ud = tl.full((TILE,), 0.0, tl.float32)
-        for tile in range(tl.cdiv(end - origin, TILE)):
-            first = origin + tile * TILE
-            whole = (first >= start) & (first + TILE <= end)
-            a = _load(u, first, lanes, start, end, whole)
-            b = _load(v, first, lanes, start, end, whole)
-            uu = tl.fma(a, a, uu)
-            uv = tl.fma(a, b, uv)
-            vv = tl.fma(b, b, vv)
-            if HAS_W:
-                d = a - _load(w, first, lanes, start, end, whole)
-                dd = tl.fma(d, d, dd)
-                dv = tl.fma(d, b, dv)
-                ud = tl.fma(a, d, ud)
-        if HAS_W:
-            tl.store(partials + chunk, tl.sum(dd))
-            tl.store(partials + num_chunks + chunk, tl.sum(dv))
-            tl.store(partials + 2 * num_chunks + chunk, tl.sum(vv))
-            tl.store(partials + 3 * num_chunks + chunk, tl.sum(uu))
-            tl.store(partials + 4 * num_chunks + chunk, tl.sum(uv))
-            tl.store(partials + 5 * num_chunks + chunk, tl.sum(ud))
-        else:
-            tl.store(partials + chunk, tl.sum(uu))
-            tl.store(partials + num_chunks + chunk, tl.sum(uv))
-            tl.store(partials + 2 * num_chunks + chunk, tl.sum(vv))
+        out = partials + chunk
+        smallest, total = _sums_of_chunk(u, v, w, start, end, origin, out, num_chunks, tl.float32, HAS_W, TILE)
+        # over- or underflow, rare: this chunk again in fp64, over what was stored
+        if (smallest <= SMALL) | (total == float("inf")):
+            _sums_of_chunk(u, v, w, start, end, origin, out, num_chunks, tl.float64, HAS_W, TILE_AGAIN)
 
 
 @triton.jit(do_not_specialize=["sum_stride", "count"])
 def _add_up(
-    partials,  # [k, count], any float dtype, strides (sum_stride, stride)
+    partials,  # fp64 [k, count], strides (sum_stride, stride)
     sum_stride,
     stride,
     rows,
@@ -113,9 +154,7 @@ def _add_up(
     total = tl.full((TILE,), 0.0, tl.float64)
     for first in range(start, end, TILE):
         position = first + tl.arange(0, TILE)
-        total += tl.load(partials + column * sum_stride + position * stride, mask=position < end, other=0.0).to(
-            tl.float64
-        )
+        total += tl.load(partials + column * sum_stride + position * stride, mask=position < end, other=0.0)
     tl.store(sums + row * tl.num_programs(1) + column, tl.sum(total))
 
 
@@ -142,24 +181,26 @@ def inner_products_by_parameter_triton(
             rows = table.chunks(u.device).rows
             _add_up[(table.num_parameters, num_sums)](
                 partials, partials.stride(0), 1, rows, 0, by_parameter,
-                HAS_ROWS=True, TILE=ROW_TILE, num_warps=ROW_WARPS,
+                HAS_ROWS=True, TILE=ROW_TILE, num_warps=ROW_WARPS, enable_fp_fusion=FP_FUSION,
             )  # fmt: skip
     _total(by_parameter.T, sums)
     return sums, by_parameter
 
 
 def _partials(u: Tensor, v: Tensor, w: Tensor | None, table: ParameterTable | None, num_programs: int | None) -> Tensor:
-    """The sums of each chunk, fp32 [3 or 6, chunks]."""
+    """The sums of each chunk, fp64 [3 or 6, chunks]."""
     bounds = None if table is None else table.chunks(u.device).bounds
     num_chunks = triton.cdiv(u.numel(), CHUNK) if bounds is None else len(bounds)
-    partials = torch.empty(3 if w is None else 6, num_chunks, device=u.device)
+    partials = torch.empty(3 if w is None else 6, num_chunks, dtype=torch.float64, device=u.device)
     if num_chunks:
         programs = num_programs or PROGRAMS_PER_SM * torch.cuda.get_device_properties(u.device).multi_processor_count
         with torch.cuda.device_of(u):
             _chunk_sums[(min(programs, num_chunks),)](
                 u, v, u if w is None else w, u if bounds is None else bounds, partials, u.numel(), num_chunks,
                 HAS_W=w is not None, HAS_TABLE=bounds is not None,
-                CHUNK=CHUNK, TILE=REDUCTION_TILE, ALIGNMENT=ALIGNMENT, num_warps=NUM_WARPS,
+                CHUNK=CHUNK, TILE=REDUCTION_TILE, TILE_AGAIN=REDUCTION_TILE_AGAIN, ALIGNMENT=ALIGNMENT,
+                SMALL=SMALL, num_warps=NUM_WARPS, maxnreg=REGISTERS if w is None else FIRST_ORDER_REGISTERS,
+                enable_fp_fusion=FP_FUSION,
             )  # fmt: skip
     return partials
 
@@ -170,5 +211,5 @@ def _total(partials: Tensor, sums: Tensor) -> None:
     with torch.cuda.device_of(sums):
         _add_up[(1, num_sums)](
             partials, partials.stride(0), partials.stride(1), partials, count, sums,
-            HAS_ROWS=False, TILE=TOTAL_TILE, num_warps=TOTAL_WARPS,
+            HAS_ROWS=False, TILE=TOTAL_TILE, num_warps=TOTAL_WARPS, enable_fp_fusion=FP_FUSION,
         )  # fmt: skip

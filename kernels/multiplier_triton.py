@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .tiles import FP_FUSION
+
 
 @triton.jit
 def _multiplier(
@@ -58,5 +60,5 @@ def multiplier_triton(sums: Tensor, eta: float, value: bool, g: Tensor | None, l
     with torch.cuda.device_of(sums):
         _multiplier[(1,)](
             sums, sums if g is None else g, out, eta, lambda_cap,
-            NUM_SUMS=sums.numel(), HAS_G=g is not None, VALUE=value, num_warps=1,
+            NUM_SUMS=sums.numel(), HAS_G=g is not None, VALUE=value, num_warps=1, enable_fp_fusion=FP_FUSION,
         )  # fmt: skip

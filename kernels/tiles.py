@@ -11,13 +11,24 @@ NUM_WARPS = 8
 REDUCTION_TILE = 2_048
 ELEMENTWISE_TILE = 4_096
 
-# elements of one partial sum: 8 tiles. Short, because fp32 rounding grows with the number of sequential additions
-# (8 per accumulator and 8 across a thread: below 5e-7 of ‖u‖‖v‖ even where all elements are equal)
+# elements of one partial sum: 8 tiles. Short, because fp32 rounding grows with the number of sequential additions:
+# 8 per accumulator, at most 8 · 2⁻²⁴ = 4.8e-7 of ‖u‖‖v‖, and 1.5e-7 where all elements are equal. What follows is fp64
 CHUNK = 8 * REDUCTION_TILE
+
+# products and sums round where the kernels say so (`tl.fma`), not where a compiler's version fuses them
+FP_FUSION = False
+
+# where a chunk's ‖x‖² is not above this, squares that underflow fp32 may matter: its sums again in fp64, one element
+# per thread at a time, so that the rare case takes no registers from the common one
+SMALL = 1e-25
+REDUCTION_TILE_AGAIN = 32 * NUM_WARPS
 
 # programs of a reduction, each taking chunks p, p + G, p + 2G, …; partial sums are stored per chunk, so the result
 # does not depend on it
 PROGRAMS_PER_SM = 4
+
+# registers a thread may take: 4 programs fit an SM's 65,536, of the first-order sums, which hold twice as much, 2
+REGISTERS, FIRST_ORDER_REGISTERS = 64, 128
 
 # partial sums added up at a time by the second stage: one row with all of them, or many rows with a few each
 TOTAL_TILE, TOTAL_WARPS = 4_096, 16
@@ -28,6 +39,10 @@ ALIGNMENT = 16
 
 # elements at a time in the CPU forms: large enough to hide the calls, small enough that the scratch stays in cache
 CPU_CHUNK = 262_144
+
+# elements that the CPU forms add up in fp32, as torch does; the sums of these rows are added up in fp64. Off by at most
+# 1.5e-7 where all elements are equal, rows of 512 by 4e-7; and the bits depend on no number of threads
+CPU_ROW = 128
 
 # 0 and λ_t within these limits are applied in fp32, others in fp64: λ_t may leave fp32's range while λ_t ∇g does not
 SMALLEST, LARGEST = 2.0**-100, 2.0**126

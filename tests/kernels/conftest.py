@@ -82,14 +82,21 @@ def form(request: pytest.FixtureRequest) -> Form:
 
 @pytest.fixture(scope="session", autouse=True)
 def hardware_rounding() -> Iterator[None]:
-    """Round fp32 to bf16 as GPUs do, to nearest even (`cvt.rn.bf16`): Triton's interpreter cuts the low bits off."""
+    """Cast as GPUs do: fp32 to bf16 to nearest even (`cvt.rn.bf16`), and bf16's denormals to fp32 exactly.
+
+    Triton's interpreter cuts the low bits off, and takes small denormals for zero.
+    """
     from triton.language import bfloat16, float32
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     cast = InterpreterBuilder.cast_impl
 
     def rounding_cast(builder: InterpreterBuilder, source: TensorHandle, target: Any) -> TensorHandle:
-        if source.dtype.scalar != float32 or target.scalar != bfloat16:
+        types = (source.dtype.scalar, target.scalar)
+        if types == (bfloat16, float32):
+            exact = np.ascontiguousarray(source.data).view(np.uint16).astype(np.uint32) << 16
+            return TensorHandle(exact.view(np.float32), float32)
+        if types != (float32, bfloat16):
             return cast(builder, source, target)
         rounded = torch.from_numpy(np.ascontiguousarray(source.data)).bfloat16().view(torch.int16)
         return TensorHandle(rounded.numpy().view(np.uint16), target.scalar)

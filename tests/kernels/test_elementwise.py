@@ -151,5 +151,11 @@ def test_shards_that_do_not_fit_are_refused():
         combine_(ones, torch.tensor(1.0), ones, table=table, group_of=torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="group_of"):
         combine_(ones, ones, ones, table=table, group_of=torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="group_of"):
+        combine_(ones, ones, ones, table=table, group_of=torch.zeros(1, dtype=torch.int32))
+    with pytest.raises(ValueError, match=r"lambda_t: .* torch.int64"):
+        combine_(ones, torch.tensor(1), ones)
+    with pytest.raises(ValueError, match=r"lambda_t: .* not contiguous"):
+        combine_(ones, torch.ones(4)[::2], ones, table=table, group_of=torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="theta: 3 elements"):
         displace(ones, torch.ones(3), None, 1.0)

@@ -20,7 +20,10 @@ from triton.compiler import ASTSource
 A100 = GPUTarget("cuda", 80, 32)
 
 
-def instructions(kernel: Any, types: dict[str, str], constants: dict[str, Any], num_warps: int) -> Counter[str]:
+def instructions(
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], num_warps: int, **options: int
+) -> Counter[str]:
+    options |= {"num_warps": num_warps, "enable_fp_fusion": tiles.FP_FUSION}
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     # what a launch finds out by itself: tensors start at multiples of 16 bytes
@@ -31,7 +34,7 @@ def instructions(kernel: Any, types: dict[str, str], constants: dict[str, Any], 
         constexprs={(names.index(name),): value for name, value in constants.items()},  # pyright: ignore
         attrs=aligned,  # pyright: ignore
     )
-    ptx = triton.compile(source, target=A100, options={"num_warps": num_warps}).asm["ptx"]
+    ptx = triton.compile(source, target=A100, options=options).asm["ptx"]
     return Counter(re.findall(r"(?:ld|st)\.global\.[\w.]+|cvt\.rn\.bf16\w*", ptx))
 
 
@@ -46,13 +49,14 @@ def main() -> None:
                 "v": shard,
                 "w": shard,
                 "bounds": "*i64",
-                "partials": "*fp32",
+                "partials": "*fp64",
                 "n": "i64",
                 "num_chunks": "i32",
             },
             {"HAS_W": True, "HAS_TABLE": dtype == "bf16", "CHUNK": tiles.CHUNK, "TILE": tiles.REDUCTION_TILE}
-            | {"ALIGNMENT": tiles.ALIGNMENT},
+            | {"TILE_AGAIN": tiles.REDUCTION_TILE_AGAIN, "ALIGNMENT": tiles.ALIGNMENT, "SMALL": tiles.SMALL},
             tiles.NUM_WARPS,
+            maxnreg=tiles.FIRST_ORDER_REGISTERS,
         )
         found[f"combine {dtype}"] = instructions(
             _combine,
@@ -75,7 +79,7 @@ def main() -> None:
         found[f"add up, rows {has_rows}"] = instructions(
             _add_up,
             {
-                "partials": "*fp32",
+                "partials": "*fp64",
                 "sum_stride": "i32",
                 "stride": "i32",
                 "rows": "*i64",
