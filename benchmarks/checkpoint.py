@@ -69,10 +69,12 @@ def row(channels: tuple[int, ...], folder: Path) -> str:
         wall.append(time.perf_counter() - start)
     cpu_step = (time.process_time() - cpu) / NUM_STEPS
 
-    checkpoints = Checkpoints(Attempt.create(folder), 2, Identity({}, frozenset()))
+    attempt = Attempt.create(folder)
+    attempt.begin(None, 0)
+    checkpoints = Checkpoints(attempt, 2, Identity({}, frozenset()))
     pauses, writes, cpu_saves = [], [], []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number in range(NUM_SAVES):
+    for number in range(1, NUM_SAVES + 1):
         start, cpu = time.perf_counter(), time.process_time()
         checkpoints.save(model, number)
         pauses.append(time.perf_counter() - start)
