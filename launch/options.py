@@ -13,7 +13,7 @@ import tyro
 
 from ..trainer.config import METHOD_CONFIGS, Settings
 from ..trainer.errors import ConfigError
-from ..trainer.settings import as_dict, decode, read_toml
+from ..trainer.settings import NONE, as_dict, decode, read_toml
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 OptionsT = TypeVar("OptionsT")
@@ -29,7 +29,7 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, not
 
     Raises ConfigError for the file and for the options, leaves through SystemExit for --help.
     """
-    words = list(words)
+    words = [_with_none(word) for word in words]
     values: dict[str, Any] = {}
     source = "the command line"
     if words and not words[0].startswith("-"):
@@ -91,6 +91,12 @@ def _over_defaults(kind: type[Settings], values: dict[str, Any]) -> dict[str, An
         if field.name != "method" and isinstance(section, dict) and field.default_factory is not dataclasses.MISSING:
             merged[field.name] = as_dict(field.default_factory()) | section
     return merged
+
+
+def _with_none(word: str) -> str:
+    """ "none", as a file has it, in tyro's spelling."""
+    option, equals, value = word.rpartition("=")
+    return f"{option}{equals}{None}" if value == NONE else word
 
 
 def _named_method(words: list[str]) -> str | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from erasediff.launch.cli import COMMANDS, main
+from erasediff.launch.options import read_settings
+from erasediff.trainer.config import EraseDiffConfig, ScrubConfig
 from tiny import make_pipeline
 
 TRAINING = ["pretrain", "scrub"]
@@ -251,3 +253,12 @@ def test_a_groups_help_lists_its_commands(capsys: pytest.CaptureFixture[str]) ->
     assert main(["shards", "--help"]) == 0
     said = capsys.readouterr().out
     assert "shards verify" in said and "scrub" not in said
+
+
+@pytest.mark.parametrize(
+    "words", [["--method.lambda-cap", "none"], ["--method.lambda-cap=none"], ["--method.lambda-cap", "None"]]
+)
+def test_none_is_written_as_in_a_file(words: list[str]) -> None:
+    required = ["--model.path", "m", "--forget", "f", "--remain", "r", "--output", "o"]
+    settings = read_settings(ScrubConfig, [*required, *words], prog="erasediff scrub")
+    assert isinstance(settings.method, EraseDiffConfig) and settings.method.lambda_cap is None
