@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from .checkpoint import Checkpoints
 from .config import OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
-from .errors import Interrupted, TrainingError
+from .errors import Interrupted, LostRankError, OneRankError, TrainingError
 from .methods import Method, Update
 from .packet import PendingPacket
 from .progress import StepProgress
@@ -99,6 +100,12 @@ class Loop:
             if previous is not None:
                 self._finish(previous, progress)
             self._checkpoints.wait()
+        except (OneRankError, LostRankError):
+            raise
+        except TrainingError:  # on every rank: a checkpoint under way is still worth having
+            with suppress(TrainingError):
+                self._checkpoints.wait()
+            raise
         finally:
             reader.close()
             progress.close()
