@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError, ThresholdError, TrainingError
 from erasediff.trainer.evidence import Evidence
 from erasediff.trainer.record import read_record
+from erasediff.trainer.settings import dump_toml
 from evidence_cases import make_classifier, sha256_of_file, tiny_judge
 
 TWENTY = [f"digit-{i:05d}" for i in range(7, 1797, 90)]
@@ -216,3 +219,13 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=r"method\.eta = -1"):
             run_erase(dataclasses.replace(config, method=EraseDiffConfig(eta=-1)))
         assert not Path(config.output).exists()
+
+
+def test_the_launcher_carries_a_request_out_on_two_ranks(config: EraseConfig, tmp_path: Path) -> None:
+    (tmp_path / "erase.toml").write_text(dump_toml(config))
+    words = ["launch", "local", "-n", "2", "erase", str(tmp_path / "erase.toml")]
+    launched = subprocess.run([sys.executable, "-m", "erasediff.launch", *words], capture_output=True, text=True)
+    assert launched.returncode == 0, launched.stderr
+    record = read_record(Path(config.output) / "record.json")
+    assert record.passed and record.run.starts[0]["world_size"] == 2
+    DDPMPipeline.from_pretrained(Path(config.output) / "model")
