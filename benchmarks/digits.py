@@ -35,12 +35,12 @@ from erasediff.trainer.config import (
     ScrubConfig,
     TrainConfig,
 )
-from erasediff.trainer.evaluation import Bench, Samples, evaluate
-from erasediff.trainer.evidence import Scrubbed, make_bench, run_entry
+from erasediff.trainer.evidence.collect import Scrubbed, make_bench, run_entry
+from erasediff.trainer.evidence.evaluation import Bench, Samples, evaluate
+from erasediff.trainer.evidence.retrained import retrain
 from erasediff.trainer.files import write_json
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.provenance import now, versions
-from erasediff.trainer.retrained import retrain
 from erasediff.trainer.scrubbing import run_scrub
 
 NULL_CLASS = 10

@@ -18,7 +18,7 @@ from .options import parse
 
 if TYPE_CHECKING:
     from ..trainer.config import EraseConfig
-    from ..trainer.evidence import Evidence
+    from ..trainer.evidence.collect import Evidence
 
 Result = TypeVar("Result")
 NULL_CLASS = 10
@@ -74,8 +74,8 @@ class Demo:
     def _erase(self, config: EraseConfig, retrained: _Child) -> Evidence:
         """What `erasediff erase` does, with pictures; a threshold that fails is told at the end, after the table."""
         from ..trainer.erase import run_erase
-        from ..trainer.evidence import REPORT_NAME, Evidence
-        from ..trainer.record import RECORD_NAME, read_record
+        from ..trainer.evidence.collect import REPORT_NAME, Evidence
+        from ..trainer.evidence.record import RECORD_NAME, read_record
 
         preview = _preview(self.config.forget_label, every=20)
         try:
@@ -137,7 +137,7 @@ def _data(folder: Path, digit: int) -> tuple[Path, Path]:
 def _judge(folder: Path) -> Path:
     """The classifier that tells what a generated image shows; it knows all ten digits."""
     from ..shards.dataset import Dataset
-    from ..trainer.classifier import train_classifier
+    from ..trainer.evidence.classifier import train_classifier
 
     path = folder / "classifier.safetensors"
     if not path.exists():

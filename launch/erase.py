@@ -23,7 +23,7 @@ class Erase:
         from ..trainer.distributed import is_main
         from ..trainer.erase import run_erase
         from ..trainer.errors import ThresholdError
-        from ..trainer.record import RECORD_NAME
+        from ..trainer.evidence.record import RECORD_NAME
         from .evidence_table import show
 
         try:

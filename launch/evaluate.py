@@ -33,7 +33,7 @@ class Evaluate:
 
     def run(self) -> None:
         from ..trainer.distributed import is_main
-        from ..trainer.evidence import run_evaluate
+        from ..trainer.evidence.collect import run_evaluate
         from .evidence_table import show
 
         evidence = run_evaluate(self.config)

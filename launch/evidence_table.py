@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..trainer.evidence import Evidence
-    from ..trainer.metrics import Measurement
+    from ..trainer.evidence.collect import Evidence
+    from ..trainer.evidence.metrics import Measurement
 
 _HEADINGS = {
     "p_psi": "P_psi ↓",

@@ -27,10 +27,10 @@ from . import distributed, models
 from .checks import check_all_labelled, labels_of
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .errors import ConfigError, TrainingError
-from .evidence import REPORT_NAME, Evidence, check_judge, check_yardstick, run_evaluate
+from .evidence.collect import REPORT_NAME, Evidence, check_judge, check_yardstick, run_evaluate
+from .evidence.record import RECORD_NAME, RequestEntry, read_record
 from .loop import Watch
 from .provenance import weights_sha256
-from .record import RECORD_NAME, RequestEntry, read_record
 from .run_folder import RunFolder
 from .scrubbing import check_settings, run_scrub
 

@@ -16,7 +16,7 @@ from erasediff.shards.dataset import Dataset, check_disjoint
 from erasediff.trainer.config import EngineConfig, OptimizerConfig
 from erasediff.trainer.distributed import set_up
 from erasediff.trainer.engine import ShardedModel
-from erasediff.trainer.record import read_record
+from erasediff.trainer.evidence.record import read_record
 
 
 def test_what_is_trained_on_held_out_and_forgotten(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from erasediff.shards.dataset import Dataset
-from erasediff.trainer.classifier import train_classifier
 from erasediff.trainer.config import EvaluateConfig, JudgeConfig, RelearnConfig, SamplingConfig
+from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.scrubbing import run_scrub
 from safetensors.numpy import load_file
 from tiny import tiny_config

@@ -27,8 +27,8 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError, ThresholdError, TrainingError
-from erasediff.trainer.evidence import Evidence
-from erasediff.trainer.record import read_record
+from erasediff.trainer.evidence.collect import Evidence
+from erasediff.trainer.evidence.record import read_record
 from erasediff.trainer.settings import dump_toml
 from evidence_cases import make_classifier, sha256_of_file, tiny_judge
 

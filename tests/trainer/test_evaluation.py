@@ -18,8 +18,7 @@ from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.request import Request, Selector
 from erasediff.shards.split import split
-from erasediff.trainer import metrics, models
-from erasediff.trainer.classifier import load_classifier, load_images, train_classifier
+from erasediff.trainer import models
 from erasediff.trainer.config import (
     EngineConfig,
     ModelConfig,
@@ -31,14 +30,16 @@ from erasediff.trainer.config import (
     UNetConfig,
 )
 from erasediff.trainer.errors import ConfigError
-from erasediff.trainer.evaluation import evaluate
-from erasediff.trainer.evidence import Evidence, Scrubbed, make_bench, run_evaluate
-from erasediff.trainer.features import make_features
-from erasediff.trainer.membership import membership_auc, sample_losses
+from erasediff.trainer.evidence import metrics
+from erasediff.trainer.evidence.classifier import load_classifier, load_images, train_classifier
+from erasediff.trainer.evidence.collect import Evidence, Scrubbed, make_bench, run_evaluate
+from erasediff.trainer.evidence.evaluation import evaluate
+from erasediff.trainer.evidence.features import make_features
+from erasediff.trainer.evidence.membership import membership_auc, sample_losses
+from erasediff.trainer.evidence.relearning import relearn
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.provenance import weights_sha256
 from erasediff.trainer.randomness import sample_generator
-from erasediff.trainer.relearning import relearn
 from erasediff.trainer.sampling import CHUNK, sample
 from erasediff.trainer.scrubbing import run_scrub
 from erasediff.trainer.settings import as_dict, read_toml

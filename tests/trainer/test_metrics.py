@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from erasediff.trainer import metrics
-from erasediff.trainer.metrics import Measurement
+from erasediff.trainer.evidence import metrics
+from erasediff.trainer.evidence.metrics import Measurement
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import tiny
-from erasediff.trainer.classifier import ClassifierCard
 from erasediff.trainer.config import EraseDiffConfig
 from erasediff.trainer.errors import ConfigError
-from erasediff.trainer.evidence import Evidence, run_entry, run_evaluate
-from erasediff.trainer.metrics import Measurement
-from erasediff.trainer.provenance import DataStamp
-from erasediff.trainer.record import (
+from erasediff.trainer.evidence.classifier import ClassifierCard
+from erasediff.trainer.evidence.collect import Evidence, run_entry, run_evaluate
+from erasediff.trainer.evidence.metrics import Measurement
+from erasediff.trainer.evidence.record import (
     Copy,
     ModelEntry,
     Record,
@@ -26,8 +25,9 @@ from erasediff.trainer.record import (
     read_record,
     write_record,
 )
-from erasediff.trainer.relearning import RelearningPoint
-from erasediff.trainer.thresholds import Verdict
+from erasediff.trainer.evidence.relearning import RelearningPoint
+from erasediff.trainer.evidence.thresholds import Verdict
+from erasediff.trainer.provenance import DataStamp
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
 
 REQUEST = RequestEntry("<script>alert(1)</script>", "2026-11-20", "withdrawn & gone")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from erasediff.trainer.errors import ConfigError
-from erasediff.trainer.metrics import Measurement
-from erasediff.trainer.thresholds import check_thresholds, judge, parse_threshold, tells_nothing
+from erasediff.trainer.evidence.metrics import Measurement
+from erasediff.trainer.evidence.thresholds import check_thresholds, judge, parse_threshold, tells_nothing
 
 MODELS = {
     "unscrubbed": {"accuracy_remaining": Measurement(0.99, 450), "p_psi": Measurement(0.95, 500)},

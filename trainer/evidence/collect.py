@@ -12,17 +12,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..shards.dataset import Dataset, same_content
-from . import distributed, models, report
-from .attempts import history
-from .checks import labels_of
+from ...shards.dataset import Dataset, same_content
+from .. import distributed, models
+from ..attempts import history
+from ..checks import labels_of
+from ..config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
+from ..errors import ConfigError, ThresholdError
+from ..models import DiffusionModel
+from ..provenance import Inputs, now, read_inputs, versions, weights_sha256
+from ..run_folder import is_finished
+from ..sampling import check_sampling
+from ..settings import as_dict, decode, read_toml
+from . import report
 from .classifier import Classifier, classifier_name, load_classifier, load_images, train_classifier
-from .config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
-from .errors import ConfigError, ThresholdError
 from .evaluation import Bench, Figures, Images, evaluate, metric_names
 from .features import make_features, network_features
-from .models import DiffusionModel
-from .provenance import Inputs, now, read_inputs, versions, weights_sha256
 from .record import (
     RECORD_NAME,
     STATEMENT,
@@ -35,9 +39,6 @@ from .record import (
     write_record,
 )
 from .retrained import check_trained_without, is_record, read_yardstick, recorded_yardstick, retrain, settings_of
-from .run_folder import is_finished
-from .sampling import check_sampling
-from .settings import as_dict, decode, read_toml
 from .thresholds import Threshold, check_thresholds, judge, parse_threshold
 
 CLASSIFIER_NAME = "classifier.safetensors"

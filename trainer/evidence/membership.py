@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import distributed
+from .. import distributed
+from ..models import DiffusionModel
+from ..randomness import sample_generator
+from ..sampling import CHUNK
 from .metrics import Measurement, auc, measured
-from .models import DiffusionModel
-from .randomness import sample_generator
-from .sampling import CHUNK
 
 # noise levels a sample's loss is averaged over: spread evenly, a draw of noise at each
 NUM_NOISE_LEVELS = 20

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from .classifier import Classifier
-from .errors import ConfigError
 
 _CHUNK = 64
 _INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"

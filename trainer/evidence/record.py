@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from ..errors import ConfigError
+from ..files import write_json
+from ..provenance import DataStamp
 from .classifier import ClassifierCard
-from .errors import ConfigError
-from .files import write_json
 from .metrics import Measurement
-from .provenance import DataStamp
 from .relearning import RelearningPoint
 from .thresholds import Verdict, tells_nothing
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..config import RelearnConfig, SamplingConfig
+from ..models import DiffusionModel
+from ..randomness import sample_generator
+from ..sampling import sample
 from . import metrics
 from .classifier import Classifier
-from .config import RelearnConfig, SamplingConfig
-from .models import DiffusionModel
-from .randomness import sample_generator
-from .sampling import sample
 
 
 @dataclass(frozen=True)

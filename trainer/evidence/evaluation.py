@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..config import JudgeConfig
+from ..models import DiffusionModel
+from ..sampling import CHUNK, sample
 from . import metrics
 from .classifier import Classifier
-from .config import JudgeConfig
 from .features import Features
 from .membership import membership_auc
 from .metrics import Measurement, measured
-from .models import DiffusionModel
 from .relearning import RelearningPoint, relearn
-from .sampling import CHUNK, sample
 
 NEIGHBOURS = 3  # k of precision and recall
 

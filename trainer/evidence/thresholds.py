@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .errors import ConfigError
+from ..errors import ConfigError
 from .metrics import Measurement
 
 # metrics by which a model that forgot is told from one that did not

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..sampling import to_grid
+from ..settings import flatten
 from . import charts
 from .charts import Axis, Series
 from .evaluation import Bench, Images, Samples
 from .metrics import Measurement
 from .record import Record
 from .report_page import definitions, details, page, section
-from .sampling import to_grid
-from .settings import flatten
 from .thresholds import parse_threshold
 
 KINDS = {"unscrubbed": "before", "scrubbed": "after", "retrained": "retrained"}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ..shards.dataset import Dataset
-from ..shards.errors import DataError
+from ...shards.dataset import Dataset
+from ...shards.errors import DataError
+from ..config import JudgeConfig, PretrainConfig, ScrubConfig
+from ..errors import ConfigError
+from ..pretrain import run_pretrain
+from ..provenance import DataStamp, Inputs
+from ..settings import as_dict, decode, read_toml
 from .classifier import ClassifierCard
-from .config import JudgeConfig, PretrainConfig, ScrubConfig
-from .errors import ConfigError
-from .pretrain import run_pretrain
-from .provenance import DataStamp, Inputs
 from .record import ModelEntry, Record, read_record
-from .settings import as_dict, decode, read_toml
 
 
 def is_record(judge: JudgeConfig) -> bool:

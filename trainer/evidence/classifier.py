@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..shards.dataset import Dataset
-from ..shards.stream import Stream
-from .errors import ConfigError
+from ...shards.dataset import Dataset
+from ...shards.stream import Stream
+from ..errors import ConfigError
 
 HELD_OUT_SHARE = 0.25
 FORMAT = "erasediff-classifier-1"
