@@ -209,3 +209,15 @@ def test_import_does_not_need_torch() -> None:
         "sys.exit(bool({'torch', 'webdataset', 'sklearn'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_more_shards_than_a_process_may_open_files(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); from erasediff.shards import *\n"
+        "dataset = build('digits', sys.argv[1], max_shard_samples=10, num_workers=2)\n"
+        "for b in range(6): Stream(dataset, seed=0, batch_size=300).batch(b)\n"
+        "split(dataset, sys.argv[2], ['3'], rewrite=True)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "cut")]
+    subprocess.run(command, check=True)
+    assert len(Dataset.open(tmp_path / "out").manifest.shards) == 180
