@@ -144,3 +144,9 @@ def test_numbers_written_as_text_compare_as_numbers() -> None:
     assert parse_comparison("width < 512").holds({"width": "64"})
     assert not parse_comparison('width < "512"').holds({"width": 64})
     assert not parse_comparison("width == 1").holds({"width": True})
+    assert not parse_comparison("width != 1").holds({"width": "nan"})
+
+
+def test_long_ids_written_as_text_are_not_rounded() -> None:
+    assert parse_comparison("user_id == 9007199254740993").holds({"user_id": "9007199254740993"})
+    assert not parse_comparison("user_id == 9007199254740992").holds({"user_id": "9007199254740993"})
