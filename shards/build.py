@@ -10,7 +10,7 @@ from .digits import Digits
 from .errors import DataError
 from .folder import ClassFolder, ClassZip
 from .in_place import TarSource, index_in_place
-from .jobs import Progress, StopFlag, default_num_workers
+from .jobs import Progress, StopFlag, resolve_num_workers
 from .parts import Part
 from .source import Source
 from .staging import check_absent, staged
@@ -42,9 +42,7 @@ def build(
     for option, value in [("max_shard_samples", max_shard_samples), ("max_shard_bytes", max_shard_bytes)]:
         if value < 1:
             raise DataError(f"{option}: {value}; at least 1 is needed")
-    num_workers = default_num_workers() if num_workers is None else num_workers
-    if num_workers < 1:
-        raise DataError(f"num_workers: {num_workers}; at least 1 is needed")
+    num_workers = resolve_num_workers(num_workers)
     check_absent(output)
     opened = open_source(source)
     if isinstance(opened, TarSource):

@@ -13,7 +13,7 @@ from .assemble import complete, save_index
 from .build import DEFAULT_MAX_SHARD_BYTES, DEFAULT_MAX_SHARD_SAMPLES, write_parts
 from .dataset import Dataset, same_content
 from .errors import DataError, shorten
-from .jobs import Progress, default_num_workers
+from .jobs import Progress, resolve_num_workers
 from .manifest import Shard
 from .request import Request, Selector, read_request
 from .select import select
@@ -46,7 +46,7 @@ def split(
     """
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     output = Path(output)
-    num_workers = num_workers or default_num_workers()
+    num_workers = resolve_num_workers(num_workers)
     check_absent(output)
     asked = _request(forget_labels, request)
     forgotten = select(dataset, asked)
