@@ -8,10 +8,11 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from .errors import DataError
 from .index import IMAGE_EXTENSIONS
-from .source import MAX_SAMPLE_BYTES, Entry, ListedSource, mixed
+from .source import MAX_SAMPLE_BYTES, Entry, ListedSource, mixed, name_of
 
 # what operating systems leave behind
 _LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
@@ -33,7 +34,7 @@ class _Classes(ListedSource):
 
     def __init__(self, path: Path, files: Iterable[File]) -> None:
         self.path = path
-        self.name = path.stem
+        self.name = name_of(path)
         by_class = _by_class(path, files)
         self.classes = tuple(sorted(by_class))
         super().__init__(mixed([e for label, name in enumerate(self.classes) for e in _entries(by_class[name], label)]))
@@ -49,7 +50,10 @@ class ClassFolder(_Classes):
         super().__init__(path, _walk(path))
 
     def read(self, entry: Entry) -> bytes:
-        return (self.path / entry.location).read_bytes()
+        try:
+            return (self.path / entry.location).read_bytes()
+        except OSError as error:
+            _raise_unreadable(error)
 
 
 class ClassZip(_Classes):
@@ -71,7 +75,7 @@ class ClassZip(_Classes):
 
 
 def _walk(root: Path) -> Iterator[File]:
-    for directory, folders, names in os.walk(root, followlinks=True):
+    for directory, folders, names in os.walk(root, onerror=_raise_unreadable, followlinks=True):
         at = Path(directory).relative_to(root)
         if len(at.parts) == 1:
             yield File(f"{at.name}/", 0, 0)
@@ -82,11 +86,15 @@ def _walk(root: Path) -> Iterator[File]:
             yield File((at / name).as_posix(), state.st_size, state.st_mtime_ns)
 
 
+def _raise_unreadable(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror}); remove or mend it") from None
+
+
 def _stat(path: Path) -> os.stat_result:
     try:
         state = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); remove or mend it") from None
+        _raise_unreadable(error)
     # opening a pipe or device could wait for ever
     if not stat.S_ISREG(state.st_mode):
         raise DataError(f"{path}: not a regular file; remove it")
