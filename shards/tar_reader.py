@@ -1,5 +1,6 @@
 """The members of a tar somebody else wrote, grouped into samples; what is no data is refused."""
 
+import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from .source import MAX_KEY_BYTES, MAX_SAMPLE_BYTES
 
 # what loaders of other projects would unpickle or execute
 REFUSED_EXTENSIONS = ("pkl", "pickle", "pyd", "pth", "pt", "py", "so", "exe", "dill", "joblib", "ckpt")
+MAX_HEADER_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 
 
@@ -36,6 +38,15 @@ class TarSample:
         return next(((name, self.members[name]) for name in EXTENSIONS if name in self.members), None)
 
 
+class _Headers(io.BufferedReader):
+    """What `tarfile` finds members with; it would read names and pax records of any length into memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MAX_HEADER_BYTES:
+            raise ValueError(f"a name or header of more than {MAX_HEADER_BYTES:,} bytes")
+        return super().read(size)
+
+
 def read_members(path: Path) -> Iterator[Member]:
     """Every regular file, in order; ustar, pax and GNU long names.
 
@@ -44,7 +55,7 @@ def read_members(path: Path) -> Iterator[Member]:
     """
     num_bytes = path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as tar:
+        with _Headers(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 # the list of members would grow with the archive
                 tar.members = []  # pyright: ignore[reportAttributeAccessIssue]

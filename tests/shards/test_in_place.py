@@ -187,3 +187,11 @@ def test_what_macos_leaves_beside_tars_and_what_is_no_file(tmp_path: Path) -> No
         with pytest.raises(DataError, match=rf"{name}: not a regular file"):
             build(folder, tmp_path / "again")
         (folder / name).unlink()
+
+
+@pytest.mark.parametrize("layout", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_name_of_megabytes_is_not_read(tmp_path: Path, layout: int) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=layout) as tar:
+        add(tar, "a" * (1 << 21) + ".png", png(1))
+    with pytest.raises(DataError, match=r"a\.tar: .*a name or header of more than 1,048,576 bytes"):
+        build(tmp_path / "a.tar", tmp_path / "out")
