@@ -23,7 +23,8 @@ class Selector:
     labels: tuple[str | int, ...] = ()
     """Its class is one of these, by name or, where no class name is a number, by position from 0."""
     captions: tuple[str, ...] = ()
-    """Its caption matches one of these patterns: `*` for anything, `?` for one character; case does not matter."""
+    """Its caption matches one of these patterns: `*` for anything, `?` for one character; neither case nor the way Unicode
+    spells a letter matters."""
     metadata: tuple[str, ...] = ()
     """Each of these comparisons holds; see `expression`."""
 

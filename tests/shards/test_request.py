@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from erasediff.shards import DataError, Dataset, build, check_disjoint, split
 from erasediff.shards.expression import parse_comparison
-from erasediff.shards.request import read_request
+from erasediff.shards.request import Request, Selector, read_request
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -76,6 +76,18 @@ def test_selectors(
     assert record["request"]["id"] == "7"
     assert record["num_forgotten"] == len(expected)
     assert record["dataset"]["fingerprint"] == gallery.fingerprint
+
+
+def test_a_letter_spelled_in_two_ways(tmp_path: Path) -> None:
+    # macOS writes é as e and an accent
+    for i, name in enumerate(["Zo\u00e9", "Zoe\u0301", "Zoe"]):
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / f"p{i}.png")
+        with (tmp_path / "t.jsonl").open("a") as file:
+            file.write(json.dumps({"path": f"p{i}.png", "caption": f"A photo of {name}"}) + "\n")
+    build(tmp_path / "t.jsonl", tmp_path / "out")
+    for number, pattern in enumerate(["*ZO\u00c9", "*zoe\u0301"]):
+        request = Request((Selector(captions=(pattern,)),))
+        assert numbers(split(tmp_path / "out", tmp_path / f"{number}", request=request)[0]) == [0, 1]
 
 
 def test_selectors_are_united(gallery: Dataset, tmp_path: Path) -> None:
