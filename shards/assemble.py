@@ -87,7 +87,9 @@ def check_unique(index: np.ndarray) -> None:
     keys = np.sort(index["key"])
     twice = np.unique(keys[1:][keys[1:] == keys[:-1]])
     if len(twice):
-        raise DataError(f"several samples have one key: {shorten(key.decode() for key in twice.tolist())}; rename them")
+        raise DataError(
+            f"several samples have one key: {shorten(key.decode(errors='replace') for key in twice.tolist())}; rename them"
+        )
 
 
 def _join(path: Path, parts: Sequence[Path]) -> np.ndarray:
