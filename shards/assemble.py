@@ -87,9 +87,8 @@ def check_unique(index: np.ndarray) -> None:
     keys = np.sort(index["key"])
     twice = np.unique(keys[1:][keys[1:] == keys[:-1]])
     if len(twice):
-        raise DataError(
-            f"several samples have one key: {shorten(key.decode(errors='replace') for key in twice.tolist())}; rename them"
-        )
+        names = shorten(key.decode(errors="replace") for key in twice.tolist())
+        raise DataError(f"several samples have one key: {names}; rename them")
 
 
 def _join(path: Path, parts: Sequence[Path]) -> np.ndarray:

@@ -64,10 +64,12 @@ def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:
     if str(source) == "digits":
         return Digits()
     path = Path(source)
+    if not str(source):
+        raise DataError("source: empty; give a file or folder")
     if path.is_dir():
         return TarSource(path) if tars_in(path) else ClassFolder(path)
     if not path.is_file():
-        raise DataError(f"source {source}: no such file or folder")
+        raise DataError(f"source {source}: no such file or folder; correct the path")
     suffix = path.suffix.lower()
     if suffix == ".tar":
         return TarSource(path)

@@ -77,7 +77,11 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = _ADAPTER.validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{folder}: no {MANIFEST_NAME} in it; make the dataset with `erasediff shards build`") from None
+        inside = [str(found.parent) for found in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
+        advice = f"give {' or '.join(inside[:5])}" if inside else "make the dataset with `erasediff shards build`"
+        raise DataError(f"{folder}: no {MANIFEST_NAME} in it; {advice}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); build the dataset again") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "content"

@@ -135,6 +135,28 @@ def test_mistakes(gallery: Dataset, tmp_path: Path, text: str, message: str) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["r.toml"]
 
 
+@pytest.mark.parametrize(
+    ("selector", "message"),
+    [
+        ({"keys": ["\ud800"]}, "half a character"),
+        ({"captions": ["a \udfff"]}, "half a character"),
+        ({"labels": ["\ud800"]}, "half a character"),
+        ({"labels": [True]}, r"selectors\.0\.labels\.0"),
+        ({"labels": [1.0]}, r"selectors\.0\.labels\.0"),
+    ],
+)
+def test_what_json_can_say_and_a_request_may_not(tmp_path: Path, selector: dict[str, Any], message: str) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"selectors": [selector]}))
+    with pytest.raises(DataError, match=rf"r\.json: {message}"):
+        read_request(tmp_path / "r.json")
+
+
+def test_a_request_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("erasediff.shards.request.MAX_REQUEST_BYTES", 1000)
+    with pytest.raises(DataError, match="/dev/zero: more than 1,000 bytes"):
+        read_request(Path("/dev/zero"))
+
+
 def test_request_or_labels(gallery: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="give one of them"):
         split(gallery, tmp_path / "out")
