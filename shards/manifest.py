@@ -74,6 +74,9 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise DataError(f"{folder}: no such dataset folder; make it with `erasediff shards build`")
+    # opening a pipe or device could wait for ever
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not a regular file; build the dataset again")
     try:
         manifest = _ADAPTER.validate_json(path.read_bytes())
     except FileNotFoundError:

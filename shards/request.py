@@ -78,7 +78,7 @@ def parse_request(text: str, path: Path) -> Request:
         first = min(error.errors(), key=lambda found: found["type"] == "missing")
         place = ".".join(str(part) for part in first["loc"])
         raise DataError(
-            f"{path}: {place}: {first['msg']}; a request has id, date, reason and [[selectors]], "
+            f"{path}: {place}: {first['msg'].replace('tuple', 'list')}; a request has id, date, reason and [[selectors]], "
             "each with keys, labels, captions or metadata"
         ) from None
     if not request.selectors or Selector() in request.selectors:

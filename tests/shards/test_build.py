@@ -208,6 +208,11 @@ def test_pipes_are_not_waited_for(pictures: Path, tmp_path: Path) -> None:
     os.mkfifo(out / "pets-000000.tar")
     with pytest.raises(DataError, match=r"pets-000000\.tar: not a regular file"):
         Dataset.open(out)
+    for name in ("index.npy", "dataset.json"):
+        (out / name).unlink()
+        os.mkfifo(out / name)
+        with pytest.raises(DataError, match=f"{name}: not a regular file"):
+            Dataset.open(out)
     os.mkfifo(pictures / "cat" / "pipe.png")
     with pytest.raises(DataError, match=r"pipe\.png: not a regular file"):
         build(pictures, tmp_path / "again")
