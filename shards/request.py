@@ -77,8 +77,9 @@ def parse_request(text: str, path: Path) -> Request:
         # what is there and unknown says more than what is missing
         first = min(error.errors(), key=lambda found: found["type"] == "missing")
         place = ".".join(str(part) for part in first["loc"])
+        problem = first["msg"].replace("tuple", "list")
         raise DataError(
-            f"{path}: {place}: {first['msg'].replace('tuple', 'list')}; a request has id, date, reason and [[selectors]], "
+            f"{path}: {place}: {problem}; a request has id, date, reason and [[selectors]], "
             "each with keys, labels, captions or metadata"
         ) from None
     if not request.selectors or Selector() in request.selectors:

@@ -195,3 +195,14 @@ def test_a_name_of_megabytes_is_not_read(tmp_path: Path, layout: int) -> None:
         add(tar, "a" * (1 << 21) + ".png", png(1))
     with pytest.raises(DataError, match=r"a\.tar: .*a name or header of more than 1,048,576 bytes"):
         build(tmp_path / "a.tar", tmp_path / "out")
+
+
+@pytest.mark.parametrize("layout", ["gnu", "posix"])
+def test_sparse_members(tmp_path: Path, layout: str) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(png(1))
+        file.truncate(1 << 20)
+    command = ["tar", f"--format={layout}", "--sparse", "-C", str(tmp_path), "-cf", str(tmp_path / "a.tar"), "a.png"]
+    subprocess.run(command, check=True)
+    with pytest.raises(DataError, match=r"a\.png' is a link, device or sparse file"):
+        build(tmp_path / "a.tar", tmp_path / "out")
