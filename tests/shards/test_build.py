@@ -188,7 +188,7 @@ def test_what_cannot_be_read_is_named_and_not_left_out(
         return read_bytes(path)
 
     def refuse_folder(path: str) -> Any:
-        if str(path).endswith("dog"):
+        if str(path).endswith(locked):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
@@ -198,8 +198,12 @@ def test_what_cannot_be_read_is_named_and_not_left_out(
             build(pictures, tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refuse_folder)
+        locked = "dog"
         with pytest.raises(DataError, match=r"^[^ ]*/dog: cannot be read \(Permission denied\)"):
             build(pictures, tmp_path / "out")
+        (pictures / ".Trashes").mkdir()
+        locked = ".Trashes"
+        assert len(build(pictures, tmp_path / "out")) == 9
 
 
 def test_pipes_are_not_waited_for(pictures: Path, tmp_path: Path) -> None:
