@@ -10,8 +10,10 @@ from functools import lru_cache
 import numpy as np
 
 from .errors import DataError
+from .source import MAX_SAMPLE_BYTES
 
 MAX_HEADER_BYTES = 1 << 16
+MAX_DIMENSIONS = 32
 _NPY_MAGIC = b"\x93NUMPY"
 _DTYPES = ("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
 # https://huggingface.co/docs/safetensors, "Format"; bfloat16 has no numpy type
@@ -110,7 +112,7 @@ def _parse_safetensors(header: bytes) -> Layout:
         start, stop = field["data_offsets"]
         dtype = _dtype(_SAFETENSORS_DTYPES.get(field["dtype"], field["dtype"]))
         place = ArrayPlace(name, dtype, _shape(field["shape"]), len(header) + start)
-        if start != end or stop - start != place.num_bytes:
+        if type(start) is not int or start != end or stop - start != place.num_bytes:
             raise DataError(f"array {name!r} overlaps another, leaves a gap or has a wrong size")
         places.append(place)
         end = stop
@@ -126,4 +128,7 @@ def _dtype(name: object) -> np.dtype:
 def _shape(sizes: object) -> tuple[int, ...]:
     if not isinstance(sizes, tuple | list) or not all(type(size) is int and size >= 0 for size in sizes):
         raise DataError(f"shape {sizes!r}")
+    # an array without an element could have sizes that numpy cannot multiply
+    if len(sizes) > MAX_DIMENSIONS or math.prod(size or 1 for size in sizes) > MAX_SAMPLE_BYTES:
+        raise DataError(f"shape of {len(sizes)} dimensions or more than {MAX_SAMPLE_BYTES:,} elements")
     return tuple(sizes)

@@ -9,10 +9,10 @@ import numpy as np
 
 from .card import write_card
 from .errors import DataError, shorten
-from .index import fingerprint, index_dtype
+from .index import fingerprint, index_dtype, load_index
 from .jobs import Progress, StopFlag, run_jobs
 from .manifest import FORMAT, INDEX_NAME, ImageShape, Manifest, Shard, write_manifest
-from .parts import Part, remove_parts, resumed
+from .parts import Part, SavedPart, remove_parts, resumed
 from .staging import sync
 
 
@@ -31,11 +31,11 @@ def assemble(
     `make` is called with a part's number, on several threads. `classes` None names labels by their numbers.
     """
 
-    def job(number: int, stop: StopFlag) -> Part:
+    def job(number: int, stop: StopFlag) -> SavedPart:
         return resumed(folder, number, lambda: make(number, stop))
 
     parts = run_jobs([partial(job, number) for number in range(num_parts)], num_workers, progress)
-    index = _join(folder / INDEX_NAME, [part.index for part in parts])
+    index = _join(folder / INDEX_NAME, [part.rows for part in parts])
     check_unique(index)
     shapes = frozenset[tuple[int, ...]]().union(*(part.shapes for part in parts))
     complete(
@@ -87,18 +87,21 @@ def check_unique(index: np.ndarray) -> None:
     keys = np.sort(index["key"])
     twice = np.unique(keys[1:][keys[1:] == keys[:-1]])
     if len(twice):
-        raise DataError(f"several samples have one key: {shorten(key.decode() for key in twice.tolist())}; rename them")
+        names = shorten(key.decode(errors="replace") for key in twice.tolist())
+        raise DataError(f"several samples have one key: {names}; rename them")
 
 
-def _join(path: Path, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Write the parts' rows one after the other, without holding them in memory, keys as wide as the widest."""
-    num_rows = sum(len(part) for part in parts)
+def _join(path: Path, parts: Sequence[Path]) -> np.ndarray:
+    """Write the parts' rows one after the other, one part open at a time, keys as wide as the widest."""
+    num_rows, key_bytes = 0, 1
+    for part in map(load_index, parts):
+        num_rows += len(part)
+        key_bytes = max(key_bytes, part.dtype["key"].itemsize)
     if not num_rows:
         raise DataError("no sample in it; give a source with at least one")
-    dtype = index_dtype(max(part.dtype["key"].itemsize for part in parts))
-    joined = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(num_rows,))
+    joined = np.lib.format.open_memmap(path, mode="w+", dtype=index_dtype(key_bytes), shape=(num_rows,))
     start = 0
-    for part in parts:
+    for part in map(load_index, parts):
         joined[start : start + len(part)] = part
         start += len(part)
     joined.flush()

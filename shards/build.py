@@ -9,8 +9,9 @@ from .dataset import Dataset
 from .digits import Digits
 from .errors import DataError
 from .folder import ClassFolder, ClassZip
-from .in_place import TarSource, index_in_place
-from .jobs import Progress, StopFlag, default_num_workers
+from .in_place import TarSource, index_in_place, tars_in
+from .jobs import Progress, StopFlag, resolve_num_workers
+from .manifest import check_name
 from .parts import Part
 from .source import Source
 from .staging import check_absent, staged
@@ -42,17 +43,15 @@ def build(
     for option, value in [("max_shard_samples", max_shard_samples), ("max_shard_bytes", max_shard_bytes)]:
         if value < 1:
             raise DataError(f"{option}: {value}; at least 1 is needed")
-    num_workers = default_num_workers() if num_workers is None else num_workers
-    if num_workers < 1:
-        raise DataError(f"num_workers: {num_workers}; at least 1 is needed")
+    num_workers = resolve_num_workers(num_workers)
     check_absent(output)
     opened = open_source(source)
+    name = opened.name if name is None else name
+    check_name(name, "name")
     if isinstance(opened, TarSource):
-        return index_in_place(opened, output, name=name or opened.name, num_workers=num_workers, progress=progress)
+        return index_in_place(opened, output, name=name, num_workers=num_workers, progress=progress)
     shards = plan_shards(opened.sizes_bytes, max_shard_samples, max_shard_bytes)
-    return write_dataset(
-        opened, output, name=name or opened.name, shards=shards, num_workers=num_workers, progress=progress
-    )
+    return write_dataset(opened, output, name=name, shards=shards, num_workers=num_workers, progress=progress)
 
 
 def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:
@@ -65,15 +64,18 @@ def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:
     if str(source) == "digits":
         return Digits()
     path = Path(source)
+    if not str(source):
+        raise DataError("source: empty; give a file or folder")
     if path.is_dir():
-        return TarSource(path) if any(path.glob("*.tar")) else ClassFolder(path)
+        return TarSource(path) if tars_in(path) else ClassFolder(path)
     if not path.is_file():
-        raise DataError(f"source {source}: no such file or folder")
-    if path.suffix == ".tar":
+        raise DataError(f"source {source}: no such file or folder; correct the path")
+    suffix = path.suffix.lower()
+    if suffix == ".tar":
         return TarSource(path)
-    if path.suffix == ".zip":
+    if suffix == ".zip":
         return ClassZip(path)
-    if path.suffix in TABLE_SUFFIXES:
+    if suffix in TABLE_SUFFIXES:
         return Table(path)
     known = "`digits`, a folder or zip of class/name.png, a .csv, .jsonl or .parquet table, a .tar or a folder of them"
     raise DataError(f"source {source}: unknown kind of file; give {known}")

@@ -171,7 +171,7 @@ def check_disjoint(forget: Dataset, remain: Dataset) -> None:
     """Raise `DataError`, naming samples, if a key or a content (identical bytes) is in both."""
     keys = np.intersect1d(forget.index["key"], remain.index["key"])
     if len(keys):
-        names = shorten(key.decode() for key in keys.tolist())
+        names = shorten(decode_key(key) for key in keys.tolist())
         raise DataError(f"{forget.path} and {remain.path} share keys: {names}; split again")
     pairs = [f"{forget.key(i)} = {remain.key(j)}" for i, j in same_content(forget.index, remain.index)]
     if pairs:
@@ -181,7 +181,12 @@ def check_disjoint(forget: Dataset, remain: Dataset) -> None:
 
 def same_content(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
     """Rows of two indexes with the same content hash, as (row of one, row of other); one pair for each hash."""
-    _, i, j = np.intersect1d(hash_numbers(one), hash_numbers(other), return_indices=True)
+    return same_hash(hash_numbers(one), hash_numbers(other))
+
+
+def same_hash(one: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
+    """`same_content` for what `hash_numbers` gives."""
+    _, i, j = np.intersect1d(one, other, return_indices=True)
     return list(zip(i.tolist(), j.tolist(), strict=True))
 
 

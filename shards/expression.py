@@ -1,6 +1,8 @@
 """One comparison on a sample's metadata, such as `year >= 2020` or `author == "Jane Doe"`. Nothing is executed."""
 
+import contextlib
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -63,7 +65,9 @@ def _is_number(value: object) -> bool:
 
 
 def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    # whole numbers stay exact: an id of 64 bits would be rounded to another one
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return None if math.isnan(number := float(text)) else number
+    return None

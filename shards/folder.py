@@ -8,10 +8,11 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from .errors import DataError
 from .index import IMAGE_EXTENSIONS
-from .source import MAX_SAMPLE_BYTES, Entry, ListedSource, mixed
+from .source import MAX_SAMPLE_BYTES, Entry, ListedSource, mixed, name_of
 
 # what operating systems leave behind
 _LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
@@ -33,7 +34,7 @@ class _Classes(ListedSource):
 
     def __init__(self, path: Path, files: Iterable[File]) -> None:
         self.path = path
-        self.name = path.stem
+        self.name = name_of(path)
         by_class = _by_class(path, files)
         self.classes = tuple(sorted(by_class))
         super().__init__(mixed([e for label, name in enumerate(self.classes) for e in _entries(by_class[name], label)]))
@@ -49,7 +50,10 @@ class ClassFolder(_Classes):
         super().__init__(path, _walk(path))
 
     def read(self, entry: Entry) -> bytes:
-        return (self.path / entry.location).read_bytes()
+        try:
+            return (self.path / entry.location).read_bytes()
+        except OSError as error:
+            _raise_unreadable(error)
 
 
 class ClassZip(_Classes):
@@ -71,22 +75,30 @@ class ClassZip(_Classes):
 
 
 def _walk(root: Path) -> Iterator[File]:
-    for directory, folders, names in os.walk(root, followlinks=True):
+    for directory, folders, names in os.walk(root, onerror=_raise_unreadable, followlinks=True):
         at = Path(directory).relative_to(root)
         if len(at.parts) == 1:
             yield File(f"{at.name}/", 0, 0)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not _is_litter(name))
         for name in sorted(names):
             path = Path(directory) / name
             state = _stat(path)
             yield File((at / name).as_posix(), state.st_size, state.st_mtime_ns)
 
 
+def _is_litter(name: str) -> bool:
+    return (name.startswith(".") and name != "..") or name in _LITTER
+
+
+def _raise_unreadable(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror}); remove or mend it") from None
+
+
 def _stat(path: Path) -> os.stat_result:
     try:
         state = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); remove or mend it") from None
+        _raise_unreadable(error)
     # opening a pipe or device could wait for ever
     if not stat.S_ISREG(state.st_mode):
         raise DataError(f"{path}: not a regular file; remove it")
@@ -110,7 +122,7 @@ def _by_class(root: Path, files: Iterable[File]) -> dict[str, list[File]]:
     for file in files:
         # strings: pathlib took a fifth of the time to build from a zip of small pictures
         parts = tuple(file.path.rstrip("/").split("/"))
-        if any((part.startswith(".") and part != "..") or part in _LITTER for part in parts):
+        if any(map(_is_litter, parts)):
             continue
         if file.path.endswith("/"):
             classes.setdefault(parts[0], [])

@@ -14,6 +14,7 @@ from .jobs import Progress, StopFlag
 from .manifest import Shard
 from .parts import Part
 from .shard_files import ShardFiles
+from .source import name_of
 from .staging import staged
 from .tar_reader import Member, TarSample, read_samples
 
@@ -24,13 +25,22 @@ class TarSource:
     """A `.tar`, or a folder whose `*.tar` are one dataset, as img2dataset writes it."""
 
     def __init__(self, path: Path) -> None:
-        self.name = path.stem
-        self.tars = [path] if path.is_file() else sorted(path.glob("*.tar"))
+        self.name = name_of(path)
+        self.tars = [path] if path.is_file() else tars_in(path)
+        for tar in self.tars:
+            # opening a pipe or device could wait for ever
+            if not tar.is_file():
+                raise DataError(f"{tar}: not a regular file; remove it or copy the tar there")
 
     def stamp(self) -> str:
         """Names, sizes and times of the tars."""
         states = [(str(tar.resolve()), tar.stat().st_size, tar.stat().st_mtime_ns) for tar in self.tars]
         return hashlib.sha256(repr(states).encode()).hexdigest()
+
+
+def tars_in(folder: Path) -> list[Path]:
+    """The tars of a folder, in order, without what macOS leaves beside them (`._00000.tar`)."""
+    return sorted(tar for tar in folder.glob("*.tar") if not tar.name.startswith("."))
 
 
 def index_in_place(

@@ -80,6 +80,9 @@ def hash_numbers(index: np.ndarray) -> np.ndarray:
 
 def load_index(path: Path) -> np.ndarray:
     """Memory-map an index, read only; raises `DataError` when it is not one of ours."""
+    # opening a pipe or device could wait for ever
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not a regular file; build the dataset again")
     try:
         index = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

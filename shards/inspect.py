@@ -80,8 +80,8 @@ def _sheet_rows(dataset: Dataset, columns: int) -> list[tuple[str, list[int]]]:
     if not is_image.any():
         raise DataError(f"{dataset.path}: no images to show; leave --sheet out")
     labels = dataset.labels
-    groups = [(name, np.flatnonzero(is_image & (labels == label))) for label, name in enumerate(dataset.classes)]
-    groups = [group for group in groups if len(group[1])][:_MAX_SHEET_CLASSES]
+    shown = np.unique(labels[is_image & (labels != NO_LABEL)])[:_MAX_SHEET_CLASSES].tolist()
+    groups = [(dataset.classes[label], np.flatnonzero(is_image & (labels == label))) for label in shown]
     unlabelled = np.flatnonzero(is_image & (labels == NO_LABEL))
     if len(unlabelled):
         groups.append(("", unlabelled))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
+from .errors import DataError
+
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
 """Called with (shards done, shards in all)."""
@@ -30,9 +32,13 @@ class StopFlag:
             raise Stopped
 
 
-def default_num_workers() -> int:
-    """The CPUs this process may use."""
-    return len(os.sched_getaffinity(0))
+def resolve_num_workers(num_workers: int | None) -> int:
+    """As given, or the CPUs this process may use; raises `DataError` for less than one."""
+    if num_workers is None:
+        return len(os.sched_getaffinity(0))
+    if num_workers < 1:
+        raise DataError(f"num_workers: {num_workers}; at least 1 is needed")
+    return num_workers
 
 
 def run_jobs(

@@ -67,7 +67,8 @@ class ArrayLoader:
     def load(self, dataset: Dataset, row: int, place: Place, position: int, buffers: Buffers, k: int) -> None:
         shard, offset, num_bytes = place
         header = bytearray(len(self._header))
-        targets = [memoryview(header), *[buffers[array.name][k].data for array in self._layout]]
+        # a slice, since one element of an array of numbers is a copy
+        targets = [memoryview(header), *[buffers[array.name][k : k + 1].data for array in self._layout]]
         if num_bytes == self._num_bytes:
             dataset.files.read_into(shard, offset, targets, num_bytes)
         if header != self._header:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .index import load_index
 from .manifest import Shard
 from .staging import sync
 
@@ -22,7 +21,17 @@ class Part:
     index: np.ndarray
 
 
-def resumed(folder: Path, number: int, make: Callable[[], Part]) -> Part:
+@dataclass(frozen=True)
+class SavedPart:
+    """A part on disk; thousands are held at once, so its index is neither in memory nor mapped (an open file each)."""
+
+    shard: Shard
+    shapes: frozenset[tuple[int, ...]]
+    rows: Path
+    """Its index."""
+
+
+def resumed(folder: Path, number: int, make: Callable[[], Part]) -> SavedPart:
     """The part of this number that an earlier, killed run left in `folder`, or else a new one from `make`."""
     record = folder / f"part-{number:06d}.json"
     rows = folder / f"part-{number:06d}.npy"
@@ -36,7 +45,7 @@ def resumed(folder: Path, number: int, make: Callable[[], Part]) -> Part:
         sync(written)
         written.rename(record)
     saved = json.loads(record.read_text(encoding="utf-8"))
-    return Part(Shard(**saved["shard"]), frozenset(tuple(shape) for shape in saved["shapes"]), load_index(rows))
+    return SavedPart(Shard(**saved["shard"]), frozenset(tuple(shape) for shape in saved["shapes"]), rows)
 
 
 def remove_parts(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,11 +57,8 @@ def _class_number(dataset: Dataset, label: str, name: str) -> int:
     if label in dataset.classes:
         return dataset.classes.index(label)
     # with numbers as names, a position would be taken for a name
-    if (
-        label.isdecimal()
-        and not any(known.isdecimal() for known in dataset.classes)
-        and int(label) < len(dataset.classes)
-    ):
+    positions = [str(position) for position in range(len(dataset.classes))]
+    if label in positions and not any(known.isdecimal() for known in dataset.classes):
         return int(label)
     raise DataError(f"{name}: label {label}: no such class in {dataset.path}; classes: {_classes(dataset)}")
 
@@ -80,12 +78,19 @@ def _with_keys(dataset: Dataset, keys: Sequence[str], name: str) -> np.ndarray:
 
 
 def _with_captions(dataset: Dataset, patterns: Sequence[str], among: np.ndarray) -> np.ndarray:
-    expressions = [re.compile(fnmatch.translate(pattern.replace("[", "[[]")), re.IGNORECASE) for pattern in patterns]
+    expressions = [
+        re.compile(fnmatch.translate(_composed(pattern).replace("[", "[[]")), re.IGNORECASE) for pattern in patterns
+    ]
     chosen = np.zeros(len(dataset), dtype=bool)
     for i in np.flatnonzero(among & (dataset.index["text_length"] > 0)).tolist():
-        text = dataset.text(i)
+        text = _composed(dataset.text(i))
         chosen[i] = any(expression.match(text) for expression in expressions)
     return chosen
+
+
+def _composed(text: str) -> str:
+    """One spelling of what Unicode can spell in several ways, such as é."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _with_metadata(dataset: Dataset, texts: Sequence[str], among: np.ndarray, name: str) -> np.ndarray:

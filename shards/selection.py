@@ -23,7 +23,9 @@ class Selection:
         return self.dataset.index["length"][self.rows].tolist()
 
     def stamp(self) -> str:
-        return self.dataset.fingerprint + hashlib.sha256(self.rows.tobytes()).hexdigest()
+        # the index, since the plan of shards follows where the samples lie
+        manifest = self.dataset.manifest
+        return manifest.fingerprint + manifest.index_sha256 + hashlib.sha256(self.rows.tobytes()).hexdigest()
 
     def entry(self, i: int) -> Entry:
         row = int(self.rows[i])

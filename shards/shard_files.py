@@ -31,9 +31,7 @@ class ShardFiles:
             while len(data) < length and (more := os.pread(file.fileno(), length - len(data), offset + len(data))):
                 data += more
         except OSError as error:
-            raise DataError(
-                f"{self.paths[shard]}: cannot be read ({error.strerror}); copy or build it again"
-            ) from error
+            raise self._unreadable(shard, error) from error
         self._check_length(shard, offset, length, len(data))
         return data
 
@@ -93,6 +91,7 @@ def _open_shard(path: Path) -> BinaryIO:
 
 def _fill(targets: Sequence[memoryview], data: bytes) -> None:
     start = 0
-    for target in targets:
+    # an array without an element takes nothing
+    for target in (target for target in targets if target.nbytes):
         target.cast("B")[:] = data[start : start + target.nbytes]
         start += target.nbytes

@@ -2,14 +2,17 @@
 
 import collections
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-from .errors import DataError, shorten
+from .errors import DataError, is_unicode, shorten
 from .index import NO_LABEL
 
 MAX_SAMPLE_BYTES = 1 << 28
+MAX_KEY_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,28 @@ class ListedSource:
         return self.entries[i]
 
 
+def name_of(path: Path) -> str:
+    """What a dataset is called if nobody says: like the folder, or like the file without its suffix."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would name what a link points to
+    return absolute.name if path.is_dir() else absolute.stem
+
+
 def mixed(entries: list[Entry]) -> list[Entry]:
     """The same entries in an order that depends on keys alone.
 
     Neighbours in a shard should not be of one class: the stream shuffles within a window of shards only.
     """
-    return sorted(entries, key=lambda entry: hashlib.sha256(entry.key.encode()).digest())
+    return sorted(entries, key=lambda entry: hashlib.sha256(_key_bytes(entry)).digest())
+
+
+def _key_bytes(entry: Entry) -> bytes:
+    """The key in UTF-8; raises `DataError` for one that no reader of tars would take."""
+    if not is_unicode(entry.key) or "\0" in entry.key:
+        raise DataError(f"{entry.location!r}: name or key is not UTF-8 text; rename it")
+    key = entry.key.encode()
+    if len(key) > MAX_KEY_BYTES:
+        raise DataError(f"{entry.location!r}: a key of {len(key):,} bytes, more than {MAX_KEY_BYTES:,}; shorten it")
+    return key
 
 
 def _check_keys(entries: Sequence[Entry]) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from .assemble import complete, save_index
 from .build import DEFAULT_MAX_SHARD_BYTES, DEFAULT_MAX_SHARD_SAMPLES, write_parts
-from .dataset import Dataset, same_content
+from .dataset import Dataset, same_hash
 from .errors import DataError, shorten
-from .jobs import Progress, default_num_workers
+from .index import hash_numbers
+from .jobs import Progress, resolve_num_workers
 from .manifest import Shard
 from .request import Request, Selector, read_request
 from .select import select
@@ -46,7 +47,7 @@ def split(
     """
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     output = Path(output)
-    num_workers = num_workers or default_num_workers()
+    num_workers = resolve_num_workers(num_workers)
     check_absent(output)
     asked = _request(forget_labels, request)
     forgotten = select(dataset, asked)
@@ -87,7 +88,8 @@ def _check_split(dataset: Dataset, forgotten: np.ndarray) -> None:
     if forgotten.all():
         raise DataError(f"{dataset.path}: all {len(dataset):,} samples would be forgotten, none remain; forget fewer")
     forget_rows, remain_rows = np.flatnonzero(forgotten), np.flatnonzero(~forgotten)
-    overlaps = same_content(dataset.index[forget_rows], dataset.index[remain_rows])
+    hashes = hash_numbers(dataset.index)
+    overlaps = same_hash(hashes[forget_rows], hashes[remain_rows])
     if overlaps:
         pairs = [f"{dataset.key(forget_rows[i])} = {dataset.key(remain_rows[j])}" for i, j in overlaps]
         what = f"{len(pairs)} forgotten sample(s) are also among the remaining, byte for byte"

@@ -43,7 +43,8 @@ def staged(output: Path, stamp: str) -> Iterator[Path]:
 
 def check_absent(output: Path) -> None:
     """Raise `DataError` if there is something at `output`."""
-    if output.exists():
+    # a link that leads nowhere is something, too
+    if os.path.lexists(output):
         raise DataError(f"{output}: exists already; choose another output or remove it")
 
 

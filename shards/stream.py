@@ -8,7 +8,7 @@ import numpy as np
 
 from .dataset import Dataset, check_labels, decode_key
 from .errors import DataError
-from .loaders import PIXELS, Buffers, make_loader
+from .loaders import PIXELS, Buffers, ImageLoader, make_loader
 from .mixture import Mixture
 from .order import Order
 from .transform import Crop, Transform, normalise
@@ -99,7 +99,8 @@ class Stream:
         keys = tuple(decode_key(key) for key in self._gather("key", sources, rows).tolist())
         texts = [""] * num_rows
         buffers, is_good, bad_samples = self._load(positions, sources, rows, keys, texts)
-        pixels = buffers.pop(PIXELS, None)
+        # an array may be called like the pixels of images
+        pixels = buffers.pop(PIXELS) if isinstance(self._loader, ImageLoader) else None
         return SampleBatch(
             images=np.empty((num_rows, 0, 0, 0), np.float32) if pixels is None else self._images(pixels),
             labels=self._labels(sources, rows),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from .errors import DataError, is_unicode
 from .folder import extension_of, key_of
 from .index import EXTENSIONS, NO_LABEL
 from .source import MAX_SAMPLE_BYTES, Entry, ListedSource, mixed
@@ -31,7 +31,7 @@ class Table(ListedSource):
         records = list(_read(path))
         if not records:
             raise DataError(f"{path}: no rows; expected a table with a column `path`")
-        self.classes = _classes(records)
+        self.classes = _classes(path, records)
         numbers = {name: label for label, name in enumerate(self.classes)}
         super().__init__(mixed([self._entry(row, record, numbers) for row, record in enumerate(records, 1)]))
 
@@ -39,7 +39,8 @@ class Table(ListedSource):
         try:
             return (self.path.parent / entry.location).read_bytes()
         except OSError as error:
-            raise DataError(f"{self.path}: {entry.location!r} cannot be read ({error.strerror})") from error
+            problem = f"{entry.location!r} cannot be read ({error.strerror})"
+            raise DataError(f"{self.path}: {problem}; mend the file or remove its row") from error
 
     def _entry(self, row: int, record: Record, numbers: dict[str, int]) -> Entry:
         where = f"{self.path}: row {row}"
@@ -50,14 +51,13 @@ class Table(ListedSource):
         if extension not in EXTENSIONS:
             raise DataError(f"{where}: {file!r} is not one of {', '.join(EXTENSIONS)}; remove the row")
         state = _stat(self.path.parent / file, where)
-        label = _label(record)
         return Entry(
-            key=str(record.get("key") or "").replace(".", "_") or _key(file),
+            key=_cleaned(_text(record, "key", where).replace(".", "_")) or key_of(_cleaned(file)),
             extension=extension,
             size_bytes=state.st_size,
             location=file,
-            label=NO_LABEL if label is None else numbers[label],
-            text=str(record.get("caption") or ""),
+            label=numbers.get(_text(record, "label", where), NO_LABEL),
+            text=_text(record, "caption", where),
             metadata={name: value for name, value in record.items() if name not in _COLUMNS and value is not None},
             modified_ns=state.st_mtime_ns,
         )
@@ -66,7 +66,7 @@ class Table(ListedSource):
 def _read(path: Path) -> Iterator[Record]:
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     try:
-        yield from readers[path.suffix](path)
+        yield from readers[path.suffix.lower()](path)
     except DataError:
         raise
     # csv, json and pyarrow each have their own exceptions for damaged files
@@ -103,18 +103,27 @@ def _read_parquet(path: Path) -> Iterator[Record]:
             yield from batch.to_pylist()
 
 
-def _classes(records: list[Record]) -> tuple[str, ...]:
-    names = {label for record in records if (label := _label(record)) is not None}
-    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else str))
+def _classes(path: Path, records: list[Record]) -> tuple[str, ...]:
+    names = {_text(record, "label", f"{path}: row {row}") for row, record in enumerate(records, 1)} - {""}
+    if not all(name.isdecimal() for name in names):
+        return tuple(sorted(names))
+    # by value: fewer digits are less; `3` and `03` are two names
+    return tuple(sorted(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name)))
 
 
-def _label(record: Record) -> str | None:
-    label = record.get("label")
-    return None if label is None else str(label)
+def _text(record: Record, column: str, where: str) -> str:
+    """A value as text, a whole number too; empty for none."""
+    value = record.get(column)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int) or not is_unicode(str(value)):
+        raise DataError(f"{where}: `{column}` is {value!r}; expected UTF-8 text or a whole number")
+    return str(value)
 
 
-def _key(file: str) -> str:
-    return key_of("/".join(part for part in file.split("/") if part not in ("", ".", "..")))
+def _cleaned(path: str) -> str:
+    """Without what would make a key absolute or lead upwards."""
+    return "/".join(part for part in path.split("/") if part not in ("", ".", ".."))
 
 
 def _stat(path: Path, where: str) -> os.stat_result:
@@ -122,6 +131,9 @@ def _stat(path: Path, where: str) -> os.stat_result:
         state = path.stat()
     except OSError as error:
         raise DataError(f"{where}: {str(path)!r} cannot be read ({error.strerror}); correct the path") from None
+    # a zero byte, or half a character
+    except ValueError:
+        raise DataError(f"{where}: {str(path)!r} is no file name; correct the path") from None
     if not stat.S_ISREG(state.st_mode):
         raise DataError(f"{where}: {str(path)!r} is not a regular file; correct the path")
     if state.st_size > MAX_SAMPLE_BYTES:

@@ -1,17 +1,18 @@
 """The members of a tar somebody else wrote, grouped into samples; what is no data is refused."""
 
+import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DataError
+from .errors import DataError, is_unicode
 from .index import EXTENSIONS
-from .source import MAX_SAMPLE_BYTES
+from .source import MAX_KEY_BYTES, MAX_SAMPLE_BYTES
 
 # what loaders of other projects would unpickle or execute
 REFUSED_EXTENSIONS = ("pkl", "pickle", "pyd", "pth", "pt", "py", "so", "exe", "dill", "joblib", "ckpt")
-MAX_KEY_BYTES = 4096
+MAX_HEADER_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 
 
@@ -37,6 +38,15 @@ class TarSample:
         return next(((name, self.members[name]) for name in EXTENSIONS if name in self.members), None)
 
 
+class _Headers(io.BufferedReader):
+    """What `tarfile` finds members with; it would read names and pax records of any length into memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MAX_HEADER_BYTES:
+            raise ValueError(f"a name or header of more than {MAX_HEADER_BYTES:,} bytes")
+        return super().read(size)
+
+
 def read_members(path: Path) -> Iterator[Member]:
     """Every regular file, in order; ustar, pax and GNU long names.
 
@@ -45,7 +55,7 @@ def read_members(path: Path) -> Iterator[Member]:
     """
     num_bytes = path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as tar:
+        with _Headers(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 # the list of members would grow with the archive
                 tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
@@ -85,7 +95,8 @@ def _checked(path: Path, info: tarfile.TarInfo, num_bytes: int) -> Member:
         )
     if name.startswith("/") or ".." in name.split("/") or "\0" in name:
         raise DataError(f"{where} has an absolute or `..` name; build the tar without it")
-    if name.rpartition(".")[2].lower() in REFUSED_EXTENSIONS:
+    # anywhere after a dot: loaders look into `.pkl.gz`, too
+    if not set(name.rpartition("/")[2].lower().split(".")[1:]).isdisjoint(REFUSED_EXTENSIONS):
         raise DataError(f"{where} is refused: loading it could run code; store arrays as .npy or .safetensors")
     if info.size > MAX_SAMPLE_BYTES:
         raise DataError(f"{where} has {info.size:,} bytes, more than {MAX_SAMPLE_BYTES:,}; build the tar without it")
@@ -112,10 +123,9 @@ def _split_name(path: Path, name: str) -> tuple[str, str]:
     """Key and extension: WebDataset splits at the first dot of the last component."""
     folder, slash, file = name.rpartition("/")
     stem, dot, extension = file.partition(".")
-    if not stem or not dot or len(name.encode("utf-8", "surrogateescape")) > MAX_KEY_BYTES:
+    key = folder + slash + stem
+    if not is_unicode(name):
+        raise DataError(f"{path}: member {name!r} is not named in UTF-8; build the tar again")
+    if not stem or not dot or len(key.encode()) > MAX_KEY_BYTES:
         raise DataError(f"{path}: member {name!r} has no WebDataset name (key.extension); build the tar without it")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{path}: member {name!r} is not named in UTF-8; build the tar again") from None
-    return folder + slash + stem, extension.lower()
+    return key, extension.lower()

@@ -11,7 +11,7 @@ from .assemble import check_unique
 from .dataset import Dataset, check_disjoint, check_size
 from .errors import DataError
 from .index import fingerprint, load_index
-from .jobs import Progress, StopFlag, default_num_workers, run_jobs
+from .jobs import Progress, StopFlag, resolve_num_workers, run_jobs
 from .manifest import INDEX_NAME, MANIFEST_NAME, Manifest, read_manifest
 from .split import FORGET_NAME, REMAIN_NAME
 from .verify_shard import shard_problems
@@ -27,7 +27,7 @@ def verify(
     when there is nothing to verify.
     """
     path = Path(path)
-    num_workers = num_workers or default_num_workers()
+    num_workers = resolve_num_workers(num_workers)
     sets = [path / FORGET_NAME, path / REMAIN_NAME]
     if (path / MANIFEST_NAME).exists() or not all(part.is_dir() for part in sets):
         return _dataset_problems(path, decode, num_workers, progress)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .arrays import check_array
+from .errors import is_unicode
 from .images import open_image
 from .index import IMAGE_EXTENSIONS, NO_LABEL, Row, content_hash, make_index
 from .jobs import StopFlag
@@ -77,4 +78,8 @@ def _add_sample(tar: TarWriter, entry: Entry, data: bytes) -> Row:
 
 
 def _encode_metadata(entry: Entry) -> bytes:
-    return json.dumps(entry.metadata, ensure_ascii=False, default=str).encode() if entry.metadata else b""
+    if not entry.metadata:
+        return b""
+    text = json.dumps(entry.metadata, ensure_ascii=False, default=str)
+    # half a character can be written as an escape only
+    return (text if is_unicode(text) else json.dumps(entry.metadata, default=str)).encode()

@@ -61,6 +61,23 @@ def test_anything_else_is_our_error(data: bytes, extension: str) -> None:
         parse_arrays(data, extension, "here")
 
 
+def npy_header(shape: str) -> bytes:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
+@pytest.mark.parametrize("shape", [f"({'1, ' * 65})", f"({2**62}, 0)", f"({2**70}, 0)"])
+def test_shapes_that_numpy_cannot_make(shape: str) -> None:
+    with pytest.raises(DataError, match="here: shape of"):
+        parse_arrays(npy_header(shape) + bytes(4 if "0" not in shape else 0), "npy", "here")
+
+
+def test_offsets_are_whole_numbers() -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]}}).encode()
+    with pytest.raises(DataError, match="here: array 'a' overlaps"):
+        parse_arrays(struct.pack("<Q", len(header)) + header + bytes(4), "safetensors", "here")
+
+
 @given(data=st.data())
 def test_damaged_headers_are_our_error_or_read(data: st.DataObject) -> None:
     original = bytearray(npy(np.arange(6, dtype="<f4").reshape(2, 3)))
@@ -117,3 +134,17 @@ def test_a_pickled_array_never_gets_in(tmp_path: Path) -> None:
     (tmp_path / "07.npy").write_bytes(npy(np.array([{}]), allow_pickle=True))
     with pytest.raises(DataError, match=r"07\.npy: dtype '\|O' is not read \(objects would be pickle\)"):
         build(tmp_path / "t.jsonl", tmp_path / "again")
+
+
+def test_single_numbers_and_an_array_called_pixels(tmp_path: Path) -> None:
+    for i in range(4):
+        arrays = {"pixels": np.full(3, i, np.float32), "timestep": np.array(i, np.int64), "none": np.empty((0, 2))}
+        (tmp_path / f"{i}.safetensors").write_bytes(safetensors.numpy.save(arrays))
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"path": f"{i}.safetensors"}) for i in range(4)))
+    batch = Stream(build(tmp_path / "t.jsonl", tmp_path / "out"), seed=0, batch_size=6).batch(0)
+    assert batch.arrays is not None
+    numbers = [int(key) for key in batch.keys]
+    assert batch.arrays["timestep"].tolist() == numbers
+    assert batch.arrays["pixels"].tolist() == [[number] * 3 for number in numbers]
+    assert batch.arrays["none"].shape == (6, 0, 2)
+    assert batch.images.shape == (6, 0, 0, 0)

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, build
+from erasediff.shards import DataError, Dataset, build, split
 from PIL import Image
 from sklearn.datasets import load_digits
 from webdataset.compat import WebDataset
@@ -151,12 +152,71 @@ def test_other_mistakes(pictures: Path, tmp_path: Path) -> None:
         build("digits", pictures)
 
 
+@pytest.mark.parametrize("name", ["", "../up", "/tmp/up", "a/b", "a\0"])
+def test_a_name_that_leads_out_of_the_folder(pictures: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"^name: .*; expected a name without slashes"):
+        build(pictures, tmp_path / "sub" / "out", name=name)
+    manifest = build(pictures, tmp_path / "out").path / "dataset.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"name": name}))
+    with pytest.raises(DataError, match=r"dataset\.json: name: .*; expected a name without slashes"):
+        split(tmp_path / "out", tmp_path / "cut", ["cat"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pictures"]
+
+
+def test_a_folder_gives_its_whole_name(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = pictures.rename(tmp_path / "pets-1.2")
+    assert build(pictures, tmp_path / "a").name == "pets-1.2"
+    monkeypatch.chdir(pictures)
+    assert build(".", tmp_path / "b").name == "pets-1.2"
+
+
+def test_names_that_are_not_utf8(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "cat" / os.fsdecode(b"\xff.png")).write_bytes(png())
+    with pytest.raises(DataError, match=r"'cat/.udcff.png': name or key is not UTF-8 text; rename it"):
+        build(pictures, tmp_path / "out")
+
+
+def test_what_cannot_be_read_is_named_and_not_left_out(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pictures / "cat" / "3.png").rename(pictures / "cat" / "locked.png")
+    read_bytes, scandir = Path.read_bytes, os.scandir
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "locked.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    def refuse_folder(path: str) -> Any:
+        if str(path).endswith(locked):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(DataError, match=r"^[^ ]*/cat/locked\.png: cannot be read \(Permission denied\)"):
+            build(pictures, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse_folder)
+        locked = "dog"
+        with pytest.raises(DataError, match=r"^[^ ]*/dog: cannot be read \(Permission denied\)"):
+            build(pictures, tmp_path / "out")
+        (pictures / ".Trashes").mkdir()
+        locked = ".Trashes"
+        assert len(build(pictures, tmp_path / "out")) == 9
+
+
 def test_pipes_are_not_waited_for(pictures: Path, tmp_path: Path) -> None:
     out = build(pictures, tmp_path / "out", name="pets").path
     (out / "pets-000000.tar").unlink()
     os.mkfifo(out / "pets-000000.tar")
     with pytest.raises(DataError, match=r"pets-000000\.tar: not a regular file"):
         Dataset.open(out)
+    for name in ("index.npy", "dataset.json"):
+        (out / name).unlink()
+        os.mkfifo(out / name)
+        with pytest.raises(DataError, match=f"{name}: not a regular file"):
+            Dataset.open(out)
     os.mkfifo(pictures / "cat" / "pipe.png")
     with pytest.raises(DataError, match=r"pipe\.png: not a regular file"):
         build(pictures, tmp_path / "again")
@@ -196,9 +256,17 @@ def test_open_sees_what_is_missing_or_truncated(pictures: Path, tmp_path: Path) 
     Dataset.open(out)
 
     manifest = json.loads((out / "dataset.json").read_text())
-    (out / "dataset.json").write_text(json.dumps(manifest | {"surprise": 1}))
-    with pytest.raises(DataError, match=r"dataset\.json: surprise"):
-        Dataset.open(out)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"surprise": 1}, "surprise"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"shards": [manifest["shards"][0] | {"num_samples": num} for num in (12, -3)]}, r"shards\.1\.num_samples"),
+        ({"image": {"height": 10**9, "width": 10**9, "channels": 3}}, "image"),
+        ({"image": {"height": 1, "width": 1, "channels": 2}}, "image"),
+    ]
+    for change, field in wrong:
+        (out / "dataset.json").write_text(json.dumps(manifest | change))
+        with pytest.raises(DataError, match=rf"dataset\.json: {field}"):
+            Dataset.open(out)
     with pytest.raises(DataError, match="no such dataset folder"):
         Dataset.open(tmp_path / "nowhere")
 
@@ -209,3 +277,15 @@ def test_import_does_not_need_torch() -> None:
         "sys.exit(bool({'torch', 'webdataset', 'sklearn'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_more_shards_than_a_process_may_open_files(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); from erasediff.shards import *\n"
+        "dataset = build('digits', sys.argv[1], max_shard_samples=10, num_workers=2)\n"
+        "for b in range(6): Stream(dataset, seed=0, batch_size=300).batch(b)\n"
+        "split(dataset, sys.argv[2], ['3'], rewrite=True)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "cut")]
+    subprocess.run(command, check=True)
+    assert len(Dataset.open(tmp_path / "out").manifest.shards) == 180

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tyro
 from erasediff.launch.shards import Build, Inspect, Split, Verify
-from erasediff.shards import Dataset
+from erasediff.shards import DataError, Dataset
 from erasediff.shards.progress import show_progress
 
 COMMANDS = {"Build": Build, "Split": Split, "Verify": Verify, "Inspect": Inspect}
@@ -32,6 +32,18 @@ def test_build_split_verify_inspect(pictures: Path, tmp_path: Path, capsys: pyte
     tyro.cli(Split, args=[pets, str(tmp_path / "one"), "--request", request, "--rewrite"]).run()
     assert "shards of its own" in capsys.readouterr().out
     assert Dataset.open(tmp_path / "one" / "forget").keys == ["cat/0"]
+
+
+@pytest.mark.parametrize("num_workers", [0, -1])
+def test_workers_are_at_least_one(digits: Dataset, tmp_path: Path, num_workers: int) -> None:
+    out = tmp_path / "out"
+    for command in (
+        Build("digits", out, num_workers=num_workers),
+        Split(digits.path, out, forget_label=("3",), num_workers=num_workers),
+        Verify(digits.path, num_workers=num_workers),
+    ):
+        with pytest.raises(DataError, match=f"num_workers: {num_workers}; at least 1 is needed"):
+            command.run()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -113,6 +114,7 @@ def test_moved_tars_are_missed_and_found(tmp_path: Path) -> None:
 BAD: dict[str, tuple[Callable[[tarfile.TarFile], None], str]] = {
     "pickle": (lambda tar: add(tar, "a.pkl", b"x"), r"'a\.pkl' is refused: loading it could run code"),
     "pickle after a dot": (lambda tar: add(tar, "a.png.PTH", b"x"), "is refused"),
+    "compressed pickle": (lambda tar: add(tar, "a.pkl.gz", b"x"), "is refused"),
     "pyd": (lambda tar: add(tar, "a.pyd", b"x"), "is refused"),
     "absolute": (lambda tar: add(tar, "/etc/a.png", png(1)), "absolute or `..` name"),
     "parent": (lambda tar: add(tar, "a/../../b.png", png(1)), "absolute or `..` name"),
@@ -170,3 +172,37 @@ def test_a_tar_cut_between_members_and_one_with_more_after_its_end(tmp_path: Pat
     (tmp_path / "double.tar").write_bytes(whole + whole)
     with pytest.raises(DataError, match=r"double\.tar: trailing bytes"):
         build(tmp_path / "double.tar", tmp_path / "out")
+
+
+def test_what_macos_leaves_beside_tars_and_what_is_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        add(tar, "a.png", png(1))
+    (folder / "._a.tar").write_bytes(b"\0\5\x16\7")
+    assert build(folder, tmp_path / "out").keys == ["a"]
+    os.mkfifo(folder / "b.tar")
+    (folder / "c.tar").symlink_to("nowhere")
+    for name in ("b.tar", "c.tar"):
+        with pytest.raises(DataError, match=rf"{name}: not a regular file"):
+            build(folder, tmp_path / "again")
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("layout", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_name_of_megabytes_is_not_read(tmp_path: Path, layout: int) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=layout) as tar:
+        add(tar, "a" * (1 << 21) + ".png", png(1))
+    with pytest.raises(DataError, match=r"a\.tar: .*a name or header of more than 1,048,576 bytes"):
+        build(tmp_path / "a.tar", tmp_path / "out")
+
+
+@pytest.mark.parametrize("layout", ["gnu", "posix"])
+def test_sparse_members(tmp_path: Path, layout: str) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(png(1))
+        file.truncate(1 << 20)
+    command = ["tar", f"--format={layout}", "--sparse", "-C", str(tmp_path), "-cf", str(tmp_path / "a.tar"), "a.png"]
+    subprocess.run(command, check=True)
+    with pytest.raises(DataError, match=r"a\.png' is a link, device or sparse file"):
+        build(tmp_path / "a.tar", tmp_path / "out")

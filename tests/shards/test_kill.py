@@ -3,16 +3,19 @@
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from erasediff.shards import DataError, Dataset, build, split
+from erasediff.shards.parts import Part, SavedPart, resumed
 from erasediff.shards.staging import staged
 from erasediff.shards.verify import verify
 from PIL import Image
@@ -149,6 +152,29 @@ def test_another_source_does_not_continue(pictures: Path, tmp_path: Path) -> Non
     assert verify(build(pictures, tmp_path / "out").path) == []
 
 
+class Killed(BaseException):
+    """Ends a run as a kill does: without tidying up."""
+
+
+def test_a_split_of_shards_cut_anew_does_not_continue(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_parts_and_killed(folder: Path, number: int, make: Callable[[], Part]) -> SavedPart:
+        if folder.name == "remain" and number == 2:
+            raise Killed
+        return resumed(folder, number, make)
+
+    build(photographs, tmp_path / "in", max_shard_samples=20)
+    with monkeypatch.context() as patch:
+        patch.setattr("erasediff.shards.assemble.resumed", two_parts_and_killed)
+        with pytest.raises(Killed):
+            split(tmp_path / "in", tmp_path / "out", ["1"], rewrite=True, num_workers=1)
+    shutil.rmtree(tmp_path / "in")
+    build(photographs, tmp_path / "in", max_shard_samples=40)
+    forget, remain = split(tmp_path / "in", tmp_path / "out", ["1"], rewrite=True)
+    assert (len(forget), len(remain)) == (100, 300)
+
+
 def test_two_at_once(pictures: Path, tmp_path: Path) -> None:
     with staged(tmp_path / "out", "first"):
         with pytest.raises(DataError, match="another process is writing it"):
@@ -174,9 +200,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(pictures: Path, tmp_path: Pa
 def test_a_kill_while_tidying_up(
     photographs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     num_unlinked = 0
     unlink = Path.unlink
 

@@ -68,8 +68,10 @@ def test_options(digits: Dataset) -> None:
 
 
 READER = """
-import sys
+import signal, sys
 from erasediff.shards import Dataset, Prefetch, Stream
+# a shell's background job starts with Ctrl-C ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 batches = Prefetch(Stream(Dataset.open(sys.argv[1]), seed=0, batch_size=64).batch, num_workers=4)
 for b, batch in batches:
     if b == 5:

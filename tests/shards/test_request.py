@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from erasediff.shards import DataError, Dataset, build, check_disjoint, split
 from erasediff.shards.expression import parse_comparison
-from erasediff.shards.request import read_request
+from erasediff.shards.request import Request, Selector, read_request
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -78,6 +78,18 @@ def test_selectors(
     assert record["dataset"]["fingerprint"] == gallery.fingerprint
 
 
+def test_a_letter_spelled_in_two_ways(tmp_path: Path) -> None:
+    # macOS writes é as e and an accent
+    for i, name in enumerate(["Zo\u00e9", "Zoe\u0301", "Zoe"]):
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / f"p{i}.png")
+        with (tmp_path / "t.jsonl").open("a") as file:
+            file.write(json.dumps({"path": f"p{i}.png", "caption": f"A photo of {name}"}) + "\n")
+    build(tmp_path / "t.jsonl", tmp_path / "out")
+    for number, pattern in enumerate(["*ZO\u00c9", "*zoe\u0301"]):
+        request = Request((Selector(captions=(pattern,)),))
+        assert numbers(split(tmp_path / "out", tmp_path / f"{number}", request=request)[0]) == [0, 1]
+
+
 def test_selectors_are_united(gallery: Dataset, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps({"selectors": [{"keys": ["p01"]}, {"metadata": ["year == 2019"]}]}))
     assert numbers(split(gallery, tmp_path / "out", request=tmp_path / "r.json")[0]) == [1, 27, 28, 29]
@@ -123,6 +135,28 @@ def test_mistakes(gallery: Dataset, tmp_path: Path, text: str, message: str) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["r.toml"]
 
 
+@pytest.mark.parametrize(
+    ("selector", "message"),
+    [
+        ({"keys": ["\ud800"]}, "half a character"),
+        ({"captions": ["a \udfff"]}, "half a character"),
+        ({"labels": ["\ud800"]}, "half a character"),
+        ({"labels": [True]}, r"selectors\.0\.labels\.0"),
+        ({"labels": [1.0]}, r"selectors\.0\.labels\.0"),
+    ],
+)
+def test_what_json_can_say_and_a_request_may_not(tmp_path: Path, selector: dict[str, Any], message: str) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"selectors": [selector]}))
+    with pytest.raises(DataError, match=rf"r\.json: {message}"):
+        read_request(tmp_path / "r.json")
+
+
+def test_a_request_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("erasediff.shards.request.MAX_REQUEST_BYTES", 1000)
+    with pytest.raises(DataError, match="/dev/zero: more than 1,000 bytes"):
+        read_request(Path("/dev/zero"))
+
+
 def test_request_or_labels(gallery: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="give one of them"):
         split(gallery, tmp_path / "out")
@@ -144,3 +178,9 @@ def test_numbers_written_as_text_compare_as_numbers() -> None:
     assert parse_comparison("width < 512").holds({"width": "64"})
     assert not parse_comparison('width < "512"').holds({"width": 64})
     assert not parse_comparison("width == 1").holds({"width": True})
+    assert not parse_comparison("width != 1").holds({"width": "nan"})
+
+
+def test_long_ids_written_as_text_are_not_rounded() -> None:
+    assert parse_comparison("user_id == 9007199254740993").holds({"user_id": "9007199254740993"})
+    assert not parse_comparison("user_id == 9007199254740992").holds({"user_id": "9007199254740993"})

@@ -23,6 +23,8 @@ def test_digit_three(digits: Dataset, tmp_path: Path) -> None:
             np.testing.assert_array_equal(part.read(i).image, original.image)
             assert part.read(i).label == original.label
     check_disjoint(forget, remain)
+    with pytest.raises(DataError, match=r"three: no dataset\.json in it; give .*three/forget or .*three/remain"):
+        Dataset.open(tmp_path / "three")
     with pytest.raises(DataError, match=r"share keys: .*and 178 more"):
         check_disjoint(forget, digits)
 

@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from erasediff.shards import DataError, build
+from erasediff.shards.verify import verify
 from webdataset.compat import WebDataset
 
 RECORDS = [
@@ -19,7 +20,7 @@ RECORDS = [
 
 
 def write_table(path: Path, records: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
     elif path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
@@ -67,6 +68,27 @@ def test_labels_that_are_numbers_sort_as_numbers(pictures: Path, tmp_path: Path)
     assert build(write_table(pictures / "t.jsonl", records), tmp_path / "out").classes == ("9", "10")
 
 
+def test_two_spellings_of_a_number_are_two_classes_in_a_fixed_order(pictures: Path, tmp_path: Path) -> None:
+    labels = ["3", "03", "10", "9" * 5000]
+    records = [
+        {"path": f"cat/{i}.{'png' if i in (0, 3) else ('jpg', 'webp')[i - 1]}", "label": labels[i]} for i in range(4)
+    ]
+    assert build(write_table(pictures / "t.jsonl", records), tmp_path / "out").classes == ("03", "3", "10", "9" * 5000)
+
+
+def test_keys_that_a_tar_could_not_have_are_cleaned(pictures: Path, tmp_path: Path) -> None:
+    records = [
+        {"path": "cat/0.png", "key": 0},
+        {"path": "cat/1.jpg", "key": "/abs//x"},
+        {"path": "cat/2.webp", "key": "b/"},
+        {"path": "cat/3.png", "title": "cut in an emoji \ud83d"},
+    ]
+    dataset = build(write_table(pictures / "T.JSONL", records), tmp_path / "out")
+    assert sorted(dataset.keys) == ["0", "abs/x", "b", "cat/3"]
+    assert dataset.metadata(dataset.keys.index("cat/3")) == {"title": "cut in an emoji \ud83d"}
+    assert verify(dataset.path) == []
+
+
 def test_labels_captions_and_keys_are_optional(pictures: Path, tmp_path: Path) -> None:
     records = [{"path": str(pictures / "cat/0.png")}, {"path": "../pictures/cat/1.jpg", "key": "my.key"}]
     dataset = build(write_table(pictures / "t.jsonl", records), tmp_path / "out")
@@ -91,6 +113,14 @@ def test_labels_captions_and_keys_are_optional(pictures: Path, tmp_path: Path) -
         ("t.jsonl", "[1]\n", "line 1: list, expected an object"),
         ("t.jsonl", "[" * 100_000, r"not a readable \.jsonl table"),
         ("t.parquet", "PAR1", r"not a readable \.parquet table"),
+        ("t.jsonl", r'{"path": "a\u0000.png"}', r"row 1: .* is no file name"),
+        ("t.jsonl", r'{"path": "\ud800.png"}', r"row 1: .* is no file name"),
+        ("t.jsonl", r'{"path": "cat/0.png", "caption": "\ud800"}', "row 1: `caption` is '.ud800'; expected UTF-8"),
+        ("t.jsonl", r'{"path": "cat/0.png", "key": "\ud800"}', "row 1: `key` is '.ud800'; expected UTF-8"),
+        ("t.jsonl", r'{"path": "cat/0.png", "key": "a\u0000"}', "name or key is not UTF-8 text"),
+        ("t.jsonl", f'{{"path": "cat/0.png", "key": "{"k" * 5000}"}}', "a key of 5,000 bytes"),
+        ("t.jsonl", '{"path": "cat/0.png", "caption": ["one", "two"]}', "row 1: `caption` is .'one', 'two'.; expected"),
+        ("t.jsonl", '{"path": "cat/0.png", "label": 3.0}', "row 1: `label` is 3.0; expected UTF-8 text or a whole"),
         (
             "t.jsonl",
             '{"path": "cat/0.png", "key": "a"}\n{"path": "cat/1.jpg", "key": "a"}',
