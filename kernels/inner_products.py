@@ -89,8 +89,8 @@ def inner_products_by_parameter_torch(
 
 
 def _cut(offset: int, length: int) -> Iterator[tuple[int, int]]:
-    for start in range(offset, offset + length, CPU_CHUNK):
-        yield start, min(start + CPU_CHUNK, offset + length)
+    for start in range(offset, offset + length, 2 * CPU_CHUNK):
+        yield start, min(start + 2 * CPU_CHUNK, offset + length)
 
 
 def _sums_of(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int]]) -> Tensor:
@@ -112,27 +112,33 @@ def _sums_of(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int
 
 def _products(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int]], dtype: torch.dtype) -> Tensor:
     num_sums = 3 if w is None else 6
-    size = max((end - start for start, end in pieces), default=0)
-    num_rows = -(-size // CPU_ROW)
+    size = min(max((end - start for start, end in pieces), default=0), CPU_CHUNK)
     scratch = torch.empty(3, size, dtype=dtype)
     difference = torch.empty(2, size if w is not None else 0)
+
+    def factors(start: int, end: int) -> list[tuple[Tensor, Tensor]]:
+        a, b = as_dtype(u[start:end], scratch[0]), as_dtype(v[start:end], scratch[1])
+        if w is None:
+            return [(a, a), (a, b), (b, b)]
+        # in fp32 for every dtype, as `combine_` forms it: the KKT conditions hold for the d that is applied
+        d32 = difference[0, : end - start]
+        torch.sub(as_dtype(u[start:end], difference[0]), as_dtype(w[start:end], difference[1]), out=d32)
+        d = as_dtype(d32, scratch[2])
+        return [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
+
     # the products in rows of CPU_ROW; of any number of elements, since zeros fill the last row up
-    products = torch.empty(num_sums, num_rows, CPU_ROW, dtype=dtype)
-    flat = products.view(num_sums, num_rows * CPU_ROW)
+    products = torch.empty(num_sums, -(-size // CPU_ROW), CPU_ROW, dtype=dtype)
+    flat = products.flatten(1)
     sums: list[Tensor] = []
     for start, end in pieces:
-        length, filled_rows = end - start, -(-(end - start) // CPU_ROW)
-        a, b = as_dtype(u[start:end], scratch[0]), as_dtype(v[start:end], scratch[1])
-        pairs = [(a, a), (a, b), (b, b)]
-        if w is not None:
-            # in fp32 for every dtype, as `combine_` forms it: the KKT conditions hold for the d that is applied
-            d32 = difference[0, :length]
-            torch.sub(as_dtype(u[start:end], difference[0]), as_dtype(w[start:end], difference[1]), out=d32)
-            d = as_dtype(d32, scratch[2])
-            pairs = [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
+        middle = min(start + CPU_CHUNK, end)
+        length, filled_rows = middle - start, -(-(middle - start) // CPU_ROW)
+        for (x, y), product in zip(factors(start, middle), flat, strict=True):
+            torch.mul(x, y, out=product[:length])
+        if middle < end:
+            for (x, y), product in zip(factors(middle, end), flat, strict=True):
+                product[: end - middle].addcmul_(x, y)
         if length % CPU_ROW:
             flat[:, length : filled_rows * CPU_ROW].zero_()
-        for (x, y), product in zip(pairs, flat, strict=True):
-            torch.mul(x, y, out=product[:length])
         sums.append(products[:, :filled_rows].sum(2).sum(1, dtype=torch.float64))
     return torch.stack(sums) if sums else scratch.new_zeros(0, num_sums, dtype=torch.float64)

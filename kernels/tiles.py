@@ -40,8 +40,10 @@ ALIGNMENT = 16
 # elements at a time in the CPU forms: large enough to hide the calls, small enough that the scratch stays in cache
 CPU_CHUNK = 262_144
 
-# elements that the CPU forms add up in fp32, as torch does; the sums of these rows are added up in fp64. Off by at most
-# 1.5e-7 where all elements are equal, rows of 512 by 4e-7; and the bits depend on no number of threads
+# the CPU's sums take two such chunks at a time and add the second's products to the first's, element by element: half
+# as much is left to sum up, and two equal products double exactly (three do not). The rest are rows, of elements that
+# torch adds up in fp32; their sums are added up in fp64. Off by at most 2e-7 where all elements are equal, rows of 512
+# by 4e-7; and the bits depend on no number of threads
 CPU_ROW = 128
 
 # 0 and λ_t within these limits are applied in fp32, others in fp64: λ_t may leave fp32's range while λ_t ∇g does not

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DTYPES = [torch.float32, torch.bfloat16]
-LENGTHS = [0, 1, 3, REDUCTION_TILE, CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 2_049, CPU_CHUNK + 5]
+LENGTHS = [0, 1, 3, REDUCTION_TILE, CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 2_049, CPU_CHUNK + 5, 3 * CPU_CHUNK + 7]
 
 
 def third(u: torch.Tensor, noise: torch.Tensor, first_order: bool) -> torch.Tensor | None:
@@ -40,7 +40,7 @@ def test_mixed_dtypes(form, mixed):
 
 @pytest.mark.parametrize("value", [0.1, 1.7, 3.3e-3, -1e15, 1e-15])
 def test_equal_elements_whose_roundings_add_up(form, value):
-    u = torch.full((CPU_CHUNK,), value, device=form.device)
+    u = torch.full((2 * CPU_CHUNK,), value, device=form.device)
     assert reference.sums_error(form.sums(u, -u), u, -u) <= reference.SUMS_TOLERANCE
 
 
@@ -106,9 +106,9 @@ def test_shard_borders_do_not_matter(form, dtype, first_order):
     assert difference_between_worlds(form, u, v, *(() if w is None else (w,))) <= 2e-7
 
 
-@pytest.mark.parametrize("n", [CHUNK, 40_003])
-def test_shard_borders_do_not_matter_where_all_elements_are_equal(form, n):
-    for value in torch.linspace(1, 2, 30).tolist():
+@pytest.mark.parametrize(("n", "num_values"), [(CHUNK, 30), (40_003, 30), (3 * CPU_CHUNK, 5)])
+def test_shard_borders_do_not_matter_where_all_elements_are_equal(form, n, num_values):
+    for value in torch.linspace(1, 2, num_values).tolist():
         u = torch.full((n,), value, device=form.device)
         assert difference_between_worlds(form, u, -u) <= 2e-7
 
