@@ -74,7 +74,9 @@ def combine_torch_(
 def _combine_piece_(g_r: Tensor, multiplier: float, g_f: Tensor, g_phi: Tensor | None) -> Tensor:
     ordinary = multiplier == 0.0 or SMALLEST <= abs(multiplier) <= LARGEST
     if g_phi is None and ordinary and g_r.dtype == g_f.dtype:
-        # `add_` rounds its alpha to bf16 shards' dtype, `addcmul_` keeps it in fp32 and is as fast
+        if g_r.dtype == torch.float32:
+            return g_r.add_(g_f, alpha=multiplier)
+        # `add_` would round λ_t to bf16; `addcmul_` keeps it in fp32 and is as fast
         return g_r.addcmul_(g_f, g_f.new_ones(()), value=multiplier)
     scratch = torch.empty(3, min(CPU_CHUNK, g_r.numel()), device=g_r.device)
     for start in range(0, g_r.numel(), CPU_CHUNK):
