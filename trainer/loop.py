@@ -150,7 +150,9 @@ class Loop:
             norm_squared = norm_squared + 2 * lambda_t * packet["dot_gr"] + lambda_t.square() * packet["dot_gg"]
         # rounding can take the sum below zero where δ vanishes
         norm = norm_squared.clamp(min=0).sqrt()
-        update.delta.mul_((self._max_grad_norm / norm).clamp(max=1.0).float())
+        clip = (self._max_grad_norm / norm).clamp(max=1.0)
+        update.delta.mul_(clip.float())
+        packet.extend(clip=clip)
 
     def _step_watched(self, update: Update, step: int) -> None:
         """A step that also measures ⟨∇g, θ_t - θ_{t+1}⟩: the guarantee is δ's, and Adam may break it."""
@@ -177,7 +179,7 @@ class Loop:
         }
         now = time.perf_counter()
         seconds, self._last_finish = now - self._last_finish, now
-        line = {"step": step.number} | with_cosines(values) | {"seconds": round(seconds, 4)}
+        line = {"step": step.number} | with_what_follows(values) | {"seconds": round(seconds, 4)}
         self._attempt.log(line | ({"conflict": conflict} if conflict else {}))
         if values["skipped"]:
             what = f"step {step.number}: {name_non_finite(values, self._model.parameter_names)}"
@@ -208,8 +210,8 @@ class _StepInFlight:
     packet: PendingPacket
 
 
-def with_cosines(values: dict[str, float]) -> dict[str, float]:
-    """A packet's scalars and what follows from them: the gradients' cosine, and δ's with each of them (Fig. 2)."""
+def with_what_follows(values: dict[str, float]) -> dict[str, float]:
+    """A packet's scalars and what follows: cosines of ∇g, ∇L_r and δ (Fig. 2), the shortfall of a clipped δ."""
     if "dot_gr" not in values:
         return values
     gg, gr, rr, lambda_t = values["dot_gg"], values["dot_gr"], values["dot_rr"], values["lambda_t"]
@@ -218,6 +220,8 @@ def with_cosines(values: dict[str, float]) -> dict[str, float]:
     def cosine(product: float, a: float, b: float) -> float:
         return product / math.sqrt(a * b) if a > 0 and b > 0 else 0.0
 
+    if "a_t" in values and values.get("clip", 1.0) < 1.0:
+        values = values | {"shortfall": max(0.0, values["a_t"] - values["clip"] * (gr + lambda_t * gg))}
     return values | {
         "cos_g_r": cosine(gr, gg, rr),
         "cos_delta_g": cosine(gr + lambda_t * gg, delta_delta, gg),

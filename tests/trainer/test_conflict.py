@@ -1,4 +1,4 @@
-"""The conflict by layer that the log holds is that of autograd's gradients."""
+"""The log's conflict by layer, clip and shortfall follow from autograd's gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tiny import tiny_config
 
 
 @pytest.mark.parametrize("gradient_of_g", ["envelope", "first_order"])
-def test_cosines_by_layer(digits: Path, base_model: Path, tmp_path: Path, gradient_of_g: str) -> None:
+def test_cosines_by_layer_and_the_clip(digits: Path, base_model: Path, tmp_path: Path, gradient_of_g: str) -> None:
     method = EraseDiffConfig(target="noise", gradient_of_g=gradient_of_g, xi=0.1, lambda_cap=None)  # pyright: ignore[reportArgumentType]
     train = TrainConfig(max_train_steps=1, train_batch_size=6, descent_every=1, seed=3)
     config = tiny_config(digits, base_model, tmp_path / "run", method=method, train=train)
@@ -61,3 +61,12 @@ def test_cosines_by_layer(digits: Path, base_model: Path, tmp_path: Path, gradie
         expected = over(layer, grad_g, grad_r) / squares**0.5 if squares else 0.0
         assert line["conflict"][layer] == pytest.approx(expected, abs=2e-3), layer
     assert any(abs(value) > 0.05 for value in line["conflict"].values())
+
+    gg, gr, rr = (
+        sum(over(layer, a, b) for layer in layers) for a, b in ((grad_g, grad_g), (grad_g, grad_r), (grad_r, grad_r))
+    )
+    a_t = 0.5 * gg
+    lambda_t = max(0.0, (a_t - gr) / gg)
+    clip = 1e-3 / (rr + 2 * lambda_t * gr + lambda_t**2 * gg) ** 0.5
+    assert line["clip"] == pytest.approx(clip, rel=2e-3) and clip < 1
+    assert line["shortfall"] == pytest.approx(a_t - clip * (gr + lambda_t * gg), rel=2e-3)
