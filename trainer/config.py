@@ -157,7 +157,7 @@ class TrainConfig(Settings):
     non_finite: Literal["stop", "skip"] = "stop"
     """A NaN or Inf loss or gradient ends the run, or only that step's update is left out."""
     max_bad_samples: int = 0
-    """So many samples may turn out unreadable: they count for nothing, and are named. One more ends the run."""
+    """So many samples may turn out unreadable in an attempt: they count for nothing and are named. One more ends it."""
     dataloader_num_workers: int = 1
     """Threads a rank that read, decode and noise samples ahead of their step; 0 does it in the step."""
     checkpointing_steps: int = 0
