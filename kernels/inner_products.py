@@ -103,7 +103,7 @@ def _sums_of(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int
     sums = _products(u, v, w, pieces, torch.float32)
     norms = sums[:, 0::2] if w is None else sums[:, [0, 2, 3]]
     # over- or underflow, rare: these pieces again in fp64
-    unsafe = ~((norms > SMALL) & norms.isfinite()).all(1)
+    unsafe = ~((norms > SMALL).all(1) & sums.isfinite().all(1))
     again = unsafe.nonzero().flatten().tolist()
     if again:
         sums[again] = _products(u, v, w, [pieces[i] for i in again], torch.float64)

@@ -187,6 +187,18 @@ def test_denormals_and_large_numbers(form):
             assert reference.sums_error(form.sums(u, v, w), u, v, w) <= reference.SUMS_TOLERANCE
 
 
+def test_an_inner_product_that_overflows_fp32_where_the_norms_do_not(form):
+    """Two products whose sum rounds to Inf, both sums of squares to the largest fp32 number."""
+    pairs = [("0x1.6a221cp63", "0x1.6a221ep63"), ("0x1.69f1aep63", "0x1.69f1acp63")]
+    # neighbours, which the CPU adds up, and elements that one accumulator of a GPU's thread takes one after the other
+    for second in (1, REDUCTION_TILE):
+        u, v = torch.zeros(2, REDUCTION_TILE + 1, device=form.device)
+        for position, (a, b) in zip((0, second), pairs, strict=True):
+            u[position], v[position] = float.fromhex(a), float.fromhex(b)
+        for shards in ((u, v), (-u, v), (u, v, -v), (u, u, u - v)):
+            assert reference.sums_error(form.sums(*shards), *shards) <= reference.SUMS_TOLERANCE
+
+
 def test_a_shard_of_more_than_2_31_elements(form):
     """Only the pages that are read exist: a table makes all but the last elements padding."""
     if form.device.type == "cuda":
