@@ -44,6 +44,19 @@ def test_equal_elements_whose_roundings_add_up(form, value):
     assert reference.sums_error(form.sums(u, -u), u, -u) <= reference.SUMS_TOLERANCE
 
 
+@pytest.mark.parametrize("first_order", [False, True])
+def test_roundings_that_all_go_one_way(form, first_order):
+    """Rows of one large element, to which every addition of a small one is lost, as are parts of d, d² and d's pair."""
+    large, small, lost = 1 + 2.0**-12, 2.0**-12, [*range(1, 8), *range(8, 32, 8), *range(32, 128, 32)]
+    row = torch.zeros(128, device=form.device)
+    row[0], row[lost] = large, small
+    second = torch.zeros(128, device=form.device)
+    second[0] = small
+    u = torch.cat([row.repeat(CPU_CHUNK // 128), second.repeat(CPU_CHUNK // 128)])
+    w = torch.where(u == large, -(2.0**-24) * (1 - 2.0**-10), 0.0) if first_order else None
+    assert reference.sums_error(form.sums(u, u, w), u, u, w) <= reference.SUMS_TOLERANCE
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_sums_match_float64_for_any_numbers(form, data):
