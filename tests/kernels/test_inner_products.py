@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DTYPES = [torch.float32, torch.bfloat16]
-LENGTHS = [0, 1, 3, REDUCTION_TILE, CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 2_049, CPU_CHUNK + 5, 3 * CPU_CHUNK + 7]
+LENGTHS = [0, 1, 3, REDUCTION_TILE, CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 2_049, CPU_CHUNK + 1, 3 * CPU_CHUNK + 7]
 
 
 def third(u: torch.Tensor, noise: torch.Tensor, first_order: bool) -> torch.Tensor | None:
@@ -99,6 +99,24 @@ def test_the_same_data_give_the_same_bits(form, first_order):
     for run in range(runs):
         assert torch.equal(form.sums(u, v, w, num_programs=1 + run), first)
         assert torch.equal(form.sums_by_parameter(u, v, w, table=table, num_programs=1 + run)[1], first_rows)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_the_number_of_threads_does_not_change_a_bit(first_order):
+    n = 3 * CPU_CHUNK + 5
+    u, v, noise = (torch.randn(n, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    w = third(u, noise, first_order)
+    table = ParameterTable.from_rows([(1, 0, 2 * CPU_CHUNK + 1), (0, 2 * CPU_CHUNK + 1, CPU_CHUNK + 4)], 2)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for num_threads in (1, 2, 3):
+            torch.set_num_threads(num_threads)
+            found.append(
+                torch.cat([inner_products(u, v, w)[None], inner_products_by_parameter(u, v, w, table=table)[1]])
+            )
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(other, found[0]) for other in found[1:])
 
 
 def difference_between_worlds(form, *shards: torch.Tensor) -> float:
@@ -198,6 +216,21 @@ def test_denormals_and_large_numbers(form):
             assert reference.sums_error(row, u[piece], v[piece]) <= reference.SUMS_TOLERANCE
         if scale_u > 1e-30:
             assert reference.sums_error(form.sums(u, v, w), u, v, w) <= reference.SUMS_TOLERANCE
+
+
+def test_squares_of_one_factor_alone_that_leave_fp32(form):
+    ones, u = form.randn(CHUNK, torch.float32, 0), form.randn(CHUNK, torch.float32, 1) * 1e-25
+    # all but one element of d tiny, and that one 0
+    mostly, w = u.clone(), torch.zeros_like(u)
+    mostly[7] = w[7] = 1e-12
+    for shards in ((u, ones, ones), (mostly, ones, w)):
+        assert reference.sums_error(form.sums(*shards), *shards) <= reference.SUMS_TOLERANCE
+
+
+def test_d_is_rounded_to_fp32_also_where_its_squares_are_not(form):
+    """`combine_` applies the rounded d."""
+    u, w = (torch.tensor([value], device=form.device) for value in (1e-20, 3e-28))
+    assert form.sums(u, u, w)[0] == float(u - w) ** 2 != (float(u) - float(w)) ** 2
 
 
 def test_an_inner_product_that_overflows_fp32_where_the_norms_do_not(form):
