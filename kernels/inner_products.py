@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .shard import ParameterTable, as_dtype, check_result, check_shards, check_table
-from .tiles import CPU_CHUNK, CPU_ROW, SMALL
+from .tiles import CPU_CHUNK, CPU_ROW, FIRST_ORDER_CPU_ROW, SMALL
 
 
 def inner_products(u: Tensor, v: Tensor, w: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -103,7 +103,7 @@ def _sums_of(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int
     sums = _products(u, v, w, pieces, torch.float32)
     norms = sums[:, 0::2] if w is None else sums[:, [0, 2, 3]]
     # over- or underflow, rare: these pieces again in fp64
-    unsafe = ~((norms > SMALL) & norms.isfinite()).all(1)
+    unsafe = ~((norms > SMALL).all(1) & sums.isfinite().all(1))
     again = unsafe.nonzero().flatten().tolist()
     if again:
         sums[again] = _products(u, v, w, [pieces[i] for i in again], torch.float64)
@@ -126,19 +126,20 @@ def _products(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, in
         d = as_dtype(d32, scratch[2])
         return [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
 
-    # the products in rows of CPU_ROW; of any number of elements, since zeros fill the last row up
-    products = torch.empty(num_sums, -(-size // CPU_ROW), CPU_ROW, dtype=dtype)
+    # the products in rows; of any number of elements, since zeros fill the last row up
+    row = CPU_ROW if w is None else FIRST_ORDER_CPU_ROW
+    products = torch.empty(num_sums, -(-size // row), row, dtype=dtype)
     flat = products.flatten(1)
     sums: list[Tensor] = []
     for start, end in pieces:
         middle = min(start + CPU_CHUNK, end)
-        length, filled_rows = middle - start, -(-(middle - start) // CPU_ROW)
+        length, filled_rows = middle - start, -(-(middle - start) // row)
         for (x, y), product in zip(factors(start, middle), flat, strict=True):
             torch.mul(x, y, out=product[:length])
         if middle < end:
             for (x, y), product in zip(factors(middle, end), flat, strict=True):
                 product[: end - middle].addcmul_(x, y)
-        if length % CPU_ROW:
-            flat[:, length : filled_rows * CPU_ROW].zero_()
+        if length % row:
+            flat[:, length : filled_rows * row].zero_()
         sums.append(products[:, :filled_rows].sum(2).sum(1, dtype=torch.float64))
     return torch.stack(sums) if sums else scratch.new_zeros(0, num_sums, dtype=torch.float64)

@@ -1,7 +1,8 @@
 """Triton form of `inner_products`: two launches, whatever the number of parameters."""
 
 # a kernel is Triton's language, not Python: launch options, argument types and branches mean other things
-# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportPossiblyUnboundVariable=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportOperatorIssue=false
+# pyright: reportPossiblyUnboundVariable=false
 
 import torch
 import triton
@@ -53,7 +54,10 @@ def _sums_of_chunk(
     HAS_W: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Store the chunk's sums from `out` on, `stride` apart; returns the smallest and the sum of its squared norms."""
+    """Store the chunk's sums from `out` on, `stride` apart.
+
+    Returns the smallest of the squared norms, and a number that is finite where all sums are.
+    """
     lanes = tl.arange(0, TILE)
     uv = tl.full((TILE,), 0.0, ACCUMULATOR)
     vv = tl.full((TILE,), 0.0, ACCUMULATOR)
@@ -81,22 +85,24 @@ def _sums_of_chunk(
     sum_uv = tl.sum(uv.to(tl.float64))
     sum_vv = tl.sum(vv.to(tl.float64))
     smallest = tl.minimum(sum_uu, sum_vv)
-    total = sum_uu + sum_vv
+    magnitude = sum_uu + tl.abs(sum_uv) + sum_vv
     if HAS_W:
         sum_dd = tl.sum(dd.to(tl.float64))
+        sum_dv = tl.sum(dv.to(tl.float64))
+        sum_ud = tl.sum(ud.to(tl.float64))
         tl.store(out, sum_dd)
-        tl.store(out + stride, tl.sum(dv.to(tl.float64)))
+        tl.store(out + stride, sum_dv)
         tl.store(out + 2 * stride, sum_vv)
         tl.store(out + 3 * stride, sum_uu)
         tl.store(out + 4 * stride, sum_uv)
-        tl.store(out + 5 * stride, tl.sum(ud.to(tl.float64)))
+        tl.store(out + 5 * stride, sum_ud)
         smallest = tl.minimum(smallest, sum_dd)
-        total += sum_dd
+        magnitude += sum_dd + tl.abs(sum_dv) + tl.abs(sum_ud)
     else:
         tl.store(out, sum_uu)
         tl.store(out + stride, sum_uv)
         tl.store(out + 2 * stride, sum_vv)
-    return smallest, total
+    return smallest, magnitude
 
 
 @triton.jit(do_not_specialize=["n", "num_chunks"])
@@ -126,9 +132,10 @@ def _chunk_sums(
             end = tl.minimum(start + CHUNK, n)
             origin = start
         out = partials + chunk
-        smallest, total = _sums_of_chunk(u, v, w, start, end, origin, out, num_chunks, tl.float32, HAS_W, TILE)
+        smallest, magnitude = _sums_of_chunk(u, v, w, start, end, origin, out, num_chunks, tl.float32, HAS_W, TILE)
         # over- or underflow, rare: this chunk again in fp64, over what was stored
-        if (smallest <= SMALL) | (total == float("inf")):
+        safe = (smallest > SMALL) & (magnitude < float("inf"))
+        if not safe:
             _sums_of_chunk(u, v, w, start, end, origin, out, num_chunks, tl.float64, HAS_W, TILE_AGAIN)
 
 

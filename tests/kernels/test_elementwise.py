@@ -72,10 +72,11 @@ def test_misaligned_starts(form, dtype, offset):
     assert torch.equal(r._base[:offset], before)  # pyright: ignore[reportOptionalSubscript]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("size_f", "lambda_t"), [(1e-30, 1e40), (1e-38, 3e70), (1e11, 1e-42), (1e38, 1e-70)])
-def test_combine_with_a_multiplier_that_leaves_fp32(form, size_f, lambda_t):
-    r = form.randn(100, torch.float32, 0) * (size_f * lambda_t)
-    f = form.randn(100, torch.float32, 1) * size_f
+def test_combine_with_a_multiplier_that_leaves_fp32(form, dtype, size_f, lambda_t):
+    r = form.randn(100, dtype, 0) * (size_f * lambda_t)
+    f = form.randn(100, dtype, 1) * size_f
     expected, magnitude = combined(r, lambda_t, f, None)
     form.combine_(r, scalar(lambda_t, form.device), f, None)
     assert reference.elementwise_error(r, expected, magnitude) <= 1

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 DTYPES = [torch.float32, torch.bfloat16]
-LENGTHS = [0, 1, 3, REDUCTION_TILE, CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 2_049, CPU_CHUNK + 5, 3 * CPU_CHUNK + 7]
+LENGTHS = [0, 1, 3, REDUCTION_TILE, CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 2_049, CPU_CHUNK + 1, 3 * CPU_CHUNK + 7]
 
 
 def third(u: torch.Tensor, noise: torch.Tensor, first_order: bool) -> torch.Tensor | None:
@@ -42,6 +42,19 @@ def test_mixed_dtypes(form, mixed):
 def test_equal_elements_whose_roundings_add_up(form, value):
     u = torch.full((2 * CPU_CHUNK,), value, device=form.device)
     assert reference.sums_error(form.sums(u, -u), u, -u) <= reference.SUMS_TOLERANCE
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_roundings_that_all_go_one_way(form, first_order):
+    """Rows of one large element, to which every addition of a small one is lost, as are parts of d, d² and d's pair."""
+    large, small, lost = 1 + 2.0**-12, 2.0**-12, [*range(1, 8), *range(8, 32, 8), *range(32, 128, 32)]
+    row = torch.zeros(128, device=form.device)
+    row[0], row[lost] = large, small
+    second = torch.zeros(128, device=form.device)
+    second[0] = small
+    u = torch.cat([row.repeat(CPU_CHUNK // 128), second.repeat(CPU_CHUNK // 128)])
+    w = torch.where(u == large, -(2.0**-24) * (1 - 2.0**-10), 0.0) if first_order else None
+    assert reference.sums_error(form.sums(u, u, w), u, u, w) <= reference.SUMS_TOLERANCE
 
 
 @settings(deadline=None)
@@ -86,6 +99,24 @@ def test_the_same_data_give_the_same_bits(form, first_order):
     for run in range(runs):
         assert torch.equal(form.sums(u, v, w, num_programs=1 + run), first)
         assert torch.equal(form.sums_by_parameter(u, v, w, table=table, num_programs=1 + run)[1], first_rows)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_the_number_of_threads_does_not_change_a_bit(first_order):
+    n = 3 * CPU_CHUNK + 5
+    u, v, noise = (torch.randn(n, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    w = third(u, noise, first_order)
+    table = ParameterTable.from_rows([(1, 0, 2 * CPU_CHUNK + 1), (0, 2 * CPU_CHUNK + 1, CPU_CHUNK + 4)], 2)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for num_threads in (1, 2, 3):
+            torch.set_num_threads(num_threads)
+            found.append(
+                torch.cat([inner_products(u, v, w)[None], inner_products_by_parameter(u, v, w, table=table)[1]])
+            )
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(other, found[0]) for other in found[1:])
 
 
 def difference_between_worlds(form, *shards: torch.Tensor) -> float:
@@ -185,6 +216,33 @@ def test_denormals_and_large_numbers(form):
             assert reference.sums_error(row, u[piece], v[piece]) <= reference.SUMS_TOLERANCE
         if scale_u > 1e-30:
             assert reference.sums_error(form.sums(u, v, w), u, v, w) <= reference.SUMS_TOLERANCE
+
+
+def test_squares_of_one_factor_alone_that_leave_fp32(form):
+    ones, u = form.randn(CHUNK, torch.float32, 0), form.randn(CHUNK, torch.float32, 1) * 1e-25
+    # all but one element of d tiny, and that one 0
+    mostly, w = u.clone(), torch.zeros_like(u)
+    mostly[7] = w[7] = 1e-12
+    for shards in ((u, ones, ones), (mostly, ones, w)):
+        assert reference.sums_error(form.sums(*shards), *shards) <= reference.SUMS_TOLERANCE
+
+
+def test_d_is_rounded_to_fp32_also_where_its_squares_are_not(form):
+    """`combine_` applies the rounded d."""
+    u, w = (torch.tensor([value], device=form.device) for value in (1e-20, 3e-28))
+    assert form.sums(u, u, w)[0] == float(u - w) ** 2 != (float(u) - float(w)) ** 2
+
+
+def test_an_inner_product_that_overflows_fp32_where_the_norms_do_not(form):
+    """Two products whose sum rounds to Inf, both sums of squares to the largest fp32 number."""
+    pairs = [("0x1.6a221cp63", "0x1.6a221ep63"), ("0x1.69f1aep63", "0x1.69f1acp63")]
+    # neighbours, which the CPU adds up, and elements that one accumulator of a GPU's thread takes one after the other
+    for second in (1, REDUCTION_TILE):
+        u, v = torch.zeros(2, REDUCTION_TILE + 1, device=form.device)
+        for position, (a, b) in zip((0, second), pairs, strict=True):
+            u[position], v[position] = float.fromhex(a), float.fromhex(b)
+        for shards in ((u, v), (-u, v), (u, v, -v), (u, u, u - v)):
+            assert reference.sums_error(form.sums(*shards), *shards) <= reference.SUMS_TOLERANCE
 
 
 def test_a_shard_of_more_than_2_31_elements(form):
