@@ -245,6 +245,7 @@ def save(model: DiffusionModel, weights: dict[str, Tensor], folder: Path) -> Non
     shutil.copyfile(model.folder / "model_index.json", folder / "model_index.json")
     for component in _components(_read_index(model.folder)):
         shutil.copytree(model.folder / component, folder / component, ignore=_left_out if component == "unet" else None)
+        (folder / component).chmod(0o700 | (folder / component).stat().st_mode)  # the original's may be read-only
     tensors = stored_weights(model.folder / "unet")
     for name, value in weights.items():
         tensors[name] = value.to(tensors[name].dtype).contiguous()

@@ -16,7 +16,7 @@ from . import distributed
 from .attempts import FINISHED, METRICS_NAME, Attempt, chain, read_attempts, read_metrics
 from .config import Settings
 from .errors import ConfigError, TrainingError
-from .files import sync, sync_tree, write_text
+from .files import open_up, sync, sync_tree, write_text
 from .identity import Identity, what_counts
 from .settings import dump_toml, read_toml
 
@@ -112,6 +112,7 @@ class RunFolder:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             write(temporary)
+            open_up(temporary)
             sync_tree(temporary)
             superseded = None if attempt is None else attempt.superseded()
             if superseded is not None:

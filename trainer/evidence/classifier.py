@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...shards.dataset import Dataset
 from ...shards.stream import Stream
 from ..errors import ConfigError
+from ..files import open_up
 
 HELD_OUT_SHARE = 0.25
 FORMAT = "erasediff-classifier-1"
@@ -89,6 +90,7 @@ class Classifier:
         partial = path.with_name(path.name + ".partial")
         card = {"format": FORMAT, "card": json.dumps(asdict(self.card))}
         save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, partial, card)
+        open_up(partial)
         partial.rename(path)
 
 
