@@ -92,6 +92,7 @@ def test_who_may_read_a_new_file_may_read_the_model(digits: Path, base_model: Pa
 
 def test_the_model_card_samples_as_it_stands(finished: Path) -> None:
     card = (finished / "model" / "README.md").read_text()
+    assert "\n# run\n" in card
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
     assert "erasediff" not in code
     check = "\nassert len(images) == 16 and images[0].size == (8, 8)\n"
