@@ -106,6 +106,21 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_refuses_what_the_run_would(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    dry = ["scrub", str(run_toml), "--dry-run", "--output"]
+    assert "thesis.tex' is a file: name a folder" in fails([*dry, str(tmp_path / "thesis.tex")], capsys)
+    assert "is not empty and holds no run" in fails([*dry, str(tmp_path)], capsys)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(run_toml.read_text() + "[method]\neta = 0.25\n")
+    assert "holds another run: method.eta = 0.25 there" in fails([*dry, str(tmp_path / "run")], capsys)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "torch sees no CUDA device" in fails([*dry, str(tmp_path / "new"), "--engine.device", "cuda"], capsys)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.toml"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
