@@ -121,7 +121,8 @@ def load(config: ModelConfig) -> DiffusionModel:
         )
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])  # torch's first line is a heading
         raise ConfigError(f"model.path = {config.path!r} cannot be loaded: {reason}") from None
     assert isinstance(unet, UNet2DModel)
     assert isinstance(scheduler, DDPMScheduler)
@@ -156,7 +157,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "model_index.json").read_text())
     except FileNotFoundError:
-        raise ConfigError(f"model.path = '{folder}' holds no model_index.json: not a diffusers pipeline") from None
+        of_a_run = (folder / "model" / "model_index.json").exists()
+        hint = f"; give '{folder / 'model'}'" if of_a_run else ""
+        raise ConfigError(
+            f"model.path = '{folder}' holds no model_index.json: not a diffusers pipeline{hint}"
+        ) from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{folder / 'model_index.json'} is not JSON: {error}") from None
 
