@@ -181,6 +181,8 @@ def _refuse_pickles(component: Path) -> None:
 def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int) -> DiffusionModel:
     """A class-conditional model with random weights; with `config.null_class` the last class stands for none."""
     depth = len(config.block_out_channels)
+    if not depth:
+        raise ConfigError("unet.block_out_channels is empty: give the channels of each resolution")
     if not 0 <= config.attention_blocks <= depth:
         raise ConfigError(f"unet.attention_blocks = {config.attention_blocks}: the model has {depth} resolutions")
     if image_size % 2 ** (depth - 1):
@@ -198,6 +200,11 @@ def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int
                 f"{config.norm_num_groups}"
             )
     plain = depth - config.attention_blocks
+    if config.attention_head_dim > min(config.block_out_channels[plain:], default=config.attention_head_dim):
+        raise ConfigError(
+            f"unet.attention_head_dim = {config.attention_head_dim}: more than the "
+            f"{min(config.block_out_channels[plain:])} channels of a resolution with attention"
+        )
     unet = UNet2DModel(
         sample_size=image_size,
         in_channels=channels,

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from erasediff.launch.cli import COMMANDS, main
 from erasediff.launch.options import read_settings
 from erasediff.trainer.config import EraseDiffConfig, ScrubConfig
@@ -219,6 +220,29 @@ def test_pretrain_sample_and_a_mistake_in_between(
     assert main([*sample, "3", "4"]) == 0
     assert picture.exists()
     assert "labels: 10 is no class" in fails([*sample, "10"], capsys)
+    seed = ["--sampling.seed", str(1 << 63)]
+    assert f"sampling.seed = {1 << 63}: less than 2^63" in fails([*sample, "3", *seed], capsys)
+    if not torch.cuda.is_available():
+        assert fails([*sample, "3", "--device", "cuda"], capsys).startswith("device = 'cuda', but torch sees no")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--unet.block-out-channels"], "unet.block_out_channels is empty"),
+        (
+            ["--unet.attention-blocks", "1", "--unet.attention-head-dim", "100"],
+            "unet.attention_head_dim = 100: more than the 64 channels",
+        ),
+        (["--train.max-train-steps", "2"], "train longer, or set it to 'none'"),
+    ],
+)
+def test_a_model_that_cannot_be_made(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    pretrain = ["pretrain", "--data", str(digits / "data"), "--output", str(tmp_path / "base")]
+    assert message in fails([*pretrain, *words], capsys)
+    assert not (tmp_path / "base").exists()
 
 
 def test_pickled_weights_are_refused(run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,6 +269,9 @@ def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) 
     [
         (["scrub", *REQUIRED, "--train.seed", "abc"], "Error parsing --train.seed: invalid literal for int()"),
         (["scrub", "--outputt", "o"], "--outputt"),
+        (["scrub", *REQUIRED, "--engine.num-threads", "0"], "engine.num_threads = 0: at least 1"),
+        (["scrub", *REQUIRED, "--engine.step-timeout-seconds", "nan"], "engine.step_timeout_seconds = nan: more than"),
+        (["scrub", *REQUIRED, "--engine.step-timeout-seconds", "inf"], "engine.step_timeout_seconds = inf: more than"),
         (["shards", "build", "digits"], "OUTPUT"),
         (["demo", "--forget-label", "three"], "Error parsing --forget-label"),
     ],
