@@ -129,6 +129,7 @@ def test_a_dry_run_refuses_what_the_run_would(
         ("[method]\nname = 'erasediff'\neeta = 1", "unknown key method.eeta; did you mean eta?"),
         ("[method]\nname = 'moo'\neta = 1.0", "unknown key method.eta; known here: name, target"),
         ("[method]\nname = 'moo'\nweight = 'x'", "method.weight = 'x': input should be a valid number"),
+        ("[method]\nname = ['moo']", "method.name = ['moo']; known: erasediff, moo, finetune"),
         ("[method]\nname = 'erasedif'", "method.name = 'erasedif'; known: erasediff, moo, finetune"),
         ("[optimizer]\nlearning_rate = 'fast'", "optimizer.learning_rate = 'fast': input should be a valid number"),
         ("[optimizer]\nlr_warmup_steps = '7'", "optimizer.lr_warmup_steps = '7': input should be a valid integer"),
@@ -220,6 +221,7 @@ def test_pretrain_sample_and_a_mistake_in_between(
     assert main([*sample, "3", "4"]) == 0
     assert picture.exists()
     assert "labels: 10 is no class" in fails([*sample, "10"], capsys)
+    assert f"give '{run / 'model'}'" in fails(["sample", "--model.path", str(run), "--output", "o.png"], capsys)
     seed = ["--sampling.seed", str(1 << 63)]
     assert f"sampling.seed = {1 << 63}: less than 2^63" in fails([*sample, "3", *seed], capsys)
     if not torch.cuda.is_available():
@@ -272,6 +274,9 @@ def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) 
         (["scrub", *REQUIRED, "--engine.num-threads", "0"], "engine.num_threads = 0: at least 1"),
         (["scrub", *REQUIRED, "--engine.step-timeout-seconds", "nan"], "engine.step_timeout_seconds = nan: more than"),
         (["scrub", *REQUIRED, "--engine.step-timeout-seconds", "inf"], "engine.step_timeout_seconds = inf: more than"),
+        # an option of another command
+        (["pretrain", "--data", "d", "--output", "o", "--method.name", "moo"], "Unrecognized options: --method.name"),
+        (["evaluate", "--run", "r", "--data", "d", "--method.name=moo"], "Unrecognized options: --method.name"),
         (["shards", "build", "digits"], "OUTPUT"),
         (["demo", "--forget-label", "three"], "Error parsing --forget-label"),
     ],
