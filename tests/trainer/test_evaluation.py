@@ -337,6 +337,16 @@ class TestRefusals:
         with pytest.raises((ConfigError, DataError), match=message):
             run_evaluate(tiny_evaluation(run, digits, None, **options))
 
+    def test_what_cannot_be_written(
+        self, digits: Path, run: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(OSError, match=r"judge.safetensors' cannot be written: "):
+            load_classifier(classifier).save(tmp_path / "nowhere" / "judge.safetensors")
+        # tests may run as root, who may write everywhere
+        monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+        with pytest.raises(ConfigError, match=r"may not be written: record.json and report.html go there"):
+            run_evaluate(tiny_evaluation(run, digits, classifier), output=tmp_path)
+
     def test_features_of_another_resolution(self, digits: Path, run: Path, tmp_path: Path) -> None:
         other = tmp_path / "classifier.safetensors"
         train_classifier(Dataset.open(digits / "data"), image_size=16, channels=1, num_epochs=1).save(other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,8 @@ def run_evaluate(
     scrubbed = Scrubbed.open(Path(config.run))
     output = output or scrubbed.run
     _check_options(options, scrubbed.base)
+    if not os.access(output, os.W_OK):
+        raise ConfigError(f"'{output}' may not be written: {RECORD_NAME} and {REPORT_NAME} go there")
     if options.retrained is not None and not is_record(options):
         check_trained_without(Path(options.retrained), scrubbed.inputs.remain)
     check_yardstick(options, scrubbed.base)
