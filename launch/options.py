@@ -35,14 +35,14 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, not
     if words and not words[0].startswith("-"):
         source = words.pop(0)
         values = read_toml(Path(source))
-    method = _named_method(words)
     if any(field.name == "method" for field in dataclasses.fields(kind)):  # pyright: ignore[reportArgumentType]
+        method = _named_method(words)
         section = values.setdefault("method", {})
         if method is not None and isinstance(section, dict) and section.get("name", "erasediff") != method:
             values["method"] = section = {}
         if isinstance(section, dict):
             section["name"] = method or section.get("name", "erasediff")
-            if section["name"] not in METHOD_CONFIGS:
+            if section["name"] not in list(METHOD_CONFIGS):  # a list in the file has no hash
                 raise ConfigError(f"{source}: method.name = {section['name']!r}; known: {', '.join(METHOD_CONFIGS)}")
     values = _over_defaults(kind, values)
     default = _with_missing(decode(kind, _fill_required(kind, values), source))

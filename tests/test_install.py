@@ -37,8 +37,8 @@ def test_the_wheel_lives_beside_hugging_faces_kernels(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     ours, theirs = done.stdout.split()[-2:]
     assert ours.startswith(str(site))
-    assert "erasediff" not in theirs
-    assert not theirs.startswith(str(REPOSITORY / "kernels"))
+    # a clone's own .venv may lie below a folder called erasediff, too
+    assert not theirs.startswith((str(site), str(REPOSITORY / "kernels")))
 
 
 def test_torchvision_is_not_pulled_in() -> None:

@@ -123,7 +123,7 @@ def check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> None:
     if left > 0.05:
         raise ConfigError(
             f"optimizer.ema_decay = {optimizer.ema_decay} keeps {left:.0%} of the old weights after "
-            f"train.max_train_steps = {train.max_train_steps}: lower the decay, train longer, or leave it out"
+            f"train.max_train_steps = {train.max_train_steps}: lower the decay, train longer, or set it to 'none'"
         )
 
 
@@ -145,7 +145,7 @@ def check_precision(engine: EngineConfig, method: MethodConfig) -> None:
 
 def check_engine(engine: EngineConfig) -> None:
     """Raises ConfigError for a number that is out of range."""
-    for name in ("forward_batch_size", "reduce_bucket_size", "num_threads"):
+    for name in ("forward_batch_size", "reduce_bucket_size"):
         value = getattr(engine, name)
         if value is not None and value < 1:
             raise ConfigError(f"engine.{name} = {value}: at least 1")

@@ -131,8 +131,11 @@ class EngineConfig(Settings):
     """On CUDA: bit-for-bit repeatable arithmetic, slower. CPU always is."""
 
     def __post_init__(self) -> None:
-        if self.step_timeout_seconds <= 0:
-            raise ValueError(f"engine.step_timeout_seconds = {self.step_timeout_seconds}: more than 0")
+        # torch counts a timeout in nanoseconds, in 64 bits
+        if not 0 < self.step_timeout_seconds <= 1e9:
+            raise ValueError(f"engine.step_timeout_seconds = {self.step_timeout_seconds}: more than 0, at most 1e9")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ValueError(f"engine.num_threads = {self.num_threads}: at least 1")
         if self.zero_stage == 1 and self.precision == "bf16":
             raise ValueError(
                 "engine.zero_stage = 1 with engine.precision = 'bf16' makes DeepSpeed use an unsharded optimizer: "

@@ -25,8 +25,7 @@ def set_up(config: EngineConfig) -> torch.device:
 
     Raises ConfigError where the asked-for device is not there.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("engine.device = 'cuda', but torch sees no CUDA device: use engine.device = 'cpu'")
+    check_device(config)
     on_cuda = config.device != "cpu" and torch.cuda.is_available()
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
     local_rank = int(os.environ["LOCAL_RANK"])
@@ -51,6 +50,12 @@ def set_up(config: EngineConfig) -> torch.device:
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return device
+
+
+def check_device(config: EngineConfig) -> None:
+    """Raises ConfigError where the asked-for device is not there."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("engine.device = 'cuda', but torch sees no CUDA device: use engine.device = 'cpu'")
 
 
 def rank() -> int:

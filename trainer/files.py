@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """The same for a value; it must be finite."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def open_up(path: Path) -> None:
+    """Gives a file, or all files of a folder, a new file's permissions: safetensors writes for the owner alone."""
+    # a new file shows them; asking for the umask would set it, for all threads
+    probe = path.with_name(path.name + ".probe")
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for found in [path, *path.rglob("*")]:
+        if found.is_file():
+            found.chmod(mode)
 
 
 def sync(path: Path) -> None:

@@ -44,7 +44,7 @@ images = pipeline(batch_size=16, generator=torch.manual_seed(0), num_inference_s
 
 
 def write_model_card(
-    folder: Path, model: DiffusionModel, classes: Sequence[str], method: MethodConfig, train: TrainConfig
+    folder: Path, title: str, model: DiffusionModel, classes: Sequence[str], method: MethodConfig, train: TrainConfig
 ) -> None:
     """README.md in a pipeline's folder; its code block runs as it stands with the folder as working directory."""
     num_timesteps = model.scheduler.config["num_train_timesteps"]
@@ -69,6 +69,6 @@ def write_model_card(
     )
     card = ModelCard(
         f"---\n{ModelCardData(library_name='diffusers', tags=['erasediff', 'machine-unlearning']).to_yaml()}\n---\n\n"
-        f"# {folder.parent.name}\n\n{done}\n\nClasses: {names}.\n\n```python\n{code}```\n"
+        f"# {title}\n\n{done}\n\nClasses: {names}.\n\n```python\n{code}```\n"
     )
     card.save(folder / "README.md")

@@ -121,7 +121,8 @@ def load(config: ModelConfig) -> DiffusionModel:
         )
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])  # torch's first line is a heading
         raise ConfigError(f"model.path = {config.path!r} cannot be loaded: {reason}") from None
     assert isinstance(unet, UNet2DModel)
     assert isinstance(scheduler, DDPMScheduler)
@@ -156,7 +157,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "model_index.json").read_text())
     except FileNotFoundError:
-        raise ConfigError(f"model.path = '{folder}' holds no model_index.json: not a diffusers pipeline") from None
+        of_a_run = (folder / "model" / "model_index.json").exists()
+        hint = f"; give '{folder / 'model'}'" if of_a_run else ""
+        raise ConfigError(
+            f"model.path = '{folder}' holds no model_index.json: not a diffusers pipeline{hint}"
+        ) from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{folder / 'model_index.json'} is not JSON: {error}") from None
 
@@ -176,6 +181,8 @@ def _refuse_pickles(component: Path) -> None:
 def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int) -> DiffusionModel:
     """A class-conditional model with random weights; with `config.null_class` the last class stands for none."""
     depth = len(config.block_out_channels)
+    if not depth:
+        raise ConfigError("unet.block_out_channels is empty: give the channels of each resolution")
     if not 0 <= config.attention_blocks <= depth:
         raise ConfigError(f"unet.attention_blocks = {config.attention_blocks}: the model has {depth} resolutions")
     if image_size % 2 ** (depth - 1):
@@ -193,6 +200,11 @@ def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int
                 f"{config.norm_num_groups}"
             )
     plain = depth - config.attention_blocks
+    if config.attention_head_dim > min(config.block_out_channels[plain:], default=config.attention_head_dim):
+        raise ConfigError(
+            f"unet.attention_head_dim = {config.attention_head_dim}: more than the "
+            f"{min(config.block_out_channels[plain:])} channels of a resolution with attention"
+        )
     unet = UNet2DModel(
         sample_size=image_size,
         in_channels=channels,
@@ -245,6 +257,7 @@ def save(model: DiffusionModel, weights: dict[str, Tensor], folder: Path) -> Non
     shutil.copyfile(model.folder / "model_index.json", folder / "model_index.json")
     for component in _components(_read_index(model.folder)):
         shutil.copytree(model.folder / component, folder / component, ignore=_left_out if component == "unet" else None)
+        (folder / component).chmod(0o700 | (folder / component).stat().st_mode)  # the original's may be read-only
     tensors = stored_weights(model.folder / "unet")
     for name, value in weights.items():
         tensors[name] = value.to(tensors[name].dtype).contiguous()

@@ -16,7 +16,7 @@ from . import distributed
 from .attempts import FINISHED, METRICS_NAME, Attempt, chain, read_attempts, read_metrics
 from .config import Settings
 from .errors import ConfigError, TrainingError
-from .files import sync, sync_tree, write_text
+from .files import open_up, sync, sync_tree, write_text
 from .identity import Identity, what_counts
 from .settings import dump_toml, read_toml
 
@@ -44,25 +44,13 @@ class RunFolder:
 
     def _claim(self, config: Settings) -> str | None:
         """Makes the folder or finds this very run in it; what is wrong otherwise."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            return f"output = '{self.path}' is a file: name a folder"
-        recorded = self.path / CONFIG_NAME
-        if recorded.exists():
-            theirs, ours = what_counts(read_toml(recorded)), self.identity.values
-            differing = self.identity.differing(theirs)
-            if differing:
-                key = differing[0]
-                more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-                return (
-                    f"output = '{self.path}' holds another run: {key} = {theirs.get(key)!r} there, {ours.get(key)!r} "
-                    f"here{more}; set it as it is there to continue that run, or choose another output"
-                )
-        elif any(entry.name not in _BEFORE_A_RUN for entry in self.path.iterdir()):
-            return f"output = '{self.path}' is not empty and holds no run: choose another output"
+        problem = _obstacle(self.path, self.identity)
+        if problem is not None:
+            return problem
+        self.path.mkdir(parents=True, exist_ok=True)
         if not self._lock():
             return f"output = '{self.path}': another process is working on this run; wait for it, or end it first"
+        recorded = self.path / CONFIG_NAME
         if not recorded.exists():
             write_text(recorded, dump_toml(config))
         try:
@@ -112,6 +100,7 @@ class RunFolder:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             write(temporary)
+            open_up(temporary)
             sync_tree(temporary)
             superseded = None if attempt is None else attempt.superseded()
             if superseded is not None:
@@ -130,6 +119,33 @@ class RunFolder:
         except (OSError, SafetensorError) as error:
             return f"{temporary} cannot be made the model: {error}; once that is mended, the same command continues"
         return None
+
+
+def check_output(config: Settings, output: str) -> None:
+    """Raises ConfigError for a folder that this run can neither begin nor continue in; writes nothing."""
+    problem = _obstacle(Path(output), Identity.of(config))
+    if problem is not None:
+        raise ConfigError(problem)
+
+
+def _obstacle(path: Path, identity: Identity) -> str | None:
+    """What lies where the run wants to be, if it is not this very run or nothing."""
+    if path.exists() and not path.is_dir():
+        return f"output = '{path}' is a file: name a folder"
+    recorded = path / CONFIG_NAME
+    if recorded.exists():
+        theirs, ours = what_counts(read_toml(recorded)), identity.values
+        differing = identity.differing(theirs)
+        if differing:
+            key = differing[0]
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            return (
+                f"output = '{path}' holds another run: {key} = {theirs.get(key)!r} there, {ours.get(key)!r} "
+                f"here{more}; set it as it is there to continue that run, or choose another output"
+            )
+    elif path.exists() and any(entry.name not in _BEFORE_A_RUN for entry in path.iterdir()):
+        return f"output = '{path}' is not empty and holds no run: choose another output"
+    return None
 
 
 def is_finished(run: Path) -> bool:

@@ -97,6 +97,8 @@ def check_sampling(config: SamplingConfig, model: DiffusionModel, name: str = "s
         )
     if config.seed < 0:
         raise ConfigError(f"{name}.seed = {config.seed}: at least 0")
+    if config.seed >= 1 << 63:
+        raise ConfigError(f"{name}.seed = {config.seed}: less than 2^63")
     if not math.isfinite(config.guidance_scale):
         raise ConfigError(f"{name}.guidance_scale = {config.guidance_scale}: a finite number")
 
@@ -132,6 +134,8 @@ def run_sample(config: SampleConfig) -> Path:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} = {getattr(config, name)}: at least 1")
     check_sampling(config.sampling, model)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda', but torch sees no CUDA device: use device = 'cpu'")
     output = Path(config.output)
     if output.is_dir():
         raise ConfigError(f"output = '{output}' is a folder: name a PNG file")

@@ -33,6 +33,7 @@ from .config import (
     TrainConfig,
 )
 from .errors import ConfigError
+from .files import open_up
 from .loop import Watch
 from .models import DiffusionModel
 from .provenance import DataStamp, Inputs, record_inputs, weights_sha256
@@ -87,6 +88,7 @@ def _save_given(pipeline: DiffusionPipeline, folder: Path, engine: EngineConfig)
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         pipeline.save_pretrained(partial)
+        open_up(partial)
         if not folder.exists():
             partial.rename(folder)
         else:

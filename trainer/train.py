@@ -96,7 +96,7 @@ def train(
 
             def write(folder: Path) -> None:
                 models.save(model, weights, folder)
-                write_model_card(folder, model, remain.classes, method, config)
+                write_model_card(folder, run.path.resolve().name, model, remain.classes, method, config)
 
             run.publish_model(write, attempt)
     except Exception as error:

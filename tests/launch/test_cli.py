@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from erasediff.launch.cli import COMMANDS, main
 from erasediff.launch.options import read_settings
 from erasediff.trainer.config import EraseDiffConfig, ScrubConfig
@@ -106,6 +107,21 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_refuses_what_the_run_would(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    dry = ["scrub", str(run_toml), "--dry-run", "--output"]
+    assert "thesis.tex' is a file: name a folder" in fails([*dry, str(tmp_path / "thesis.tex")], capsys)
+    assert "is not empty and holds no run" in fails([*dry, str(tmp_path)], capsys)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(run_toml.read_text() + "[method]\neta = 0.25\n")
+    assert "holds another run: method.eta = 0.25 there" in fails([*dry, str(tmp_path / "run")], capsys)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "torch sees no CUDA device" in fails([*dry, str(tmp_path / "new"), "--engine.device", "cuda"], capsys)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.toml"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -113,6 +129,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
         ("[method]\nname = 'erasediff'\neeta = 1", "unknown key method.eeta; did you mean eta?"),
         ("[method]\nname = 'moo'\neta = 1.0", "unknown key method.eta; known here: name, target"),
         ("[method]\nname = 'moo'\nweight = 'x'", "method.weight = 'x': input should be a valid number"),
+        ("[method]\nname = ['moo']", "method.name = ['moo']; known: erasediff, moo, finetune"),
         ("[method]\nname = 'erasedif'", "method.name = 'erasedif'; known: erasediff, moo, finetune"),
         ("[optimizer]\nlearning_rate = 'fast'", "optimizer.learning_rate = 'fast': input should be a valid number"),
         ("[optimizer]\nlr_warmup_steps = '7'", "optimizer.lr_warmup_steps = '7': input should be a valid integer"),
@@ -204,6 +221,30 @@ def test_pretrain_sample_and_a_mistake_in_between(
     assert main([*sample, "3", "4"]) == 0
     assert picture.exists()
     assert "labels: 10 is no class" in fails([*sample, "10"], capsys)
+    assert f"give '{run / 'model'}'" in fails(["sample", "--model.path", str(run), "--output", "o.png"], capsys)
+    seed = ["--sampling.seed", str(1 << 63)]
+    assert f"sampling.seed = {1 << 63}: less than 2^63" in fails([*sample, "3", *seed], capsys)
+    if not torch.cuda.is_available():
+        assert fails([*sample, "3", "--device", "cuda"], capsys).startswith("device = 'cuda', but torch sees no")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--unet.block-out-channels"], "unet.block_out_channels is empty"),
+        (
+            ["--unet.attention-blocks", "1", "--unet.attention-head-dim", "100"],
+            "unet.attention_head_dim = 100: more than the 64 channels",
+        ),
+        (["--train.max-train-steps", "2"], "train longer, or set it to 'none'"),
+    ],
+)
+def test_a_model_that_cannot_be_made(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    pretrain = ["pretrain", "--data", str(digits / "data"), "--output", str(tmp_path / "base")]
+    assert message in fails([*pretrain, *words], capsys)
+    assert not (tmp_path / "base").exists()
 
 
 def test_pickled_weights_are_refused(run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,6 +271,12 @@ def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) 
     [
         (["scrub", *REQUIRED, "--train.seed", "abc"], "Error parsing --train.seed: invalid literal for int()"),
         (["scrub", "--outputt", "o"], "--outputt"),
+        (["scrub", *REQUIRED, "--engine.num-threads", "0"], "engine.num_threads = 0: at least 1"),
+        (["scrub", *REQUIRED, "--engine.step-timeout-seconds", "nan"], "engine.step_timeout_seconds = nan: more than"),
+        (["scrub", *REQUIRED, "--engine.step-timeout-seconds", "inf"], "engine.step_timeout_seconds = inf: more than"),
+        # an option of another command
+        (["pretrain", "--data", "d", "--output", "o", "--method.name", "moo"], "Unrecognized options: --method.name"),
+        (["evaluate", "--run", "r", "--data", "d", "--method.name=moo"], "Unrecognized options: --method.name"),
         (["shards", "build", "digits"], "OUTPUT"),
         (["demo", "--forget-label", "three"], "Error parsing --forget-label"),
     ],

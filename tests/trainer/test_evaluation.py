@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import ranks
@@ -16,6 +16,7 @@ import tiny
 import torch
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
+from erasediff.shards.errors import DataError
 from erasediff.shards.request import Request, Selector
 from erasediff.shards.split import split
 from erasediff.trainer import models
@@ -319,6 +320,32 @@ class TestRefusals:
         assert main([*words, "--judge.thresholds", "fid <= 3"]) == 2
         (line,) = capfd.readouterr().err.strip().splitlines()
         assert line.startswith("erasediff: judge.thresholds: 'fid <= 3' is on a metric that is not computed")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"thresholds": ("fid <= 3",)}, "on a metric that is not computed"),
+            ({"features": "nowhere"}, r"judge.features = 'nowhere': classifier, inception"),
+            ({"held_out": "nowhere"}, "nowhere: no such dataset folder"),
+            ({"retrained": "nowhere"}, r"judge.retrained = 'nowhere': no such folder"),
+        ],
+    )
+    def test_nothing_is_trained_for_what_cannot_be_evaluated(
+        self, digits: Path, run: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+    ) -> None:
+        monkeypatch.setattr("erasediff.trainer.evidence.collect.train_classifier", lambda *_, **__: pytest.fail())
+        with pytest.raises((ConfigError, DataError), match=message):
+            run_evaluate(tiny_evaluation(run, digits, None, **options))
+
+    def test_what_cannot_be_written(
+        self, digits: Path, run: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(OSError, match=r"judge.safetensors' cannot be written: "):
+            load_classifier(classifier).save(tmp_path / "nowhere" / "judge.safetensors")
+        # tests may run as root, who may write everywhere
+        monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+        with pytest.raises(ConfigError, match=r"may not be written: record.json and report.html go there"):
+            run_evaluate(tiny_evaluation(run, digits, classifier), output=tmp_path)
 
     def test_features_of_another_resolution(self, digits: Path, run: Path, tmp_path: Path) -> None:
         other = tmp_path / "classifier.safetensors"

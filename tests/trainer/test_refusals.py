@@ -131,6 +131,8 @@ def test_models_trained_for_something_else_are_refused(digits: Path, base_model:
     assert "has a vqvae" in message("latent", lambda base: edit_json(base / "model_index.json", vqvae=latent))
     assert "cannot be loaded" in message("no-scheduler", lambda base: shutil.rmtree(base / "scheduler"))
     stored = "unet/diffusion_pytorch_model.safetensors"
+    other = "cannot be loaded: Error(s) in loading state_dict for UNet2DModel: size mismatch for conv_in.weight"
+    assert other in message("size", lambda base: edit_json(base / "unet/config.json", block_out_channels=[16, 8]))
     assert "cannot be loaded" in message("torn", lambda base: (base / stored).write_bytes(b"torn"))
     assert "sample_size is None" in message(
         "no-size", lambda base: edit_json(base / "unet/config.json", sample_size=None)

@@ -80,8 +80,19 @@ def test_only_the_trained_weights_and_the_card_change(finished: Path, base_model
             assert filecmp.cmp(path, finished / "model" / path.relative_to(base_model), shallow=False), path
 
 
+def test_who_may_read_a_new_file_may_read_the_model(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(base_model, tmp_path / "base")
+    for path in (tmp_path / "base").rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o400)
+    model = run_scrub(tiny_config(digits, tmp_path / "base", tmp_path / "run"))
+    (tmp_path / "new").touch()
+    assert {path.stat().st_mode for path in model.rglob("*") if path.is_file()} == {(tmp_path / "new").stat().st_mode}
+    assert all(path.stat().st_mode & 0o200 for path in model.rglob("*") if path.is_dir())
+
+
 def test_the_model_card_samples_as_it_stands(finished: Path) -> None:
     card = (finished / "model" / "README.md").read_text()
+    assert "\n# run\n" in card
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
     assert "erasediff" not in code
     check = "\nassert len(images) == 16 and images[0].size == (8, 8)\n"

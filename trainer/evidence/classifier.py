@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...shards.dataset import Dataset
 from ...shards.stream import Stream
 from ..errors import ConfigError
+from ..files import open_up
 
 HELD_OUT_SHARE = 0.25
 FORMAT = "erasediff-classifier-1"
@@ -85,10 +86,14 @@ class Classifier:
         return torch.cat([self.network.features(chunk) for chunk in images_NCHW.split(_CHUNK)])
 
     def save(self, path: Path) -> None:
-        """One safetensors file, there only when it is complete."""
+        """One safetensors file, there only when it is complete; OSError where it cannot be written."""
         partial = path.with_name(path.name + ".partial")
         card = {"format": FORMAT, "card": json.dumps(asdict(self.card))}
-        save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, partial, card)
+        try:
+            save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, partial, card)
+        except SafetensorError as error:  # its own name for whatever the system said
+            raise OSError(f"'{path}' cannot be written: {error}") from None
+        open_up(partial)
         partial.rename(path)
 
 

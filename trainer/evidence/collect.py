@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,11 @@ def run_evaluate(
     scrubbed = Scrubbed.open(Path(config.run))
     output = output or scrubbed.run
     _check_options(options, scrubbed.base)
+    if not os.access(output, os.W_OK):
+        raise ConfigError(f"'{output}' may not be written: {RECORD_NAME} and {REPORT_NAME} go there")
+    if options.retrained is not None and not is_record(options):
+        check_trained_without(Path(options.retrained), scrubbed.inputs.remain)
+    check_yardstick(options, scrubbed.base)
     bench = make_bench(config, scrubbed, device)
     thresholds = _thresholds(options, bench.metric_names(), bench.forgets_classes)
     yardstick = _yardstick(options, scrubbed, bench)
@@ -178,11 +184,23 @@ def check_judge(options: JudgeConfig, base: DiffusionModel, data: Dataset, chose
     _check_options(options, base)
     forget_labels = labels_of(data, chosen)
     gone = _gone(forget_labels, labels_of(data, ~chosen), data.classes, request)
+    _check_asked(options, base, data, [data], forget_labels, bool(gone))
+
+
+def _check_asked(
+    options: JudgeConfig,
+    base: DiffusionModel,
+    data: Dataset,
+    trained_on: Sequence[Dataset],
+    forget_labels: list[int],
+    forgets_classes: bool,
+) -> None:
+    """Raises ConfigError for a judge, features, held-out samples or thresholds that cannot be; trains nothing."""
     judge_name = classifier_name(data) if options.classifier is None else _load_judge(options, data, base).card.name
     features = judge_name if options.features == "classifier" else network_features(options.features).name
     if options.held_out is not None:
-        _open_held_out(options.held_out, [data], forget_labels)
-    _thresholds(options, metric_names(options, features, bool(gone)), bool(gone))
+        _open_held_out(options.held_out, trained_on, forget_labels)
+    _thresholds(options, metric_names(options, features, forgets_classes), forgets_classes)
     if options.with_retrained:
         assert base.folder is not None
         settings_of(base.folder)
@@ -267,6 +285,8 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
         raise ConfigError(
             f"data = '{config.data}' has no sample of class {data.classes[missing[0]]}: the classifier must know all"
         )
+    # the judge takes minutes to train: first all that can be known without it
+    _check_asked(options, base, data, [scrubbed.forget, scrubbed.remain], forget_labels, bool(gone))
     classifier = _classifier(options, data, base)
 
     def images(dataset: Dataset) -> Images:
@@ -336,7 +356,6 @@ def _yardstick(options: JudgeConfig, scrubbed: Scrubbed, bench: Bench) -> ModelE
     if is_record(options):
         return recorded_yardstick(options, inputs, bench.classifier.card)
     if options.retrained is not None:
-        check_trained_without(Path(options.retrained), inputs.remain)
         return ModelConfig(options.retrained, null_class=null_class)
     if options.with_retrained:
         folder = retrain(scrubbed.config, scrubbed.run / "retrained")
