@@ -6,7 +6,7 @@ Imports nothing heavy, so that `--help` answers at once.
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.metadata
 import json
 import os
 import sys
@@ -44,7 +44,7 @@ COMMANDS = {
 def usage(names: Iterable[str] = COMMANDS) -> str:
     lines = ["usage: erasediff COMMAND [OPTIONS]", "", "Remove training data's influence from diffusion models.", ""]
     lines += [f"  {name:<16}{COMMANDS[name][2]}" for name in names]
-    return "\n".join([*lines, "", "erasediff COMMAND --help lists a command's options."])
+    return "\n".join([*lines, "", "erasediff COMMAND --help lists a command's options; erasediff --version."])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0 if words else 2
+    if words == ["--version"]:
+        print(f"erasediff {importlib.metadata.version('erasediff')}")
+        return 0
     name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
     if name is None:
         group = [known for known in COMMANDS if known.startswith(words[0] + " ")]

@@ -56,6 +56,8 @@ class Local:
             raise ConfigError(f"{prog}: name the command to run: {prog} -n 2 scrub run.toml")
         if options.num_processes < 1:
             raise ConfigError(f"--num-processes {options.num_processes}: at least 1")
+        if options.kill_delay_seconds < 0:
+            raise ConfigError(f"--kill-delay-seconds {options.kill_delay_seconds}: at least 0")
         command, *rest = words[at:]
         if "--dry-run" in rest:
             raise ConfigError(f"--dry-run needs one process: erasediff {command} --dry-run")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,11 @@ def test_help_never_imports_torch(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) > 5
+
+
+def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"erasediff {version('erasediff')}\n"
 
 
 @pytest.mark.parametrize("command", TRAINING)
@@ -151,6 +157,14 @@ def test_mistakes_in_the_file_name_the_key(
 def test_settings_that_exclude_each_other_in_the_file(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_toml.write_text(run_toml.read_text() + "zero_stage = 1\nprecision = 'bf16'\n")
     assert "use engine.zero_stage = 2" in fails(["scrub", str(run_toml)], capsys)
+
+
+def test_a_launcher_that_cannot_be(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["-n", "0"], "--num-processes 0: at least 1"),
+        (["-n", "2", "--kill-delay-seconds", "-1"], "--kill-delay-seconds -1: at least 0"),
+    ):
+        assert message in fails(["launch", "local", *words, "scrub", str(run_toml)], capsys)
 
 
 def test_missing_things(run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
