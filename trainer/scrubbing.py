@@ -123,7 +123,6 @@ class Plan:
         """What `--dry-run` prints."""
         trained = [parameter for parameter in self.model.unet.parameters() if parameter.requires_grad]
         gradients, forwards = cost(self.config.method)
-        note = inner_loop_note(self.config.method)
         return "\n".join(
             [
                 dump_toml(self.config).rstrip(),
@@ -133,9 +132,14 @@ class Plan:
                 f"remain      {len(self.remain):,} samples of {_class_names(self.remain)}",
                 f"iteration   {gradients} gradients and {forwards} forward passes without one, over batches of "
                 f"{self.config.train.train_batch_size}",
-                *([note] if note else []),
+                *self.notes(),
             ]
         )
+
+    def notes(self) -> list[str]:
+        """What is said once, before a run."""
+        found = [inner_loop_note(self.config.method), null_class_note(self.model, self.forget)]
+        return [note for note in found if note is not None]
 
 
 def cost(method: MethodConfig) -> tuple[int, int]:
@@ -151,12 +155,23 @@ def cost(method: MethodConfig) -> tuple[int, int]:
 
 
 def inner_loop_note(method: MethodConfig) -> str | None:
-    """Said once: why the inner loop does not run."""
+    """Why the inner loop does not run."""
     if not isinstance(method, EraseDiffConfig) or method.needs_inner_loop or method.inner_every:
         return None
     return (
         "inner loop  skipped: with gradient_of_g = 'envelope' and barrier = 'norm', φ^K drops out of the update "
         "exactly; inner_every = n logs g every n steps"
+    )
+
+
+def null_class_note(model: DiffusionModel, dataset: Dataset) -> str | None:
+    """That a class more than the data have may be the null class."""
+    if model.null_class is not None or model.num_classes != len(dataset.classes) + 1:
+        return None
+    last = model.num_classes - 1
+    return (
+        f"null class  none: the model knows {model.num_classes} classes, the data {last}; "
+        f"if class {last} stands for 'no class', set model.null_class = {last}"
     )
 
 
@@ -209,9 +224,9 @@ def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
     }
     distributed.check_same_everywhere(hashes)
     record_inputs(run.path, inputs)
-    note = inner_loop_note(config.method)
-    if note and distributed.is_main():
-        print(note)
+    if distributed.is_main():
+        for note in planned.notes():
+            print(note)
     run_training(
         "scrub",
         planned.model,

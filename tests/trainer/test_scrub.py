@@ -299,6 +299,9 @@ def test_the_plan_says_what_would_happen_and_writes_nothing(digits: Path, base_m
     assert "183 samples of 3" in said
     assert "1,614 samples of 0, 1, 2, 4" in said
     assert "2 gradients and 1 forward passes" in said
+    assert "null class" not in said
+    without = plan(tiny_config(digits, base_model, tmp_path / "run", null_class=None)).describe()
+    assert "if class 10 stands for 'no class', set model.null_class = 10" in without
     assert not (tmp_path / "run").exists()
 
 
