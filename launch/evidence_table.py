@@ -28,6 +28,8 @@ def show(evidence: Evidence) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..trainer.evidence.thresholds import NOT_SHOWN
+
     record = evidence.record
     what = ", ".join(record.forgotten_classes) or f"{record.forget.num_samples} single samples"
     table = Table(title=f"forgotten: {what}", title_justify="left")
@@ -49,6 +51,8 @@ def show(evidence: Evidence) -> None:
         value = "no figure" if verdict.value is None else f"{verdict.value:.3f}"
         note = "; the unscrubbed model holds it too" if record.tells_nothing(verdict) else ""
         console.print(f"  {mark}  {verdict.threshold.replace('[', chr(92) + '[')}: {value}{note}")
+    if not record.shows_forgetting:
+        console.print(f"  [yellow]NOT SHOWN[/yellow]  {NOT_SHOWN}")
     judge = record.classifier
     print(f"judge    right on {judge.held_out_accuracy:.1%} of {judge.num_held_out} real images it did not see")
     print(f"record   {evidence.record_path}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from erasediff.launch.evidence_table import show
 from erasediff.trainer.config import EraseDiffConfig
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import ClassifierCard
@@ -26,6 +27,7 @@ from erasediff.trainer.evidence.record import (
     write_record,
 )
 from erasediff.trainer.evidence.relearning import RelearningPoint
+from erasediff.trainer.evidence.report import head
 from erasediff.trainer.evidence.thresholds import Verdict
 from erasediff.trainer.provenance import DataStamp
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
@@ -150,7 +152,9 @@ def test_the_report_shows_the_record(evidence: Evidence) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     for heading in ("Side by side", "λ_t over steps", "Cosines of the update", "Conflict by layer", "Relearning"):
         assert f"<h2>{heading}</h2>" in text
-    assert "Forgetting against quality" in text and "PASS" in text
+    assert "Forgetting against quality" in text
+    # its only threshold is on accuracy
+    assert '<span class="badge open">FORGETTING NOT SHOWN · 1 of 1 thresholds hold</span>' in text
     for entry in evidence.record.models.values():
         assert entry.weights_sha256 in text
     p_psi = evidence.record.models["scrubbed"].metrics["p_psi"].value
@@ -161,3 +165,27 @@ def test_the_report_shows_the_record(evidence: Evidence) -> None:
     assert "P_psi (n = 6)" in text
     assert evidence.record.tells_nothing(Verdict("p_psi <= 1", 1.0, 0.0, True))
     assert text.count("the unscrubbed model holds it too") == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "badge"),
+    [
+        (0.5, '<span class="badge pass">PASS · 1 of 1 thresholds hold</span>'),
+        (1.0, '<span class="badge open">FORGETTING NOT SHOWN · 1 of 1 thresholds hold</span>'),
+        (0.1, '<span class="badge fail">FAIL · 0 of 1 thresholds hold</span>'),
+    ],
+)
+def test_the_headline(
+    evidence: Evidence, limit: float, badge: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Of a model whose P_psi went from .9 to .3."""
+    models = dict(evidence.record.models)
+    for name, value in (("unscrubbed", 0.9), ("scrubbed", 0.3)):
+        models[name] = dataclasses.replace(
+            models[name], metrics=models[name].metrics | {"p_psi": Measurement(value, 100)}
+        )
+    verdict = Verdict(f"p_psi <= {limit}", limit, 0.3, limit >= 0.3)
+    record = dataclasses.replace(evidence.record, models=models, thresholds=[verdict], passed=verdict.passed)
+    assert badge in head(record)
+    show(dataclasses.replace(evidence, record=record))
+    assert ("NOT SHOWN" in capsys.readouterr().out) is (limit != 0.5)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.metrics import Measurement
-from erasediff.trainer.evidence.thresholds import check_thresholds, judge, parse_threshold, tells_nothing
+from erasediff.trainer.evidence.thresholds import (
+    check_thresholds,
+    judge,
+    parse_threshold,
+    shows_forgetting,
+    tells_nothing,
+)
 
 MODELS = {
     "unscrubbed": {"accuracy_remaining": Measurement(0.99, 450), "p_psi": Measurement(0.95, 500)},
@@ -48,6 +54,21 @@ def test_a_threshold_that_the_unscrubbed_model_holds_too_tells_nothing() -> None
     assert tells_nothing("p_psi <= retrained + 0.95", MODELS)
     # of quality it is expected
     assert not tells_nothing("accuracy_remaining >= unscrubbed - 0.01", MODELS)
+
+
+@pytest.mark.parametrize(
+    ("text", "shows"),
+    [
+        ("p_psi <= 0.1", True),
+        ("p_psi <= 0.99", False),
+        ("p_psi <= 0.01", False),
+        # the unscrubbed model fails it, but it says nothing of forgetting
+        ("accuracy_remaining <= 0.98", False),
+    ],
+)
+def test_what_shows_forgetting_holds_for_the_scrubbed_model_alone(text: str, shows: bool) -> None:
+    (verdict,) = judge([parse_threshold(text)], MODELS)
+    assert shows_forgetting(verdict, MODELS) is shows
 
 
 def test_a_metric_that_is_not_computed() -> None:

@@ -16,7 +16,7 @@ from ..provenance import DataStamp
 from .classifier import ClassifierCard
 from .metrics import Measurement
 from .relearning import RelearningPoint
-from .thresholds import Verdict, tells_nothing
+from .thresholds import Verdict, shows_forgetting, tells_nothing
 
 RECORD_NAME = "record.json"
 SCHEMA_VERSION = 1
@@ -109,7 +109,16 @@ class Record(_Strict):
 
     def tells_nothing(self, verdict: Verdict) -> bool:
         """Whether the unscrubbed model holds a threshold on forgetting as well."""
-        return tells_nothing(verdict.threshold, {name: entry.metrics for name, entry in self.models.items()})
+        return tells_nothing(verdict.threshold, self._metrics)
+
+    @property
+    def shows_forgetting(self) -> bool:
+        """Whether some threshold on forgetting holds that the unscrubbed model fails."""
+        return any(shows_forgetting(verdict, self._metrics) for verdict in self.thresholds)
+
+    @property
+    def _metrics(self) -> dict[str, dict[str, Measurement]]:
+        return {name: entry.metrics for name, entry in self.models.items()}
 
 
 _ADAPTER = TypeAdapter(Record)

@@ -20,7 +20,7 @@ from .evaluation import Bench, Images, Samples
 from .metrics import Measurement
 from .record import Record
 from .report_page import definitions, details, page, section
-from .thresholds import parse_threshold
+from .thresholds import NOT_SHOWN, parse_threshold
 
 KINDS = {"unscrubbed": "before", "scrubbed": "after", "retrained": "retrained"}
 _HEADINGS = {"unscrubbed": "before", "scrubbed": "after", "retrained": "retrained"}
@@ -64,11 +64,10 @@ def write_report(
     path: Path,
 ) -> None:
     """Writes the report whole or not at all. `steps` are the lines of metrics.jsonl."""
-    what = _forgotten(record)
-    parts = [_head(record, what), _grids(record, samples, bench), _table(record)]
+    parts = [head(record), _grids(record, samples, bench), _table(record)]
     parts.append(_pair(_lambda(steps, record), _cosines(steps), _conflict(steps), _trade_off(record), _curves(record)))
     parts += [_copies(record), _provenance(record)]
-    text = page(f"Erasure report: {what}", "\n".join(part for part in parts if part))
+    text = page(f"Erasure report: {_forgotten(record)}", "\n".join(part for part in parts if part))
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.rename(path)
@@ -81,11 +80,15 @@ def _forgotten(record: Record) -> str:
     return ("class " if len(names) == 1 else "classes ") + ", ".join(names)
 
 
-def _head(record: Record, what: str) -> str:
+def head(record: Record) -> str:
+    """What was forgotten, the verdict on it, and each threshold's."""
     passed = sum(verdict.passed for verdict in record.thresholds)
+    verdict_of_all, colour = ("PASS", "pass") if record.passed else ("FAIL", "fail")
+    if record.passed and not record.shows_forgetting:
+        verdict_of_all, colour = "FORGETTING NOT SHOWN", "open"
     badge = (
-        f'<span class="badge {"pass" if record.passed else "fail"}">{"PASS" if record.passed else "FAIL"} · '
-        f"{passed} of {len(record.thresholds)} thresholds hold</span>"
+        f'<span class="badge {colour}">{verdict_of_all} · {passed} of {len(record.thresholds)} thresholds hold</span>'
+        + ("" if record.shows_forgetting else f"<br>{NOT_SHOWN[0].upper()}{NOT_SHOWN[1:]}.")
     )
     request = f"request {record.request.id} · " if record.request.id else ""
     verdicts = "".join(
@@ -98,7 +101,7 @@ def _head(record: Record, what: str) -> str:
     )
     return (
         f'<p class="eyebrow">Erasure report · {escape(request)}{escape(record.date[:10])}</p>'
-        f"<h1>Forgotten: {escape(what)}</h1><p>{badge}</p>"
+        f"<h1>Forgotten: {escape(_forgotten(record))}</h1><p>{badge}</p>"
         f'<p class="soft">{record.forget.num_samples:,} samples forgotten, {record.remain.num_samples:,} kept. '
         f'{escape(record.statement)}</p><div class="verdicts">{verdicts}</div>'
     )

@@ -30,6 +30,7 @@ p { margin: 0 0 .8rem; }
 .eyebrow { color: var(--soft); font-size: .8rem; letter-spacing: .08em; text-transform: uppercase; margin: 0; }
 .badge { display: inline-block; padding: .15rem .7rem; border-radius: 99px; font-weight: 650; font-size: .95rem; }
 .pass { color: var(--good); background: var(--good-wash); } .fail { color: var(--bad); background: var(--bad-wash); }
+.open { color: var(--ink); background: var(--rule); }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 14px;
   padding: 1.1rem; margin-top: 1rem; }
 .pair { display: grid; gap: 1rem; margin-top: 1rem;

@@ -11,6 +11,8 @@ from .metrics import Measurement
 
 # metrics by which a model that forgot is told from one that did not
 _OF_FORGETTING = ("p_psi", "entropy", "nearest_to_forget", "membership_auc")
+# where no threshold shows forgetting
+NOT_SHOWN = "no threshold on forgetting holds that the unscrubbed model does not hold too"
 MODELS = ("unscrubbed", "scrubbed", "retrained")
 _NUMBER = r"\d+\.?\d*(?:e-?\d+)?"
 _PATTERN = re.compile(
@@ -90,6 +92,19 @@ def judge(thresholds: Sequence[Threshold], models: Mapping[str, Mapping[str, Mea
 
 def tells_nothing(text: str, models: Mapping[str, Mapping[str, Measurement]]) -> bool:
     """Whether a threshold on forgetting holds for the unscrubbed model as well, which has forgotten nothing."""
-    threshold = parse_threshold(text)
-    (verdict,) = judge([threshold], {**models, "scrubbed": models["unscrubbed"]})
-    return verdict.passed and threshold.metric.partition("[")[0] in _OF_FORGETTING
+    return _is_of_forgetting(text) and _holds_unscrubbed(text, models)
+
+
+def shows_forgetting(verdict: Verdict, models: Mapping[str, Mapping[str, Measurement]]) -> bool:
+    """Whether it is a threshold on forgetting that the scrubbed model holds and the unscrubbed one does not."""
+    text = verdict.threshold
+    return verdict.passed and _is_of_forgetting(text) and not _holds_unscrubbed(text, models)
+
+
+def _is_of_forgetting(text: str) -> bool:
+    return parse_threshold(text).metric.partition("[")[0] in _OF_FORGETTING
+
+
+def _holds_unscrubbed(text: str, models: Mapping[str, Mapping[str, Measurement]]) -> bool:
+    (verdict,) = judge([parse_threshold(text)], {**models, "scrubbed": models["unscrubbed"]})
+    return verdict.passed
