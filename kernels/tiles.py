@@ -42,10 +42,10 @@ CPU_CHUNK = 262_144
 
 # the CPU's sums take two such chunks at a time and add the second's products to the first's, element by element: half
 # as much is left to sum up, and two equal products double exactly (three do not). The rest are rows, of elements that
-# torch adds up in fp32; their sums are added up in fp64. Off by at most 2e-7 where all elements are equal, rows of 512
-# by 4e-7; and the bits depend on no number of threads. For any elements the worst is that 15 roundings go one way, a
-# product's own, its pair's and 13 in its row: 15 · 2⁻²⁴ = 8.9e-7. First-order sums have two more, d's in either factor,
-# so their rows are half as long, with 11
+# torch adds up in fp32; their sums are added up in fp64, and the bits depend on no number of threads. Off by at most
+# 2.6e-7 where all elements are equal, rows of 512 by 4e-7. For any elements the worst is that 15 roundings go one way,
+# a product's own, its pair's and 13 in its row: 15 · 2⁻²⁴ = 8.9e-7. First-order sums have two more, d's in either
+# factor, so their rows are half as long, with 11
 CPU_ROW, FIRST_ORDER_CPU_ROW = 128, 64
 
 # 0 and λ_t within these limits are applied in fp32, others in fp64: λ_t may leave fp32's range while λ_t ∇g does not
