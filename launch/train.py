@@ -49,14 +49,11 @@ class Scrub:
 
     def run(self) -> None:
         with stopping.on_signals():
-            from ..trainer.distributed import check_device, is_main, leaving_together
-            from ..trainer.run_folder import check_output
-            from ..trainer.scrubbing import plan, run_scrub
+            from ..trainer.distributed import is_main, leaving_together
+            from ..trainer.scrubbing import dry_run, run_scrub
 
             if self.dry_run:
-                check_device(self.config.engine)
-                check_output(self.config, self.config.output)
-                said = plan(self.config).describe()
+                said = dry_run(self.config)
                 if os.environ.get("RANK", "0") == "0":
                     print(said)
                 return

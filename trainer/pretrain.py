@@ -12,6 +12,7 @@ from .checks import check_all_labelled, check_engine, check_optimizer, check_tra
 from .config import FinetuneConfig, PretrainConfig
 from .errors import ConfigError
 from .loop import Watch
+from .provenance import DataStamp, PretrainInputs
 from .run_folder import RunFolder
 from .train import train
 
@@ -21,9 +22,9 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     device = distributed.set_up(config.engine)
     data, model = distributed.together(lambda: _plan(config))
     run = RunFolder(config, config.output)
+    inputs = PretrainInputs(DataStamp.of(data))
+    run.hold_to(inputs)
     if not run.is_finished:
-        hashes = {"samples of data": data.fingerprint}
-        distributed.check_same_everywhere(hashes)
         train(
             "pretrain",
             model,
@@ -34,7 +35,7 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
             remain=data,
             forget=None,
             run=run,
-            hashes=hashes,
+            hashes=inputs.hashes(),
             device=device,
             watch=watch,
         )

@@ -1,24 +1,24 @@
 """Where things come from: hashes of weights, versions, and what a run was started on.
 
-inputs.json holds the base model's hash and both sets' fingerprints; a scrub writes it before its first step.
+inputs.json holds the base model's hash and the datasets' fingerprints; a run writes it before its first step.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from ..shards.dataset import Dataset
-from . import distributed
 from .errors import ConfigError
 from .files import write_json
 
@@ -60,6 +60,28 @@ class Inputs:
     forget: DataStamp
     remain: DataStamp
 
+    def hashes(self) -> dict[str, str]:
+        """By the words that name each to a user."""
+        return {
+            "weights of model.path": self.base_weights_sha256,
+            "samples of forget": self.forget.fingerprint,
+            "samples of remain": self.remain.fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class PretrainInputs:
+    """What a training from nothing was started on."""
+
+    data: DataStamp
+
+    def hashes(self) -> dict[str, str]:
+        """By the words that name each to a user."""
+        return {"samples of data": self.data.fingerprint}
+
+
+InputsT = TypeVar("InputsT", bound=Inputs | PretrainInputs)
+
 
 def versions() -> dict[str, str]:
     """Of the packages that figures depend on, and of the code: a commit where it runs from a git checkout."""
@@ -84,34 +106,40 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def record_inputs(run: Path, inputs: Inputs) -> None:
-    """Notes what the run works on when it is started first. All ranks call it.
+def record_inputs(run: Path, inputs: Inputs | PretrainInputs) -> None:
+    """Notes what the run works on when it is started first. Rank 0 calls it.
 
     Raises ConfigError where the run was begun on other weights or other samples than these.
     """
-    problem = distributed.agree(_record(run, inputs) if distributed.is_main() else None)
-    if problem is not None:
-        raise ConfigError(str(problem))
-
-
-def _record(run: Path, inputs: Inputs) -> str | None:
-    recorded = read_inputs(run)
-    if recorded is None:
+    check_inputs(run, inputs)
+    if not (run / INPUTS_NAME).exists():
         write_json(run / INPUTS_NAME, asdict(inputs))
-    elif recorded.base_weights_sha256 != inputs.base_weights_sha256:
-        return f"output = '{run}' was begun from other weights than model.path holds now: choose another output"
-    elif (recorded.forget.fingerprint, recorded.remain.fingerprint) != (
-        inputs.forget.fingerprint,
-        inputs.remain.fingerprint,
-    ):
-        return f"output = '{run}' was begun with other samples in forget or remain: choose another output"
-    return None
 
 
-def read_inputs(run: Path) -> Inputs | None:
-    """What `record_inputs` noted; None for a run without it."""
+def check_inputs(run: Path, inputs: Inputs | PretrainInputs) -> None:
+    """Raises ConfigError where the run, if there is one, was begun on other weights or samples; writes nothing."""
+    recorded = read_inputs(run, type(inputs))
+    if recorded is None:
+        return
+    theirs, ours = recorded.hashes(), inputs.hashes()
+    changed = [
+        f"other {what} ({theirs[what][:12]}… there, {ours[what][:12]}… now)"
+        for what in ours
+        if theirs[what] != ours[what]
+    ]
+    if changed:
+        raise ConfigError(
+            f"output = '{run}' was begun with {', '.join(changed)}: put back what it was begun with, "
+            "or choose another output"
+        )
+
+
+def read_inputs(run: Path, kind: type[InputsT] = Inputs) -> InputsT | None:
+    """What `record_inputs` noted; None for a run without it. Raises ConfigError for a damaged file."""
+    path = run / INPUTS_NAME
     try:
-        values = json.loads((run / INPUTS_NAME).read_text())
+        return TypeAdapter(kind).validate_json(path.read_text())
     except FileNotFoundError:
         return None
-    return Inputs(values["base_weights_sha256"], DataStamp(**values["forget"]), DataStamp(**values["remain"]))
+    except ValueError:
+        raise ConfigError(f"{path} is damaged: put it back, or choose another output") from None

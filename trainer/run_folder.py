@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -18,6 +19,7 @@ from .config import Settings
 from .errors import ConfigError, TrainingError
 from .files import open_up, sync, sync_tree, write_text
 from .identity import Identity, what_counts
+from .provenance import INPUTS_NAME, Inputs, PretrainInputs, record_inputs
 from .settings import dump_toml, read_toml
 
 LOGS_NAME = "logs"  # what the ranks print, where a launcher keeps it
@@ -83,6 +85,22 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the model is there and counts, agreed by all ranks."""
         return bool(distributed.agree(is_finished(self.path) if distributed.is_main() else None))
+
+    def hold_to(self, inputs: Inputs | PretrainInputs) -> None:
+        """Notes what the run works on when it is started first. All ranks call it.
+
+        Raises ConfigError, on all of them, where a disk holds something else than rank 0's, or where the run, finished
+        or not, was begun on other weights or samples.
+        """
+        distributed.check_same_everywhere(inputs.hashes())
+        distributed.together(lambda: self._hold_to(inputs) if distributed.is_main() else None)
+
+    def _hold_to(self, inputs: Inputs | PretrainInputs) -> None:
+        if is_finished(self.path) and not (self.path / INPUTS_NAME).exists():
+            said = "was finished by an erasediff that did not note its inputs: whether they have changed is not known"
+            print(f"erasediff: output = '{self.path}' {said}", file=sys.stderr)
+            return
+        record_inputs(self.path, inputs)
 
     def publish_model(self, write: Callable[[Path], None], attempt: Attempt | None = None) -> None:
         """Has rank 0 `write` the model into a folder that appears as model/ only when it is complete.

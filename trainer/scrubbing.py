@@ -36,8 +36,8 @@ from .errors import ConfigError
 from .files import open_up
 from .loop import Watch
 from .models import DiffusionModel
-from .provenance import DataStamp, Inputs, record_inputs, weights_sha256
-from .run_folder import RunFolder
+from .provenance import DataStamp, Inputs, check_inputs, weights_sha256
+from .run_folder import RunFolder, check_output, is_finished
 from .settings import dump_toml
 from .train import train as run_training
 
@@ -209,21 +209,25 @@ def check_settings(
     check_precision(config.engine, config.method)
 
 
+def dry_run(config: ScrubConfig) -> str:
+    """What `--dry-run` prints. Raises ConfigError or DataError where the run would be refused; writes nothing."""
+    distributed.check_device(config.engine)
+    check_output(config, config.output)
+    planned, run = plan(config), Path(config.output)
+    check_inputs(run, planned.inputs())
+    finished = f"\nfinished    already: {run / 'model'}; the same command changes nothing" if is_finished(run) else ""
+    return planned.describe() + finished
+
+
 def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues a scrub; returns the folder of the scrubbed pipeline. All ranks call it."""
     device = distributed.set_up(config.engine)
     planned = distributed.together(lambda: plan(config))
     run = RunFolder(config, config.output)
+    inputs = planned.inputs()
+    run.hold_to(inputs)
     if run.is_finished:
         return run.model_path
-    inputs = planned.inputs()
-    hashes = {
-        "weights of model.path": inputs.base_weights_sha256,
-        "samples of forget": inputs.forget.fingerprint,
-        "samples of remain": inputs.remain.fingerprint,
-    }
-    distributed.check_same_everywhere(hashes)
-    record_inputs(run.path, inputs)
     if distributed.is_main():
         for note in planned.notes():
             print(note)
@@ -237,7 +241,7 @@ def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
         remain=planned.remain,
         forget=planned.forget,
         run=run,
-        hashes=hashes,
+        hashes=inputs.hashes(),
         device=device,
         watch=watch,
     )

@@ -1,0 +1,127 @@
+"""A run goes on, or is called finished, only on the weights and samples it was begun with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from diffusers import DDPMPipeline
+from erasediff.launch.cli import main
+from erasediff.shards import Dataset, split
+from erasediff.trainer.config import EngineConfig, OptimizerConfig, PretrainConfig, ScrubConfig, TrainConfig, UNetConfig
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.pretrain import run_pretrain
+from erasediff.trainer.scrubbing import dry_run, run_scrub
+from tiny import make_pipeline, tiny_config
+
+
+@pytest.fixture
+def own(digits: Path, base_model: Path, tmp_path: Path) -> ScrubConfig:
+    """A scrub of one step whose model and sets may be changed."""
+    shutil.copytree(base_model, tmp_path / "base")
+    split(digits / "data", tmp_path / "split", ["3"])
+    train = TrainConfig(max_train_steps=1, train_batch_size=4)
+    return tiny_config(tmp_path, tmp_path / "base", tmp_path / "run", train=train)
+
+
+def words_of(config: ScrubConfig) -> list[str]:
+    words = ["scrub", "--model.path", config.model.path, "--model.null-class", "10", "--forget", config.forget]
+    words += ["--remain", config.remain, "--output", config.output, "--engine.device", "cpu"]
+    return [*words, "--train.max-train-steps", "1", "--train.train-batch-size", "4"]
+
+
+def split_again(digits: Path, config: ScrubConfig) -> None:
+    shutil.rmtree(Path(config.forget).parent)
+    split(digits / "data", Path(config.forget).parent, ["3", "5"])
+
+
+def snapshot(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_scrub_is_not_the_answer_for_other_samples(
+    own: ScrubConfig, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words_of(own)) == 0
+    before = snapshot(Path(own.output))
+    assert main(words_of(own)) == 0, "the same inputs: finished"
+    assert main([*words_of(own), "--dry-run"]) == 0
+    assert f"finished    already: {own.output}/model" in capsys.readouterr().out
+    theirs = Dataset.open(own.forget).fingerprint
+    split_again(digits, own)
+    ours = Dataset.open(own.forget).fingerprint
+    for words in (words_of(own), [*words_of(own), "--dry-run"]):
+        assert main(words) == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.strip().splitlines()
+        assert f"other samples of forget ({theirs[:12]}… there, {ours[:12]}… now)" in line
+        assert "other samples of remain" in line and "other weights" not in line
+        assert "put back what it was begun with, or choose another output" in line
+        assert "model:" not in captured.out
+    assert snapshot(Path(own.output)) == before
+
+
+def test_a_finished_scrub_is_not_the_answer_for_other_weights(own: ScrubConfig, tmp_path: Path) -> None:
+    run_scrub(own)
+    shutil.rmtree(own.model.path)
+    make_pipeline(Path(own.model.path), seed=2)
+    with pytest.raises(ConfigError, match=r"begun with other weights of model\.path \(.{12}… there, .{12}… now\): put"):
+        run_scrub(own)
+    with pytest.raises(ConfigError, match=r"begun with other weights of model\.path"):
+        dry_run(own)
+    # another file with the same weights is the same model
+    shutil.rmtree(own.model.path)
+    DDPMPipeline.from_pretrained(make_pipeline(tmp_path / "again")).save_pretrained(own.model.path)
+    assert run_scrub(own) == Path(own.output) / "model"
+
+
+def test_a_scrub_that_was_begun_is_not_continued_with_other_samples(own: ScrubConfig, digits: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_scrub(own, watch=lambda step, model: 1 / 0)  # pyright: ignore[reportArgumentType]
+    split_again(digits, own)
+    with pytest.raises(ConfigError, match="begun with other samples of forget"):
+        run_scrub(own)
+
+
+def test_a_dry_run_says_finished_only_of_a_finished_run(own: ScrubConfig) -> None:
+    assert "finished    already" not in dry_run(own)
+    with pytest.raises(ZeroDivisionError):
+        run_scrub(own, watch=lambda step, model: 1 / 0)  # pyright: ignore[reportArgumentType]
+    assert "finished    already" not in dry_run(own)
+
+
+def test_a_finished_pretrain_is_not_the_answer_for_other_samples(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(digits / "split" / "forget", tmp_path / "data")
+    config = PretrainConfig(
+        data=str(tmp_path / "data"),
+        output=str(tmp_path / "run"),
+        unet=UNetConfig(block_out_channels=(8, 8), norm_num_groups=4),
+        train=TrainConfig(max_train_steps=1, train_batch_size=4),
+        optimizer=OptimizerConfig(),
+        engine=EngineConfig(device="cpu"),
+    )
+    model = run_pretrain(config)
+    before = snapshot(Path(config.output))
+    assert run_pretrain(config) == model
+    assert snapshot(Path(config.output)) == before
+    shutil.rmtree(tmp_path / "data")
+    shutil.copytree(digits / "data", tmp_path / "data")
+    with pytest.raises(ConfigError, match="begun with other samples of data"):
+        run_pretrain(config)
+
+    # one of before there were inputs.json counts as finished, with a word
+    (tmp_path / "run" / "inputs.json").unlink()
+    capsys.readouterr()
+    assert run_pretrain(config) == model
+    assert "did not note its inputs" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "inputs.json").exists()
+
+
+def test_damaged_inputs_are_named(own: ScrubConfig) -> None:
+    run_scrub(own)
+    (Path(own.output) / "inputs.json").write_text('{"base_weights_sha256": 3}')
+    with pytest.raises(ConfigError, match=r"run/inputs\.json is damaged: put it back, or choose another output"):
+        run_scrub(own)
