@@ -24,6 +24,9 @@ class Build:
     """Dataset folder to write; must not exist. After a kill, the same command continues."""
     name: str | None = None
     """Name of the dataset and of its shards; the source's name if not given."""
+    classes: tuple[str, ...] = ()
+    """Class names in the order in which labels count them, absent ones too, as a model knows them: the names, or a file
+    with a line for each (.json: a list). The source's own, sorted, if not given; for tars their numbers."""
     max_shard_samples: int = DEFAULT_MAX_SHARD_SAMPLES
     """Samples in a shard, at most."""
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES
@@ -41,6 +44,7 @@ class Build:
                 self.source,
                 self.output,
                 name=self.name,
+                classes=self.classes,
                 max_shard_samples=self.max_shard_samples,
                 max_shard_bytes=self.max_shard_bytes,
                 num_workers=self.num_workers,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .card import write_card
+from .classes import check_numbers
 from .errors import DataError, shorten
 from .index import fingerprint, index_dtype, load_index
 from .jobs import Progress, StopFlag, run_jobs
@@ -37,6 +38,8 @@ def assemble(
     parts = run_jobs([partial(job, number) for number in range(num_parts)], num_workers, progress)
     index = _join(folder / INDEX_NAME, [part.rows for part in parts])
     check_unique(index)
+    if classes is not None:
+        check_numbers(index, classes, name)
     shapes = frozenset[tuple[int, ...]]().union(*(part.shapes for part in parts))
     complete(
         folder,

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from .assemble import assemble
+from .classes import Reordered, read_class_names
 from .dataset import Dataset
 from .digits import Digits
 from .errors import DataError
@@ -27,12 +29,16 @@ def build(
     output: str | Path,
     *,
     name: str | None = None,
+    classes: Sequence[str] = (),
     max_shard_samples: int = DEFAULT_MAX_SHARD_SAMPLES,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Make the dataset folder `output` from `source`; see `open_source` for what that can be.
+
+    classes: names in the order in which labels count them, of classes without a sample too, as a model knows them; none
+    given: those of the source, sorted. Tars have numbers, whose names these are.
 
     Content is stored as it is, every sample decoded once so that a broken one is found here; existing tars are indexed
     where they are. The same input gives the same bytes, on any number of workers (threads; None for one a CPU). After
@@ -48,8 +54,12 @@ def build(
     opened = open_source(source)
     name = opened.name if name is None else name
     check_name(name, "name")
+    names = read_class_names(classes, "classes")
     if isinstance(opened, TarSource):
-        return index_in_place(opened, output, name=name, num_workers=num_workers, progress=progress)
+        return index_in_place(
+            opened, output, name=name, classes=names or None, num_workers=num_workers, progress=progress
+        )
+    opened = Reordered(opened, names) if names else opened
     shards = plan_shards(opened.sizes_bytes, max_shard_samples, max_shard_bytes)
     return write_dataset(opened, output, name=name, shards=shards, num_workers=num_workers, progress=progress)
 

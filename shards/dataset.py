@@ -31,11 +31,22 @@ class Sample:
 class Dataset:
     """Samples by number, `0 … len(self) - 1`, in shard order. Make one with `Dataset.open`."""
 
-    def __init__(self, path: Path, manifest: Manifest, index: np.ndarray) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        index: np.ndarray,
+        *,
+        classes: tuple[str, ...] | None = None,
+        label_table: np.ndarray | None = None,
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.index = index
-        """Rows as in `index.index_dtype`, memory-mapped, read only."""
+        """Rows as in `index.index_dtype`, memory-mapped, read only; labels count in the manifest's classes."""
+        self.classes = manifest.classes if classes is None else classes
+        """Class names; a label is a position in it."""
+        self._label_table = label_table
         self.files = ShardFiles(
             [path / shard.path for shard in manifest.shards], [shard.bytes for shard in manifest.shards]
         )
@@ -62,11 +73,6 @@ class Dataset:
         return self.manifest.name
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; a label is a position in it."""
-        return self.manifest.classes
-
-    @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over class names and every sample's key, label and content, in order."""
         return self.manifest.fingerprint
@@ -76,12 +82,25 @@ class Dataset:
         """Size of every image, or None when they differ."""
         return self.manifest.image
 
+    def relabelled(self, classes: tuple[str, ...], table: np.ndarray) -> "Dataset":
+        """The same samples for a reader who counts classes otherwise: label i is `table[i]` there, -1 for none.
+
+        table: int64 [len(self.manifest.classes)], positions in `classes`. The fingerprint stays, the index too.
+        """
+        return Dataset(self.path, self.manifest, self.index, classes=classes, label_table=table)
+
     @cached_property
     def labels(self) -> np.ndarray:
         """int64 [len(self)], -1 where a sample has none."""
-        labels = self.index["label"].astype(np.int64)
-        check_labels(labels, self.classes)
-        return labels
+        return self.labels_at(slice(None))
+
+    def labels_at(self, rows: np.ndarray | slice) -> np.ndarray:
+        """int64, the labels of these samples alone."""
+        labels = self.index["label"][rows].astype(np.int64)
+        check_labels(labels, self.manifest.classes)
+        if self._label_table is None:
+            return labels
+        return np.where(labels == NO_LABEL, NO_LABEL, self._label_table[labels])
 
     @property
     def keys(self) -> list[str]:
@@ -111,7 +130,7 @@ class Dataset:
 
     def read(self, i: int) -> Sample:
         """Read and decode sample `i`; raises `DataError` naming it."""
-        label = int(self.index["label"][i])
+        label = int(self.labels_at(np.array([i]))[0])
         image = decode(self.read_bytes(i), self.where(i))
         return Sample(self.key(i), image, None if label == NO_LABEL else label, self.text(i))
 

@@ -44,21 +44,27 @@ def tars_in(folder: Path) -> list[Path]:
 
 
 def index_in_place(
-    source: TarSource, output: Path, *, name: str, num_workers: int, progress: Progress | None = None
+    source: TarSource,
+    output: Path,
+    *,
+    name: str,
+    num_workers: int,
+    classes: tuple[str, ...] | None = None,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Make the dataset folder `output`, which points to the tars by relative path.
 
     A sample is one image or array (`.png … .npy, .safetensors`) with `.cls` (a number), `.txt` and `.json` beside it;
-    other members are left alone. Image headers are read here, pixels not until `verify` or the stream. Raises
-    `DataError`.
+    other members are left alone. `classes` names the numbers; None: each is its own name. Image headers are read here,
+    pixels not until `verify` or the stream. Raises `DataError`.
     """
 
     def index_one(number: int, stop: StopFlag) -> Part:
         return _index_tar(source.tars[number], number, output, stop)
 
-    with staged(output, f"{name} {source.stamp()}") as folder:
+    with staged(output, f"{name} {source.stamp()}" + (f" {classes!r}" if classes else "")) as folder:
         assemble(
-            folder, index_one, len(source.tars), name=name, classes=None, num_workers=num_workers, progress=progress
+            folder, index_one, len(source.tars), name=name, classes=classes, num_workers=num_workers, progress=progress
         )
     return Dataset.open(output)
 

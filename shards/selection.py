@@ -16,7 +16,7 @@ class Selection:
         self.dataset = dataset
         self.rows = rows
         self.name = name
-        self.classes = dataset.classes
+        self.classes = dataset.manifest.classes
 
     @property
     def sizes_bytes(self) -> Sequence[int]:

@@ -33,13 +33,15 @@ def split(
     forget_labels: Sequence[str | int] = (),
     *,
     request: Request | str | Path | None = None,
+    left_out: np.ndarray | None = None,
     rewrite: bool = False,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Dataset, Dataset]:
     """Write `output/forget` and `output/remain`; returns both.
 
-    What to forget is named by class (`forget_labels`) or by an erasure request. `forget` has compact shards of its own.
+    What to forget is named by class (`forget_labels`) or by an erasure request; what is not named remains, without the
+    samples of `left_out` (bool [N]), which a model has forgotten before. `forget` has compact shards of its own.
     `remain` is not rewritten: its index leaves the forgotten rows out and points into the shards of `dataset`, by
     relative path; with `rewrite` it gets purged shards of its own, one for each old one, so that the old data can be
     deleted. `output/request.json` says what was asked and found. Raises `DataError`, writing nothing, when a label, key
@@ -51,10 +53,11 @@ def split(
     check_absent(output)
     asked = _request(forget_labels, request)
     forgotten = select(dataset, asked)
-    _check_split(dataset, forgotten)
+    remaining = ~forgotten if left_out is None else ~(forgotten | left_out)
+    _check_split(dataset, forgotten, remaining)
     forget = Selection(dataset, np.flatnonzero(forgotten), f"{dataset.name}-{FORGET_NAME}")
-    remain = Selection(dataset, np.flatnonzero(~forgotten), f"{dataset.name}-{REMAIN_NAME}")
-    with staged(output, _stamp(forget, asked, rewrite)) as folder:
+    remain = Selection(dataset, np.flatnonzero(remaining), f"{dataset.name}-{REMAIN_NAME}")
+    with staged(output, _stamp(forget, remain, asked, rewrite)) as folder:
         for part in (FORGET_NAME, REMAIN_NAME):
             (folder / part).mkdir(exist_ok=True)
         shards = plan_shards(forget.sizes_bytes, DEFAULT_MAX_SHARD_SAMPLES, DEFAULT_MAX_SHARD_BYTES)
@@ -72,7 +75,7 @@ def split(
             )
         else:
             _write_pointers(folder / REMAIN_NAME, remain, final=output / REMAIN_NAME)
-        _write_record(folder, asked, dataset, forget)
+        _write_record(folder, asked, dataset, forget, remain)
     return Dataset.open(output / FORGET_NAME), Dataset.open(output / REMAIN_NAME)
 
 
@@ -84,10 +87,14 @@ def _request(labels: Sequence[str | int], request: Request | str | Path | None) 
     return request if isinstance(request, Request) else read_request(Path(request))
 
 
-def _check_split(dataset: Dataset, forgotten: np.ndarray) -> None:
-    if forgotten.all():
-        raise DataError(f"{dataset.path}: all {len(dataset):,} samples would be forgotten, none remain; forget fewer")
-    forget_rows, remain_rows = np.flatnonzero(forgotten), np.flatnonzero(~forgotten)
+def _check_split(dataset: Dataset, forgotten: np.ndarray, remaining: np.ndarray) -> None:
+    if not remaining.any():
+        left = np.count_nonzero(~forgotten)
+        rest = f", but for {left:,} that are left out" if left else ""
+        raise DataError(
+            f"{dataset.path}: all {len(dataset):,} samples would be forgotten{rest}, none remain; forget fewer"
+        )
+    forget_rows, remain_rows = np.flatnonzero(forgotten), np.flatnonzero(remaining)
     hashes = hash_numbers(dataset.index)
     overlaps = same_hash(hashes[forget_rows], hashes[remain_rows])
     if overlaps:
@@ -96,8 +103,8 @@ def _check_split(dataset: Dataset, forgotten: np.ndarray) -> None:
         raise DataError(f"{dataset.path}: {what}: {shorten(pairs)}; forget both, or remove one and build again")
 
 
-def _stamp(forget: Selection, request: Request, rewrite: bool) -> str:
-    return hashlib.sha256(repr((forget.stamp(), request, rewrite)).encode()).hexdigest()
+def _stamp(forget: Selection, remain: Selection, request: Request, rewrite: bool) -> str:
+    return hashlib.sha256(repr((forget.stamp(), remain.stamp(), request, rewrite)).encode()).hexdigest()
 
 
 def _write_pointers(folder: Path, remain: Selection, final: Path) -> None:
@@ -116,15 +123,16 @@ def _write_pointers(folder: Path, remain: Selection, final: Path) -> None:
         )
         for shard, num_samples in zip(dataset.manifest.shards, counts, strict=True)
     ]
-    complete(folder, name=remain.name, classes=dataset.classes, image=dataset.image_shape, index=index, shards=shards)
+    complete(folder, name=remain.name, classes=remain.classes, image=dataset.image_shape, index=index, shards=shards)
 
 
-def _write_record(folder: Path, request: Request, dataset: Dataset, forget: Selection) -> None:
+def _write_record(folder: Path, request: Request, dataset: Dataset, forget: Selection, remain: Selection) -> None:
     """What was asked, of which data, and how much it was."""
     record = {
         "request": asdict(request),
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "num_samples": len(dataset)},
         "num_forgotten": len(forget.rows),
+        "num_left_out": len(dataset) - len(forget.rows) - len(remain.rows),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
     (folder / REQUEST_NAME).write_text(text, encoding="utf-8")

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from .dataset import Dataset, check_labels, decode_key
+from .dataset import Dataset, decode_key
 from .errors import DataError
 from .loaders import PIXELS, Buffers, ImageLoader, make_loader
 from .mixture import Mixture
@@ -155,8 +155,12 @@ class Stream:
         return pixels if self._dtype == "uint8" else normalise(pixels)
 
     def _labels(self, sources: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        labels = self._gather("label", sources, rows).astype(np.int64)
-        check_labels(labels, self.datasets[0].classes)
+        if len(self.datasets) == 1:
+            return self.datasets[0].labels_at(rows)
+        labels = np.empty(len(rows), dtype=np.int64)
+        for number, dataset in enumerate(self.datasets):
+            here = sources == number
+            labels[here] = dataset.labels_at(rows[here])
         return labels
 
     def _gather(self, field: str, sources: np.ndarray, rows: np.ndarray) -> np.ndarray:
