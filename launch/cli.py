@@ -100,7 +100,7 @@ def read(module: str, options: str, name: str, words: list[str]) -> Command:
     return parse(kind, words, prog=f"erasediff {name}")
 
 
-def _fail(error: Exception, status: int) -> int:
+def _fail(error: BaseException, status: int) -> int:
     # where torch's elastic launchers look for what a rank has to say
     if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         told = {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..trainer import stopping
 from ..trainer.config import EraseConfig
 from .options import read_settings
 
@@ -20,18 +21,21 @@ class Erase:
         return cls(read_settings(EraseConfig, words, prog=prog))
 
     def run(self) -> None:
-        from ..trainer.distributed import is_main
-        from ..trainer.erase import run_erase
-        from ..trainer.errors import ThresholdError
-        from ..trainer.evidence.record import RECORD_NAME
-        from .evidence_table import show
+        with stopping.on_signals():
+            from ..trainer.distributed import is_main, leaving_together
+            from ..trainer.erase import run_erase
+            from ..trainer.errors import ThresholdError
+            from ..trainer.evidence.record import RECORD_NAME
+            from .evidence_table import show
 
-        try:
-            erasure = run_erase(self.config)
-        except ThresholdError as error:
-            raise ThresholdError(
-                f"{error}; no model is published, {self.config.output}/{RECORD_NAME} and the report beside it say more"
-            ) from None
-        if is_main():
-            show(erasure.evidence)
-            print(f"model    {erasure.model}")
+            with leaving_together():
+                try:
+                    erasure = run_erase(self.config)
+                except ThresholdError as error:
+                    raise ThresholdError(
+                        f"{error}; no model is published, {self.config.output}/{RECORD_NAME} and the report beside it "
+                        "say more"
+                    ) from None
+                if is_main():
+                    show(erasure.evidence)
+                    print(f"model    {erasure.model}")

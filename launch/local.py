@@ -32,7 +32,7 @@ ROOM_FOR_LOGS_BYTES = 1 << 20
 class Options:
     """Run scrub, pretrain or erase on several processes of this machine, one a rank; each rank logs to OUTPUT/logs.
 
-    When one rank fails all end, and its error is shown. SIGTERM and Ctrl-C save a checkpoint and stop (exit code 75:
+    When one rank fails all end, and its error is shown. SIGTERM and Ctrl-C stop with what was done saved (exit code 75:
     the same command continues); a second one 2 s later or more stops at once.
     """
 

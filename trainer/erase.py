@@ -23,7 +23,7 @@ from ..shards.errors import DataError
 from ..shards.request import Request, read_request
 from ..shards.select import select
 from ..shards.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
-from . import distributed, models
+from . import distributed, models, stopping
 from .checks import check_all_labelled, labels_of
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .errors import ConfigError, TrainingError
@@ -80,6 +80,7 @@ def run_erase(
         engine=config.engine,
     )
     scrubbed = run_scrub(scrub, watch=watch)
+    stopping.check()
     if before_evaluation is not None:
         before_evaluation()
     evidence = _recorded(run.path, config, scrubbed)

@@ -13,8 +13,11 @@ class LostRankError(TrainingError):
     """Another rank has left or does not answer, so that this one cannot go on; why is that one's to say."""
 
 
-class Interrupted(RuntimeError):
-    """A run was asked to stop and saved where it was; the same command continues it."""
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop and what it had done is saved; the same command continues it.
+
+    A signal raises it wherever the process stands: nothing that catches errors may take it for one.
+    """
 
 
 class ThresholdError(TrainingError):

@@ -1,6 +1,7 @@
 """A rank's wish that all ranks meet at a step boundary, to stop or to hear its news: it travels in the step's packet.
 
-So all decide alike. Whoever asks for a stop may be a signal handler or a thread. No torch here.
+So all decide alike. Whoever asks for a stop may be a signal handler or a thread. Where there are no steps, and whatever
+is under way may be cut off at any moment, a signal ends the work where it stands. No torch here.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from .errors import Interrupted
+
 # a second signal within this time is taken for an echo of the first: launchers and terminals both send it on
 ECHO_SECONDS = 2.0
+
+_STOPPED = "stopped, what was done is kept; the same command continues"
 
 _asked = threading.Event()
 _has_news = threading.Event()
 _signalled_at: float | None = None
+_is_deferred = False
 
 
 def ask() -> None:
@@ -50,8 +56,26 @@ def reset() -> None:
 
 
 @contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, a signal only asks for a stop: whoever opens it looks at packets, or calls `check` behind it."""
+    global _is_deferred
+    _is_deferred = True
+    try:
+        yield
+    finally:
+        _is_deferred = False
+
+
+def check() -> None:
+    """Raises Interrupted where a signal has asked for a stop that came too late for the last step's packet."""
+    if is_asked():
+        reset()
+        raise Interrupted(_STOPPED)
+
+
+@contextmanager
 def on_signals() -> Iterator[None]:
-    """Inside, SIGTERM and Ctrl-C ask for a stop, and end the process at once when they come 2 s later again.
+    """Inside, SIGTERM and Ctrl-C raise Interrupted or, `deferred`, ask for a stop; again 2 s later they end all.
 
     For commands, in the main thread, around everything slow. Every rank uses it.
     """
@@ -69,6 +93,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _signalled_at is None:
         _signalled_at = now
+        if not _is_deferred:
+            raise Interrupted(_STOPPED)
         ask()
     elif now - _signalled_at >= ECHO_SECONDS:
         os._exit(128 + number)

@@ -9,14 +9,14 @@ import torch
 
 from ..shards.dataset import Dataset
 from ..shards.stream import Stream
-from . import distributed, methods, models
+from . import distributed, methods, models, stopping
 from .attempts import Attempt
 from .checkpoint import Checkpoints
 from .checks import labels_of
 from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
-from .errors import TrainingError
+from .errors import Interrupted, TrainingError
 from .loop import Loop, Watch
 from .model_card import write_model_card
 from .models import DiffusionModel
@@ -86,7 +86,8 @@ def train(
     watchdog = Watchdog(attempt.folder, engine.step_timeout_seconds)
     loop = Loop(name, sharded, chosen, objective, streams, config, optimizer, attempt, checkpoints, watchdog, watch)
     try:
-        with distributed.naming_lost_ranks(), watchdog.watching():
+        # until the model is there: a stop in between would throw steps away
+        with stopping.deferred(), distributed.naming_lost_ranks(), watchdog.watching():
             loop.run()
             weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
             broken = next((name for name, value in weights.items() if not value.isfinite().all()), None)
@@ -99,7 +100,7 @@ def train(
                 write_model_card(folder, run.path.resolve().name, model, remain.classes, method, config)
 
             run.publish_model(write, attempt)
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         with suppress(OSError):  # a full disk is what ended it, perhaps
             attempt.end(str(error))
         raise

@@ -192,7 +192,7 @@ def test_a_nan_on_one_rank_stops_both_and_names_the_loss(digits: Path, base_mode
 def test_a_second_signal_stops_at_once_unless_it_is_an_echo(number: signal.Signals) -> None:
     code = (
         "import time\nfrom erasediff.trainer import stopping\n"
-        "with stopping.on_signals():\n"
+        "with stopping.on_signals(), stopping.deferred():\n"
         "    print('ready', flush=True)\n"
         "    while not stopping.is_asked(): time.sleep(0.01)\n"
         "    print('asked', flush=True)\n"

@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +20,7 @@ from erasediff.launch.cli import main
 from erasediff.shards.build import build
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.errors import DataError
-from erasediff.trainer import erase
+from erasediff.trainer import erase, stopping
 from erasediff.trainer.config import (
     EngineConfig,
     EraseConfig,
@@ -29,6 +34,7 @@ from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError, ThresholdError, TrainingError
 from erasediff.trainer.evidence.collect import Evidence
 from erasediff.trainer.evidence.record import read_record
+from erasediff.trainer.run_folder import is_finished
 from erasediff.trainer.settings import dump_toml
 from evidence_cases import make_classifier, sha256_of_file, tiny_judge
 
@@ -221,11 +227,88 @@ class TestRefusals:
         assert not Path(config.output).exists()
 
 
-def test_the_launcher_carries_a_request_out_on_two_ranks(config: EraseConfig, tmp_path: Path) -> None:
+def inside(function: str) -> bool:
+    """Whether the main thread is in a function of that name."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    while frame is not None:
+        if frame.f_code.co_name == function:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def stopped_by(number: signal.Signals, reached: Callable[[], bool], words: list[str]) -> int:
+    """Runs the command here and sends this process the signal once `reached`; returns its exit status."""
+
+    def watch() -> None:
+        while not over.is_set():
+            if reached():
+                os.kill(os.getpid(), number)
+                return
+            time.sleep(0.001)
+
+    over = threading.Event()
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        return main(words)
+    finally:
+        over.set()
+        watcher.join()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        stopping._signalled_at = None
+
+
+def test_a_stop_in_any_stage_leaves_with_75_and_the_same_command_continues(
+    config: EraseConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(config, train=TrainConfig(max_train_steps=30, train_batch_size=4))
+    (tmp_path / "erase.toml").write_text(dump_toml(config))
+    words, output = ["erase", str(tmp_path / "erase.toml")], Path(config.output)
+
+    assert stopped_by(signal.SIGTERM, lambda: inside("write_parts"), words) == os.EX_TEMPFAIL
+    assert not (output / "split").exists() and (output / ".split.partial").exists(), "what was written is kept"
+    assert "stopped, what was done is kept; the same command continues" in capfd.readouterr().err
+
+    metrics = output / "scrub" / "attempt-0001" / "metrics.jsonl"
+    status = stopped_by(signal.SIGINT, lambda: metrics.exists(), words)
+    assert status == os.EX_TEMPFAIL, capfd.readouterr().err
+    assert "checkpoint saved; the same command continues" in capfd.readouterr().err
+    assert list(metrics.parent.glob("checkpoint-*/manifest.json")) and not stopping.is_asked()
+
+    # too late for the last step's packet: the scrub is done, and the evaluation does not begin
+    assert stopped_by(signal.SIGTERM, lambda: inside("publish_model"), words) == os.EX_TEMPFAIL
+    assert is_finished(output / "scrub") and not stopping.is_asked()
+
+    assert stopped_by(signal.SIGTERM, lambda: inside("evaluate"), words) == os.EX_TEMPFAIL
+    assert not (output / "record.json").exists()
+    assert capfd.readouterr().err.count("the same command continues") == 2
+
+    assert main(words) == 0
+    starts = read_record(output / "record.json").run.starts
+    assert [start["attempt"] for start in starts] == ["attempt-0001", "attempt-0002"]
+    assert "checkpoint saved" in starts[0]["ended"] and starts[1]["ended"] == "finished"
+    assert (output / "model").exists()
+
+
+def test_the_launcher_carries_a_request_out_on_two_ranks_and_is_stopped_in_between(
+    config: EraseConfig, tmp_path: Path
+) -> None:
     (tmp_path / "erase.toml").write_text(dump_toml(config))
     words = ["launch", "local", "-n", "2", "erase", str(tmp_path / "erase.toml")]
-    launched = subprocess.run([sys.executable, "-m", "erasediff.launch", *words], capture_output=True, text=True)
+    command, output = [sys.executable, "-m", "erasediff.launch", *words], Path(config.output)
+    launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (output / "scrub" / "model").exists():
+        assert launcher.poll() is None
+        time.sleep(0.001)
+    launcher.send_signal(signal.SIGTERM)
+    _, said = launcher.communicate(timeout=100)
+    assert launcher.returncode == os.EX_TEMPFAIL, said
+    assert "Traceback" not in said and not (output / "record.json").exists()
+    launched = subprocess.run(command, capture_output=True, text=True)
     assert launched.returncode == 0, launched.stderr
-    record = read_record(Path(config.output) / "record.json")
-    assert record.passed and record.run.starts[0]["world_size"] == 2
-    DDPMPipeline.from_pretrained(Path(config.output) / "model")
+    record = read_record(output / "record.json")
+    assert record.passed and record.run.starts[0]["world_size"] == 2 and len(record.run.starts) == 1
+    DDPMPipeline.from_pretrained(output / "model")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...shards.dataset import Dataset
 from ...shards.errors import DataError
+from .. import stopping
 from ..config import JudgeConfig, PretrainConfig, ScrubConfig
 from ..errors import ConfigError
 from ..pretrain import run_pretrain
@@ -66,7 +67,9 @@ def retrain(scrub: ScrubConfig, output: Path) -> Path:
     Continues or reuses the run in `output`. All ranks call it. Raises ConfigError where those settings are not known.
     """
     settings = settings_of(Path(scrub.model.path))
-    return run_pretrain(dataclasses.replace(settings, data=scrub.remain, output=str(output)))
+    folder = run_pretrain(dataclasses.replace(settings, data=scrub.remain, output=str(output)))
+    stopping.check()
+    return folder
 
 
 def settings_of(model: Path) -> PretrainConfig:
