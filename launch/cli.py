@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Protocol
 
 from ..shards.errors import DataError
-from ..trainer.errors import ConfigError, Interrupted, LostRankError, OneRankError, TrainingError
+from ..trainer.errors import ConfigError, Interrupted, LostRankError, NotShownError, OneRankError, TrainingError
 from ..trainer.files import write_text
 from .options import parse
+
+EXIT_NOT_SHOWN = 3
 
 
 class Command(Protocol):
@@ -50,8 +52,9 @@ def usage(names: Iterable[str] = COMMANDS) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status.
 
-    0, or 2 for a user's mistake, 1 for a run that could not go on, 75 (EX_TEMPFAIL) for one that was asked to stop,
-    saved and can be continued, 69 (EX_UNAVAILABLE) for a rank that lost another one.
+    0, or 2 for a user's mistake, 1 for a run that could not go on or a threshold that fails, 3 where none fails and
+    forgetting is not shown, 75 (EX_TEMPFAIL) for a run that was asked to stop, saved and can be continued, 69
+    (EX_UNAVAILABLE) for a rank that lost another one.
     """
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help"):
@@ -77,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, 2)
     except LostRankError as error:
         return _fail(error, os.EX_UNAVAILABLE)
+    except NotShownError as error:
+        return _fail(error, EXIT_NOT_SHOWN)
     except TrainingError as error:
         return _fail(error, 1)
     except Interrupted as stop:

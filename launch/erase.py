@@ -32,10 +32,10 @@ class Erase:
                 try:
                     erasure = run_erase(self.config)
                 except ThresholdError as error:
-                    raise ThresholdError(
-                        f"{error}; no model is published, {self.config.output}/{RECORD_NAME} and the report beside it "
-                        "say more"
-                    ) from None
+                    told = (
+                        f"no model is published, {self.config.output}/{RECORD_NAME} and the report beside it say more"
+                    )
+                    raise type(error)(f"{error}; {told}") from None
                 if is_main():
                     show(erasure.evidence)
                     print(f"model    {erasure.model}")

@@ -8,27 +8,17 @@ if TYPE_CHECKING:
     from ..trainer.evidence.collect import Evidence
     from ..trainer.evidence.metrics import Measurement
 
-_HEADINGS = {
-    "p_psi": "P_psi ↓",
-    "entropy": "entropy",
-    "accuracy_remaining": "accuracy on the rest ↑",
-    "frechet_distance": "Fréchet distance ↓",
-    "precision": "precision ↑",
-    "recall": "recall ↑",
-    "integrity_remaining": "change of the rest ↓",
-    "integrity_forgotten": "change of the forgotten",
-    "nearest_to_forget": "nearest to the forget set",
-    "membership_auc": "membership AUC",
-    "non_finite_samples": "non-finite samples",
-}
+_COLOURS = {"shown": "green", "not shown": "yellow", "failed": "red"}
 
 
 def show(evidence: Evidence) -> None:
-    """The table of metrics and models, each threshold with PASS or FAIL, and where record and report lie."""
+    """The table of metrics and models, what came of each threshold, the verdict, and where record and report lie."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from ..trainer.evidence.thresholds import NOT_SHOWN
+    from ..trainer.evidence.metric_table import extractor_of, row_of
+    from ..trainer.evidence.thresholds import NOT_SHOWN, mark_of, said
 
     record = evidence.record
     what = ", ".join(record.forgotten_classes) or f"{record.forget.num_samples} single samples"
@@ -36,8 +26,8 @@ def show(evidence: Evidence) -> None:
     for column in ("", *record.models, "n"):
         table.add_column(column, justify="right" if column else "left")
     for metric, scrubbed in record.models["scrubbed"].metrics.items():
-        plain, _, extractor = metric.partition("[")
-        name = _HEADINGS[plain] + (f" \\[{extractor}" if extractor else "")
+        extractor = extractor_of(metric)
+        name = row_of(metric).heading + (f" \\[{extractor}]" if extractor else "")
         figures = [_figure(entry.metrics.get(metric), scrubbed.n) for entry in record.models.values()]
         table.add_row(name, *figures, str(scrubbed.n))
     console = Console()
@@ -47,12 +37,11 @@ def show(evidence: Evidence) -> None:
             if measurement.reason:
                 print(f"  –     {metric} of the {model} model: {measurement.reason}")
     for verdict in record.thresholds:
-        mark = "[green]PASS[/green]" if verdict.passed else "[red]FAIL[/red]"
-        value = "no figure" if verdict.value is None else f"{verdict.value:.3f}"
+        mark, colour = mark_of(verdict)
         note = "; the unscrubbed model holds it too" if record.tells_nothing(verdict) else ""
-        console.print(f"  {mark}  {verdict.threshold.replace('[', chr(92) + '[')}: {value}{note}")
-    if not record.shows_forgetting:
-        console.print(f"  [yellow]NOT SHOWN[/yellow]  {NOT_SHOWN}")
+        console.print(f"  [{colour}]{mark}[/{colour}]  {escape(verdict.threshold)}: {escape(said(verdict))}{note}")
+    why = "" if record.shows_forgetting or record.verdict == "failed" else f": {NOT_SHOWN}"
+    console.print(f"forgetting  [{_COLOURS[record.verdict]}]{record.verdict.upper()}[/]{why}")
     judge = record.classifier
     print(f"judge    right on {judge.held_out_accuracy:.1%} of {judge.num_held_out} real images it did not see")
     print(f"record   {evidence.record_path}")
@@ -63,4 +52,5 @@ def _figure(measurement: Measurement | None, n: int) -> str:
     if measurement is None:
         return ""
     value = "–" if measurement.value is None else f"{measurement.value:.3f}".removesuffix(".000")
+    value += f" ({measurement.of_class})" if measurement.of_class is not None else ""
     return value if measurement.n == n else f"{value} (n = {measurement.n})"

@@ -2,7 +2,7 @@
 
 import json
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import DataError, shorten
 from .images import decode
-from .index import EXTENSIONS, NO_LABEL, hash_numbers, load_index
+from .index import EXTENSIONS, NO_LABEL, fingerprint, hash_numbers, load_index
 from .manifest import INDEX_NAME, ImageShape, Manifest, read_manifest
 from .shard_files import ShardFiles
 
@@ -67,6 +67,23 @@ class Dataset:
         for shard in manifest.shards:
             check_size(path / shard.path, shard.bytes)
         return cls(path, manifest, index)
+
+    def only(self, rows: np.ndarray) -> "Dataset":
+        """The samples that `rows` (bool [len(self)], some of them true) names, in memory alone."""
+        index = self.index[rows]
+        counts = np.bincount(index["shard"], minlength=len(self.manifest.shards)).tolist()
+        shards = tuple(
+            replace(shard, num_samples=count, num_excluded=shard.num_excluded + shard.num_samples - count)
+            for shard, count in zip(self.manifest.shards, counts, strict=True)
+        )
+        manifest = replace(
+            self.manifest,
+            num_samples=len(index),
+            shards=shards,
+            fingerprint=fingerprint(index, self.classes),
+            index_sha256="",  # there is no file
+        )
+        return Dataset(self.path, manifest, index)
 
     @property
     def name(self) -> str:

@@ -317,12 +317,13 @@ class JudgeConfig(Settings):
     """Feature extractor: classifier, inception (needs torch-fidelity), or the folder of a CLIP model."""
     classifier: str | None = None
     """A classifier.safetensors that an earlier evaluation wrote; none: one is trained on the data."""
-    num_forget_samples: int = 500
-    """Samples of the forgotten classes."""
-    num_remain_samples: int = 450
-    """Samples of the remaining classes, spread evenly over them."""
+    num_forget_samples_per_class: int = 500
+    """Samples of each forgotten class; where single samples are forgotten, of each of their classes."""
+    num_remain_samples_per_class: int = 200
+    """Samples of each remaining class. Fewer are quicker, and may be too few to show that no class was harmed."""
     thresholds: tuple[str, ...] = ()
-    """What the scrubbed model must hold, such as 'p_psi <= 0.1' or 'accuracy_remaining >= unscrubbed - 0.02'."""
+    """What the scrubbed model must hold, such as 'p_psi_worst_class <= 0.1', 'accuracy_remaining >= unscrubbed - 0.02'
+    or 'frechet_distance[digits-cnn] <= 1.5 * unscrubbed'; none: as docs/record.md says."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How images are generated."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -354,7 +355,7 @@ class EraseConfig(Settings):
     data: str
     """Dataset folder the model was trained on."""
     output: str
-    """Folder for split/, scrub/, record.json, report.html and, if every threshold holds, model/."""
+    """Folder for split/, scrub/, record.json, report.html and, as `publish` says, model/."""
     method: MethodConfig = field(default_factory=EraseDiffConfig)
     """How to forget."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -365,6 +366,9 @@ class EraseConfig(Settings):
     """Sharding and precision."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """What is measured, how, and what must hold."""
+    publish: Literal["shown", "within-limits"] = "shown"
+    """shown: only a model that is shown to have forgotten and to hold every threshold. within-limits: also where that
+    is not shown (too few samples, or nothing that tells forgetting), as long as every figure is within its limit."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
     OUTPUT/split/                      D_f and D_r, as the request selects them
     OUTPUT/scrub/                      the scrub's run folder
     OUTPUT/record.json, report.html    the evidence
-    OUTPUT/model/                      the scrubbed pipeline: there only if every threshold holds
+    OUTPUT/model/                      the scrubbed pipeline: there only if the evidence allows it, see `publish`
 
 Each stage that is done is not done again: the same command continues after a kill.
 """
@@ -29,7 +29,9 @@ from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .errors import ConfigError, TrainingError
 from .evidence.collect import REPORT_NAME, Evidence, check_judge, check_yardstick, run_evaluate
 from .evidence.record import RECORD_NAME, RequestEntry, read_record
+from .evidence.reuse import still_holds
 from .loop import Watch
+from .model_card import add_verdict
 from .provenance import weights_sha256
 from .run_folder import RunFolder
 from .scrubbing import check_settings, run_scrub
@@ -51,8 +53,9 @@ def run_erase(
     watch: of the scrub's loop. before_evaluation: called when the scrub is done (what the evaluation needs may still
     be in the making).
 
-    Raises ThresholdError, publishing nothing, where the evidence does not hold what was asked; ConfigError or DataError
-    for a request, a model or data that cannot work, before anything is written.
+    Raises ThresholdError, publishing nothing, where the evidence does not hold what was asked, NotShownError where it
+    does not show it and `publish` asks for that; ConfigError or DataError for a request, a model or data that cannot
+    work, before anything is written.
     """
     distributed.set_up(config.engine)
     request = read_request(Path(config.request))
@@ -83,12 +86,15 @@ def run_erase(
     stopping.check()
     if before_evaluation is not None:
         before_evaluation()
-    evidence = _recorded(run.path, config, scrubbed)
+    evidence = _recorded(run.path, config, Path(scrub.output), scrubbed)
     if evidence is None:
         entry = RequestEntry(request.id, request.date.isoformat() if request.date else None, request.reason)
         judged = EvaluateConfig(run=scrub.output, data=config.data, judge=config.judge)
         evidence = run_evaluate(judged, output=run.path, request=entry)
-    evidence.require_passed()
+    if config.publish == "shown":
+        evidence.require_shown()
+    else:
+        evidence.require_within_limits()
     if not run.is_finished:
         run.publish_model(lambda folder: _copy(scrubbed, folder, config, evidence))
     return Erasure(evidence, run.model_path)
@@ -118,15 +124,13 @@ def _plain(request: Request) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(request), default=str))
 
 
-def _recorded(output: Path, config: EraseConfig, scrubbed: Path) -> Evidence | None:
-    """An earlier call's evidence on these very weights; None: evaluate."""
+def _recorded(output: Path, config: EraseConfig, run: Path, scrubbed: Path) -> Evidence | None:
+    """An earlier call's evidence, where it is on these very models, judge and samples; None: evaluate."""
     path = output / RECORD_NAME
     if not path.exists():
         return None
     record = read_record(path)
-    if record.models["scrubbed"].weights_sha256 != _weights(scrubbed, config):
-        return None
-    return Evidence(record, path, output / REPORT_NAME)
+    return Evidence(record, path, output / REPORT_NAME) if still_holds(record, config.judge, run, scrubbed) else None
 
 
 def _weights(folder: Path, config: EraseConfig) -> str:
@@ -135,7 +139,7 @@ def _weights(folder: Path, config: EraseConfig) -> str:
 
 
 def _copy(scrubbed: Path, folder: Path, config: EraseConfig, evidence: Evidence) -> None:
-    """What is published is what was evaluated, to the bit."""
+    """What is published is what was evaluated, to the bit; its card says what came of that."""
     shutil.copytree(scrubbed, folder)
     evaluated = evidence.record.models["scrubbed"].weights_sha256
     found = _weights(folder, config)
@@ -144,3 +148,4 @@ def _copy(scrubbed: Path, folder: Path, config: EraseConfig, evidence: Evidence)
             f"'{scrubbed}' holds weights with SHA-256 {found[:12]}…, those evaluated had {evaluated[:12]}…: "
             "nothing is published; remove the scrub/ folder and run it again"
         )
+    add_verdict(folder, evidence.record.verdict, evidence.record.date)

@@ -24,5 +24,9 @@ class ThresholdError(TrainingError):
     """A scrubbed model does not hold what was asked of it; its figures are written, and nothing is published."""
 
 
+class NotShownError(ThresholdError):
+    """No figure is out of its limit, and still it is not shown that the model has forgotten and kept the rest."""
+
+
 class OneRankError(TrainingError):
     """A TrainingError that this rank alone has seen (a sample it cannot read), so that it must say it itself."""

@@ -13,6 +13,7 @@ from .settings import as_dict, flatten
 FREE_KEYS = frozenset(
     {
         "output",
+        "publish",
         "engine.zero_stage",
         "engine.device",
         "engine.forward_batch_size",

@@ -72,3 +72,13 @@ def write_model_card(
         f"# {title}\n\n{done}\n\nClasses: {names}.\n\n```python\n{code}```\n"
     )
     card.save(folder / "README.md")
+
+
+def add_verdict(folder: Path, verdict: str, date: str) -> None:
+    """Says in the card what an evaluation found: shown, not shown or failed."""
+    path = folder / "README.md"
+    card = ModelCard.load(path)
+    card.text = (
+        f"{card.text.rstrip()}\n\nEvaluated on {date[:10]}: forgetting **{verdict}** (record.json, report.html).\n"
+    )
+    card.save(path)

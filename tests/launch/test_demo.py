@@ -69,9 +69,10 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "erasediff.launch", "demo", "--output", "demo"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"^  PASS  ", done.stdout, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  PASS  ", done.stdout, re.MULTILINE)) == 5
+    assert "forgetting  SHOWN" in done.stdout
     record = read_record(tmp_path / "demo" / "erased" / "record.json")
-    assert list(record.models) == ["unscrubbed", "scrubbed", "retrained"] and record.passed
+    assert list(record.models) == ["unscrubbed", "scrubbed", "retrained"] and record.verdict == "shown"
     figures = {name: entry.metrics["p_psi"].value for name, entry in record.models.items()}
     assert figures["unscrubbed"] is not None and figures["unscrubbed"] > 0.9
     assert figures["scrubbed"] is not None and figures["scrubbed"] <= 0.08

@@ -30,8 +30,8 @@ def make_classifier(digits: Path, path: Path) -> Path:
 def tiny_judge(classifier: Path | None, **options: Any) -> JudgeConfig:
     """Few samples in few steps; just enough for the Fréchet distance."""
     chosen = {
-        "num_forget_samples": 12,
-        "num_remain_samples": 135,
+        "num_forget_samples_per_class": 12,
+        "num_remain_samples_per_class": 15,
         "sampling": SamplingConfig(num_inference_steps=2),
         "thresholds": ("accuracy_remaining >= 0",),
         "relearning": RelearnConfig(num_images=4, num_steps=2, num_points=2, num_samples=6),

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
 from erasediff.shards.build import build
@@ -26,17 +28,20 @@ from erasediff.trainer.config import (
     EraseConfig,
     EraseDiffConfig,
     ModelConfig,
+    OptimizerConfig,
     RelearnConfig,
     SamplingConfig,
     TrainConfig,
 )
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError, ThresholdError, TrainingError
+from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.evidence.collect import Evidence
-from erasediff.trainer.evidence.record import read_record
+from erasediff.trainer.evidence.record import Record, read_record
 from erasediff.trainer.run_folder import is_finished
 from erasediff.trainer.settings import dump_toml
 from evidence_cases import make_classifier, sha256_of_file, tiny_judge
+from PIL import Image
 
 TWENTY = [f"digit-{i:05d}" for i in range(7, 1797, 90)]
 
@@ -58,6 +63,8 @@ def config(digits: Path, base_model: Path, classifier: Path, tmp_path: Path) -> 
         train=TrainConfig(max_train_steps=3, train_batch_size=4),
         engine=EngineConfig(device="cpu"),
         judge=tiny_judge(classifier),
+        # three steps of a tiny model show nothing
+        publish="within-limits",
     )
 
 
@@ -65,11 +72,12 @@ def test_a_class_is_erased_and_published(config: EraseConfig) -> None:
     erasure = run_erase(config)
     output = Path(config.output)
     record = read_record(output / "record.json")
-    assert record.passed and record.request.id == "r-1" and record.request.date == "2026-11-20"
+    assert record.verdict == "not shown" and record.request.id == "r-1" and record.request.date == "2026-11-20"
     assert record.forgotten_classes == ["3"]
     # what is published is what was evaluated, and loads with diffusers alone
     assert sha256_of_file(erasure.model) == record.models["scrubbed"].weights_sha256
     DDPMPipeline.from_pretrained(erasure.model)
+    assert "forgetting **not shown**" in (erasure.model / "README.md").read_text()
 
     # the same call again does no stage again
     stamps = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
@@ -102,7 +110,7 @@ def test_nothing_is_published_when_a_threshold_fails(config: EraseConfig, capfd:
     words += ["--data", config.data, "--output", config.output, "--engine.device", "cpu", "--judge.device", "cpu"]
     words += ["--train.max-train-steps", "3", "--train.train-batch-size", "4"]
     words += ["--judge.classifier", str(config.judge.classifier), "--judge.sampling.num-inference-steps", "2"]
-    words += ["--judge.num-forget-samples", "12", "--judge.num-remain-samples", "27"]
+    words += ["--judge.num-forget-samples-per-class", "12", "--judge.num-remain-samples-per-class", "3"]
     for _ in range(2):  # and no second call gets round it
         assert main([*words, "--judge.thresholds", "p_psi >= 2", "accuracy_remaining >= 0"]) == 1
         last = capfd.readouterr().err.strip().splitlines()[-1]
@@ -113,6 +121,84 @@ def test_nothing_is_published_when_a_threshold_fails(config: EraseConfig, capfd:
     verdicts = json.loads((output / "record.json").read_text())["thresholds"]
     assert [verdict["passed"] for verdict in verdicts] == [False, True]
     assert (output / "report.html").exists()
+
+
+def test_nothing_is_published_where_forgetting_is_not_shown(
+    config: EraseConfig, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One step of 1e-9: whatever figures are asked for, the model is the one that it was."""
+    idle = dataclasses.replace(
+        config,
+        train=TrainConfig(max_train_steps=1, train_batch_size=4),
+        optimizer=OptimizerConfig(learning_rate=1e-9),
+        judge=dataclasses.replace(config.judge, thresholds=("p_psi <= 1", "accuracy_remaining >= 0")),
+        publish="shown",
+    )
+    (tmp_path / "erase.toml").write_text(dump_toml(idle))
+    assert main(["erase", str(tmp_path / "erase.toml")]) == 3
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("erasediff: forgetting is not shown: no threshold on forgetting holds that the unscrubbed")
+    assert "no model is published" in last
+    output = Path(config.output)
+    assert json.loads((output / "record.json").read_text())["verdict"] == "not shown"
+    assert not (output / "model").exists()
+    # the option that says what it does, on the same run
+    stamp = (output / "record.json").stat().st_mtime_ns
+    assert main(["erase", str(tmp_path / "erase.toml"), "--publish", "within-limits"]) == 0
+    assert (output / "model").exists() and (output / "record.json").stat().st_mtime_ns == stamp
+    # evaluated by itself it has the same exit code
+    words = ["--run", str(output / "scrub"), "--data", config.data, "--judge.classifier", str(config.judge.classifier)]
+    words += ["--judge.num-forget-samples-per-class", "12", "--judge.num-remain-samples-per-class", "3"]
+    words += ["--judge.sampling.num-inference-steps", "2", "--judge.thresholds", "p_psi <= 1"]
+    assert main(["evaluate", *words]) == 3
+
+
+def test_a_record_is_not_taken_for_another_judge_or_held_out_set(config: EraseConfig, tmp_path: Path) -> None:
+    """Behind the same paths: each is evaluated anew."""
+    judge_path, unseen = tmp_path / "judge.safetensors", tmp_path / "unseen"
+    shutil.copyfile(str(config.judge.classifier), judge_path)
+    _unseen_digits(Path(config.data), unseen, 0)
+    yardstick = tiny.make_pipeline(tmp_path / "yardstick", seed=2)
+    judge = dataclasses.replace(
+        config.judge, classifier=str(judge_path), held_out=str(unseen), retrained=str(yardstick)
+    )
+    config = dataclasses.replace(config, judge=judge)
+
+    def evaluated() -> Record:
+        run_erase(config)
+        return read_record(Path(config.output) / "record.json")
+
+    first = evaluated()
+    record_path = Path(config.output) / "record.json"
+    stamp = record_path.stat().st_mtime_ns
+    assert evaluated() == first and record_path.stat().st_mtime_ns == stamp
+
+    shutil.rmtree(unseen)
+    _unseen_digits(Path(config.data), unseen, 100)
+    second = evaluated()
+    assert second.held_out != first.held_out and second.held_out is not None
+    assert second.held_out.fingerprint == Dataset.open(unseen).fingerprint
+
+    other = train_classifier(Dataset.open(config.data), image_size=8, channels=1, num_epochs=1, seed=5)
+    other.save(judge_path)
+    third = evaluated()
+    assert third.classifier.weights_sha256 == other.card.weights_sha256 != second.classifier.weights_sha256
+
+    shutil.rmtree(yardstick)
+    tiny.make_pipeline(yardstick, seed=3)
+    assert evaluated().models["retrained"].weights_sha256 == sha256_of_file(yardstick)
+
+
+def _unseen_digits(data: Path, folder: Path, first: int) -> None:
+    """Thirty digits with one pixel changed, as a dataset of the same classes under keys of their own."""
+    source, images = Dataset.open(data), folder.with_name(f"{folder.name}-{first}-images")
+    for i in range(first, first + 30):
+        sample = source.read(i)
+        sample.image[0, 0] = 77
+        path = images / source.classes[source.labels[i]] / f"new-{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample.image[:, :, 0]).save(path)
+    build(str(images), folder)
 
 
 def test_twenty_single_digits_are_erased(config: EraseConfig, tmp_path: Path) -> None:
@@ -168,7 +254,7 @@ class TestRefusals:
             ({"thresholds": ("membership_auc <= 1",)}, "'membership_auc <= 1' is on a metric that is not computed"),
             ({"thresholds": ("p_psi <= retrained",)}, r"set judge\.with_retrained"),
             ({"with_retrained": True}, "is not the model/ of an `erasediff pretrain` run"),
-            ({"num_forget_samples": 0}, r"judge\.num_forget_samples = 0: at least 1"),
+            ({"num_forget_samples_per_class": 0}, r"judge\.num_forget_samples_per_class = 0: at least 1"),
             ({"num_threads": 0}, r"judge\.num_threads = 0: at least 1"),
             ({"sampling": SamplingConfig(seed=-1)}, r"judge\.sampling\.seed = -1: at least 0"),
             (
@@ -310,5 +396,6 @@ def test_the_launcher_carries_a_request_out_on_two_ranks_and_is_stopped_in_betwe
     launched = subprocess.run(command, capture_output=True, text=True)
     assert launched.returncode == 0, launched.stderr
     record = read_record(output / "record.json")
-    assert record.passed and record.run.starts[0]["world_size"] == 2 and len(record.run.starts) == 1
+    assert record.verdict == "not shown" and record.run.starts[0]["world_size"] == 2
+    assert len(record.run.starts) == 1
     DDPMPipeline.from_pretrained(output / "model")

@@ -115,13 +115,41 @@ def test_every_image_has_noise_of_its_own(base_model: Path) -> None:
     assert torch.nn.functional.pdist(images.flatten(1)).min() > 0.1
 
 
-def test_what_must_hold_where_nothing_is_said(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
-    other = tiny.make_pipeline(tmp_path / "other", seed=2)
-    rest = ["accuracy_remaining >= unscrubbed - 0.02", "non_finite_samples <= 0"]
-    for retrained, first in ((None, "p_psi <= 0.1"), (str(other), "p_psi <= retrained + 0.05")):
-        judged = tiny_evaluation(run, digits, classifier, thresholds=(), retrained=retrained)
-        verdicts = run_evaluate(judged, output=tmp_path).record.thresholds
-        assert [verdict.threshold for verdict in verdicts] == [first, *rest]
+def test_a_class_by_itself_is_judged_on_its_own_samples(digits: Path, run: Path, classifier: Path) -> None:
+    """Two classes forgotten: P_psi of each, by hand from the images, and the worse of the two."""
+    scrubbed = Scrubbed.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    bench = dataclasses.replace(bench, forget_labels=[3, 7], remain_labels=[0, 1, 2, 4, 5, 6, 8, 9])
+    figures = evaluate(scrubbed.result, bench)
+    judge, shown = bench.classifier, figures.samples
+    by_hand: dict[str, list[float]] = {"3": [], "7": []}
+    for image, label in zip(shown.forget.images, shown.forget.labels.tolist(), strict=True):
+        by_hand[str(label)].append(judge.probabilities(image[None])[0, label].item())
+    found = figures.metrics["p_psi"].by_class
+    assert {name: len(values) for name, values in by_hand.items()} == {"3": 12, "7": 12}
+    for name, values in by_hand.items():
+        assert found[name].value == pytest.approx(sum(values) / 12, rel=1e-5) and found[name].n == 12
+    worst = max(by_hand, key=lambda name: sum(by_hand[name]))
+    assert figures.metrics["p_psi_worst_class"].of_class == worst
+    assert figures.metrics["p_psi_worst_class"].value == found[worst].value
+
+    right: dict[str, list[bool]] = {name: [] for name in "01245689"}
+    for image, label in zip(shown.remain.images, shown.remain.labels.tolist(), strict=True):
+        right[str(label)].append(judge.probabilities(image[None])[0].argmax().item() == label)
+    kept = figures.metrics["accuracy_remaining"].by_class
+    assert {name: kept[name].value for name in right} == {name: sum(values) / 15 for name, values in right.items()}
+    assert figures.metrics["accuracy_worst_class"].value == min(sum(values) / 15 for values in right.values())
+
+
+def test_only_images_of_the_asked_classes_are_loaded(digits: Path) -> None:
+    """Before they are counted: the first five of a class that is one in ten."""
+    data = Dataset.open(digits / "data")
+    images, labels = load_images(data, 8, 1, 5, labels=[7])
+    assert labels.tolist() == [7] * 5
+    sevens = {data.read(i).image.tobytes() for i in range(len(data)) if data.labels[i] == 7}
+    for image in images:
+        assert ((image[0] + 1) * 127.5).round().to(torch.uint8).numpy().tobytes() in sevens
+    assert len(load_images(data, 8, 1, labels=[7, 8])[1]) == int(((data.labels == 7) | (data.labels == 8)).sum())
 
 
 def test_the_weights_evaluated_are_the_weights_saved(evidence: Evidence, run: Path, base_model: Path) -> None:
@@ -138,7 +166,7 @@ def test_two_ranks_find_the_same(digits: Path, run: Path, classifier: Path, tmp_
         shutil.copytree(run, copy)
         config = tiny_evaluation(copy, digits, classifier)
         words = ["--run", config.run, "--data", config.data, "--judge.classifier", str(classifier), "--judge.relearn"]
-        words += ["--judge.num-forget-samples", "70", "--judge.num-remain-samples", "135"]
+        words += ["--judge.num-forget-samples-per-class", "70", "--judge.num-remain-samples-per-class", "15"]
         words += ["--judge.sampling.num-inference-steps", "2", "--judge.relearning.num-samples", "6"]
         words += ["--judge.relearning.num-steps", "2", "--judge.relearning.num-points", "2"]
         words += ["--judge.thresholds", "accuracy_remaining >= 0", "--judge.device", "cpu"]
@@ -158,7 +186,7 @@ def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run:
     with torch.no_grad():
         embedding.weight[5] = torch.nan
     found = evaluate(scrubbed.result, bench).metrics
-    # 135 samples of nine classes
+    # fifteen samples of each of nine classes
     assert found["non_finite_samples"].value == 15
     assert found["accuracy_remaining"].n == 120 and found["accuracy_remaining"].value is not None
     assert found["p_psi"] == sound.metrics["p_psi"]
@@ -168,13 +196,18 @@ def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run:
         embedding.weight[3] = torch.nan
     found = evaluate(scrubbed.result, bench).metrics
     assert found["p_psi"].value is None and found["p_psi"].reason == "no finite sample"
+    assert found["entropy"].value is None and found["entropy"].reason == "no finite sample"
+    # a class without a figure is worse than any
+    assert (found["accuracy_worst_class"].of_class, found["accuracy_worst_class"].value) == ("5", None)
     assert found["integrity_forgotten[digits-cnn]"].value is None
     assert found["integrity_forgotten[digits-cnn]"].reason == "no finite sample"
 
 
 def test_a_ceiling_needs_two_samples_of_each_label(digits: Path, run: Path, classifier: Path) -> None:
     scrubbed = Scrubbed.open(run)
-    bench = make_bench(tiny_evaluation(run, digits, classifier, num_remain_samples=10), scrubbed, CPU)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    options = dataclasses.replace(bench.config, num_remain_samples_per_class=1)
+    bench = dataclasses.replace(bench, config=options)
     ceiling = evaluate(scrubbed.base, bench).metrics["integrity_ceiling_remaining[digits-cnn]"]
     assert ceiling.value is None and ceiling.reason == "needs at least 2 finite samples of each label"
 
@@ -262,7 +295,7 @@ def test_single_samples_are_judged_by_membership_and_distance(
         ),
     )
     first = run_evaluate(defaults).record.thresholds[0]
-    assert first.threshold == "membership_auc <= retrained + 0.05"
+    assert first.threshold == "membership_gap <= retrained + 0.05"
     leaking = tiny_evaluation(tmp_path / "run", digits, classifier, held_out=str(digits / "data"))
     with pytest.raises(ConfigError, match="held-out samples are those that no model was trained on"):
         run_evaluate(leaking)
@@ -273,8 +306,9 @@ def test_a_recorded_yardstick_is_named_with_its_date(digits: Path, run: Path, cl
     first = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(other)), output=tmp_path)
     again = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path)))
     assert again.record.models["retrained"] == first.record.models["retrained"]
-    with pytest.raises(ConfigError, match=r"measured with judge\.num_forget_samples = 12, here it is 13"):
-        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), num_forget_samples=13))
+    with pytest.raises(ConfigError, match=r"measured with judge\.num_forget_samples_per_class = 12, here it is 13"):
+        more = {"num_forget_samples_per_class": 13}
+        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), **more))
     with pytest.raises(ConfigError, match=r"measured with judge\.relearn = False, here it is True"):
         run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), relearn=True))
     # its integrity is the distance to the images of that original
@@ -325,6 +359,10 @@ class TestRefusals:
         ("options", "message"),
         [
             ({"thresholds": ("fid <= 3",)}, "on a metric that is not computed"),
+            (
+                {"thresholds": ("frechet_distance[digits-cnn] <= 9",), "num_remain_samples_per_class": 14},
+                r"needs 129 samples, and judge\.num_remain_samples_per_class = 14 of 9 classes makes 126: raise it",
+            ),
             ({"features": "nowhere"}, r"judge.features = 'nowhere': classifier, inception"),
             ({"held_out": "nowhere"}, "nowhere: no such dataset folder"),
             ({"retrained": "nowhere"}, r"judge.retrained = 'nowhere': no such folder"),

@@ -14,8 +14,10 @@ import tiny
 from erasediff.launch.evidence_table import show
 from erasediff.trainer.config import EraseDiffConfig
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence import report
 from erasediff.trainer.evidence.classifier import ClassifierCard
 from erasediff.trainer.evidence.collect import Evidence, run_entry, run_evaluate
+from erasediff.trainer.evidence.intervals import score_interval
 from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.evidence.record import (
     Copy,
@@ -28,7 +30,7 @@ from erasediff.trainer.evidence.record import (
 )
 from erasediff.trainer.evidence.relearning import RelearningPoint
 from erasediff.trainer.evidence.report import head
-from erasediff.trainer.evidence.thresholds import Verdict
+from erasediff.trainer.evidence.thresholds import Verdict, judge, overall, parse_threshold
 from erasediff.trainer.provenance import DataStamp
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
 
@@ -92,9 +94,9 @@ def test_the_documented_schema_is_the_records(evidence: Evidence) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": "erasediff-record-2"}, "has schema erasediff-record-2, newer than this erasediff reads"),
+        ({"schema": "erasediff-record-3"}, "has schema erasediff-record-3, newer than this erasediff reads"),
         ({"schema": "something"}, "is not a record: its schema is 'something'"),
-        ({"passed": "perhaps"}, "passed: Input should be a valid boolean"),
+        ({"verdict": "perhaps"}, "verdict: Input should be 'shown', 'not shown' or 'failed'"),
         ({"extra": 1}, "extra: Unexpected keyword argument"),
     ],
 )
@@ -154,38 +156,58 @@ def test_the_report_shows_the_record(evidence: Evidence) -> None:
         assert f"<h2>{heading}</h2>" in text
     assert "Forgetting against quality" in text
     # its only threshold is on accuracy
-    assert '<span class="badge open">FORGETTING NOT SHOWN · 1 of 1 thresholds hold</span>' in text
+    assert '<span class="badge open">Forgetting not shown · 1 of 1 thresholds shown to hold</span>' in text
     for entry in evidence.record.models.values():
         assert entry.weights_sha256 in text
     p_psi = evidence.record.models["scrubbed"].metrics["p_psi"].value
-    assert p_psi is not None and f"{p_psi:.3f}<small>n = 12</small>" in text
+    assert p_psi is not None and f"{p_psi:.3f}<small>n = 12, 95 %: " in text
     # every figure with its n: the floor is measured on the first chunk
     assert "<small>floor, n = 64<br>ceiling " in text and "<small>floor, n = 12<br>ceiling " in text
-    assert 'accuracy_remaining &gt;= 0</code><small class="soft">n = 135</small>' in text
+    assert 'accuracy_remaining &gt;= 0</code><small class="soft">higher is better, compared with a fixed lim' in text
+    assert text.count("good: near the retrained model") == 2  # entropy, nearest to the forget set
     assert "P_psi (n = 6)" in text
-    assert evidence.record.tells_nothing(Verdict("p_psi <= 1", 1.0, 0.0, True))
+    assert evidence.record.tells_nothing(Verdict("p_psi <= 1", 1.0, 0.0, True, True))
     assert text.count("the unscrubbed model holds it too") == 0
 
 
 @pytest.mark.parametrize(
-    ("limit", "badge"),
+    ("limit", "verdict", "badge"),
     [
-        (0.5, '<span class="badge pass">PASS · 1 of 1 thresholds hold</span>'),
-        (1.0, '<span class="badge open">FORGETTING NOT SHOWN · 1 of 1 thresholds hold</span>'),
-        (0.1, '<span class="badge fail">FAIL · 0 of 1 thresholds hold</span>'),
+        (0.5, "shown", '<span class="badge pass">Forgetting shown · 1 of 1 thresholds shown to hold</span>'),
+        # within it, but 100 samples do not show it
+        (0.35, "not shown", '<span class="badge open">Forgetting not shown · 0 of 1 thresholds shown to hold</span>'),
+        (1.0, "not shown", '<span class="badge open">Forgetting not shown · 1 of 1 thresholds shown to hold</span>'),
+        (0.1, "failed", '<span class="badge fail">Forgetting failed · 0 of 1 thresholds shown to hold</span>'),
     ],
 )
 def test_the_headline(
-    evidence: Evidence, limit: float, badge: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    evidence: Evidence, limit: float, verdict: str, badge: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a model whose P_psi went from .9 to .3."""
     models = dict(evidence.record.models)
     for name, value in (("unscrubbed", 0.9), ("scrubbed", 0.3)):
+        low, high = score_interval(value, 100)
         models[name] = dataclasses.replace(
-            models[name], metrics=models[name].metrics | {"p_psi": Measurement(value, 100)}
+            models[name], metrics=models[name].metrics | {"p_psi": Measurement(value, 100, low=low, high=high)}
         )
-    verdict = Verdict(f"p_psi <= {limit}", limit, 0.3, limit >= 0.3)
-    record = dataclasses.replace(evidence.record, models=models, thresholds=[verdict], passed=verdict.passed)
+    figures = {name: entry.metrics for name, entry in models.items()}
+    verdicts = judge([parse_threshold(f"p_psi <= {limit}")], figures)
+    record = dataclasses.replace(
+        evidence.record, models=models, thresholds=verdicts, verdict=overall(verdicts, figures)
+    )
+    assert record.verdict == verdict
     assert badge in head(record)
     show(dataclasses.replace(evidence, record=record))
-    assert ("NOT SHOWN" in capsys.readouterr().out) is (limit != 0.5)
+    assert f"forgetting  {verdict.upper()}" in capsys.readouterr().out
+
+
+def test_the_report_tells_class_by_class(evidence: Evidence) -> None:
+    """Nine classes kept and one forgotten, each with its n and its interval, for every model."""
+    text = evidence.report_path.read_text()
+    table = text.split("<h2>Class by class</h2>")[1].split("</section>")[0]
+    assert table.count("<tr><th>") == 1 + 10 and table.count("forgotten: P_psi") == 1
+    for entry in evidence.record.models.values():
+        for name in ("0", "9"):
+            found = entry.metrics["accuracy_remaining"].by_class[name]
+            assert found.value is not None and found.low is not None and found.n == 15
+            assert f"{report._number(found.value)}<small>n = 15, 95 %: {report._number(found.low)} to " in table

@@ -1,26 +1,51 @@
-"""Thresholds: what they say, and what they refuse."""
+"""Thresholds: what they say, what is shown, and what they refuse."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence.intervals import for_each_of, score_interval
 from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.evidence.thresholds import (
     check_thresholds,
+    default_thresholds,
     judge,
+    overall,
     parse_threshold,
+    said,
     shows_forgetting,
     tells_nothing,
 )
 
+
+def share(value: float, n: int = 500) -> Measurement:
+    low, high = score_interval(value, n)
+    return Measurement(value, n, low=low, high=high)
+
+
+def of_classes(*values: float, n: int = 500) -> Measurement:
+    """A mean over classes called c0, c1, …"""
+    by_class = {f"c{i}": share(value, n) for i, value in enumerate(values)}
+    return dataclasses.replace(share(sum(values) / len(values), n * len(values)), by_class=by_class)
+
+
 MODELS = {
-    "unscrubbed": {"accuracy_remaining": Measurement(0.99, 450), "p_psi": Measurement(0.95, 500)},
-    "scrubbed": {
-        "accuracy_remaining": Measurement(0.97, 450),
-        "p_psi": Measurement(0.08, 500),
-        "frechet_distance[digits-cnn]": Measurement(None, 20, reason="too few"),
+    "unscrubbed": {
+        "accuracy_remaining": of_classes(0.99, 0.98, 1.0),
+        "p_psi": of_classes(0.95),
+        "frechet_distance[digits-cnn]": Measurement(16.0, 450),
+        "membership_gap": Measurement(0.07, 32, low=0.0, high=0.2),
     },
-    "retrained": {"p_psi": Measurement(0.05, 500)},
+    "scrubbed": {
+        "accuracy_remaining": of_classes(0.97, 0.96, 0.98),
+        "p_psi": of_classes(0.08),
+        "frechet_distance[digits-cnn]": Measurement(20.0, 450),
+        "recall[digits-cnn]": Measurement(None, 20, reason="too few"),
+        "membership_gap": Measurement(0.02, 32, low=0.0, high=0.15),
+    },
+    "retrained": {"p_psi": of_classes(0.05), "membership_gap": Measurement(0.06, 32, low=0.0, high=0.19)},
 }
 
 
@@ -33,10 +58,14 @@ MODELS = {
         ("p_psi >= 0.1", 0.1, False),
         ("p_psi <= retrained + 0.05", 0.1, True),
         ("p_psi <= retrained", 0.05, False),
+        ("p_psi <= 2 * retrained - 0.01", 0.09, True),
+        ("p_psi <= 2*retrained-0.03", 0.07, False),
         ("accuracy_remaining >= unscrubbed - 0.01", 0.98, False),
         ("accuracy_remaining >= unscrubbed - 0.03", 0.96, True),
-        ("accuracy_remaining >= retrained - 0.5", None, False),
-        ("frechet_distance[digits-cnn] <= 100", 100, False),
+        ("frechet_distance[digits-cnn] <= 1.5 * unscrubbed", 24.0, True),
+        ("frechet_distance[digits-cnn] <= 1.2 * unscrubbed", 19.2, False),
+        ("frechet_distance[digits-cnn] <= retrained", None, False),
+        ("recall[digits-cnn] >= 0", 0.0, False),
     ],
 )
 def test_a_threshold_holds_or_not(text: str, limit: float | None, passed: bool | None) -> None:
@@ -49,8 +78,83 @@ def test_a_threshold_holds_or_not(text: str, limit: float | None, passed: bool |
     assert verdict.limit == (None if limit is None else pytest.approx(limit))
 
 
+def test_one_class_of_ten_that_is_not_forgotten() -> None:
+    """Its P_psi of .9 leaves the mean at .099, within .1."""
+    models = {"unscrubbed": {"p_psi": of_classes(*[0.95] * 10)}, "scrubbed": {"p_psi": of_classes(*[0.01] * 9, 0.9)}}
+    mean, worst = judge([parse_threshold("p_psi <= 0.1"), parse_threshold("p_psi_worst_class <= 0.1")], models)
+    assert mean.passed and not worst.passed
+    assert (worst.value, worst.of_class) == (0.9, "c9")
+    assert overall([mean, worst], models) == "failed"
+    assert said(worst) == "it is 0.9 for class c9"
+
+
+def test_one_class_of_a_hundred_that_is_destroyed() -> None:
+    """It costs .01 of the mean; and a class that was poor before is no worse for being so now."""
+    before = of_classes(*[0.99] * 98, 0.99, 0.6)
+    models = {
+        "unscrubbed": {"accuracy_remaining": before},
+        "scrubbed": {"accuracy_remaining": of_classes(*[0.99] * 98, 0.05, 0.6)},
+    }
+    texts = ["accuracy_remaining >= unscrubbed - 0.02", "accuracy_worst_class >= unscrubbed - 0.1"]
+    mean, worst = judge([parse_threshold(text) for text in texts], models)
+    assert mean.passed and not worst.passed and worst.of_class == "c98"
+    models["scrubbed"] = {"accuracy_remaining": of_classes(*[0.99] * 99, 0.6)}
+    (harmless,) = judge([parse_threshold(texts[1])], models)
+    assert harmless.passed and harmless.of_class == "c99"
+
+
+@pytest.mark.parametrize(("n", "is_shown"), [(50, False), (2000, True)])
+def test_too_few_samples_show_nothing(n: int, is_shown: bool) -> None:
+    """At 50 a class, one sample is .02."""
+    models = {
+        "unscrubbed": {"accuracy_remaining": of_classes(1.0, 1.0, n=n)},
+        "scrubbed": {"accuracy_remaining": of_classes(0.98, 1.0, n=n)},
+    }
+    (verdict,) = judge([parse_threshold("accuracy_worst_class >= unscrubbed - 0.05")], models)
+    assert verdict.passed and verdict.shown is is_shown
+    assert verdict.margin == pytest.approx(0.03) and verdict.margin_low is not None
+    assert (verdict.margin_low >= 0) is is_shown
+    assert ("with this many samples it may be" in said(verdict)) is not is_shown
+
+
+def test_a_margin_is_corrected_for_the_number_of_classes() -> None:
+    """Against a number: its lower end is the class's own interval at 1 - .05/m."""
+    models = {"scrubbed": {"accuracy_remaining": of_classes(0.9, 1.0, 1.0, 1.0, n=200)}}
+    (verdict,) = judge([parse_threshold("accuracy_worst_class >= 0.8")], models)
+    low, _ = score_interval(0.9, 200, for_each_of(4))
+    assert verdict.margin_low == pytest.approx(low - 0.8)
+
+
+def test_the_tightest_class_decides_though_another_has_the_worse_figure() -> None:
+    few = dataclasses.replace(of_classes(1.0, 0.97), by_class={"few": share(1.0, 5), "many": share(0.97, 5000)})
+    (verdict,) = judge([parse_threshold("accuracy_worst_class >= 0.9")], {"scrubbed": {"accuracy_remaining": few}})
+    assert verdict.of_class == "few" and verdict.passed and not verdict.shown
+
+
+def test_a_class_without_a_figure_decides() -> None:
+    by_class = {"a": share(1.0), "b": Measurement(None, 0, reason="no finite sample")}
+    models = {"scrubbed": {"accuracy_remaining": dataclasses.replace(share(1.0), by_class=by_class)}}
+    (verdict,) = judge([parse_threshold("accuracy_worst_class >= 0.1")], models)
+    assert not verdict.passed and verdict.of_class == "b" and said(verdict) == "no figure"
+    # nothing is out of its limit, and nothing is shown
+    assert overall([verdict], models) == "not shown"
+
+
+def test_a_yardsticks_own_doubt_counts() -> None:
+    """.02 under the limit: enough beside an exact yardstick, not beside one of 50 samples."""
+    for n, is_shown in ((50, False), (100_000, True)):
+        models = {"scrubbed": {"p_psi": of_classes(0.03, n=5000)}, "retrained": {"p_psi": of_classes(0.0, n=n)}}
+        (verdict,) = judge([parse_threshold("p_psi <= retrained + 0.05")], models)
+        # the limit's lower end is .05 either way: a retrained model at 0 cannot be lower
+        assert verdict.shown
+        models["retrained"] = {"p_psi": of_classes(0.05, n=n)}
+        (verdict,) = judge([parse_threshold("p_psi <= retrained")], models)
+        assert verdict.passed and verdict.shown is is_shown
+
+
 def test_a_threshold_that_the_unscrubbed_model_holds_too_tells_nothing() -> None:
     assert not tells_nothing("p_psi <= 0.1", MODELS)
+    assert not tells_nothing("p_psi_worst_class <= 0.1", MODELS)
     assert tells_nothing("p_psi <= retrained + 0.95", MODELS)
     # of quality it is expected
     assert not tells_nothing("accuracy_remaining >= unscrubbed - 0.01", MODELS)
@@ -59,16 +163,47 @@ def test_a_threshold_that_the_unscrubbed_model_holds_too_tells_nothing() -> None
 @pytest.mark.parametrize(
     ("text", "shows"),
     [
-        ("p_psi <= 0.1", True),
+        ("p_psi <= 0.15", True),
+        # within it, but not by enough
+        ("p_psi <= 0.09", False),
         ("p_psi <= 0.99", False),
         ("p_psi <= 0.01", False),
         # the unscrubbed model fails it, but it says nothing of forgetting
-        ("accuracy_remaining <= 0.98", False),
+        ("accuracy_remaining <= 0.985", False),
     ],
 )
 def test_what_shows_forgetting_holds_for_the_scrubbed_model_alone(text: str, shows: bool) -> None:
     (verdict,) = judge([parse_threshold(text)], MODELS)
     assert shows_forgetting(verdict, MODELS) is shows
+    assert overall([verdict], MODELS) == ("shown" if shows else "failed" if not verdict.passed else "not shown")
+
+
+def test_forgetting_alone_is_not_enough() -> None:
+    def found(*texts: str) -> str:
+        return overall(judge([parse_threshold(text) for text in texts], MODELS), MODELS)
+
+    assert found("p_psi <= 0.15", "accuracy_worst_class >= unscrubbed - 0.1") == "shown"
+    assert found("p_psi <= 0.15", "accuracy_worst_class >= unscrubbed - 0.03") == "not shown"
+    assert found("p_psi <= 0.15", "accuracy_worst_class >= unscrubbed - 0.01") == "failed"
+    # thirty-two samples: nothing to tell by, whichever way
+    assert found("membership_gap <= retrained + 0.05") == "not shown"
+
+
+def test_what_must_hold_where_nothing_is_said() -> None:
+    computed = ["p_psi", "p_psi_worst_class", "accuracy_remaining", "frechet_distance[cats-cnn]", "non_finite_samples"]
+    rest = [
+        "accuracy_worst_class >= unscrubbed - 0.1",
+        "accuracy_remaining >= unscrubbed - 0.02",
+        "frechet_distance[cats-cnn] <= 1.5 * unscrubbed",
+        "non_finite_samples <= 0",
+    ]
+    assert default_thresholds(computed, True, False) == ["p_psi_worst_class <= 0.1", *rest]
+    assert default_thresholds(computed, True, True) == ["p_psi_worst_class <= retrained + 0.05", *rest]
+    with_held_out = [*computed, "membership_gap"]
+    assert default_thresholds(with_held_out, False, True) == ["membership_gap <= retrained + 0.05", *rest]
+    for metrics, with_retrained in ((computed, True), (with_held_out, False)):
+        with pytest.raises(ConfigError, match="nothing would say whether single samples are forgotten"):
+            default_thresholds(metrics, False, with_retrained)
 
 
 def test_a_metric_that_is_not_computed() -> None:

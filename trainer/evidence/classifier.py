@@ -6,6 +6,7 @@ classifier.safetensors    the weights; in its metadata the classes, the resoluti
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ...shards.dataset import Dataset
 from ...shards.stream import Stream
 from ..errors import ConfigError
 from ..files import open_up
+from ..provenance import weights_sha256
 
 HELD_OUT_SHARE = 0.25
 FORMAT = "erasediff-classifier-1"
@@ -66,6 +68,8 @@ class ClassifierCard:
     num_held_out: int
     data_fingerprint: str
     """Of the dataset it was trained on."""
+    weights_sha256: str
+    """`provenance.weights_sha256` of its weights."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,9 @@ def load_classifier(path: Path) -> Classifier:
         )
     try:
         fields = json.loads(about["card"])
-        card = ClassifierCard(**fields | {"classes": tuple(fields["classes"])})
+        # found anew: the card is of the weights that are there
+        found = {"classes": tuple(fields["classes"]), "weights_sha256": weights_sha256(weights)}
+        card = ClassifierCard(**fields | found)
         network = SmallCNN(card.channels, len(card.classes))
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError):
@@ -154,13 +160,27 @@ def train_classifier(
         right = [network(images[rows]).argmax(1) == labels[rows] for rows in held_out.split(_CHUNK)]
     accuracy = torch.cat(right).double().mean().item() if right else 0.0
     card = ClassifierCard(
-        classifier_name(data), data.classes, image_size, channels, accuracy, num_held_out, data.fingerprint
+        classifier_name(data),
+        data.classes,
+        image_size,
+        channels,
+        accuracy,
+        num_held_out,
+        data.fingerprint,
+        weights_sha256(network.state_dict()),
     )
     return Classifier(network, card)
 
 
-def load_images(data: Dataset, image_size: int, channels: int, max_images: int | None = None) -> tuple[Tensor, Tensor]:
-    """Images [N, C, H, W] in [-1, 1] and labels [N], in the stream's order; all of them, or the first so many."""
+def load_images(
+    data: Dataset, image_size: int, channels: int, max_images: int | None = None, labels: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Images [N, C, H, W] in [-1, 1] and labels [N], in the stream's order; all of them, or the first so many.
+
+    labels: only those of these classes, of which the data must have some.
+    """
+    if labels is not None:
+        data = data.only(np.isin(data.labels, labels))
     count = len(data) if max_images is None else min(max_images, len(data))
     batch = Stream(data, seed=0, batch_size=count, image_size=image_size, channels=channels).batch(0)
     return torch.from_numpy(batch.images), torch.from_numpy(batch.labels)

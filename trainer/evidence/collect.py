@@ -18,16 +18,17 @@ from .. import distributed, models
 from ..attempts import history
 from ..checks import labels_of
 from ..config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
-from ..errors import ConfigError, ThresholdError
+from ..errors import ConfigError, NotShownError, ThresholdError
 from ..models import DiffusionModel
-from ..provenance import Inputs, now, read_inputs, versions, weights_sha256
+from ..provenance import DataStamp, Inputs, now, read_inputs, versions, weights_sha256
 from ..run_folder import is_finished
 from ..sampling import check_sampling
 from ..settings import as_dict, decode, read_toml
 from . import report
-from .classifier import Classifier, classifier_name, load_classifier, load_images, train_classifier
+from .classifier import Classifier, SmallCNN, classifier_name, load_classifier, load_images, train_classifier
 from .evaluation import Bench, Figures, Images, evaluate, metric_names
 from .features import make_features, network_features
+from .metrics import min_frechet_samples
 from .record import (
     RECORD_NAME,
     STATEMENT,
@@ -39,18 +40,31 @@ from .record import (
     schema_name,
     write_record,
 )
-from .retrained import check_trained_without, is_record, read_yardstick, recorded_yardstick, retrain, settings_of
-from .thresholds import Threshold, check_thresholds, judge, parse_threshold
+from .retrained import (
+    RETRAINED_NAME,
+    check_trained_without,
+    is_record,
+    read_yardstick,
+    recorded_yardstick,
+    retrain,
+    settings_of,
+)
+from .thresholds import (
+    NOT_SHOWN,
+    Threshold,
+    check_thresholds,
+    default_thresholds,
+    judge,
+    overall,
+    parse_threshold,
+    said,
+)
 
 CLASSIFIER_NAME = "classifier.safetensors"
 REPORT_NAME = "report.html"
 # real images that precision, recall and the Fréchet distance compare with, at most
 MAX_REAL_IMAGES = 5_000
-# with nothing else asked for: forgotten as well as the retrained model, the rest kept
-_CLASS_THRESHOLDS = ("p_psi <= 0.1", "accuracy_remaining >= unscrubbed - 0.02", "non_finite_samples <= 0")
-_CLASS_THRESHOLDS_RETRAINED = ("p_psi <= retrained + 0.05", *_CLASS_THRESHOLDS[1:])
 _UNCONDITIONAL = "the evaluation asks for samples by class, and the model is unconditional"
-_SAMPLE_THRESHOLDS = ("membership_auc <= retrained + 0.05", *_CLASS_THRESHOLDS[1:])
 
 
 @dataclass(frozen=True)
@@ -99,12 +113,21 @@ class Evidence:
     record_path: Path
     report_path: Path
 
-    def require_passed(self) -> None:
-        """Raises ThresholdError, naming each threshold that does not hold."""
+    def require_within_limits(self) -> None:
+        """Raises ThresholdError, naming each threshold that fails, or whose figure is missing."""
         failed = [verdict for verdict in self.record.thresholds if not verdict.passed]
         if failed:
-            texts = "; ".join(f"{verdict.threshold} (it is {verdict.value})" for verdict in failed)
+            texts = "; ".join(f"{verdict.threshold} ({said(verdict)})" for verdict in failed)
             raise ThresholdError(f"{len(failed)} of {len(self.record.thresholds)} thresholds fail: {texts}")
+
+    def require_shown(self) -> None:
+        """Raises ThresholdError where a threshold fails, NotShownError where forgetting and the rest are not shown."""
+        self.require_within_limits()
+        if self.record.verdict == "shown":
+            return
+        unsure = [f"{v.threshold} ({said(v)})" for v in self.record.thresholds if not v.shown]
+        why = f"too few samples to say that it holds: {'; '.join(unsure)}" if unsure else NOT_SHOWN
+        raise NotShownError(f"forgetting is not shown: {why}")
 
 
 def run_evaluate(
@@ -112,7 +135,7 @@ def run_evaluate(
 ) -> Evidence:
     """Evaluates a finished scrub; writes record.json and report.html into `output`, or into the run. All ranks call it.
 
-    Whether the thresholds hold is in the record; nothing is raised for one that fails. Raises ConfigError for what
+    What comes of the thresholds is in the record; nothing is raised for one that fails. Raises ConfigError for what
     cannot be evaluated, before anything is computed.
     """
     options = config.judge
@@ -145,7 +168,8 @@ def run_evaluate(
         figures["retrained"] = evaluate(yardstick, bench, figures["unscrubbed"].samples)
         entries["retrained"] = _entry(yardstick, figures["retrained"], date)
 
-    verdicts = judge(thresholds, {name: entry.metrics for name, entry in entries.items()})
+    by_model = {name: entry.metrics for name, entry in entries.items()}
+    verdicts = judge(thresholds, by_model)
     record = Record(
         schema=schema_name(),
         date=date,
@@ -154,9 +178,10 @@ def run_evaluate(
         forgotten_classes=[scrubbed.forget.classes[i] for i in bench.forget_labels] if bench.forgets_classes else [],
         forget=scrubbed.inputs.forget,
         remain=scrubbed.inputs.remain,
+        held_out=None if bench.held_out is None else bench.held_out_stamp,
         models=entries,
         thresholds=verdicts,
-        passed=all(verdict.passed for verdict in verdicts),
+        verdict=overall(verdicts, by_model),
         run=run_entry(scrubbed.run),
         classifier=bench.classifier.card,
         config=as_dict(scrubbed.config),
@@ -183,8 +208,9 @@ def check_judge(options: JudgeConfig, base: DiffusionModel, data: Dataset, chose
     _check_device(options)
     _check_options(options, base)
     forget_labels = labels_of(data, chosen)
-    gone = _gone(forget_labels, labels_of(data, ~chosen), data.classes, request)
-    _check_asked(options, base, data, [data], forget_labels, bool(gone))
+    remaining = labels_of(data, ~chosen)
+    gone = _gone(forget_labels, remaining, data.classes, request)
+    _check_asked(options, base, data, [data], forget_labels, len(remaining), bool(gone))
 
 
 def _check_asked(
@@ -193,14 +219,26 @@ def _check_asked(
     data: Dataset,
     trained_on: Sequence[Dataset],
     forget_labels: list[int],
+    num_remaining: int,
     forgets_classes: bool,
 ) -> None:
     """Raises ConfigError for a judge, features, held-out samples or thresholds that cannot be; trains nothing."""
     judge_name = classifier_name(data) if options.classifier is None else _load_judge(options, data, base).card.name
-    features = judge_name if options.features == "classifier" else network_features(options.features).name
+    features, num_features = judge_name, SmallCNN.num_features
+    if options.features != "classifier":
+        network = network_features(options.features)
+        features, num_features = network.name, network.num_features
     if options.held_out is not None:
         _open_held_out(options.held_out, trained_on, forget_labels)
-    _thresholds(options, metric_names(options, features, forgets_classes), forgets_classes)
+    thresholds = _thresholds(options, metric_names(options, features, forgets_classes), forgets_classes)
+    num_samples, needed = num_remaining * options.num_remain_samples_per_class, min_frechet_samples(num_features)
+    of_distance = [threshold.text for threshold in thresholds if threshold.metric.startswith("frechet_distance")]
+    if of_distance and num_samples < needed:
+        raise ConfigError(
+            f"judge.thresholds: {of_distance[0]!r} needs {needed:,} samples, and judge.num_remain_samples_per_class = "
+            f"{options.num_remain_samples_per_class} of {num_remaining} classes makes {num_samples:,}: raise it, or "
+            "give thresholds without that one"
+        )
     if options.with_retrained:
         assert base.folder is not None
         settings_of(base.folder)
@@ -225,7 +263,7 @@ def _check_options(options: JudgeConfig, base: DiffusionModel) -> None:
     """Raises ConfigError for numbers out of range, and for a model that knows no classes."""
     if not base.num_classes:
         raise ConfigError(_UNCONDITIONAL)
-    for name in ("num_forget_samples", "num_remain_samples"):
+    for name in ("num_forget_samples_per_class", "num_remain_samples_per_class"):
         if getattr(options, name) < 1:
             raise ConfigError(f"judge.{name} = {getattr(options, name)}: at least 1")
     for name in ("num_images", "num_steps", "num_points", "num_samples"):
@@ -243,16 +281,7 @@ def _check_options(options: JudgeConfig, base: DiffusionModel) -> None:
 def _thresholds(options: JudgeConfig, metrics: Sequence[str], forgets_classes: bool) -> list[Threshold]:
     """Those asked for, or the default ones; raises ConfigError where there is nothing to hold them against."""
     with_retrained = options.with_retrained or options.retrained is not None
-    texts: Sequence[str] = options.thresholds
-    if not texts and forgets_classes:
-        texts = _CLASS_THRESHOLDS_RETRAINED if with_retrained else _CLASS_THRESHOLDS
-    elif not texts:
-        if not with_retrained or options.held_out is None:
-            raise ConfigError(
-                "judge.thresholds: nothing would say whether single samples are forgotten; name unseen samples in "
-                "judge.held_out and a yardstick in judge.retrained (or set judge.with_retrained), or give thresholds"
-            )
-        texts = _SAMPLE_THRESHOLDS
+    texts = options.thresholds or default_thresholds(metrics, forgets_classes, with_retrained)
     thresholds = [parse_threshold(text) for text in texts]
     check_thresholds(thresholds, metrics, with_retrained)
     return thresholds
@@ -286,18 +315,19 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
             f"data = '{config.data}' has no sample of class {data.classes[missing[0]]}: the classifier must know all"
         )
     # the judge takes minutes to train: first all that can be known without it
-    _check_asked(options, base, data, [scrubbed.forget, scrubbed.remain], forget_labels, bool(gone))
+    trained_on = [scrubbed.forget, scrubbed.remain]
+    _check_asked(options, base, data, trained_on, forget_labels, len(remaining), bool(gone))
     classifier = _classifier(options, data, base)
 
-    def images(dataset: Dataset) -> Images:
-        return Images(*load_images(dataset, base.image_size, base.channels, MAX_REAL_IMAGES))
+    def images(dataset: Dataset, labels: Sequence[int] | None = None) -> Images:
+        return Images(*load_images(dataset, base.image_size, base.channels, MAX_REAL_IMAGES, labels))
 
-    held_out = None
+    held_out = stamp = None
     if options.held_out is not None:
-        kept_apart = _open_held_out(options.held_out, [scrubbed.forget, scrubbed.remain], forget_labels)
-        held_out = images(kept_apart)
+        kept_apart = _open_held_out(options.held_out, trained_on, forget_labels)
+        stamp = DataStamp.of(kept_apart)
         # the loss depends on the class: only samples of the same classes compare
-        held_out = held_out.where(torch.isin(held_out.labels, torch.tensor(forget_labels)))
+        held_out = images(kept_apart, forget_labels)
     return Bench(
         config=options,
         classifier=classifier,
@@ -308,6 +338,7 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
         real_remain=images(scrubbed.remain),
         real_forget=images(scrubbed.forget),
         held_out=held_out,
+        held_out_stamp=stamp,
         device=device,
     )
 
@@ -358,7 +389,7 @@ def _yardstick(options: JudgeConfig, scrubbed: Scrubbed, bench: Bench) -> ModelE
     if options.retrained is not None:
         return ModelConfig(options.retrained, null_class=null_class)
     if options.with_retrained:
-        folder = retrain(scrubbed.config, scrubbed.run / "retrained")
+        folder = retrain(scrubbed.config, scrubbed.run / RETRAINED_NAME)
         return ModelConfig(str(folder), null_class=null_class)
     return None
 

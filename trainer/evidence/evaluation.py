@@ -15,15 +15,18 @@ from torch import Tensor
 
 from ..config import JudgeConfig
 from ..models import DiffusionModel
+from ..provenance import DataStamp
 from ..sampling import CHUNK, sample
 from . import metrics
 from .classifier import Classifier
 from .features import Features
-from .membership import membership_auc
+from .intervals import score_interval
+from .membership import membership_auc, membership_gap
 from .metrics import Measurement, measured
 from .relearning import RelearningPoint, relearn
 
 NEIGHBOURS = 3  # k of precision and recall
+NO_SAMPLE = "no finite sample"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class Bench:
     real_remain: Images
     real_forget: Images
     held_out: Images | None
+    """Of the forgotten classes, seen by no model."""
+    held_out_stamp: DataStamp | None
+    """The dataset they are of."""
     device: torch.device
 
     def metric_names(self) -> list[str]:
@@ -69,7 +75,7 @@ class Bench:
 
 def metric_names(config: JudgeConfig, features: str, forgets_classes: bool) -> list[str]:
     """The metrics of a scrubbed model; a metric that rests on features carries their extractor's name."""
-    of_class = ["p_psi", "entropy"] if forgets_classes else []
+    of_class = ["p_psi", "p_psi_worst_class", "entropy"] if forgets_classes else []
     on_features = [
         "frechet_distance",
         "precision",
@@ -78,10 +84,11 @@ def metric_names(config: JudgeConfig, features: str, forgets_classes: bool) -> l
         "integrity_forgotten",
         "nearest_to_forget",
     ]
-    tests = ["membership_auc"] if config.held_out else []
+    tests = ["membership_auc", "membership_gap"] if config.held_out else []
     return [
         *of_class,
         "accuracy_remaining",
+        "accuracy_worst_class",
         *(f"{name}[{features}]" for name in on_features),
         *tests,
         "non_finite_samples",
@@ -114,8 +121,8 @@ def evaluate(model: DiffusionModel, bench: Bench, original: Samples | None = Non
     """
     config, seed = bench.config, bench.config.sampling.seed
     samples = Samples(
-        _generate(model, bench, bench.forget_labels, config.num_forget_samples, seed),
-        _generate(model, bench, bench.remain_labels, config.num_remain_samples, seed + 1),
+        _generate(model, bench, _each(bench.forget_labels, config.num_forget_samples_per_class), seed),
+        _generate(model, bench, _each(bench.remain_labels, config.num_remain_samples_per_class), seed + 1),
     )
     forget, remain = samples.forget.where(samples.forget.is_finite), samples.remain.where(samples.remain.is_finite)
     num_non_finite = len(samples.forget) + len(samples.remain) - len(forget) - len(remain)
@@ -126,6 +133,7 @@ def evaluate(model: DiffusionModel, bench: Bench, original: Samples | None = Non
         found["membership_auc"] = membership_auc(
             model, (members.images, members.labels), (others.images, others.labels), seed=seed, device=bench.device
         )
+        found["membership_gap"] = membership_gap(found["membership_auc"])
     found["non_finite_samples"] = Measurement(float(num_non_finite), len(samples.forget) + len(samples.remain), seed)
     points: list[RelearningPoint] = []
     if config.relearn and bench.forgets_classes:
@@ -142,8 +150,12 @@ def evaluate(model: DiffusionModel, bench: Bench, original: Samples | None = Non
     return Figures(found, points, samples, num_non_finite)
 
 
-def _generate(model: DiffusionModel, bench: Bench, labels: list[int], count: int, seed: int) -> Images:
-    wanted = [labels[i % len(labels)] for i in range(count)]
+def _each(labels: list[int], count: int) -> list[int]:
+    """So many of each label, in turn."""
+    return labels * count
+
+
+def _generate(model: DiffusionModel, bench: Bench, wanted: list[int], seed: int) -> Images:
     images = sample(model, wanted, dataclasses.replace(bench.config.sampling, seed=seed), device=bench.device)
     return Images(images, torch.tensor(wanted))
 
@@ -151,19 +163,46 @@ def _generate(model: DiffusionModel, bench: Bench, labels: list[int], count: int
 def _of_classifier(bench: Bench, forget: Images, remain: Images) -> dict[str, Measurement]:
     """What the classifier sees in finite samples."""
     seed = bench.config.sampling.seed
-    nothing = Measurement(None, 0, seed, reason="no finite sample")
     found: dict[str, Measurement] = {}
     if bench.forgets_classes:
-        found |= {"p_psi": nothing, "entropy": nothing}
-        if len(forget):
-            probabilities = bench.classifier.probabilities(forget.images)
-            found["p_psi"] = measured(metrics.p_psi(probabilities, forget.labels), len(forget), seed=seed)
-            found["entropy"] = measured(metrics.entropy(probabilities), len(forget), seed=seed)
-    found["accuracy_remaining"] = dataclasses.replace(nothing, seed=seed + 1)
-    if len(remain):
-        correct = metrics.accuracy(bench.classifier.probabilities(remain.images), remain.labels)
-        found["accuracy_remaining"] = measured(correct, len(remain), seed=seed + 1)
+        probabilities = bench.classifier.probabilities(forget.images)
+        of_each = metrics.p_psi(probabilities, forget.labels)
+        found["p_psi"] = _mean(bench, of_each, forget.labels, bench.forget_labels, seed)
+        found["p_psi_worst_class"] = _worst(found["p_psi"], highest=True)
+        found["entropy"] = measured(
+            metrics.entropy(probabilities), len(forget), seed=seed, why_not="" if len(forget) else NO_SAMPLE
+        )
+    correct = metrics.accuracy(bench.classifier.probabilities(remain.images), remain.labels)
+    found["accuracy_remaining"] = _mean(bench, correct, remain.labels, bench.remain_labels, seed + 1)
+    found["accuracy_worst_class"] = _worst(found["accuracy_remaining"], highest=False)
     return found
+
+
+def _mean(bench: Bench, values_N: Tensor, labels_N: Tensor, classes: list[int], seed: int) -> Measurement:
+    """The mean of numbers in [0, 1], and of each class's by itself, with intervals."""
+
+    def mean(values: Tensor) -> Measurement:
+        n = len(values)
+        if not n:
+            return Measurement(None, 0, seed, reason=NO_SAMPLE)
+        value = values.mean().item()
+        low, high = score_interval(value, n)
+        return Measurement(value, n, seed, low=low, high=high)
+
+    by_class = {bench.classifier.card.classes[label]: mean(values_N[labels_N == label]) for label in classes}
+    return dataclasses.replace(mean(values_N), by_class=by_class)
+
+
+def _worst(measurement: Measurement, *, highest: bool) -> Measurement:
+    """The class with the highest, or lowest, figure; one without a figure is worse than any."""
+    sign = -1 if highest else 1
+
+    def order(name: str) -> float:
+        value = measurement.by_class[name].value
+        return float("-inf") if value is None else sign * value
+
+    name = min(measurement.by_class, key=order)
+    return dataclasses.replace(measurement.by_class[name], of_class=name)
 
 
 def _of_features(bench: Bench, forget: Images, remain: Images) -> dict[str, Measurement]:
@@ -189,7 +228,7 @@ def _of_features(bench: Bench, forget: Images, remain: Images) -> dict[str, Meas
         precision, recall = metrics.precision_recall(real, generated, NEIGHBOURS)
         found[f"precision[{name}]"] = measured(precision, n, seed=seed + 1, features=name)
         found[f"recall[{name}]"] = measured(recall, n, seed=seed + 1, features=name)
-    nearest = Measurement(None, 0, seed, name, "no finite sample")
+    nearest = Measurement(None, 0, seed, name, NO_SAMPLE)
     if len(forget):
         distance = metrics.nearest_distance(bench.features(bench.real_forget.images), bench.features(forget.images))
         nearest = measured(distance, len(forget), seed=seed, features=name)
@@ -206,7 +245,7 @@ def _integrity(
         ours = samples.remain if side == "remaining" else samples.forget
         if original is None:
             again = ours.labels[:CHUNK].tolist()
-            theirs = _generate(model, bench, again, len(again), first_seed)
+            theirs = _generate(model, bench, again, first_seed)
             ceiling = ours.where(ours.is_finite)
             distance = metrics.other_seed_distance(bench.features(ceiling.images), ceiling.labels)
             found[f"integrity_ceiling_{side}[{name}]"] = measured(
@@ -223,6 +262,6 @@ def _integrity(
         n = int(both.sum())
         distance = metrics.paired_distance(bench.features(ours.images[both]), bench.features(theirs.images[both]))
         found[f"integrity_{side}[{name}]"] = measured(
-            distance, n, why_not="" if n else "no finite sample", seed=first_seed, features=name
+            distance, n, why_not="" if n else NO_SAMPLE, seed=first_seed, features=name
         )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -12,7 +13,8 @@ from .. import distributed
 from ..models import DiffusionModel
 from ..randomness import sample_generator
 from ..sampling import CHUNK
-from .metrics import Measurement, auc, measured
+from .intervals import normal_interval
+from .metrics import Measurement, auc
 
 # noise levels a sample's loss is averaged over: spread evenly, a draw of noise at each
 NUM_NOISE_LEVELS = 20
@@ -67,4 +69,17 @@ def membership_auc(
     n = sum(map(len, finite))
     if not all(map(len, finite)):
         return Measurement(None, n, seed, reason="no sample with a finite loss on one side")
-    return measured(auc(-finite[0], -finite[1]), n, seed=seed)
+    value, variance = auc(-finite[0], -finite[1])
+    if not variance.isfinite():  # one sample on a side: it may be anywhere
+        return Measurement(value.item(), n, seed, low=0.0, high=1.0)
+    low, high = normal_interval(value.item(), variance.item())
+    return Measurement(value.item(), n, seed, low=max(0.0, low), high=min(1.0, high))
+
+
+def membership_gap(area: Measurement) -> Measurement:
+    """|AUC - .5|: an AUC of 0 tells members from others as well as one of 1."""
+    if area.value is None or area.low is None or area.high is None:
+        return area
+    ends = sorted((abs(area.low - 0.5), abs(area.high - 0.5)))
+    low = 0.0 if area.low <= 0.5 <= area.high else ends[0]
+    return replace(area, value=abs(area.value - 0.5), low=low, high=ends[1])

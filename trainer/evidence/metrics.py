@@ -1,11 +1,12 @@
 """The arithmetic of the metrics, on probabilities and features. No model, no file, no rank here.
 
-Shapes: N and M samples, D features, K classes. Features are fp64 inside, whatever they come as.
+Shapes: N and M samples, D features, K classes. Features are fp64 inside, whatever they come as. Intervals are in
+`intervals`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,13 @@ class Measurement:
     features: str | None = None
     """Whose features, where it rests on some."""
     reason: str | None = None
+    low: float | None = None
+    """Lower end of the 95 % interval, where there is an estimator of it; `high` is the upper."""
+    high: float | None = None
+    of_class: str | None = None
+    """The class a worst class's figure is of."""
+    by_class: dict[str, Measurement] = field(default_factory=dict)
+    """The same of each class by its name, where the figure is a mean over classes."""
 
 
 def measured(value: Tensor | float, n: int, *, why_not: str = "", **about: object) -> Measurement:
@@ -35,8 +43,8 @@ def measured(value: Tensor | float, n: int, *, why_not: str = "", **about: objec
 
 
 def p_psi(probabilities_NK: Tensor, labels_N: Tensor) -> Tensor:
-    """P_psi(y = c_f | x_f): the mean probability that a classifier gives the class that was asked for."""
-    return probabilities_NK.double().gather(1, labels_N[:, None]).mean()
+    """P_psi(y = c_f | x_f) of each sample [N]: the probability that a classifier gives the class that was asked for."""
+    return probabilities_NK.double().gather(1, labels_N[:, None]).squeeze(1)
 
 
 def entropy(probabilities_NK: Tensor) -> Tensor:
@@ -45,8 +53,8 @@ def entropy(probabilities_NK: Tensor) -> Tensor:
 
 
 def accuracy(probabilities_NK: Tensor, labels_N: Tensor) -> Tensor:
-    """Share of samples whose most probable class is the one that was asked for."""
-    return (probabilities_NK.argmax(1) == labels_N).double().mean()
+    """Of each sample [N], 1 where its most probable class is the one that was asked for, else 0."""
+    return (probabilities_NK.argmax(1) == labels_N).double()
 
 
 class _AsGiven(nn.Module):
@@ -122,8 +130,14 @@ def nearest_distance(from_ND: Tensor, to_MD: Tensor) -> Tensor:
     return _distances(from_ND.double(), to_MD.double()).amin(1).mean()
 
 
-def auc(members_N: Tensor, others_M: Tensor) -> Tensor:
-    """Area under the ROC curve of telling members by a higher score: P(member > other) + ½ P(equal)."""
-    above = (members_N[:, None] > others_M[None, :]).double().mean()
-    equal = (members_N[:, None] == others_M[None, :]).double().mean()
-    return above + equal / 2
+def auc(members_N: Tensor, others_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Area under the ROC curve of telling members by a higher score, P(member > other) + ½ P(equal), and its variance.
+
+    The variance is that of DeLong et al. (1988), which needs two samples on either side; NaN with fewer.
+    """
+    above = (members_N[:, None] > others_M[None, :]).double()
+    above += (members_N[:, None] == others_M[None, :]).double() / 2
+    if min(above.shape) < 2:
+        return above.mean(), torch.tensor(torch.nan)
+    by_member, by_other = above.mean(1), above.mean(0)
+    return above.mean(), by_member.var() / len(by_member) + by_other.var() / len(by_other)

@@ -16,10 +16,10 @@ from ..provenance import DataStamp
 from .classifier import ClassifierCard
 from .metrics import Measurement
 from .relearning import RelearningPoint
-from .thresholds import Verdict, shows_forgetting, tells_nothing
+from .thresholds import Overall, Verdict, shows_forgetting, tells_nothing
 
 RECORD_NAME = "record.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = re.compile(r"erasediff-record-(\d+)")
 STATEMENT = (
     "Approximate unlearning is evidence, not proof: the figures below show what the scrubbed model does on these "
@@ -93,11 +93,13 @@ class Record(_Strict):
     """Classes of which nothing remains; empty where single samples were forgotten."""
     forget: DataStamp
     remain: DataStamp
+    held_out: DataStamp | None
+    """What membership compares D_f with."""
     models: dict[str, ModelEntry]
     """unscrubbed, scrubbed and, where there is one, retrained."""
     thresholds: list[Verdict]
-    passed: bool
-    """Whether every threshold holds."""
+    verdict: Overall
+    """Whether forgetting is shown and the rest kept: shown, not shown, or failed."""
     run: RunEntry
     classifier: ClassifierCard
     config: dict[str, Any]
@@ -113,7 +115,7 @@ class Record(_Strict):
 
     @property
     def shows_forgetting(self) -> bool:
-        """Whether some threshold on forgetting holds that the unscrubbed model fails."""
+        """Whether some threshold on forgetting is shown to hold that the unscrubbed model fails."""
         return any(shows_forgetting(verdict, self._metrics) for verdict in self.thresholds)
 
     @property

@@ -76,8 +76,8 @@ def _point(
     images = sample(model, wanted, sampling, device=device)
     finite = images.isfinite().flatten(1).all(1)
     n = int(finite.sum())
-    p_psi = metrics.p_psi(classifier.probabilities(images[finite]), torch.tensor(wanted)[finite]).item() if n else None
-    return RelearningPoint(step, p_psi, n)
+    of_each = metrics.p_psi(classifier.probabilities(images[finite]), torch.tensor(wanted)[finite])
+    return RelearningPoint(step, of_each.mean().item() if n else None, n)
 
 
 def _loss(

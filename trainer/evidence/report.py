@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from ..settings import flatten
 from . import charts
 from .charts import Axis, Series
 from .evaluation import Bench, Images, Samples
+from .metric_table import METRICS, extractor_of, row_of
 from .metrics import Measurement
 from .record import Record
 from .report_page import definitions, details, page, section
-from .thresholds import NOT_SHOWN, parse_threshold
+from .thresholds import NOT_SHOWN, Verdict, mark_of, parse_threshold, said
 
+# what a model is called in the report, and its colour
 KINDS = {"unscrubbed": "before", "scrubbed": "after", "retrained": "retrained"}
-_HEADINGS = {"unscrubbed": "before", "scrubbed": "after", "retrained": "retrained"}
+_BADGES = {"shown": "pass", "not shown": "open", "failed": "fail"}
 _IMAGES_A_CLASS = 4
 _MAX_CLASSES = 20
 _MAX_PIXELS = 64
@@ -40,21 +43,6 @@ _SHORT = {
     "conv_shortcut": "shortcut",
 }
 
-# metric without its extractor: (name, what it says)
-_MEANINGS = {
-    "p_psi": ("P_psi ↓", "probability of the forgotten class on samples asked to be of it"),
-    "entropy": ("entropy", "of the classifier on the same samples, in nats"),
-    "accuracy_remaining": ("accuracy on the rest ↑", "share of samples of the right class"),
-    "frechet_distance": ("Fréchet distance ↓", "of the rest to real images"),
-    "precision": ("precision ↑", "share of samples among real images, k = 3"),
-    "recall": ("recall ↑", "share of real images among samples, k = 3"),
-    "integrity_remaining": ("change of the rest ↓", "feature distance to the original's images from the same noise"),
-    "integrity_forgotten": ("change of the forgotten", "the same, for the forgotten"),
-    "nearest_to_forget": ("nearest to the forget set", "mean feature distance from its images to the nearest sample"),
-    "membership_auc": ("membership AUC", "telling the forget set from unseen images by the loss; .5: cannot be told"),
-    "non_finite_samples": ("non-finite samples", "generated images with NaN or Inf; they are in no figure"),
-}
-
 
 def write_report(
     record: Record,
@@ -64,7 +52,7 @@ def write_report(
     path: Path,
 ) -> None:
     """Writes the report whole or not at all. `steps` are the lines of metrics.jsonl."""
-    parts = [head(record), _grids(record, samples, bench), _table(record)]
+    parts = [head(record), _grids(record, samples, bench), _table(record), _classes(record)]
     parts.append(_pair(_lambda(steps, record), _cosines(steps), _conflict(steps), _trade_off(record), _curves(record)))
     parts += [_copies(record), _provenance(record)]
     text = page(f"Erasure report: {_forgotten(record)}", "\n".join(part for part in parts if part))
@@ -82,23 +70,14 @@ def _forgotten(record: Record) -> str:
 
 def head(record: Record) -> str:
     """What was forgotten, the verdict on it, and each threshold's."""
-    passed = sum(verdict.passed for verdict in record.thresholds)
-    verdict_of_all, colour = ("PASS", "pass") if record.passed else ("FAIL", "fail")
-    if record.passed and not record.shows_forgetting:
-        verdict_of_all, colour = "FORGETTING NOT SHOWN", "open"
+    shown = sum(verdict.shown for verdict in record.thresholds)
     badge = (
-        f'<span class="badge {colour}">{verdict_of_all} · {passed} of {len(record.thresholds)} thresholds hold</span>'
+        f'<span class="badge {_BADGES[record.verdict]}">Forgetting {record.verdict} · {shown} of '
+        f"{len(record.thresholds)} thresholds shown to hold</span>"
         + ("" if record.shows_forgetting else f"<br>{NOT_SHOWN[0].upper()}{NOT_SHOWN[1:]}.")
     )
     request = f"request {record.request.id} · " if record.request.id else ""
-    verdicts = "".join(
-        f'<div class="verdict{"" if verdict.passed else " failed"}"><b>{_number(verdict.value)}</b> '
-        f'<span class="badge {"pass" if verdict.passed else "fail"}">{"PASS" if verdict.passed else "FAIL"}</span>'
-        f"<code>{escape(verdict.threshold)}{_limit(verdict.limit, verdict.threshold)}</code>"
-        f'<small class="soft">{_about(_of_threshold(record, verdict.threshold))}'
-        f"{'; the unscrubbed model holds it too' if record.tells_nothing(verdict) else ''}</small></div>"
-        for verdict in record.thresholds
-    )
+    verdicts = "".join(map(partial(_verdict, record), record.thresholds))
     return (
         f'<p class="eyebrow">Erasure report · {escape(request)}{escape(record.date[:10])}</p>'
         f"<h1>Forgotten: {escape(_forgotten(record))}</h1><p>{badge}</p>"
@@ -107,19 +86,37 @@ def head(record: Record) -> str:
     )
 
 
-def _of_threshold(record: Record, text: str) -> Measurement:
-    return record.models["scrubbed"].metrics[parse_threshold(text).metric]
+def _verdict(record: Record, verdict: Verdict) -> str:
+    """A threshold's card: the figure, what came of it, which direction is good and what it is compared with."""
+    threshold = parse_threshold(verdict.threshold)
+    metrics = record.models["scrubbed"].metrics
+    measurement = metrics[threshold.metric]
+    if verdict.of_class is not None:
+        measurement = metrics[row_of(threshold.metric).worst_of or ""].by_class[verdict.of_class]
+    mark, _ = mark_of(verdict)
+    state = {"PASS": ("", "pass"), "FAIL": (" failed", "fail"), "TOO FEW": (" open", "open")}[mark]
+    compared = "a fixed limit" if threshold.model is None else f"the {threshold.model} model"
+    notes = [
+        f"{'lower' if threshold.at_most else 'higher'} is better, compared with {compared}",
+        said(verdict),
+        _about(measurement),
+        *(["the unscrubbed model holds it too"] if record.tells_nothing(verdict) else []),
+    ]
+    return (
+        f'<div class="verdict{state[0]}"><b>{_number(verdict.value)}</b> '
+        f'<span class="badge {state[1]}">{mark}</span><code>{escape(verdict.threshold)}</code>'
+        f'<small class="soft">{"; ".join(notes)}</small></div>'
+    )
 
 
 def _about(measurement: Measurement) -> str:
-    """What a figure rests on, or why there is none."""
+    """What a figure rests on, how far it may be off, and why there is none where there is none."""
     why_not = f"; {escape(measurement.reason)}" if measurement.reason else ""
-    return f"n = {measurement.n:,}{why_not}"
-
-
-def _limit(limit: float | None, text: str) -> str:
-    refers = "retrained" in text or "unscrubbed" in text
-    return f" = {_number(limit)}" if refers else ""
+    interval = ""
+    if measurement.low is not None and measurement.high is not None:
+        interval = f", 95 %: {_number(measurement.low)} to {_number(measurement.high)}"
+    of_class = f"class {escape(measurement.of_class)}, " if measurement.of_class is not None else ""
+    return f"{of_class}n = {measurement.n:,}{interval}{why_not}"
 
 
 def _number(value: float | None) -> str:
@@ -131,7 +128,7 @@ def _number(value: float | None) -> str:
 def _grids(record: Record, samples: Mapping[str, Samples], bench: Bench) -> str:
     """A row for each class, the forgotten first; a strip of images for each model, and real ones."""
     columns: dict[str, Sequence[Images]] = {
-        _HEADINGS[name]: (shown.remain, shown.forget) for name, shown in samples.items()
+        KINDS[name]: (shown.remain, shown.forget) for name, shown in samples.items()
     }
     columns["real"] = (bench.real_remain, bench.real_forget)
     gone = bench.forget_labels if bench.forgets_classes else []
@@ -173,14 +170,15 @@ def _table(record: Record) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in models)
     rows = []
     for metric in record.models["scrubbed"].metrics:
-        plain, _, extractor = metric.partition("[")
-        name, meaning = _MEANINGS[plain]
-        about = f"{meaning}, on {extractor.rstrip(']')}" if extractor else meaning
+        entry, extractor = row_of(metric), extractor_of(metric)
+        about = f"{entry.meaning}, on {extractor}" if extractor else entry.meaning
+        if entry.better == "near the retrained model's":
+            about += "; good: near the retrained model's"
         cells = "".join(
             f'<td class="{"main" if model == "scrubbed" else ""}">{_cell(record, model, metric)}</td>'
             for model in models
         )
-        rows.append(f"<tr><th>{escape(name)}<small>{escape(about)}</small></th>{cells}</tr>")
+        rows.append(f"<tr><th>{escape(entry.heading)}<small>{escape(about)}</small></th>{cells}</tr>")
     yardstick = record.models.get("retrained")
     recorded = ""
     if yardstick is not None:
@@ -196,15 +194,50 @@ def _table(record: Record) -> str:
     return section("Side by side", f'<div class="scroll">{table}</div>', note)
 
 
+def _classes(record: Record) -> str:
+    """Class by class, the forgotten first: what a mean hides."""
+    models = list(record.models)
+    head = "".join(f"<th>{escape(name)}</th>" for name in models)
+    rows, left_out = [], 0
+    for metric in ("p_psi", "accuracy_remaining"):
+        ours = record.models["scrubbed"].metrics.get(metric)
+        names = [] if ours is None else list(ours.by_class)
+        if ours is not None and len(names) > _MAX_CLASSES:  # those that changed most
+            names.sort(key=lambda name: _change(record, metric, name), reverse=True)
+            left_out += len(names) - _MAX_CLASSES
+        for name in names[:_MAX_CLASSES]:
+            measurements = [record.models[model].metrics[metric].by_class.get(name) for model in models]
+            cells = "".join(
+                f'<td class="{"main" if model == "scrubbed" else ""}">{_figure(measurement)}</td>'
+                for model, measurement in zip(models, measurements, strict=True)
+            )
+            kind = "forgotten" if metric == "p_psi" else "kept"
+            about = f"{kind}: {METRICS[metric].heading}"
+            rows.append(f"<tr><th>{escape(name)}<small>{escape(about)}</small></th>{cells}</tr>")
+    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    more = f" {left_out} more classes, which changed less, are in record.json." if left_out else ""
+    note = f"A mean hides a class that was not forgotten, and one that was harmed. 95 % intervals, Wilson's.{more}"
+    return section("Class by class", f'<div class="scroll">{table}</div>', note)
+
+
+def _change(record: Record, metric: str, name: str) -> float:
+    before, after = (record.models[model].metrics[metric].by_class[name].value for model in ("unscrubbed", "scrubbed"))
+    return float("inf") if before is None or after is None else abs(after - before)
+
+
+def _figure(measurement: Measurement | None) -> str:
+    return "–" if measurement is None else f"{_number(measurement.value)}<small>{_about(measurement)}</small>"
+
+
 def _cell(record: Record, model: str, metric: str) -> str:
     measurement: Measurement | None = record.models[model].metrics.get(metric)
     if measurement is None:
         return "–"
-    about = _about(measurement)
     if metric.startswith("integrity_") and model == "unscrubbed":
         ceiling = record.models[model].metrics[metric.replace("integrity_", "integrity_ceiling_")]
-        about = f"floor, {about}<br>ceiling {_number(ceiling.value)}, {_about(ceiling)}"
-    return f"{_number(measurement.value)}<small>{about}</small>"
+        about = f"floor, {_about(measurement)}<br>ceiling {_number(ceiling.value)}, {_about(ceiling)}"
+        return f"{_number(measurement.value)}<small>{about}</small>"
+    return _figure(measurement)
 
 
 def _pair(*figures: str) -> str:

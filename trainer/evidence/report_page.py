@@ -41,7 +41,7 @@ section { background: var(--card); border: 1px solid var(--rule); border-radius:
 .verdict { border: 1px solid var(--rule); border-left: 4px solid var(--good); border-radius: 10px;
   padding: .6rem .8rem;
   background: var(--card); }
-.verdict.failed { border-left-color: var(--bad); }
+.verdict.failed { border-left-color: var(--bad); } .verdict.open { border-left-color: var(--soft); }
 .verdict b { font-size: 1.5rem; letter-spacing: -.02em; font-variant-numeric: tabular-nums; }
 .verdict code { display: block; color: var(--soft); font-size: .8rem; overflow-wrap: anywhere; }
 .samples { display: grid; gap: .3rem .5rem; align-items: center; }

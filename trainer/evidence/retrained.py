@@ -16,6 +16,8 @@ from ..settings import as_dict, decode, read_toml
 from .classifier import ClassifierCard
 from .record import ModelEntry, Record, read_record
 
+RETRAINED_NAME = "retrained"  # the yardstick's run folder, in the scrub's
+
 
 def is_record(judge: JudgeConfig) -> bool:
     """Whether `judge.retrained` names a record rather than a model."""
@@ -51,7 +53,8 @@ def recorded_yardstick(judge: JudgeConfig, inputs: Inputs, classifier: Classifie
             f"{where} was judged by another classifier: name the classifier.safetensors of that run in judge.classifier"
         )
     ours = as_dict(judge)
-    measured_by = ["sampling", "num_forget_samples", "num_remain_samples", "features", "held_out", "relearn"]
+    measured_by = ["sampling", "num_forget_samples_per_class", "num_remain_samples_per_class"]
+    measured_by += ["features", "held_out", "relearn"]
     for key in [*measured_by, "relearning"] if judge.relearn else measured_by:
         if record.judge.get(key) != ours[key]:
             raise ConfigError(

@@ -1,47 +1,60 @@
-"""What a scrubbed model must hold: `p_psi <= 0.1`, `accuracy_remaining >= unscrubbed - 0.02`."""
+"""What a scrubbed model must hold: `p_psi_worst_class <= 0.1`, `accuracy_remaining >= unscrubbed - 0.02`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import ConfigError
+from .intervals import difference_low, for_each_of, score_interval
+from .metric_table import row_of
 from .metrics import Measurement
 
-# metrics by which a model that forgot is told from one that did not
-_OF_FORGETTING = ("p_psi", "entropy", "nearest_to_forget", "membership_auc")
+Figures = Mapping[str, Mapping[str, Measurement]]  # of each model, by metric
+Overall = Literal["shown", "not shown", "failed"]
+
 # where no threshold shows forgetting
 NOT_SHOWN = "no threshold on forgetting holds that the unscrubbed model does not hold too"
-MODELS = ("unscrubbed", "scrubbed", "retrained")
 _NUMBER = r"\d+\.?\d*(?:e-?\d+)?"
 _PATTERN = re.compile(
-    rf"\s*(?P<metric>[a-z_]+(?:\[[^\]]+\])?)\s*(?P<sign><=|>=)\s*"
-    rf"(?:(?P<number>-?{_NUMBER})|(?P<model>unscrubbed|retrained)(?:\s*(?P<plus>[+-])\s*(?P<offset>{_NUMBER}))?)\s*"
+    rf"\s*(?P<metric>[a-z_]+(?:\[[^\]]+\])?)\s*(?P<sign><=|>=)\s*(?:(?P<number>-?{_NUMBER})|"
+    rf"(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?P<model>unscrubbed|retrained)(?:\s*(?P<plus>[+-])\s*(?P<offset>{_NUMBER}))?)\s*"
 )
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The scrubbed model's `metric` is at most, or at least, `offset` plus another model's figure (none: 0)."""
+    """The scrubbed model's `metric` is at most, or at least, `factor` times another model's (none: 0) + `offset`."""
 
     text: str
     metric: str
     at_most: bool
     model: str | None
+    factor: float
     offset: float
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A threshold held against the figures."""
+    """A threshold held against the figures; of a worst class, against that of each, and told of the tightest."""
 
     threshold: str
     limit: float | None
-    """None where the model it refers to has no figure; then it fails."""
+    """None where the model it refers to has no figure."""
     value: float | None
-    """The scrubbed model's; None where there is none; then it fails."""
+    """The scrubbed model's; None where there is none."""
     passed: bool
+    """Whether the figure is there and within its limit."""
+    shown: bool
+    """Whether it still is at the worse end of the margin's 95 % interval: the samples are enough to say so."""
+    margin: float | None = None
+    """How far the figure is within its limit; negative outside."""
+    margin_low: float | None = None
+    """The worse end of the margin's interval; None where there is no estimator of it: `shown` is `passed` then."""
+    of_class: str | None = None
+    """The class it is decided by."""
 
 
 def parse_threshold(text: str) -> Threshold:
@@ -50,12 +63,35 @@ def parse_threshold(text: str) -> Threshold:
     if match is None:
         raise ConfigError(
             f"judge.thresholds: {text!r} is none; write 'METRIC <= NUMBER' or '>=', or compare with another model: "
-            "'accuracy_remaining >= unscrubbed - 0.02', 'p_psi <= retrained + 0.05'"
+            "'accuracy_remaining >= unscrubbed - 0.02', 'p_psi <= retrained + 0.05', "
+            "'frechet_distance[digits-cnn] <= 1.5 * unscrubbed'"
         )
     offset = float(match["number"] or match["offset"] or 0)
     if match["plus"] == "-":
         offset = -offset
-    return Threshold(text, match["metric"], match["sign"] == "<=", match["model"], offset)
+    return Threshold(text, match["metric"], match["sign"] == "<=", match["model"], float(match["factor"] or 1), offset)
+
+
+def default_thresholds(metrics: Sequence[str], forgets_classes: bool, with_retrained: bool) -> list[str]:
+    """What must hold where nothing else is asked for: forgotten, the rest kept, and as good as it was.
+
+    metrics: those that are computed. Raises ConfigError where nothing would say whether single samples are forgotten.
+    """
+    (quality,) = (name for name in metrics if name.startswith("frechet_distance"))
+    rest = [
+        "accuracy_worst_class >= unscrubbed - 0.1",
+        "accuracy_remaining >= unscrubbed - 0.02",
+        f"{quality} <= 1.5 * unscrubbed",
+        "non_finite_samples <= 0",
+    ]
+    if forgets_classes:
+        return ["p_psi_worst_class <= retrained + 0.05" if with_retrained else "p_psi_worst_class <= 0.1", *rest]
+    if not with_retrained or "membership_gap" not in metrics:
+        raise ConfigError(
+            "judge.thresholds: nothing would say whether single samples are forgotten; name unseen samples in "
+            "judge.held_out and a yardstick in judge.retrained (or set judge.with_retrained), or give thresholds"
+        )
+    return ["membership_gap <= retrained + 0.05", *rest]
 
 
 def check_thresholds(thresholds: Sequence[Threshold], metrics: Sequence[str], with_retrained: bool) -> None:
@@ -73,38 +109,106 @@ def check_thresholds(thresholds: Sequence[Threshold], metrics: Sequence[str], wi
             )
 
 
-def judge(thresholds: Sequence[Threshold], models: Mapping[str, Mapping[str, Measurement]]) -> list[Verdict]:
-    """Holds each threshold against the scrubbed model's figures. A figure that is missing fails it."""
-
-    def figure(model: str, metric: str) -> float | None:
-        measurement = models[model].get(metric)
-        return None if measurement is None else measurement.value
-
-    verdicts = []
-    for threshold in thresholds:
-        value = figure("scrubbed", threshold.metric)
-        base = 0.0 if threshold.model is None else figure(threshold.model, threshold.metric)
-        limit = None if base is None else base + threshold.offset
-        passed = value is not None and limit is not None and (value <= limit if threshold.at_most else value >= limit)
-        verdicts.append(Verdict(threshold.text, limit, value, passed))
-    return verdicts
+def judge(thresholds: Sequence[Threshold], models: Figures) -> list[Verdict]:
+    """Holds each threshold against the scrubbed model's figures. A figure that is missing passes none."""
+    return [_judge(threshold, models, "scrubbed") for threshold in thresholds]
 
 
-def tells_nothing(text: str, models: Mapping[str, Mapping[str, Measurement]]) -> bool:
+def _judge(threshold: Threshold, models: Figures, judged: str) -> Verdict:
+    parent = row_of(threshold.metric).worst_of
+    if parent is None:
+        ours = models[judged].get(threshold.metric)
+        theirs = None if threshold.model is None else models[threshold.model].get(threshold.metric)
+        return _hold(threshold, ours, theirs)
+    classes = models[judged][parent].by_class
+    reference = {} if threshold.model is None else models[threshold.model][parent].by_class
+    confidence = for_each_of(max(1, len(classes)))
+    verdicts = [_hold(threshold, ours, reference.get(name), confidence, name) for name, ours in classes.items()]
+    return min(verdicts, key=_tightness, default=_hold(threshold, None, None))
+
+
+def _tightness(verdict: Verdict) -> tuple[float, float]:
+    missing = float("-inf")
+    return (
+        missing if verdict.margin_low is None else verdict.margin_low,
+        missing if verdict.margin is None else verdict.margin,
+    )
+
+
+def _hold(
+    threshold: Threshold,
+    ours: Measurement | None,
+    theirs: Measurement | None,
+    confidence: float | None = None,
+    of_class: str | None = None,
+) -> Verdict:
+    """One figure against its limit. confidence: of one class among several, whose figures are means of [0, 1]."""
+    value = None if ours is None else ours.value
+    base = 0.0 if threshold.model is None else None if theirs is None else theirs.value
+    limit = None if base is None else threshold.factor * base + threshold.offset
+    if ours is None or value is None or base is None or limit is None:
+        return Verdict(threshold.text, limit, value, passed=False, shown=False, of_class=of_class)
+    margin = limit - value if threshold.at_most else value - limit
+    passed = margin >= 0
+    interval = _interval(ours, confidence)
+    if interval is None:
+        return Verdict(threshold.text, limit, value, passed, shown=passed, margin=margin, of_class=of_class)
+    base_low, base_high = (theirs and _interval(theirs, confidence)) or (base, base)
+    limits = threshold.factor * base_low + threshold.offset, threshold.factor * base_high + threshold.offset
+    worse = (
+        difference_low(limit, limits, value, interval)
+        if threshold.at_most
+        else difference_low(value, interval, limit, limits)
+    )
+    return Verdict(threshold.text, limit, value, passed, passed and worse >= 0, margin, worse, of_class)
+
+
+def _interval(measurement: Measurement, confidence: float | None) -> tuple[float, float] | None:
+    if measurement.value is None or measurement.low is None or measurement.high is None:
+        return None
+    if confidence is not None:
+        return score_interval(measurement.value, measurement.n, confidence)
+    return measurement.low, measurement.high
+
+
+def overall(verdicts: Sequence[Verdict], models: Figures) -> Overall:
+    """failed: a figure is out of its limit. shown: all are shown to be within, and one of them shows forgetting."""
+    if any(verdict.margin is not None and not verdict.passed for verdict in verdicts):
+        return "failed"
+    is_shown = all(verdict.shown for verdict in verdicts) and any(shows_forgetting(v, models) for v in verdicts)
+    return "shown" if is_shown else "not shown"
+
+
+def tells_nothing(text: str, models: Figures) -> bool:
     """Whether a threshold on forgetting holds for the unscrubbed model as well, which has forgotten nothing."""
-    return _is_of_forgetting(text) and _holds_unscrubbed(text, models)
+    threshold = parse_threshold(text)
+    return row_of(threshold.metric).is_of_forgetting and _judge(threshold, models, "unscrubbed").passed
 
 
-def shows_forgetting(verdict: Verdict, models: Mapping[str, Mapping[str, Measurement]]) -> bool:
-    """Whether it is a threshold on forgetting that the scrubbed model holds and the unscrubbed one does not."""
-    text = verdict.threshold
-    return verdict.passed and _is_of_forgetting(text) and not _holds_unscrubbed(text, models)
+def shows_forgetting(verdict: Verdict, models: Figures) -> bool:
+    """Whether it is a threshold on forgetting that the scrubbed model is shown to hold and the unscrubbed one fails."""
+    is_of_forgetting = row_of(parse_threshold(verdict.threshold).metric).is_of_forgetting
+    return verdict.shown and is_of_forgetting and not tells_nothing(verdict.threshold, models)
 
 
-def _is_of_forgetting(text: str) -> bool:
-    return parse_threshold(text).metric.partition("[")[0] in _OF_FORGETTING
+def mark_of(verdict: Verdict) -> tuple[str, str]:
+    """(the word, the colour) of a threshold: PASS, FAIL, or TOO FEW samples to say that it holds."""
+    if verdict.shown:
+        return "PASS", "green"
+    return ("TOO FEW", "yellow") if verdict.passed else ("FAIL", "red")
 
 
-def _holds_unscrubbed(text: str, models: Mapping[str, Mapping[str, Measurement]]) -> bool:
-    (verdict,) = judge([parse_threshold(text)], {**models, "scrubbed": models["unscrubbed"]})
-    return verdict.passed
+def said(verdict: Verdict) -> str:
+    """What a threshold came to, in words: the figure, its limit where another model gives it, the class, the doubt."""
+    if verdict.value is None or verdict.limit is None:
+        return "no figure" if verdict.value is None else "no figure to compare with"
+    limit = "" if parse_threshold(verdict.threshold).model is None else f", the limit {_number(verdict.limit)}"
+    of_class = "" if verdict.of_class is None else f" for class {verdict.of_class}"
+    doubt = ""
+    if verdict.passed and not verdict.shown and verdict.margin_low is not None:
+        doubt = f", but with this many samples it may be {_number(-verdict.margin_low)} beyond"
+    return f"it is {_number(verdict.value)}{of_class}{limit}{doubt}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"

@@ -1,0 +1,78 @@
+"""Intervals, against scipy, a published example and simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from erasediff.trainer.evidence.intervals import difference_low, for_each_of, normal_interval, score_interval
+from erasediff.trainer.evidence.membership import membership_gap
+from erasediff.trainer.evidence.metrics import Measurement, auc
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 12), (3, 50), (199, 200), (500, 500)])
+@pytest.mark.parametrize("confidence", [0.95, 0.9944])
+def test_of_a_share_it_is_wilsons(successes: int, n: int, confidence: float) -> None:
+    expected = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    assert score_interval(successes / n, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_of_probabilities_it_covers_their_mean() -> None:
+    """Skewed ones, mostly near 0, as a classifier gives them: a normal interval covers their mean too rarely."""
+    draws = np.random.default_rng(0).beta(0.05, 1.0, (4000, 20))
+    true = 0.05 / 1.05
+    found = [score_interval(mean, 20) for mean in draws.mean(1).tolist()]
+    assert np.mean([low <= true <= high for low, high in found]) >= 0.95
+
+
+def test_a_difference_is_newcombes() -> None:
+    """Newcombe 1998, table II, (a), method 10: 56/70 - 48/80 has .0524 to .3339."""
+    one, other = score_interval(56 / 70, 70), score_interval(48 / 80, 80)
+    assert difference_low(56 / 70, one, 48 / 80, other) == pytest.approx(0.0524, abs=5e-5)
+    assert -difference_low(48 / 80, other, 56 / 70, one) == pytest.approx(0.3339, abs=5e-5)
+
+
+def test_intervals_of_many_classes_hold_together() -> None:
+    """How often does one of nine miss its class's true share? With 5 %, where each alone would be right with 95."""
+    generator = np.random.default_rng(1)
+    true = generator.uniform(0.5, 1.0, (4000, 9))
+    shares = generator.binomial(200, true) / 200
+
+    def misses(confidence: float) -> float:
+        found = np.array([[score_interval(p, 200, confidence) for p in row] for row in shares.tolist()])
+        return float(((found[..., 0] > true) | (found[..., 1] < true)).any(1).mean())
+
+    three_standard_errors = 3 * (0.05 * 0.95 / 4000) ** 0.5
+    assert misses(for_each_of(9)) <= 0.05 + three_standard_errors
+    assert misses(0.95) > 0.3
+    assert for_each_of(1) == 0.95
+
+
+def test_the_variance_of_an_auc_is_that_of_many_draws() -> None:
+    generator = torch.Generator().manual_seed(0)
+    areas, variances = [], []
+    for _ in range(3000):
+        members = torch.randn(12, generator=generator) + 0.8
+        others = torch.randn(30, generator=generator)
+        area, variance = auc(members, others)
+        areas.append(area.item())
+        variances.append(variance.item())
+    assert np.mean(variances) == pytest.approx(np.var(areas), rel=0.1)
+    assert auc(torch.zeros(1), torch.zeros(3))[1].isnan()
+    low, high = normal_interval(0.6, 0.01)
+    assert (low, high) == pytest.approx(scipy.stats.norm(0.6, 0.1).interval(0.95))
+
+
+@pytest.mark.parametrize(
+    ("area", "gap"),
+    [
+        ((0.6, 0.55, 0.65), (0.1, 0.05, 0.15)),
+        ((0.1, 0.0, 0.2), (0.4, 0.3, 0.5)),
+        ((0.52, 0.4, 0.64), (0.02, 0.0, 0.14)),
+    ],
+)
+def test_an_auc_below_a_half_tells_as_much(area: tuple[float, float, float], gap: tuple[float, float, float]) -> None:
+    value, low, high = area
+    found = membership_gap(Measurement(value, 40, low=low, high=high))
+    assert (found.value, found.low, found.high) == pytest.approx(gap)

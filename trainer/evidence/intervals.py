@@ -1,0 +1,46 @@
+"""How far a figure may be off for want of samples: intervals, and what is left of a margin at their worse end.
+
+Each is at `confidence`, two-sided. Where m classes are looked at for the worst of them, every one gets the confidence
+1 - (1 - confidence)/m (Bonferroni): the worst of many looks worse than it is, by chance alone.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+CONFIDENCE = 0.95
+
+
+def for_each_of(num_classes: int, confidence: float = CONFIDENCE) -> float:
+    """The confidence each of so many intervals needs for all of them to hold together with `confidence`."""
+    return 1 - (1 - confidence) / num_classes
+
+
+def score_interval(mean: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's (1927) interval of a mean of n numbers in [0, 1].
+
+    Made for shares (every number 0 or 1). Numbers in between vary less around the same mean, so for a mean of
+    probabilities it is wider than it need be, and never empty where all of them are equal.
+    """
+    z_squared = _z(confidence) ** 2
+    centre = (mean + z_squared / (2 * n)) / (1 + z_squared / n)
+    half = math.sqrt(z_squared * (mean * (1 - mean) / n + z_squared / (4 * n * n))) / (1 + z_squared / n)
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
+
+
+def normal_interval(value: float, variance: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """value ± z √variance."""
+    half = _z(confidence) * math.sqrt(variance)
+    return value - half, value + half
+
+
+def difference_low(
+    value: float, interval: tuple[float, float], other: float, other_interval: tuple[float, float]
+) -> float:
+    """Lower end of the interval of value - other, from each one's own (Newcombe 1998, method 10)."""
+    return value - other - math.hypot(value - interval[0], other_interval[1] - other)
+
+
+def _z(confidence: float) -> float:
+    return NormalDist().inv_cdf((1 + confidence) / 2)

@@ -1,0 +1,38 @@
+"""Whether an evaluation that is there says what a new one would: the files behind its paths are still the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...shards.dataset import Dataset
+from .. import models
+from ..config import JudgeConfig, ModelConfig
+from ..provenance import weights_sha256
+from .classifier import load_classifier
+from .record import Record
+from .retrained import RETRAINED_NAME, is_record, read_yardstick
+
+
+def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -> bool:
+    """Whether judge, held-out samples, yardstick and scrubbed model are those that `record` was made with.
+
+    run: the scrub's run folder; scrubbed: its pipeline. Raises ConfigError or DataError for a file that is gone.
+    """
+    if record.models["scrubbed"].weights_sha256 != _weights(scrubbed):
+        return False
+    if judge.classifier is not None and load_classifier(Path(judge.classifier)).card != record.classifier:
+        return False
+    held_out = None if judge.held_out is None else Dataset.open(judge.held_out).fingerprint
+    if held_out != (record.held_out and record.held_out.fingerprint):
+        return False
+    if is_record(judge):
+        return read_yardstick(judge).models["retrained"] == record.models.get("retrained")
+    folder = run / RETRAINED_NAME / "model" if judge.with_retrained else judge.retrained
+    yardstick = record.models.get("retrained")
+    if folder is None or yardstick is None:
+        return folder is None and yardstick is None
+    return yardstick.weights_sha256 == _weights(Path(folder))
+
+
+def _weights(folder: Path) -> str:
+    return weights_sha256(models.load(ModelConfig(str(folder))).unet.state_dict())
