@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PACKAGES := trainer kernels launch shards
 
-.PHONY: help install demo hero test test-slow lint format clean
+.PHONY: help install demo hero test test-slow mutants lint format clean
 
 help:
 	@echo "make demo       erase the digit 3 from a model trained here on real digits, and show it"
 	@echo "make hero       draw docs/hero.webp, the README's animation, from the demo's model"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take minutes"
+	@echo "make mutants    hours: do the tests see deliberate mistakes? goes on where it stopped"
 	@echo "make lint       ruff and basedpyright"
 	@echo "make format     let ruff rewrite what it can"
 
@@ -38,6 +39,10 @@ test: install
 
 test-slow: install
 	$(BIN)/pytest -m slow
+
+mutants: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mutants]'
+	$(BIN)/python benchmarks/mutants.py
 
 # basedpyright does not see editable installs: give it the folders under their import name
 lint: install

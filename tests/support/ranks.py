@@ -37,7 +37,7 @@ def run_ranks(
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(SUPPORT),
+            "PYTHONPATH": os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "PYTHONWARNINGS": "ignore",
             **(environment or {}),
         }
@@ -62,7 +62,7 @@ def run_ranks(
     return finished
 
 
-def check(finished: Sequence[subprocess.CompletedProcess[str]]) -> None:
-    """Fails with the first failing rank's output."""
+def check(finished: Sequence[subprocess.CompletedProcess[str]], status: int = 0) -> None:
+    """Fails with the output of the first rank that leaves with another exit status."""
     for rank, process in enumerate(finished):
-        assert process.returncode == 0, f"rank {rank} left with {process.returncode}:\n{process.stderr[-3000:]}"
+        assert process.returncode == status, f"rank {rank} left with {process.returncode}:\n{process.stderr[-3000:]}"

@@ -193,11 +193,11 @@ def _unseen_digits(data: Path, folder: Path, first: int) -> None:
     """Thirty digits with one pixel changed, as a dataset of the same classes under keys of their own."""
     source, images = Dataset.open(data), folder.with_name(f"{folder.name}-{first}-images")
     for i in range(first, first + 30):
-        sample = source.read(i)
-        sample.image[0, 0] = 77
+        pixels = source.read(i).image[:, :, 0].copy()
+        pixels[0, 0] = 77
         path = images / source.classes[source.labels[i]] / f"new-{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sample.image[:, :, 0]).save(path)
+        Image.fromarray(pixels).save(path)
     build(str(images), folder)
 
 

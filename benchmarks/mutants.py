@@ -1,0 +1,393 @@
+"""How many deliberate mistakes do the tests see? Mutants of the code, each run against the tests that reach it.
+
+    make mutants                        or: python benchmarks/mutants.py --seed 1 --num 300
+
+Everything lies in build/mutants/<commit>/ and is not done again: which tests reach which line, and a row a mutant.
+Ctrl-C ends it; the same command goes on. The table goes to docs/results/mutants.md.
+
+Mutants are cosmic-ray's, without those that cannot but crash (+ to <<). A place is drawn, then one of its changes. Not
+drawn: annotations, strings, what is printed or raised. benchmarks/mutants_argued.json says of survivors that change no
+promise why that is so.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import cosmic_ray.ast  # pyright: ignore[reportMissingImports]
+import cosmic_ray.plugins  # pyright: ignore[reportMissingImports]
+import tyro
+from cosmic_ray.mutating import mutate_code  # pyright: ignore[reportMissingImports]
+from coverage import CoverageData  # pyright: ignore[reportMissingImports]
+
+PACKAGES = ("trainer", "kernels", "launch", "shards")
+FILES = (
+    "trainer/methods/*.py",
+    *(f"trainer/{name}.py" for name in ("diffusion", "engine", "packet", "optimizer", "loop", "sampling")),
+    *(f"trainer/evidence/{name}.py" for name in ("metrics", "intervals", "evaluation", "thresholds")),
+    *(f"trainer/evidence/{name}.py" for name in ("membership", "relearning")),
+    "kernels/*.py",
+    *(f"shards/{name}.py" for name in ("order", "split", "select", "request")),
+)
+# Triton's forms run in its interpreter in some tests and nowhere else here
+LEFT_OUT = re.compile(r"_triton\.py$|/__init__\.py$|kernels/tiles\.py$")
+LEAST_A_FILE = 3
+ARGUED = Path("benchmarks/mutants_argued.json")
+
+_COMPARED = {"Eq": "NotEq", "NotEq": "Eq", "Lt": "LtE GtE", "LtE": "Lt Gt", "Gt": "GtE LtE", "GtE": "Gt Lt"}
+_COMPUTED = {"Add": "Sub", "Sub": "Add", "Mul": "Div", "Div": "Mul", "FloorDiv": "Mul", "Mod": "FloorDiv", "Pow": "Mul"}
+OPERATORS = (
+    *(f"ReplaceComparisonOperator_{a}_{b}" for a, others in _COMPARED.items() for b in others.split()),
+    *(f"ReplaceBinaryOperator_{a}_{b}" for a, b in _COMPUTED.items()),
+    *("ReplaceBinaryOperator_BitOr_BitAnd", "ReplaceBinaryOperator_BitAnd_BitOr"),
+    *("ReplaceComparisonOperator_Is_IsNot", "ReplaceComparisonOperator_IsNot_Is"),
+    *("ReplaceUnaryOperator_Delete_USub", "ReplaceUnaryOperator_Delete_Not", "ReplaceUnaryOperator_Delete_Invert"),
+    *("AddNot", "ReplaceAndWithOr", "ReplaceOrWithAnd", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue"),
+    *("NumberReplacer", "ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "ZeroIterationForLoop"),
+)
+
+COVERAGE = """\
+[run]
+source = {sources}
+data_file = {folder}/coverage
+parallel = true
+patch = subprocess, _exit
+# of a process that a test starts; the test itself is pytest-cov's to name
+context = ${{PYTEST_CURRENT_TEST-}}
+disable_warnings = no-data-collected,module-not-imported,module-not-measured
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which mutants, and where."""
+
+    seed: int = 1
+    """Of the draw."""
+    num: int = 300
+    """Mutants, spread over the files by their places for one."""
+    num_workers: int = 2
+    """Mutants tried at once."""
+    tests: tuple[str, ...] = ("tests",)
+    """Tests that may notice."""
+    timeout_seconds: float = 1200.0
+    """Of one mutant; a hang counts as noticed."""
+    table: Path = Path("docs/results/mutants.md")
+    """The table to write."""
+    table_only: bool = False
+    """Run nothing."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    path: str
+    line: int
+    operator: str
+    occurrence: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}:{self.line} {self.operator} {self.occurrence}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a mutant."""
+
+    mutant: str
+    path: str
+    change: str
+    outcome: str
+    """killed, survived, timeout, or unreached: no test runs the line."""
+    killed_by: str
+    num_tests: int
+    seconds: float
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    folder = Path("build/mutants") / commit
+    folder.mkdir(parents=True, exist_ok=True)
+    mutants = draw(options.seed, options.num)
+    rows_path = folder / f"rows-{options.seed}.jsonl"
+    if not options.table_only:
+        if _git("status", "--porcelain", *PACKAGES, "tests"):
+            sys.exit("mutants are of a commit: commit or stash what is changed first")
+        reach = Reach.of(folder, options.tests)
+        run(mutants, reach, options, folder, rows_path)
+    rows = {row.mutant: row for row in _read(rows_path)}
+    text = table([rows[m.name] for m in mutants if m.name in rows], len(mutants), options.seed, commit)
+    options.table.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def files() -> list[str]:
+    """The files that mutants are drawn from."""
+    found = [str(path) for pattern in FILES for path in sorted(Path().glob(pattern))]
+    return [path for path in found if not LEFT_OUT.search(path)]
+
+
+def draw(seed: int, num: int) -> list[Mutant]:
+    """Files by their number of places, at least a few of each; then places, and one change of each."""
+    generator = random.Random(seed)
+    places = {path: _places(path) for path in files()}
+    total = sum(map(len, places.values()))
+    chosen: list[Mutant] = []
+    for found in places.values():
+        count = min(len(found), max(LEAST_A_FILE, round(num * len(found) / total)))
+        for place in generator.sample(sorted(found), count):
+            chosen.append(generator.choice(found[place]))
+    # rounding and the least a file gives more than asked for
+    return generator.sample(chosen, min(num, len(chosen)))
+
+
+def _places(path: str) -> dict[tuple[int, int], list[Mutant]]:
+    """Where a file can be changed, (line, column), and into what."""
+    source = Path(path).read_text()
+    hidden = list(_hidden(ast.parse(source)))
+    tree = cosmic_ray.ast.get_ast(source)
+    places: dict[tuple[int, int], list[Mutant]] = defaultdict(list)
+    for name in OPERATORS:
+        operator = cosmic_ray.plugins.get_operator(f"core/{name}")()
+        occurrence = 0
+        for node in cosmic_ray.ast.ast_nodes(tree):
+            for start, _ in operator.mutation_positions(node):
+                if not any(low <= start < high for low, high in hidden):
+                    places[start].append(Mutant(path, start[0], name, occurrence))
+                occurrence += 1
+    return places
+
+
+def _hidden(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Spans that no mutant is drawn from: annotations, f-strings, what is raised, asserted or printed."""
+    for node in ast.walk(tree):
+        hidden: ast.expr | ast.stmt | None = None
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            hidden = node.annotation
+        elif isinstance(node, ast.FunctionDef):
+            hidden = node.returns
+        elif isinstance(node, ast.JoinedStr | ast.Raise | ast.Assert) or _is_print(node):
+            hidden = cast(ast.expr | ast.stmt, node)
+        if hidden is not None:
+            yield (hidden.lineno, hidden.col_offset), (hidden.end_lineno or 0, hidden.end_col_offset or 0)
+
+
+def _is_print(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("print", "say")
+
+
+class Reach:
+    """Which tests run which line, those of the quickest first; found once by running all under coverage."""
+
+    def __init__(self, by_line: dict[str, dict[int, list[str]]], seconds: dict[str, float]):
+        self._by_line = by_line
+        self._seconds = seconds
+
+    @classmethod
+    def of(cls, folder: Path, tests: tuple[str, ...]) -> Reach:
+        if not (folder / "seconds.json").exists():
+            _cover(folder, tests)
+        seconds = json.loads((folder / "seconds.json").read_text())
+        return cls(_lines(folder / "coverage", set(seconds)), seconds)
+
+    def tests(self, mutant: Mutant) -> list[str]:
+        """Those that run the line; of one that runs as the file is imported, all that run any line of it."""
+        lines = self._by_line.get(mutant.path, {})
+        found = set(lines.get(mutant.line, ()))
+        if not found:
+            source = ast.parse(Path(mutant.path).read_text())
+            if not _is_in_a_function(source, mutant.line):
+                found = {test for tests in lines.values() for test in tests}
+        return sorted(found, key=lambda test: (self._seconds.get(test, 0.0), test))
+
+
+def _is_in_a_function(tree: ast.Module, line: int) -> bool:
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return any(node.body[0].lineno <= line <= (node.end_lineno or 0) for node in functions)
+
+
+def _cover(folder: Path, tests: tuple[str, ...]) -> None:
+    tree = _export(folder / "covered")
+    config = (folder / "coverage.ini").resolve()
+    config.write_text(COVERAGE.format(sources=",".join(PACKAGES), folder=folder.resolve()))
+    report = folder.resolve() / "durations.jsonl"
+    report.unlink(missing_ok=True)
+    words = ["-m", "not slow", "-p", "mutants_durations", "--cov", f"--cov-config={config}", "--cov-context=test"]
+    environment = _environment(tree) | {"MUTANTS_DURATIONS": str(report)}
+    done = subprocess.run([_pytest(), *words, "--cov-report=", *tests], cwd=tree, env=environment)
+    if done.returncode:
+        sys.exit("the tests fail without any mutant: mend them first")
+    seconds: Counter[str] = Counter()
+    for line in report.read_text().splitlines():
+        test, took = json.loads(line)
+        seconds[test] += took
+    (folder / "seconds.json").write_text(json.dumps(seconds))
+
+
+def _lines(data_file: Path, tests: set[str]) -> dict[str, dict[int, list[str]]]:
+    data = CoverageData(str(data_file))
+    data.read()
+    found: dict[str, dict[int, list[str]]] = {}
+    for measured in data.measured_files():
+        path = next((path for path in files() if measured.endswith(f"/{path}")), None)
+        if path is None:
+            continue
+        for line, contexts in data.contexts_by_lineno(measured).items():
+            # "a.py::test|run" of pytest-cov, "a.py::test (call)" of a process that the test started
+            names = {re.split(r"\||\s\(", context)[0] for context in contexts}
+            known = found.setdefault(path, {}).setdefault(line, [])
+            known += sorted(names & tests - set(known))
+    return found
+
+
+def _export(tree: Path) -> Path:
+    """The commit's files in a folder of their own, under the import name that the tests know."""
+    if not tree.exists():
+        tree.mkdir(parents=True)
+        archive = subprocess.run(["git", "archive", "HEAD"], check=True, capture_output=True).stdout
+        subprocess.run(["tar", "-x", "-C", str(tree)], input=archive, check=True)
+        package = tree / "package" / "erasediff"
+        package.mkdir(parents=True)
+        for name in PACKAGES:
+            (package / name).symlink_to(tree.resolve() / name)
+    return tree
+
+
+def _environment(tree: Path) -> dict[str, str]:
+    places = [str((tree / "package").resolve()), str(Path("tests/support").resolve())]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(places), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def _pytest() -> str:
+    return str(Path(sys.executable).with_name("pytest"))
+
+
+def run(mutants: list[Mutant], reach: Reach, options: Options, folder: Path, rows_path: Path) -> None:
+    """Tries those that have no row yet."""
+    known = {row.mutant for row in _read(rows_path)}
+    missing = [mutant for mutant in mutants if mutant.name not in known]
+    trees = [_export(folder / f"worker-{i}") for i in range(options.num_workers)]
+    lock = threading.Lock()
+
+    def try_next(mutant: Mutant) -> None:
+        with lock:
+            tree = trees.pop()
+        try:
+            row = _try(mutant, reach.tests(mutant), tree, options.timeout_seconds)
+        finally:
+            with lock:
+                trees.append(tree)
+        with lock, rows_path.open("a") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+            print(f"{row.outcome:<9} {row.seconds:5.0f} s  {row.mutant}", flush=True)
+
+    with ThreadPoolExecutor(options.num_workers) as pool:
+        list(pool.map(try_next, missing))
+
+
+def _try(mutant: Mutant, tests: list[str], tree: Path, timeout_seconds: float) -> Row:
+    target = tree / mutant.path
+    original = Path(mutant.path).read_text()
+    operator = cosmic_ray.plugins.get_operator(f"core/{mutant.operator}")()
+    mutated = mutate_code(original, operator, mutant.occurrence)
+    changed = difflib.unified_diff(original.splitlines(), str(mutated).splitlines(), n=0, lineterm="")
+    change = "\n".join(line for line in changed if line[:3] not in ("---", "+++") and line[:2] != "@@")
+    start = time.perf_counter()
+    if not tests:
+        return Row(mutant.name, mutant.path, change, "unreached", "", 0, 0.0)
+    target.write_text(str(mutated))
+    try:
+        outcome, killed_by = _run_tests(tests, tree, timeout_seconds)
+    finally:
+        target.write_text(original)
+    seconds = round(time.perf_counter() - start, 1)
+    return Row(mutant.name, mutant.path, change, outcome, killed_by, len(tests), seconds)
+
+
+def _run_tests(tests: list[str], tree: Path, timeout_seconds: float) -> tuple[str, str]:
+    """(outcome, the test that noticed)."""
+    words = [_pytest(), "-x", "-p", "no:cacheprovider", "--tb=no", "-rfE", *tests]
+    process = subprocess.Popen(
+        words,
+        cwd=tree,
+        env=_environment(tree),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout_seconds)
+    except subprocess.TimeoutExpired:
+        return "timeout", ""
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # ranks that a broken launcher left behind
+    if process.returncode == 0:
+        return "survived", ""
+    seen = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+    return "killed", seen[1] if seen else "its import"
+
+
+def _read(rows_path: Path) -> list[Row]:
+    lines = rows_path.read_text().splitlines() if rows_path.exists() else []
+    return [Row(**json.loads(line)) for line in lines]
+
+
+def table(rows: list[Row], num_drawn: int, seed: int, commit: str) -> str:
+    """The counts by file, and every survivor with the argument for it, if there is one."""
+    argued = json.loads(ARGUED.read_text()) if ARGUED.exists() else {}
+    alive = [row for row in rows if row.outcome in ("survived", "unreached")]
+    num_excused = sum(row.change in argued.get(row.path, {}) for row in alive)
+    num_caught, hours = len(rows) - len(alive), sum(row.seconds for row in rows) / 3600
+    lines = [
+        "# Deliberate mistakes, and whether the tests see them",
+        "",
+        "    make mutants",
+        "",
+        f"cosmic-ray {version('cosmic-ray')}, seed {seed}, commit {commit}, {time.strftime('%Y-%m-%d')}:",
+        f"{len(rows)} of {num_drawn} mutants tried, in {hours:.1f} hours of a core.",
+        "",
+    ]
+    if rows:
+        adjusted = num_caught / max(1, len(rows) - num_excused)
+        lines.append(f"Caught: **{num_caught} of {len(rows)}, {num_caught / len(rows):.1%}**;")
+        lines.append(f"without the {num_excused} argued to change no promise {adjusted:.1%}.")
+    lines += ["", "| file | drawn | killed | timeout | survived | unreached |", "|---|---|---|---|---|---|"]
+    for path in files():
+        of_file = Counter(row.outcome for row in rows if row.path == path)
+        counts = [of_file[outcome] for outcome in ("killed", "timeout", "survived", "unreached")]
+        lines.append(f"| {path} | {sum(counts)} | " + " | ".join(map(str, counts)) + " |")
+    lines += ["", "## Survivors", ""]
+    for row in alive:
+        why = argued.get(row.path, {}).get(row.change, "open")
+        lines += [f"- `{row.mutant}` ({row.outcome}, {row.num_tests} tests): {why}", ""]
+        lines += [*(f"      {line}" for line in row.change.splitlines()), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    main()
