@@ -5,8 +5,10 @@
 
 One process. `plain` is one step of ordinary torch training at the same batch, precision and optimizer (forward,
 backward, fused AdamW). `ratio` is an iteration over n · plain's forward and backward + m · its forward + one optimizer
-step, with n gradients and m forward passes counted from the algorithm. The update of each reading is compared with
-whole-tensor autograd first; where one is off, nothing is printed and the exit status is 1.
+step, with n gradients and m forward passes counted from the algorithm, each in the arithmetic it runs in: under
+bf16-autocast some run in fp32 (docs/methods.md), and `fp32 price` is that plain iteration over one all in bf16. The
+update of each reading is compared with whole-tensor autograd first; where one is off, nothing is printed and the exit
+status is 1.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from erasediff.trainer import distributed, methods
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig, FinetuneConfig, MethodConfig, OptimizerConfig
+from erasediff.trainer.cost import Cost, cost
 from erasediff.trainer.diffusion import DiffusionBatch
 from erasediff.trainer.engine import ShardedModel
-from erasediff.trainer.scrubbing import cost
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
@@ -157,16 +159,16 @@ def seconds_of(run: Callable[[], object], device: torch.device, repeats: int) ->
     return seconds
 
 
-def plain_parts(options: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
+def plain_parts(options: argparse.Namespace, precision: str, device: torch.device) -> dict[str, list[float]]:
     """Forward and backward, forward alone, and the optimizer's step, in plain torch."""
     module = make_module(options.model)
-    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     nn.Module.to(module, device, dtype)
     batch = make_batch(make_module(options.model), options.batch_size, 1, device)
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-4, fused=True)
 
     def forward() -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16-autocast"):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16-autocast"):
             return GivenTargets.loss_of(module, batch, dtype).mean()
 
     def without_gradient() -> None:
@@ -218,21 +220,36 @@ def main() -> int:
     print(
         f"{where}, {threads} threads of {os.cpu_count()} cores, torch {torch.__version__}, commit {commit.strip()}, "
         f"{datetime.date.today()}, load {os.getloadavg()[0]:.1f}\n\n"
-        "| op | provider | shape | dtype | median ms | p20 | p80 | ratio | peak MB |\n" + "|---" * 9 + "|"
+        "| op | provider | shape | dtype | median ms | p20 | p80 | ratio | fp32 price | peak MB |\n" + "|---" * 10 + "|"
     )
 
-    def row(op: str, provider: str, seconds: list[float], ratio: str) -> None:
+    def row(op: str, provider: str, precision: str, seconds: list[float], ratio: str = "–", price: str = "–") -> None:
         p20, *_, p80 = statistics.quantiles(seconds, n=5)
         median = statistics.median(seconds)
         peak = f"{torch.cuda.max_memory_allocated() / 1e6:.0f}" if device.type == "cuda" else "–"
-        figures = f"{median * 1e3:.1f} | {p20 * 1e3:.1f} | {p80 * 1e3:.1f} | {ratio} | {peak}"
+        figures = f"{median * 1e3:.1f} | {p20 * 1e3:.1f} | {p80 * 1e3:.1f} | {ratio} | {price} | {peak}"
         shape = f"{options.model} × {options.batch_size}"
-        print(f"| {op} | {provider} | {shape} | {options.precision} | {figures} |", flush=True)
+        print(f"| {op} | {provider} | {shape} | {precision} | {figures} |", flush=True)
 
-    parts = plain_parts(options, device)
-    for name, seconds in parts.items():
-        row(name, "plain torch", seconds, "–")
-    both, forward, optimizer = (statistics.median(seconds) for seconds in parts.values())
+    medians: dict[str, list[float]] = {}
+    autocasts = options.precision == "bf16-autocast"
+    for precision in [options.precision, *(["fp32"] if autocasts else [])]:
+        parts = plain_parts(options, precision, device)
+        for name, seconds in parts.items():
+            row(name, "plain torch", precision, seconds)
+        medians[precision] = [statistics.median(seconds) for seconds in parts.values()]
+
+    def plain_seconds(counted: Cost) -> float:
+        both, forward, optimizer = medians[options.precision]
+        exact_both, exact_forward, _ = medians.get("fp32", medians[options.precision])
+        return (
+            (counted.gradients - counted.exact_gradients) * both
+            + counted.exact_gradients * exact_both
+            + (counted.forwards - counted.exact_forwards) * forward
+            + counted.exact_forwards * exact_forward
+            + optimizer
+        )
+
     for name, config in READINGS.items():
         is_refused = options.precision == "bf16" and isinstance(config, EraseDiffConfig) and config.needs_inner_loop
         if is_refused:
@@ -240,9 +257,10 @@ def main() -> int:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         seconds = seconds_of(iteration(config, options, device), device, options.repeats)
-        gradients, forwards = cost(config)
-        floor = gradients * both + forwards * forward + optimizer
-        row(name, "erasediff", seconds, f"{statistics.median(seconds) / floor:.3f}")
+        counted = cost(config, options.precision)
+        floor = plain_seconds(counted)
+        price = f"{floor / plain_seconds(cost(config)):.3f}"
+        row(name, "erasediff", options.precision, seconds, f"{statistics.median(seconds) / floor:.3f}", price)
     return 0
 
 

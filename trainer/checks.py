@@ -6,7 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from ..kernels.displace import displace
+from ..kernels.start import KernelError, start
 from ..shards.dataset import Dataset
 from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, OptimizerConfig, TrainConfig
 from .errors import ConfigError
@@ -128,7 +131,7 @@ def check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> None:
 
 
 def check_precision(engine: EngineConfig, method: MethodConfig) -> None:
-    """Raises ConfigError where bf16 weights would swallow the inner steps."""
+    """Raises ConfigError where bf16 weights would swallow the inner steps; autocast is off where it would."""
     if engine.precision != "bf16" or not isinstance(method, EraseDiffConfig):
         return
     if method.needs_inner_loop or method.inner_every:
@@ -139,13 +142,34 @@ def check_precision(engine: EngineConfig, method: MethodConfig) -> None:
         )
         raise ConfigError(
             f"engine.precision = 'bf16' rounds the inner steps away, which {what} looks at: "
-            "use 'bf16-autocast' or 'fp32'"
+            "use 'bf16-autocast', which looks in fp32 arithmetic, or 'fp32'"
         )
 
 
-def check_engine(engine: EngineConfig) -> None:
-    """Raises ConfigError for a number that is out of range."""
-    for name in ("forward_batch_size", "reduce_bucket_size"):
+def check_engine(engine: EngineConfig, model: DiffusionModel) -> None:
+    """Raises ConfigError for a number that is out of range, and for buckets that overlapping would outrun."""
+    for name, least in {"forward_batch_size": 1, "reduce_bucket_size": 1, "persistence_threshold": 0}.items():
         value = getattr(engine, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"engine.{name} = {value}: at least 1")
+        if value is not None and value < least:
+            raise ConfigError(f"engine.{name} = {value}: at least {least}")
+    if not engine.overlap_communication:
+        return
+    trained = {name: p.numel() for name, p in model.unet.named_parameters() if p.requires_grad}
+    name, numel = max(trained.items(), key=lambda item: item[1])
+    # DeepSpeed reduces what no bucket holds where it lies, and frees it while another stream still reads it
+    if numel > engine.reduce_bucket_size:
+        raise ConfigError(
+            f"engine.overlap_communication needs buckets that hold every parameter: {name} has {numel:,} elements, and "
+            f"engine.reduce_bucket_size = {engine.reduce_bucket_size:,}: set it to {numel} or more"
+        )
+
+
+def check_kernels(device: torch.device) -> None:
+    """Raises ConfigError where the gradient kernels cannot start on a CUDA device. Nothing to check on a CPU."""
+    if device.type != "cuda":
+        return
+    probe = torch.zeros(16, device=device)
+    try:
+        start(lambda: displace(torch.empty_like(probe), probe, probe, 1.0))
+    except KernelError as error:
+        raise ConfigError(str(error)) from None

@@ -46,6 +46,11 @@ class EraseDiffConfig(Settings):
     def needs_inner_loop(self) -> bool:
         return self.barrier == "value" or self.gradient_of_g == "first_order"
 
+    @property
+    def subtracts_gradients(self) -> bool:
+        """Whether ∇g is a difference of two gradients."""
+        return self.gradient_of_g == "first_order" and self.num_inner_steps > 0
+
 
 @dataclass(frozen=True)
 class MOOConfig(Settings):
@@ -112,7 +117,8 @@ class EngineConfig(Settings):
     zero_stage: Literal[1, 2, 3] = 2
     """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 weights too."""
     precision: Precision = "fp32"
-    """fp32; bf16-autocast: fp32 weights, bf16 arithmetic; bf16: bf16 weights, fp32 master weights and accumulation."""
+    """fp32; bf16-autocast: fp32 weights, bf16 arithmetic, but fp32 where g or ∇g is a difference (docs/methods.md);
+    bf16: bf16 weights, fp32 master weights and accumulation."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     forward_batch_size: int | None = None
@@ -122,7 +128,9 @@ class EngineConfig(Settings):
     reduce_bucket_size: int = 50_000_000
     """Elements reduced at once."""
     overlap_communication: bool = False
-    """Reduce gradients while the backward pass still runs."""
+    """Reduce gradients while the backward pass still runs; needs a reduce_bucket_size that holds every parameter."""
+    persistence_threshold: int = 100_000
+    """At stage 3: parameters of fewer elements stay whole on every rank; 0 shards all of them."""
     num_threads: int | None = None
     """Threads of one rank on CPU; none takes torch's choice. Results depend on it in the last bits."""
     step_timeout_seconds: float = 1800.0

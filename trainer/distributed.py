@@ -27,29 +27,73 @@ def set_up(config: EngineConfig) -> torch.device:
     """
     check_device(config)
     on_cuda = config.device != "cpu" and torch.cuda.is_available()
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
-    local_rank = int(os.environ["LOCAL_RANK"])
-    device = torch.device("cuda", local_rank) if on_cuda else torch.device("cpu")
+    device = torch.device("cpu")
     if on_cuda:
-        if local_rank >= torch.cuda.device_count():
-            raise ConfigError(f"LOCAL_RANK is {local_rank}, but this node has {torch.cuda.device_count()} CUDA devices")
+        num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        index = device_index(os.environ.get("LOCAL_RANK"), torch.cuda.device_count(), num_ranks)
+        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(index)  # DeepSpeed takes it for the device's index
         # TF32 keeps 10 bits of a convolution's inputs: fp32 here means fp32
         torch.backends.cudnn.allow_tf32 = False
         if config.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
+            make_deterministic()
     elif config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+    os.environ.setdefault("LOCAL_RANK", "0")  # which DeepSpeed insists on
     if not dist.is_initialized():
-        backend = "nccl" if on_cuda else "gloo"
-        if "RANK" in os.environ:
-            # the watchdog comes first: it knows who is missing
-            timeout = timedelta(seconds=1.5 * config.step_timeout_seconds + 60)
-            dist.init_process_group(backend, timeout=timeout)
-        else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        _join(device, config)
     return device
+
+
+def _join(device: torch.device, config: EngineConfig) -> None:
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if "RANK" not in os.environ:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        return
+    # NCCL guesses the device otherwise, from the rank; alone there is nobody to connect to
+    bound = device if device.type == "cuda" and os.environ.get("WORLD_SIZE") != "1" else None
+    try:
+        dist.init_process_group(backend, timeout=collective_timeout(config), device_id=bound)
+    except dist.DistBackendError as error:
+        if "Duplicate GPU" in str(error):
+            raise ConfigError("two ranks have the same CUDA device: start at most one rank for each device") from None
+        raise
+
+
+def collective_timeout(config: EngineConfig) -> timedelta:
+    """How long a collective waits for other ranks. The watchdog comes first: it knows who is missing."""
+    return timedelta(seconds=1.5 * config.step_timeout_seconds + 60)
+
+
+def device_index(local_rank: str | None, num_visible: int, num_ranks: int) -> int:
+    """Which of the CUDA devices that this process sees is its own.
+
+    local_rank: the launcher's LOCAL_RANK. Where a task sees one device, that is the one, whatever its LOCAL_RANK.
+    Raises ConfigError where it cannot be told, or where there are fewer devices than ranks.
+    """
+    if num_visible == 1:
+        return 0
+    if local_rank is None:
+        if num_ranks > 1:
+            raise ConfigError(
+                f"LOCAL_RANK is not set, {num_ranks} ranks run and this one sees {num_visible} CUDA devices: set "
+                "LOCAL_RANK (torchrun does), or let each task see one device (SLURM: --gpus-per-task=1)"
+            )
+        return 0
+    if int(local_rank) >= num_visible:
+        raise ConfigError(
+            f"LOCAL_RANK is {local_rank}, but this node has {num_visible} CUDA devices: start {num_visible} ranks on it"
+        )
+    return int(local_rank)
+
+
+def make_deterministic() -> None:
+    """Bit-for-bit repeatable arithmetic on CUDA; an operation that has none raises."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # it would also fill every tensor that is made empty, which costs time and here decides nothing
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_device(config: EngineConfig) -> None:

@@ -7,7 +7,7 @@ the same order, with the same number of micro-batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -66,6 +66,11 @@ class ShardedModel:
         return self._zero.working_shard.dtype
 
     @property
+    def rounds_passes(self) -> bool:
+        """Whether passes that are not `exact` run in bf16 arithmetic on fp32 weights."""
+        return self._zero.autocasts
+
+    @property
     def parameter_names(self) -> list[str]:
         """Names of the trained parameters, in the module's order."""
         return list(self.theta.layout.shapes)
@@ -90,9 +95,12 @@ class ShardedModel:
         total = distributed.sum_(torch.stack([batch.weights.sum() for batch in micro_batches]).sum())
         return torch.where(total > 0, total, 1)  # a batch that nobody could read has loss 0, not NaN
 
-    def gradient(self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch]) -> tuple[Tensor, ShardedVector]:
+    def gradient(
+        self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch], *, exact: bool = False
+    ) -> tuple[Tensor, ShardedVector]:
         """The gradient of the sample-weighted mean of `loss_fn` over the global batch, at the working copy's weights.
 
+        exact: without autocast, for a difference to another point's, which bf16 arithmetic would round away.
         Returns this rank's share of that mean (0-dim; the shares of all ranks add up to it) and the gradient, fp32,
         reduced over ranks and detached from DeepSpeed. A rank that has no sample passes one of weight 0.
         """
@@ -100,8 +108,9 @@ class ShardedModel:
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         gradient: Tensor | None = None
         for batch in micro_batches:
-            share = self._share_of_mean(loss_fn, batch, total_weight)
-            self._zero.backward(share * self._zero.world_size)  # ZeRO takes the mean over ranks
+            with self._zero.without_autocast() if exact else nullcontext():
+                share = self._share_of_mean(loss_fn, batch, total_weight)
+                self._zero.backward(share * self._zero.world_size)  # ZeRO takes the mean over ranks
             taken = self._zero.take_gradient()
             gradient = taken if gradient is None else gradient.add_(taken)
             loss += share.detach()
@@ -109,10 +118,11 @@ class ShardedModel:
         return loss, ShardedVector(self.theta.layout, gradient)
 
     @torch.no_grad()
-    def loss(self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch]) -> Tensor:
+    def loss(self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch], *, exact: bool = False) -> Tensor:
         """`gradient` without the gradient: this rank's share of the mean loss."""
         total_weight = self._total_weight(micro_batches)
-        shares = [self._share_of_mean(loss_fn, batch, total_weight) for batch in micro_batches]
+        with self._zero.without_autocast() if exact else nullcontext():
+            shares = [self._share_of_mean(loss_fn, batch, total_weight) for batch in micro_batches]
         return torch.stack(shares).to(torch.float64).sum()
 
     @contextmanager

@@ -19,6 +19,7 @@ FREE_KEYS = frozenset(
         "engine.forward_batch_size",
         "engine.reduce_bucket_size",
         "engine.overlap_communication",
+        "engine.persistence_threshold",
         "engine.num_threads",
         "engine.step_timeout_seconds",
         "train.max_bad_samples",

@@ -55,5 +55,5 @@ def _plan(config: PretrainConfig) -> tuple[Dataset, models.DiffusionModel]:
     check_all_labelled(model, data)
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
-    check_engine(config.engine)
+    check_engine(config.engine, model)
     return data, model

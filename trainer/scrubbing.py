@@ -27,11 +27,11 @@ from .config import (
     EraseDiffConfig,
     MethodConfig,
     ModelConfig,
-    MOOConfig,
     OptimizerConfig,
     ScrubConfig,
     TrainConfig,
 )
+from .cost import cost
 from .errors import ConfigError
 from .files import open_up
 from .loop import Watch
@@ -122,7 +122,6 @@ class Plan:
     def describe(self) -> str:
         """What `--dry-run` prints."""
         trained = [parameter for parameter in self.model.unet.parameters() if parameter.requires_grad]
-        gradients, forwards = cost(self.config.method)
         return "\n".join(
             [
                 dump_toml(self.config).rstrip(),
@@ -130,7 +129,7 @@ class Plan:
                 f"trains      {len(trained)} tensors, {sum(p.numel() for p in trained):,} parameters",
                 f"forget      {len(self.forget):,} samples of {_class_names(self.forget)}",
                 f"remain      {len(self.remain):,} samples of {_class_names(self.remain)}",
-                f"iteration   {gradients} gradients and {forwards} forward passes without one, over batches of "
+                f"iteration   {cost(self.config.method, self.config.engine.precision)}, over batches of "
                 f"{self.config.train.train_batch_size}",
                 *self.notes(),
             ]
@@ -140,18 +139,6 @@ class Plan:
         """What is said once, before a run."""
         found = [inner_loop_note(self.config.method), null_class_note(self.model, self.forget)]
         return [note for note in found if note is not None]
-
-
-def cost(method: MethodConfig) -> tuple[int, int]:
-    """(gradients, forward passes without a gradient) of one outer step; logging g with `inner_every` left out."""
-    if not isinstance(method, EraseDiffConfig | MOOConfig):
-        return 1, 0
-    forwards = int(method.target == "rl")
-    if isinstance(method, MOOConfig) or not method.needs_inner_loop or method.num_inner_steps == 0:
-        return 2, forwards
-    if method.gradient_of_g == "first_order":
-        return method.num_inner_steps + 2, forwards
-    return method.num_inner_steps + 1, forwards + 1
 
 
 def inner_loop_note(method: MethodConfig) -> str | None:
@@ -201,7 +188,7 @@ def check_settings(
 ) -> None:
     """Raises ConfigError where the settings of a scrub, the model and the labels do not fit together."""
     check_method(config.method)
-    check_engine(config.engine)
+    check_engine(config.engine, model)
     models.check_saveable(model)
     check_labels(model, config.method, forget_labels, remain_labels)
     check_train(config.train, model)

@@ -12,7 +12,7 @@ from ..shards.stream import Stream
 from . import distributed, methods, models, stopping
 from .attempts import Attempt
 from .checkpoint import Checkpoints
-from .checks import labels_of
+from .checks import check_kernels, labels_of
 from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, OptimizerConfig, TrainConfig
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
@@ -46,6 +46,7 @@ def train(
 
     `hashes` name the base model's weights and the data: a checkpoint made with others is refused.
     """
+    distributed.together(lambda: check_kernels(device))
     label_drop = config.label_drop
     if label_drop is None:
         label_drop = 0.0 if model.null_class is None else DEFAULT_LABEL_DROP

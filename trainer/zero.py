@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .config import EngineConfig
+from .distributed import collective_timeout
 from .errors import ConfigError
 from .sharded import Layout, Segment
 
@@ -62,6 +64,7 @@ def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
             "overlap_comm": config.overlap_communication,
             "reduce_bucket_size": config.reduce_bucket_size,
             "stage3_prefetch_bucket_size": config.reduce_bucket_size,
+            "stage3_param_persistence_threshold": config.persistence_threshold,
             # one sub-group: a rank's share is one flat tensor
             "sub_group_size": 1 << 62,
         },
@@ -74,11 +77,13 @@ class _Autocast(nn.Module):
     def __init__(self, module: nn.Module, precision: str, device: torch.device):
         super().__init__()
         self.module = module
-        self._enabled = precision == "bf16-autocast"
+        self.enabled = precision == "bf16-autocast"
         self._device_type = device.type
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self._enabled):
+        # a caller's own autocast keeps the cache of cast weights, which a write to the working copy would not reach;
+        # within one forward pass each weight is cast once, with or without it
+        with torch.autocast(self._device_type, dtype=torch.bfloat16, enabled=self.enabled, cache_enabled=False):
             return self.module(*args, **kwargs)
 
 
@@ -102,6 +107,21 @@ class ZeroPartition:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._engine(*args, **kwargs)
+
+    @property
+    def autocasts(self) -> bool:
+        """Whether forward passes run in bf16 arithmetic on fp32 weights."""
+        return self._engine.module.enabled
+
+    @contextlib.contextmanager
+    def without_autocast(self) -> Iterator[None]:
+        """Inside, forward passes, and the backward passes of those, run in the weights' own precision."""
+        module = self._engine.module
+        enabled, module.enabled = module.enabled, False
+        try:
+            yield
+        finally:
+            module.enabled = enabled
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass of the one forward pass since the last `take_gradient`."""
@@ -170,6 +190,9 @@ class _Zero3(ZeroPartition):
         master = optimizer.fp32_partitioned_groups_flat[0].data
         # in fp32 DeepSpeed's master partition is the working copy itself; ours must survive a displacement
         self.theta = master.clone() if master.data_ptr() == self.working_shard.data_ptr() else master
+        # where parameters are gathered for forward and backward passes: a stream of its own where communication
+        # overlaps, the default one where it does not, none on a CPU
+        self._gather_stream = optimizer.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
 
     def layout_of(self, rank: int) -> Layout:
         segments, shard_offset = [], 0
@@ -194,8 +217,14 @@ class _Zero3(ZeroPartition):
     def before_write(self) -> None:
         # small parameters stay gathered between steps: without this their copies would go stale
         self._optimizer._partition_all_parameters()
+        # what is still being gathered must be read before it is overwritten …
+        if self._gather_stream is not None:
+            torch.cuda.current_stream().wait_stream(self._gather_stream)
 
     def publish(self) -> None:
+        # … and what is gathered from now on must have been written
+        if self._gather_stream is not None:
+            self._gather_stream.wait_stream(torch.cuda.current_stream())
         optimizer = self._optimizer
         optimizer._unflatten_partitioned_parameters(0)
         if optimizer.persistent_parameters:
@@ -209,6 +238,8 @@ def partition(module: nn.Module, config: EngineConfig, device: torch.device) -> 
     Raises ConfigError for a setting under which gradients would be silently wrong or unsharded.
     """
     deepspeed = _import_deepspeed(device)
+    from deepspeed.utils import groups
+
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     shapes = {name: tuple(parameter.shape) for name, parameter in trained.items()}
     names = {id(parameter): name for name, parameter in trained.items()}
@@ -220,6 +251,9 @@ def partition(module: nn.Module, config: EngineConfig, device: torch.device) -> 
     )
     # it insists on an optimizer; ours works on `theta`, so this one never steps
     placeholder = torch.optim.SGD(list(trained.values()), lr=0.0)
+    # DeepSpeed clones the world's group for its collectives without a timeout, which would leave them torch's own
+    if groups._WORLD_GROUP is None:
+        groups._WORLD_GROUP = dist.new_group(timeout=collective_timeout(config))
     with contextlib.redirect_stdout(io.StringIO()):
         engine, *_ = deepspeed.initialize(
             model=_Autocast(module, config.precision, device),

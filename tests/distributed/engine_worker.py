@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from engine_cases import (
     DEVICE,
+    DIFFERENCE_CASES,
+    DIFFERENCES,
     EXACT_CASES,
     METHODS,
     NUM_ITERATIONS,
     OPTIMIZERS,
     ROUNDED_CASES,
+    ROUNDED_SPREAD_CASES,
+    SPREAD_CASES,
+    SPREADS,
     Case,
     Reference,
     ReferenceStep,
     ToyBatch,
     distance,
+    dot,
     global_batch,
     make_module,
     micro_batches,
@@ -46,7 +54,8 @@ class ToyObjective:
 
 
 def make_model(case: Case, device: torch.device) -> ShardedModel:
-    engine = EngineConfig(zero_stage=case.zero_stage, precision=case.precision)  # pyright: ignore[reportArgumentType]
+    spread = SPREADS.get(case.spread, {})
+    engine = EngineConfig(zero_stage=case.zero_stage, precision=case.precision, **spread)  # pyright: ignore
     return ShardedModel(make_module(), engine, OPTIMIZERS[case.optimizer], device, max_train_steps=10)
 
 
@@ -98,6 +107,25 @@ def run_rounded(case: Case, fp32: list[ReferenceStep] | None, device: torch.devi
     return {"error": distance(delta, fp32[0].delta), "one_process_error": distance(one_process, fp32[0].delta)}
 
 
+def run_difference(case: Case, device: torch.device) -> dict[str, float]:
+    """The cosine of ∇g to fp64's, where ∇g is a difference, and g beside fp64's."""
+    model, config = make_model(case, device), DIFFERENCES[case.method]
+    done = update(model, config, 0)
+    assert done.gradient_of_g is not None
+    grad_f, grad_phi = done.gradient_of_g
+    found = model.gather(grad_f.clone().axpy_(-1.0, grad_phi) if grad_phi is not None else grad_f)
+    if RANK != 0:
+        return {}
+    exact = Reference(WORLD_SIZE, "fp64")
+    theta = {name: value.double() for name, value in make_module().state_dict().items()}
+    forget = global_batch(0, False)
+    loss_f, expected_f = exact.gradient(theta, forget)
+    g, difference = exact.difference(theta, forget, loss_f, expected_f, config)
+    expected = expected_f if grad_phi is None else difference
+    cosine = dot({name: value.to(DEVICE) for name, value in found.items()}, expected) / norm(found) / norm(expected)
+    return {"cosine": cosine, "g": float(done.packet["g"]), "expected_g": g}
+
+
 def run_wrong(reference: list[ReferenceStep] | None, device: torch.device) -> float:
     """The error that a δ with η a thousandth too large shows: the comparison must see it."""
     model = make_model(Case("envelope-norm", "sgd", 2, "fp32"), device)
@@ -108,16 +136,41 @@ def run_wrong(reference: list[ReferenceStep] | None, device: torch.device) -> fl
 
 
 def run_displaced(stage: int, precision: str, device: torch.device) -> bool:
-    """Whether predictions after a displacement equal those before it, bit for bit, and those inside do not."""
+    """Whether predictions after a displacement equal those before it, bit for bit, and those inside do not.
+
+    And whether all three are the same within a caller's own autocast.
+    """
     model = make_model(Case("finetune", "sgd", stage, precision), device)
     batch = micro_batches(global_batch(0, True), RANK, WORLD_SIZE)[0]
     objective = ToyObjective()
-    with torch.no_grad():
-        before = objective.loss(model, batch)
-        with model.displaced(model.theta, 0.5):
-            inside = objective.loss(model, batch)
-        after = objective.loss(model, batch)
-    return torch.equal(before, after) and not torch.equal(before, inside)
+
+    def losses() -> list[torch.Tensor]:
+        with torch.no_grad():
+            before = objective.loss(model, batch)
+            with model.displaced(model.theta, 0.5):
+                inside = objective.loss(model, batch)
+            return [before, inside, objective.loss(model, batch)]
+
+    before, inside, after = losses()
+    with torch.autocast(device.type, torch.bfloat16):
+        again = losses()
+    return (
+        torch.equal(before, after)
+        and not torch.equal(before, inside)
+        and all(map(torch.equal, again, (before, inside, after)))
+    )
+
+
+def num_persistent(spread: str, device: torch.device) -> int:
+    """How many parameters stay whole at stage 3, of 67."""
+    model = make_model(Case("finetune", "sgd", 3, "fp32", spread), device)
+    return len(model._zero._optimizer.persistent_parameters)
+
+
+def timeouts(device: torch.device) -> list[float]:
+    """Seconds, of every process group that there is."""
+    groups: Any = dist.distributed_c10d._world.pg_map
+    return [group._get_backend(device).options._timeout.total_seconds() for group in groups]
 
 
 def main() -> None:
@@ -139,10 +192,19 @@ def main() -> None:
     for case in ROUNDED_CASES:
         results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
     results["wrong"] = run_wrong(expected.get(("envelope-norm", "sgd")), device)
+    for case in SPREAD_CASES if WORLD_SIZE == 2 else []:
+        results[str(case)] = run_exact(case, expected.get((case.method, case.optimizer)), device)
+    for case in ROUNDED_SPREAD_CASES if WORLD_SIZE == 2 else []:
+        results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
+    for case in DIFFERENCE_CASES:
+        results[str(case)] = run_difference(case, device)
     results["displaced"] = {
         f"zero{stage}-{precision}": run_displaced(stage, precision, device)
-        for stage, precision in [(1, "fp32"), (2, "fp32"), (3, "fp32"), (2, "bf16"), (3, "bf16")]
+        for stage, precision in itertools.product((1, 2, 3), ("fp32", "bf16-autocast", "bf16"))
+        if (stage, precision) != (1, "bf16")
     }
+    results["timeouts"] = timeouts(device)
+    results["persistent"] = {spread: num_persistent(spread, device) for spread in SPREADS}
     if RANK == 0:
         output.write_text(json.dumps(results))
     distributed.end_process(0)

@@ -9,7 +9,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from engine_cases import EXACT_CASES, ROUNDED_CASES, THETA_TOLERANCE, Case
+from engine_cases import (
+    DIFFERENCE_CASES,
+    EXACT_CASES,
+    ROUNDED_CASES,
+    ROUNDED_SPREAD_CASES,
+    SPREAD_CASES,
+    THETA_TOLERANCE,
+    Case,
+)
+from erasediff.trainer.config import EngineConfig
+from erasediff.trainer.distributed import collective_timeout
 from ranks import check, run_ranks
 
 WORKER = Path(__file__).with_name("engine_worker.py")
@@ -25,8 +35,13 @@ def results(world_size: int) -> dict[str, Any]:
         return json.loads(output.read_text())
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("case", EXACT_CASES, ids=str)
+def everywhere(cases: list[Case]) -> list[tuple[int, Case]]:
+    return [(world_size, case) for case in cases for world_size in WORLD_SIZES]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "case"), [*everywhere(EXACT_CASES), *((2, case) for case in SPREAD_CASES)], ids=str
+)
 def test_three_iterations_equal_the_reference(world_size: int, case: Case) -> None:
     for iteration in results(world_size)[str(case)]:
         assert iteration["delta"] <= 1e-6
@@ -36,12 +51,33 @@ def test_three_iterations_equal_the_reference(world_size: int, case: Case) -> No
         assert iteration["traces"] == 0, "φ left a trace in θ or in the optimizer's state"
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("case", ROUNDED_CASES, ids=str)
+@pytest.mark.parametrize(
+    ("world_size", "case"), [*everywhere(ROUNDED_CASES), *((2, case) for case in ROUNDED_SPREAD_CASES)], ids=str
+)
 def test_bf16_adds_no_more_error_than_one_process_has(world_size: int, case: Case) -> None:
     found = results(world_size)[str(case)]
     assert found["one_process_error"] > 0
     assert found["error"] <= 2 * found["one_process_error"]
+
+
+@pytest.mark.parametrize(("world_size", "case"), everywhere(DIFFERENCE_CASES), ids=str)
+def test_differences_are_resolved_at_the_default_inner_step(world_size: int, case: Case) -> None:
+    found = results(world_size)[str(case)]
+    assert found["cosine"] >= 0.9999
+    assert found["g"] == pytest.approx(found["expected_g"], rel=5e-3)
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_every_process_group_waits_as_long_as_is_set(world_size: int) -> None:
+    found = results(world_size)["timeouts"]
+    assert len(found) == 2  # the world's, and DeepSpeed's
+    assert set(found) == {collective_timeout(EngineConfig()).total_seconds()}
+
+
+def test_the_persistence_threshold_decides_what_stays_whole() -> None:
+    found = results(1)["persistent"]
+    assert found["nothing-persistent-overlap"] == 0
+    assert 0 < found["not-persistent"] < found["overlap"]
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)

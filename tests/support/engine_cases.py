@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -55,9 +56,11 @@ class Case:
     optimizer: str
     zero_stage: int
     precision: str
+    spread: str = "as it is by default"
 
     def __str__(self) -> str:
-        return f"{self.method}-{self.optimizer}-zero{self.zero_stage}-{self.precision}"
+        spread = "" if self.spread not in SPREADS else f"-{self.spread}"
+        return f"{self.method}-{self.optimizer}-zero{self.zero_stage}-{self.precision}{spread}"
 
 
 EXACT_CASES = [
@@ -74,6 +77,38 @@ ROUNDED_CASES = [
     Case(method, "sgd", stage, "bf16-autocast")
     for method in ("envelope-value-K3", "first_order-norm-K1")
     for stage in (2, 3)
+]
+
+# at the default ξ, where bf16 arithmetic rounds the step from θ to φ^K away
+DIFFERENCES = {
+    "first_order": EraseDiffConfig(gradient_of_g="first_order", lambda_cap=None),
+    "value": EraseDiffConfig(barrier="value", lambda_cap=None),
+    "logged": EraseDiffConfig(inner_every=1, lambda_cap=None),
+}
+DIFFERENCE_CASES = [Case("first_order", "sgd", 2, "fp32"), Case("logged", "sgd", 2, "bf16-autocast")] + [
+    Case(name, "sgd", stage, "bf16-autocast") for name in ("first_order", "value") for stage in (1, 2, 3)
+]
+
+# how gradients and weights are cut and sent; the largest parameter has 648 elements, three in ten more than 60
+SPREADS: dict[str, dict[str, Any]] = {
+    "small-buckets": {"reduce_bucket_size": 100},
+    "overlap": {"reduce_bucket_size": 700, "overlap_communication": True},
+    "not-persistent": {"persistence_threshold": 60, "reduce_bucket_size": 700},
+    "nothing-persistent-overlap": {
+        "persistence_threshold": 0,
+        "reduce_bucket_size": 700,
+        "overlap_communication": True,
+    },
+}
+# on two ranks alone
+SPREAD_CASES = [
+    Case("first_order-norm-K1", "sgd", stage, "fp32", spread)
+    for stage, spread in itertools.product((1, 2, 3), SPREADS)
+    if stage == 3 or "persistent" not in spread
+] + [Case("envelope-value-K3", "sgd", 3, "fp32", spread) for spread in SPREADS if "persistent" in spread]
+ROUNDED_SPREAD_CASES = [
+    Case("envelope-norm", "sgd", stage, "bf16", spread)
+    for stage, spread in [(2, "overlap"), (3, "not-persistent"), (3, "nothing-persistent-overlap")]
 ]
 
 
@@ -153,7 +188,8 @@ def micro_batches(batch: ToyBatch, rank: int, world_size: int) -> list[ToyBatch]
 
 
 def per_sample_loss(forward: Callable[..., Tensor], batch: ToyBatch, dtype: torch.dtype) -> Tensor:
-    output = forward(batch.x.to(dtype), batch.t, batch.labels, batch.uses_all).float()
+    output = forward(batch.x.to(dtype), batch.t, batch.labels, batch.uses_all)
+    output = output.to(torch.promote_types(dtype, torch.float32))
     return (output - batch.target).square().flatten(1).mean(1)
 
 
@@ -170,7 +206,7 @@ class ReferenceStep:
 
 
 class Reference:
-    """Algorithm 1 in one process; fp32, or the arithmetic of a lower precision for a single gradient."""
+    """Algorithm 1 in one process; fp32, or the arithmetic of another precision for a single step."""
 
     def __init__(self, world_size: int, precision: str = "fp32"):
         self.module = make_module()
@@ -180,11 +216,12 @@ class Reference:
     def gradient(self, theta: Tensors, batch: ToyBatch) -> tuple[float, Tensors]:
         module = self.module
         module.load_state_dict(theta)
-        dtype = torch.float32
-        if self._precision == "bf16":
-            module, dtype = make_module().to(torch.bfloat16), torch.bfloat16
+        dtype = {"bf16": torch.bfloat16, "fp64": torch.float64}.get(self._precision, torch.float32)
+        if dtype != torch.float32:
+            module = make_module().to(dtype)
             module.load_state_dict(theta)
-        total = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in theta.items()}
+        sums = torch.promote_types(dtype, torch.float32)
+        total = {name: torch.zeros_like(value, dtype=sums) for name, value in theta.items()}
         loss = 0.0
         for rank in range(self._world_size):
             for micro_batch in micro_batches(batch, rank, self._world_size):
@@ -196,7 +233,7 @@ class Reference:
                 loss += share.item()
                 for name, parameter in module.named_parameters():
                     if parameter.grad is not None:
-                        total[name] += parameter.grad.float()
+                        total[name] += parameter.grad
         return loss, total
 
     def delta(self, theta: Tensors, iteration: int, config: MethodConfig) -> tuple[Tensors, float, float]:
@@ -210,18 +247,25 @@ class Reference:
         if isinstance(config, MOOConfig):
             lambda_t = config.weight
         else:
-            phi, grad_k, loss_k = theta, grad_f, loss_f
-            for _ in range(config.num_inner_steps):
-                phi = {name: phi[name] - config.xi * grad_k[name] for name in phi}
-                loss_k, grad_k = self.gradient(phi, forget)
+            g, difference = self.difference(theta, forget, loss_f, grad_f, config)
             if config.gradient_of_g == "first_order":
-                grad_g = {name: grad_f[name] - grad_k[name] for name in grad_f}
+                grad_g = difference
             gg, gr = dot(grad_g, grad_g), dot(grad_g, grad_r)
-            a_t = config.eta * (gg if config.barrier == "norm" else max(loss_f - loss_k, 0.0))
+            a_t = config.eta * (gg if config.barrier == "norm" else max(g, 0.0))
             lambda_t = max(0.0, (a_t - gr) / gg) if gg > 0 else 0.0
             lambda_t = min(lambda_t, config.lambda_cap or lambda_t)
         delta = {name: grad_r[name] + lambda_t * grad_g[name] for name in grad_r}
         return delta, lambda_t, max(1.0, lambda_t * norm(grad_f) / norm(delta))
+
+    def difference(
+        self, theta: Tensors, forget: ToyBatch, loss_f: float, grad_f: Tensors, config: EraseDiffConfig
+    ) -> tuple[float, Tensors]:
+        """g = L_f(θ) - L_f(φ^K), and ∇L_f(θ) - ∇L_f(φ^K)."""
+        phi, grad_k, loss_k = theta, grad_f, loss_f
+        for _ in range(config.num_inner_steps):
+            phi = {name: phi[name] - config.xi * grad_k[name] for name in phi}
+            loss_k, grad_k = self.gradient(phi, forget)
+        return loss_f - loss_k, {name: grad_f[name] - grad_k[name] for name in grad_f}
 
     def steps(self, config: MethodConfig, optimizer: OptimizerConfig) -> list[ReferenceStep]:
         parameters = {name: nn.Parameter(value.clone()) for name, value in make_module().state_dict().items()}

@@ -43,6 +43,11 @@ def test_rl_is_refused_for_an_unconditional_model(digits: Path, tmp_path: Path) 
         ({"optimizer": OptimizerConfig(betas=(1.5, 0.9))}, "optimizer.betas = 1.5: at least 0, less than 1"),
         ({"optimizer": OptimizerConfig(lr_warmup_steps=2)}, "use 'constant_with_warmup'"),
         ({"engine": EngineConfig(forward_batch_size=0)}, "engine.forward_batch_size = 0: at least 1"),
+        ({"engine": EngineConfig(persistence_threshold=-1)}, "engine.persistence_threshold = -1: at least 0"),
+        (
+            {"engine": EngineConfig(overlap_communication=True, reduce_bucket_size=1151)},
+            "conv1.weight has 1,152 elements, and engine.reduce_bucket_size = 1,151: set it to 1152",
+        ),
         ({"train": TrainConfig(checkpoints_total_limit=0)}, "train.checkpoints_total_limit = 0: at least 1"),
         (
             {"engine": EngineConfig(precision="bf16"), "method": EraseDiffConfig(inner_every=2)},

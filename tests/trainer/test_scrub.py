@@ -24,14 +24,16 @@ from erasediff.trainer.config import (
     ModelConfig,
     MOOConfig,
     OptimizerConfig,
+    Precision,
     PretrainConfig,
     ScrubConfig,
     TrainConfig,
     UNetConfig,
 )
+from erasediff.trainer.cost import Cost, cost
 from erasediff.trainer.errors import ConfigError, TrainingError
 from erasediff.trainer.pretrain import run_pretrain
-from erasediff.trainer.scrubbing import cost, plan, run_scrub, scrub
+from erasediff.trainer.scrubbing import plan, run_scrub, scrub
 from erasediff.trainer.settings import decode, dump_toml
 from safetensors.torch import load_file, save_file
 from tiny import make_pipeline, tiny_config
@@ -257,15 +259,17 @@ def test_a_teacher_that_stays_frozen_differs_from_the_current_one(
 
 
 @pytest.mark.parametrize(
-    ("method", "expected"),
+    ("method", "precision", "expected"),
     [
-        (EraseDiffConfig(), (2, 1)),
-        (EraseDiffConfig(target="noise"), (2, 0)),
-        (EraseDiffConfig(barrier="value", num_inner_steps=3), (4, 2)),
-        (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=2), (4, 1)),
-        (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=0), (2, 1)),
-        (MOOConfig(), (2, 1)),
-        (FinetuneConfig(), (1, 0)),
+        (EraseDiffConfig(), "fp32", Cost(2, 1)),
+        (EraseDiffConfig(target="noise"), "bf16-autocast", Cost(2, 0)),
+        (EraseDiffConfig(barrier="value", num_inner_steps=3), "fp32", Cost(4, 2)),
+        (EraseDiffConfig(barrier="value", num_inner_steps=3), "bf16-autocast", Cost(4, 3, exact_forwards=2)),
+        (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=2), "fp32", Cost(4, 1)),
+        (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=2), "bf16-autocast", Cost(4, 1, 2)),
+        (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=0), "bf16-autocast", Cost(2, 1)),
+        (MOOConfig(), "fp32", Cost(2, 1)),
+        (FinetuneConfig(), "fp32", Cost(1, 0)),
     ],
 )
 def test_the_stated_cost_is_the_cost(
@@ -274,31 +278,35 @@ def test_the_stated_cost_is_the_cost(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     method: MethodConfig,
-    expected: tuple[int, int],
+    precision: Precision,
+    expected: Cost,
 ) -> None:
-    from erasediff.trainer.zero import ZeroPartition
+    passes: list[tuple[bool, torch.dtype]] = []  # whether a graph was built, and what the output came in
+    forward = UNet2DModel.forward
 
-    calls = {"forward": 0, "backward": 0}
-    for name in calls:
-        original = getattr(ZeroPartition, name)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        passes.append((output[0].requires_grad, output[0].dtype))
+        return output
 
-        def counted(self, *args, _name=name, _original=original, **kwargs):
-            calls[_name] += 1
-            return _original(self, *args, **kwargs)
-
-        monkeypatch.setattr(ZeroPartition, name, counted)
+    monkeypatch.setattr(UNet2DModel, "forward", counted)
     train = TrainConfig(max_train_steps=2, train_batch_size=4)
-    run_scrub(tiny_config(digits, base_model, tmp_path / "run", method=method, train=train))
-    gradients, forwards = cost(method)
-    assert (gradients, forwards) == expected
-    assert calls == {"backward": 2 * gradients, "forward": 2 * (gradients + forwards)}
+    engine = EngineConfig(device="cpu", precision=precision)
+    run_scrub(tiny_config(digits, base_model, tmp_path / "run", method=method, train=train, engine=engine))
+    assert cost(method, precision) == expected
+    in_fp32 = [has_graph for has_graph, dtype in passes if dtype == torch.float32]
+    assert passes.count((True, torch.bfloat16)) + in_fp32.count(True) == 2 * expected.gradients
+    assert passes.count((False, torch.bfloat16)) + in_fp32.count(False) == 2 * expected.forwards
+    if precision == "bf16-autocast":
+        assert in_fp32.count(True) == 2 * expected.exact_gradients
+        assert in_fp32.count(False) == 2 * expected.exact_forwards
 
 
 def test_the_plan_says_what_would_happen_and_writes_nothing(digits: Path, base_model: Path, tmp_path: Path) -> None:
     said = plan(tiny_config(digits, base_model, tmp_path / "run")).describe()
     assert "183 samples of 3" in said
     assert "1,614 samples of 0, 1, 2, 4" in said
-    assert "2 gradients and 1 forward passes" in said
+    assert "2 gradients and 1 forward pass without one, over batches of 4" in said
     assert "null class" not in said
     without = plan(tiny_config(digits, base_model, tmp_path / "run", null_class=None)).describe()
     assert "if class 10 stands for 'no class', set model.null_class = 10" in without

@@ -39,12 +39,16 @@ class EraseDiff:
         forget = self._objective.with_forget_targets(model, forget)
 
         loss_r, grad_r = model.gradient(loss, remain)  # ∇L_r(θ_t), eq. (1)
-        loss_f, grad_f = model.gradient(loss, forget)  # ∇L_f(θ_t), eq. (2); φ⁰ = θ_t, so also the first inner gradient
+        # ∇L_f(θ_t), eq. (2); φ⁰ = θ_t, so also the first inner gradient
+        loss_f, grad_f = model.gradient(loss, forget, exact=config.subtracts_gradients)
 
         losses = {"loss_r": loss_r, "loss_f": loss_f}
         grad_phi = None
         if config.needs_inner_loop or (config.inner_every and step % config.inner_every == 0):
-            losses["loss_phi"], grad_phi = self._inner_loop(model, forget, loss_f, grad_f)
+            # the loss that came with an autocast gradient is too coarse to subtract from
+            if model.rounds_passes and not config.subtracts_gradients and config.num_inner_steps > 0:
+                losses["loss_f"] = model.loss(loss, forget, exact=True)
+            losses["loss_phi"], grad_phi = self._inner_loop(model, forget, losses["loss_f"], grad_f)
 
         # ∇g = ∇L_f(θ_t) [- ∇L_f(φ^K)]
         sums, by_parameter = model.inner_products(grad_f, grad_r, grad_phi)
@@ -71,21 +75,21 @@ class EraseDiff:
     ) -> tuple[Tensor, ShardedVector | None]:
         """φ^{k+1} = φ^k - ξ ∇L_f(φ^k) for k = 0 … K-1; returns L_f(φ^K), and ∇L_f(φ^K) where ∇g needs it.
 
-        φ^k = θ_t - ξ (∇L_f(φ⁰) + … + ∇L_f(φ^{k-1})) is one displacement of θ_t and never stored.
+        φ^k = θ_t - ξ (∇L_f(φ⁰) + … + ∇L_f(φ^{k-1})) is one displacement of θ_t and never stored. What is subtracted, at
+        θ_t and at φ^K, is exact: bf16 arithmetic rounds a step of ξ away. The steps between need only their direction.
         """
         config, loss = self._config, self._objective.loss
-        wants_gradient = config.gradient_of_g == "first_order"
         if config.num_inner_steps == 0:  # φ^K = θ_t
-            return loss_f, grad_f if wants_gradient else None
+            return loss_f, grad_f if config.gradient_of_g == "first_order" else None
         descent = grad_f if config.num_inner_steps == 1 else grad_f.clone()
         for _ in range(1, config.num_inner_steps):
             with model.displaced(descent, -config.xi):
                 _, grad_k = model.gradient(loss, forget)
             descent.axpy_(1.0, grad_k)
         with model.displaced(descent, -config.xi):
-            if wants_gradient:
-                return model.gradient(loss, forget)
-            return model.loss(loss, forget), None
+            if config.subtracts_gradients:
+                return model.gradient(loss, forget, exact=True)
+            return model.loss(loss, forget, exact=True), None
 
 
 def _named(sums: Tensor) -> dict[str, Tensor]:
