@@ -88,6 +88,8 @@ class Options:
     """Mutants tried at once."""
     tests: tuple[str, ...] = ("tests",)
     """Tests that may notice."""
+    files: str = ""
+    """Draw only from files whose path holds this regular expression."""
     timeout_seconds: float = 1200.0
     """Of one mutant; a hang counts as noticed."""
     table: Path = Path("docs/results/mutants.md")
@@ -127,7 +129,7 @@ def main() -> None:
     commit = _git("rev-parse", "--short=12", "HEAD")
     folder = Path("build/mutants") / commit
     folder.mkdir(parents=True, exist_ok=True)
-    mutants = draw(options.seed, options.num)
+    mutants = draw(options.seed, options.num, re.compile(options.files))
     rows_path = folder / f"rows-{options.seed}.jsonl"
     if not options.table_only:
         if _git("status", "--porcelain", *PACKAGES, "tests"):
@@ -150,10 +152,10 @@ def files() -> list[str]:
     return [path for path in found if not LEFT_OUT.search(path)]
 
 
-def draw(seed: int, num: int) -> list[Mutant]:
+def draw(seed: int, num: int, wanted: re.Pattern[str]) -> list[Mutant]:
     """Files by their number of places, at least a few of each; then places, and one change of each."""
     generator = random.Random(seed)
-    places = {path: _places(path) for path in files()}
+    places = {path: _places(path) for path in files() if wanted.search(path)}
     total = sum(map(len, places.values()))
     chosen: list[Mutant] = []
     for found in places.values():
