@@ -14,26 +14,27 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib
 import json
+import multiprocessing
 import os
 import random
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import cosmic_ray.ast  # pyright: ignore[reportMissingImports]
 import cosmic_ray.plugins  # pyright: ignore[reportMissingImports]
+import pytest
 import tyro
 from cosmic_ray.mutating import mutate_code  # pyright: ignore[reportMissingImports]
 from coverage import CoverageData  # pyright: ignore[reportMissingImports]
@@ -50,6 +51,17 @@ FILES = (
 # Triton's forms run in its interpreter in some tests and nowhere else here
 LEFT_OUT = re.compile(r"_triton\.py$|/__init__\.py$|kernels/tiles\.py$")
 LEAST_A_FILE = 3
+# imported once, before the forks: nothing of ours
+HEAVY = (
+    "torch",
+    "diffusers",
+    "deepspeed",
+    "transformers",
+    "torchmetrics.image.fid",
+    "sklearn.datasets",
+    "tyro",
+    "triton",
+)
 ARGUED = Path("benchmarks/mutants_argued.json")
 
 _COMPARED = {"Eq": "NotEq", "NotEq": "Eq", "Lt": "LtE GtE", "LtE": "Lt Gt", "Gt": "GtE LtE", "GtE": "Gt Lt"}
@@ -288,26 +300,34 @@ def _pytest() -> str:
 
 
 def run(mutants: list[Mutant], reach: Reach, options: Options, folder: Path, rows_path: Path) -> None:
-    """Tries those that have no row yet."""
+    """Tries those that have no row yet, each in a fork of a process that has imported what takes seconds."""
     known = {row.mutant for row in _read(rows_path)}
     missing = [mutant for mutant in mutants if mutant.name not in known]
-    trees = [_export(folder / f"worker-{i}") for i in range(options.num_workers)]
-    lock = threading.Lock()
+    # before diffusers finds Triton: without a GPU its kernels run in the interpreter
+    os.environ |= {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "DS_ACCELERATOR": "cpu"}
+    for name in HEAVY:
+        importlib.import_module(name)
+    context = multiprocessing.get_context("fork")
+    workers = []
+    for i in range(options.num_workers):
+        # the slow and the quick ones lie mixed: taking turns spreads them
+        arguments = (missing[i :: options.num_workers], reach, _export(folder / f"worker-{i}"), rows_path, options)
+        workers.append(context.Process(target=_work, args=arguments))
+        workers[-1].start()
+    try:
+        for worker in workers:
+            worker.join()
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.terminate()
 
-    def try_next(mutant: Mutant) -> None:
-        with lock:
-            tree = trees.pop()
-        try:
-            row = _try(mutant, reach.tests(mutant), tree, options.timeout_seconds)
-        finally:
-            with lock:
-                trees.append(tree)
-        with lock, rows_path.open("a") as file:
+
+def _work(mutants: list[Mutant], reach: Reach, tree: Path, rows_path: Path, options: Options) -> None:
+    for mutant in mutants:
+        row = _try(mutant, reach.tests(mutant), tree, options.timeout_seconds)
+        with rows_path.open("a") as file:
             file.write(json.dumps(asdict(row)) + "\n")
-            print(f"{row.outcome:<9} {row.seconds:5.0f} s  {row.mutant}", flush=True)
-
-    with ThreadPoolExecutor(options.num_workers) as pool:
-        list(pool.map(try_next, missing))
+        print(f"{row.outcome:<9} {row.seconds:5.0f} s  {row.mutant}  {row.killed_by}", flush=True)
 
 
 def _try(mutant: Mutant, tests: list[str], tree: Path, timeout_seconds: float) -> Row:
@@ -331,27 +351,42 @@ def _try(mutant: Mutant, tests: list[str], tree: Path, timeout_seconds: float) -
 
 def _run_tests(tests: list[str], tree: Path, timeout_seconds: float) -> tuple[str, str]:
     """(outcome, the test that noticed)."""
-    words = [_pytest(), "-x", "-p", "no:cacheprovider", "--tb=no", "-rfE", *tests]
-    process = subprocess.Popen(
-        words,
-        cwd=tree,
-        env=_environment(tree),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout_seconds)
-    except subprocess.TimeoutExpired:
+    log = tree / "log.txt"
+    pid = os.fork()
+    if pid == 0:
+        _be_pytest(["-x", "-p", "no:cacheprovider", "--tb=no", "-rfE", *tests], tree, log)
+    deadline = time.monotonic() + timeout_seconds
+    status = None
+    while status is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        ended, code = os.waitpid(pid, os.WNOHANG)
+        status = code if ended else None
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)  # ranks that a broken launcher left behind, too
+    if status is None:
+        os.waitpid(pid, 0)
         return "timeout", ""
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # ranks that a broken launcher left behind
-    if process.returncode == 0:
+    if status == 0:
         return "survived", ""
-    seen = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+    seen = re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.MULTILINE)
     return "killed", seen[1] if seen else "its import"
+
+
+def _be_pytest(words: list[str], tree: Path, log: Path) -> NoReturn:
+    """In the fork: the tests of `tree`, on its code, as its own session so that all it starts can be ended."""
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    status = 3
+    try:
+        os.environ |= _environment(tree)
+        sys.path[:0] = [str((tree / "package").resolve())]
+        os.chdir(tree)
+        status = int(pytest.main(words))
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def _read(rows_path: Path) -> list[Row]:
