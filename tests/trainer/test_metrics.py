@@ -90,7 +90,7 @@ def test_what_a_classifier_sees() -> None:
     assert metrics.p_psi(probabilities, labels).tolist() == pytest.approx([0.5, 0.7], abs=1e-7)
     expected = (math.log(2) - sum(p * math.log(p) for p in (0.1, 0.2, 0.7))) / 2
     assert metrics.entropy(probabilities).item() == pytest.approx(expected, rel=1e-6)
-    assert metrics.accuracy(probabilities, torch.tensor([0, 1])).item() == 0.5
+    assert metrics.accuracy(probabilities, torch.tensor([0, 1])).tolist() == [1.0, 0.0]
 
 
 def test_distances() -> None:
