@@ -18,6 +18,14 @@ def test_of_a_share_it_is_wilsons(successes: int, n: int, confidence: float) -> 
     assert score_interval(successes / n, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_rounding_takes_no_end_beyond_what_can_be() -> None:
+    """A limit of 0 or 1 must not fail for 1e-18."""
+    for n in range(1, 400):
+        for mean in (0.0, 1 / 3, 1.0):
+            low, high = score_interval(mean, n)
+            assert 0 <= low <= mean <= high <= 1, (n, mean)
+
+
 def test_of_probabilities_it_covers_their_mean() -> None:
     """Skewed ones, mostly near 0, as a classifier gives them: a normal interval covers their mean too rarely."""
     draws = np.random.default_rng(0).beta(0.05, 1.0, (4000, 20))
