@@ -145,7 +145,7 @@ class ForDigit:
         """The rows of the original and of the retrained model."""
         some = self.scrub_config("erasediff rl", RECIPES["erasediff rl"], 0)
         run_scrub(some)
-        folder = retrain(some, self.folder / "retrained")
+        folder = retrain(some, self._load(self.base), self.folder / "retrained")
         bench, original = self._bench(Path(some.output))
         for name, path in (("unscrubbed", self.base), ("retrained", folder)):
             figures = evaluate(self._load(path), bench, None if name == "unscrubbed" else original)

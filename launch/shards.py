@@ -68,6 +68,8 @@ class Split:
     request: Path | None = None
     """Erasure request (.toml or .json: id, date, reason, and selectors by keys, labels, captions, metadata) instead of
     --forget-label."""
+    model: Path | None = None
+    """Pipeline folder: samples that it has forgotten before, as its erasediff.json lists them, go to neither set."""
     rewrite: bool = False
     """Also write OUTPUT/remain as purged shards of its own, so that the old ones can be deleted."""
     num_workers: int | None = None
@@ -75,15 +77,20 @@ class Split:
 
     def run(self) -> None:
         """Write both sets and print a summary; raises `DataError`."""
+        from ..shards.dataset import Dataset
         from ..shards.progress import show_progress
         from ..shards.split import split
+        from ..trainer.lineage import rows_forgotten_by
 
+        dataset = Dataset.open(self.dataset)
+        left_out = None if self.model is None else rows_forgotten_by(self.model, dataset)
         with show_progress("shards") as progress:
             forget, remain = split(
-                self.dataset,
+                dataset,
                 self.output,
                 self.forget_label,
                 request=self.request,
+                left_out=left_out,
                 rewrite=self.rewrite,
                 num_workers=self.num_workers,
                 progress=progress,
@@ -91,6 +98,9 @@ class Split:
         shards = "shards of its own" if self.rewrite else f"in the shards of {self.dataset}, not rewritten"
         print(f"forget: {len(forget):,} samples in {forget.path}")
         print(f"remain: {len(remain):,} samples in {remain.path} ({shards})")
+        if left_out is not None:
+            num_left_out = len(dataset) - len(forget) - len(remain)
+            print(f"left out: {num_left_out:,} samples that {self.model} has forgotten before")
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ class Dataset:
             self.manifest,
             num_samples=len(index),
             shards=shards,
-            fingerprint=fingerprint(index, self.classes),
+            fingerprint=fingerprint(index, self.manifest.classes),
             index_sha256="",  # there is no file
         )
-        return Dataset(self.path, manifest, index)
+        return Dataset(self.path, manifest, index, classes=self.classes, label_table=self._label_table)
 
     @property
     def name(self) -> str:

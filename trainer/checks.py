@@ -34,17 +34,13 @@ def check_labels(
                 "use method.target = 'noise'"
             )
         return
-    if labels and labels[-1] >= model.num_classes:
-        raise ConfigError(
-            f"the data has label {labels[-1]}, but the model knows {model.num_classes} classes (0 to "
-            f"{model.num_classes - 1}): use data labelled as the model was trained"
-        )
     if model.null_class is not None and model.null_class in labels:
         raise ConfigError(
             f"model.null_class = {model.null_class} is the label of samples in the data: the null class has none"
         )
     if forgetting is None or forgetting.target != "rl":
         return
+    gone_before = {label for one in model.lineage.forgotten for label in one.classes.values()}
     if forgetting.anchor is None:
         if not set(remain_labels) - set(forget_labels) and len(set(remain_labels)) < 2:
             raise ConfigError(
@@ -54,6 +50,10 @@ def check_labels(
     elif not 0 <= forgetting.anchor < model.num_classes:
         raise ConfigError(
             f"method.anchor = {forgetting.anchor} is no class of the model (0 to {model.num_classes - 1})"
+        )
+    elif forgetting.anchor in gone_before:
+        raise ConfigError(
+            f"method.anchor = {forgetting.anchor} is a class that the model has forgotten: choose another"
         )
     elif forgetting.anchor in forget_labels:
         raise ConfigError(f"method.anchor = {forgetting.anchor} is a class that is to be forgotten: choose another")

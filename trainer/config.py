@@ -9,6 +9,15 @@ Precision = Literal["fp32", "bf16-autocast", "bf16"]
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
 
 
+def _class_names(words: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """A file's names in place of its own: what a run was started with stays in its config, whatever becomes of it."""
+    if not words:
+        return ()
+    from ..shards.classes import read_class_names
+
+    return read_class_names(words, option)
+
+
 class Settings:
     """What all of them share: a key that no field has is an error, not ignored."""
 
@@ -188,7 +197,17 @@ class ModelConfig(Settings):
     revision: str | None = None
     """Hub revision."""
     null_class: int | None = None
-    """Index of the class that stands for 'no class' in classifier-free guidance; none: the model has no such class."""
+    """Index of the class that stands for 'no class' in classifier-free guidance; none: what the model's erasediff.json
+    says, and without one that it has no such class."""
+    classes: tuple[str, ...] = ()
+    """The model's classes in its order, as the data call them, its null class left out: names, or a file with a line
+    for each (.json: a list). None given: the names in the model's folder or, where it has none, the data's order."""
+    convert_images: bool = False
+    """Make images fit that are too small, oblong, of several shapes, or grey for colour or the reverse. Larger squares
+    are made smaller without it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", _class_names(self.classes, "model.classes"))
 
 
 @dataclass(frozen=True)
@@ -245,6 +264,9 @@ class PretrainConfig(Settings):
     """Dataset folder."""
     output: str
     """Run folder; the pipeline goes to model/ in it."""
+    classes: tuple[str, ...] = ()
+    """The model's classes in its order, absent ones too: names, or a file with a line for each (.json: a list). None
+    given: the data's."""
     unet: UNetConfig = field(default_factory=UNetConfig)
     """Architecture."""
     train: TrainConfig = field(default_factory=lambda: TrainConfig(max_train_steps=900))
@@ -257,6 +279,9 @@ class PretrainConfig(Settings):
     """The optimizer."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Sharding and precision."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", _class_names(self.classes, "classes"))
 
 
 @dataclass(frozen=True)

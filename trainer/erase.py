@@ -18,18 +18,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..shards.dataset import Dataset
 from ..shards.errors import DataError
 from ..shards.request import Request, read_request
 from ..shards.select import select
 from ..shards.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
 from . import distributed, models, stopping
-from .checks import check_all_labelled, labels_of
+from .checks import labels_of
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .errors import ConfigError, TrainingError
 from .evidence.collect import REPORT_NAME, Evidence, check_judge, check_yardstick, run_evaluate
 from .evidence.record import RECORD_NAME, RequestEntry, read_record
 from .evidence.reuse import still_holds
+from .fitting import fit
+from .lineage import describe_forgotten, forgotten_rows
 from .loop import Watch
 from .model_card import add_verdict
 from .provenance import weights_sha256
@@ -59,19 +63,25 @@ def run_erase(
     """
     distributed.set_up(config.engine)
     request = read_request(Path(config.request))
-    data = Dataset.open(config.data)
-    chosen = select(data, request)
+    given = Dataset.open(config.data)
+    chosen = select(given, request)
     model = models.load(config.model)
-    check_all_labelled(model, data)
-    check_settings(config, model, labels_of(data, chosen), labels_of(data, ~chosen))
-    check_judge(config.judge, model, data, chosen, config.request)
+    data = fit(given, model).data
+    forgotten_before = forgotten_rows(model.lineage.forgotten, data)
+    remaining = ~(chosen | forgotten_before)
+    check_settings(config, model, labels_of(data, chosen), labels_of(data, remaining))
+    check_judge(config.judge, model, data, chosen, remaining, config.request)
     if before_evaluation is None:
         check_yardstick(config.judge, model)
     run = RunFolder(config, config.output)
     sets = run.path / "split"
-    problem = distributed.agree(_split(data, sets, request) if distributed.is_main() else None)
+    problem = distributed.agree(_split(given, sets, request, forgotten_before) if distributed.is_main() else None)
     if problem is not None:
         raise ConfigError(str(problem))
+    left_out = int(np.count_nonzero(forgotten_before & ~chosen))
+    if left_out and distributed.is_main():
+        told = describe_forgotten(model.lineage.forgotten)
+        print(f"left out    {left_out:,} samples that the model has forgotten before ({told})")
     scrub = ScrubConfig(
         model=config.model,
         forget=str(sets / FORGET_NAME),
@@ -100,11 +110,11 @@ def run_erase(
     return Erasure(evidence, run.model_path)
 
 
-def _split(data: Dataset, sets: Path, request: Request) -> str | None:
+def _split(data: Dataset, sets: Path, request: Request, forgotten_before: np.ndarray) -> str | None:
     """Makes D_f and D_r, or finds them; what is wrong otherwise."""
     if not sets.exists():
         try:
-            split(data, sets, request=request)
+            split(data, sets, request=request, left_out=forgotten_before)
         except DataError as error:
             return str(error)
         return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from .config import FinetuneConfig, MethodConfig, TrainConfig
+from .lineage import Lineage
 from .models import DiffusionModel
 
 _CONDITIONAL = """\
@@ -44,7 +44,7 @@ images = pipeline(batch_size=16, generator=torch.manual_seed(0), num_inference_s
 
 
 def write_model_card(
-    folder: Path, title: str, model: DiffusionModel, classes: Sequence[str], method: MethodConfig, train: TrainConfig
+    folder: Path, title: str, model: DiffusionModel, lineage: Lineage, method: MethodConfig, train: TrainConfig
 ) -> None:
     """README.md in a pipeline's folder; its code block runs as it stands with the folder as working directory."""
     num_timesteps = model.scheduler.config["num_train_timesteps"]
@@ -60,7 +60,10 @@ def write_model_card(
         )
     else:
         code = _UNCONDITIONAL.format(steps=min(100, num_timesteps))
-    names = ", ".join(f"{i}: {name}" for i, name in enumerate(classes)) if model.num_classes else "unconditional"
+    named = [f"{i}: {name}" for i, name in enumerate(lineage.classes) if name is not None]
+    if lineage.null_class is not None:
+        named.append(f"{lineage.null_class} stands for no class")
+    names = ", ".join(named) if model.num_classes else "unconditional"
     done = (
         "Trained with erasediff."
         if isinstance(method, FinetuneConfig)
@@ -69,7 +72,7 @@ def write_model_card(
     )
     card = ModelCard(
         f"---\n{ModelCardData(library_name='diffusers', tags=['erasediff', 'machine-unlearning']).to_yaml()}\n---\n\n"
-        f"# {title}\n\n{done}\n\nClasses: {names}.\n\n```python\n{code}```\n"
+        f"# {title}\n\n{done}\n\nClasses: {names}.\n\n{_history(lineage)}```python\n{code}```\n"
     )
     card.save(folder / "README.md")
 
@@ -82,3 +85,15 @@ def add_verdict(folder: Path, verdict: str, date: str) -> None:
         f"{card.text.rstrip()}\n\nEvaluated on {date[:10]}: forgetting **{verdict}** (record.json, report.html).\n"
     )
     card.save(path)
+
+
+def _history(lineage: Lineage) -> str:
+    """What erasediff.json says of data, for a person."""
+    trained_on = [
+        f"{data.name} ({data.num_samples:,} samples, {data.fingerprint[:12]}…)" for data in lineage.trained_on or ()
+    ]
+    lines = [f"Trained on: {', '.join(trained_on)}."] if trained_on else ["What it was trained on first is not known."]
+    for one in lineage.forgotten:
+        what = f"{len(one.keys):,} samples" + (f", all of {', '.join(one.classes)}" if one.classes else "")
+        lines.append(f"Forgotten: {what} ({one}{f', {one.date}' if one.date else ''}).")
+    return "\n\n".join([*lines, "Keys, hashes and names for programs are in erasediff.json."]) + "\n\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .class_names import Names, names_of_model
 from .config import ModelConfig, UNetConfig
 from .errors import ConfigError
+from .lineage import Lineage, read_lineage
 
 # what a component's folder may hold that is weights, in any format
 _WEIGHT_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".pb", ".safetensors"}
@@ -45,6 +47,9 @@ class DiffusionModel:
     scheduler: DDPMScheduler
     folder: Path | None  # the pipeline it came from; none: made here
     null_class: int | None
+    class_names: Names = ()
+    lineage: Lineage = field(default_factory=Lineage)
+    converts_images: bool = False  # whether data of another shape may be made to fit
 
     @property
     def num_classes(self) -> int:
@@ -146,11 +151,25 @@ def load(config: ModelConfig) -> DiffusionModel:
             f"model.path = {config.path!r}: class_embed_type {unet.config['class_embed_type']!r} takes no class index; "
             "class-conditional models with num_class_embeds, and unconditional ones, are supported"
         )
-    model = DiffusionModel(unet, scheduler, folder, config.null_class)
-    if config.null_class is not None and not 0 <= config.null_class < model.num_classes:
-        known = f"0 to {model.num_classes - 1}" if model.num_classes else "it is unconditional"
-        raise ConfigError(f"model.null_class = {config.null_class} is no class of the model ({known})")
-    return model
+    lineage = read_lineage(folder)
+    num_classes = unet.config["num_class_embeds"] or 0
+    null_class = _null_class(config, lineage, num_classes)
+    names = names_of_model(
+        config.classes, lineage, index, num_classes=num_classes, null_class=null_class, folder=folder
+    )
+    return DiffusionModel(unet, scheduler, folder, null_class, names, lineage, config.convert_images)
+
+
+def _null_class(config: ModelConfig, lineage: Lineage, num_classes: int) -> int | None:
+    """What was asked for, or what the model's folder says."""
+    given, known = config.null_class, lineage.null_class
+    if given is not None and known is not None and given != known:
+        raise ConfigError(f"model.null_class = {given}: the null class of '{config.path}' is {known}; leave it out")
+    null_class = known if given is None else given
+    if null_class is not None and not 0 <= null_class < num_classes:
+        known_classes = f"0 to {num_classes - 1}" if num_classes else "it is unconditional"
+        raise ConfigError(f"model.null_class = {null_class} is no class of the model ({known_classes})")
+    return null_class
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -224,6 +243,29 @@ def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int
         prediction_type=config.prediction_type,
     )
     return DiffusionModel(unet, scheduler, None, num_classes if config.null_class else None)
+
+
+# what a noise predictor was trained with; the rest of a scheduler's settings says how it is sampled
+_TRAINED_WITH = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
+
+
+def sampled_like(model: DiffusionModel, other: DiffusionModel) -> DiffusionModel:
+    """`model` with the sampler of `other`: timestep spacing and clipping, whatever it was not trained with."""
+    own = {name: model.scheduler.config[name] for name in _TRAINED_WITH}
+    config = dict(other.scheduler.config) | own
+    # diffusers drops these names' values, as the defaults of another class of scheduler
+    config["_use_default_values"] = [name for name in config.get("_use_default_values", ()) if name not in own]
+    scheduler = DDPMScheduler.from_config(config)
+    assert isinstance(scheduler, DDPMScheduler)
+    return replace(model, scheduler=scheduler)
 
 
 def check_saveable(model: DiffusionModel) -> None:

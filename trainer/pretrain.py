@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
 
 from ..shards.dataset import Dataset
+from ..shards.errors import shorten
 from . import distributed, models
-from .checks import check_all_labelled, check_engine, check_optimizer, check_train
+from .checks import check_engine, check_optimizer, check_train, labels_of
 from .config import FinetuneConfig, PretrainConfig
 from .errors import ConfigError
+from .fitting import fit, names_for
+from .lineage import Lineage, TrainedOn
 from .loop import Watch
 from .provenance import DataStamp, PretrainInputs
 from .run_folder import RunFolder
@@ -36,6 +40,9 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
             forget=None,
             run=run,
             hashes=inputs.hashes(),
+            lineage=Lineage(
+                classes=names_for(model, data), null_class=model.null_class, trained_on=(TrainedOn.of(data),)
+            ),
             device=device,
             watch=watch,
         )
@@ -51,8 +58,13 @@ def _plan(config: PretrainConfig) -> tuple[Dataset, models.DiffusionModel]:
     if not data.classes:
         raise ConfigError(f"data = '{config.data}' has no classes: pretrain makes class-conditional models")
     torch.manual_seed(config.train.seed)  # the initial weights
-    model = models.make(config.unet, image_size=shape.height, channels=shape.channels, num_classes=len(data.classes))
-    check_all_labelled(model, data)
+    names = config.classes or data.classes
+    left_out = [data.classes[label] for label in labels_of(data) if data.classes[label] not in names]
+    if left_out:
+        raise ConfigError(f"classes has no {shorten(left_out)}, which data = '{config.data}' has: name it, too")
+    made = models.make(config.unet, image_size=shape.height, channels=shape.channels, num_classes=len(names))
+    model = dataclasses.replace(made, class_names=(*names, *[None] * config.unet.null_class))
+    data = fit(data, model).data
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
     check_engine(config.engine, model)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from diffusers import DiffusionPipeline
 
 from ..shards.dataset import Dataset, check_disjoint
+from ..shards.errors import shorten
 from . import distributed, models
 from .checks import (
-    check_all_labelled,
     check_engine,
     check_labels,
     check_method,
@@ -34,6 +35,8 @@ from .config import (
 from .cost import cost
 from .errors import ConfigError
 from .files import open_up
+from .fitting import Fitted, data_notes, fit, names_for
+from .lineage import LINEAGE_NAME, Forgotten, Lineage, TrainedOn, describe_forgotten, forgotten_rows
 from .loop import Watch
 from .models import DiffusionModel
 from .provenance import DataStamp, Inputs, check_inputs, weights_sha256
@@ -49,6 +52,8 @@ def scrub(
     remain: str | Path,
     output: str | Path,
     null_class: int | None = None,
+    classes: Sequence[str] = (),
+    convert_images: bool = False,
     method: MethodConfig | None = None,
     train: TrainConfig | None = None,
     optimizer: OptimizerConfig | None = None,
@@ -68,7 +73,7 @@ def scrub(
     if isinstance(model, DiffusionPipeline):
         model = _save_given(model, output.with_name(output.name + "-base"), engine or EngineConfig())
     config = ScrubConfig(
-        model=ModelConfig(path=str(model), null_class=null_class),
+        model=ModelConfig(str(model), null_class=null_class, classes=tuple(classes), convert_images=convert_images),
         forget=str(forget),
         remain=str(remain),
         output=str(output),
@@ -88,6 +93,9 @@ def _save_given(pipeline: DiffusionPipeline, folder: Path, engine: EngineConfig)
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         pipeline.save_pretrained(partial)
+        known = Path(str(pipeline.name_or_path)) / LINEAGE_NAME
+        if known.is_file():  # diffusers loads and saves what it knows, and this it does not
+            shutil.copyfile(known, partial / LINEAGE_NAME)
         open_up(partial)
         if not folder.exists():
             partial.rename(folder)
@@ -111,8 +119,29 @@ class Plan:
 
     config: ScrubConfig
     model: DiffusionModel
-    forget: Dataset
-    remain: Dataset
+    fitted_forget: Fitted
+    fitted_remain: Fitted
+
+    @property
+    def forget(self) -> Dataset:
+        return self.fitted_forget.data
+
+    @property
+    def remain(self) -> Dataset:
+        return self.fitted_remain.data
+
+    def lineage(self) -> Lineage:
+        """What the scrubbed model's folder says of it: what its base's says, and this."""
+        before = self.model.lineage
+        trained_on = before.trained_on
+        is_told_classes = self.model.num_classes > 0
+        gone = sorted({*labels_of(self.forget)} - {*labels_of(self.remain)}) if is_told_classes else []
+        return Lineage(
+            classes=names_for(self.model, self.remain),
+            null_class=self.model.null_class,
+            trained_on=None if trained_on is None else (*trained_on, TrainedOn.of(self.remain)),
+            forgotten=(*before.forgotten, Forgotten.of(self.forget, gone)),
+        )
 
     def inputs(self) -> Inputs:
         """What the record holds the run to."""
@@ -138,7 +167,8 @@ class Plan:
     def notes(self) -> list[str]:
         """What is said once, before a run."""
         found = [inner_loop_note(self.config.method), null_class_note(self.model, self.forget)]
-        return [note for note in found if note is not None]
+        data = data_notes(self.fitted_forget, self.fitted_remain, first=labels_of(self.forget))
+        return [*data, *(note for note in found if note is not None)]
 
 
 def inner_loop_note(method: MethodConfig) -> str | None:
@@ -172,15 +202,28 @@ def plan(config: ScrubConfig) -> Plan:
     forget, remain = Dataset.open(config.forget), Dataset.open(config.remain)
     check_disjoint(forget, remain)
     model = models.load(config.model)
-    for dataset in (forget, remain):
-        check_all_labelled(model, dataset)
-    if forget.classes != remain.classes:
+    planned = Plan(config, model, fit(forget, model), fit(remain, model))
+    if planned.forget.classes != planned.remain.classes:
+        first = [", ".join(data.classes[:3]) for data in (planned.forget, planned.remain)]
         raise ConfigError(
-            f"forget = '{config.forget}' and remain = '{config.remain}' have different classes "
-            f"({', '.join(forget.classes[:3])}, … and {', '.join(remain.classes[:3])}, …): split both from one dataset"
+            f"forget = '{config.forget}' and remain = '{config.remain}' have different classes ({first[0]}, … and "
+            f"{first[1]}, …): split both from one dataset"
         )
-    check_settings(config, model, labels_of(forget), labels_of(remain))
-    return Plan(config, model, forget, remain)
+    _check_never_forgotten(planned.remain, model)
+    check_settings(config, model, labels_of(planned.forget), labels_of(planned.remain))
+    return planned
+
+
+def _check_never_forgotten(remain: Dataset, model: DiffusionModel) -> None:
+    """Raises ConfigError where training on D_r would bring back what the model has forgotten before."""
+    rows = np.flatnonzero(forgotten_rows(model.lineage.forgotten, remain))
+    if len(rows):
+        names = shorten(remain.key(int(row)) for row in rows)
+        raise ConfigError(
+            f"remain = '{remain.path}' holds {len(rows):,} samples that '{model.folder}' has forgotten "
+            f"({describe_forgotten(model.lineage.forgotten)}): {names}; leave them out with `erasediff shards split "
+            f"… --model {model.folder}`"
+        )
 
 
 def check_settings(
@@ -229,6 +272,7 @@ def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
         forget=planned.forget,
         run=run,
         hashes=inputs.hashes(),
+        lineage=planned.lineage(),
         device=device,
         watch=watch,
     )

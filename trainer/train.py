@@ -17,6 +17,7 @@ from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, Opti
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
 from .errors import Interrupted, TrainingError
+from .lineage import Lineage, write_lineage
 from .loop import Loop, Watch
 from .model_card import write_model_card
 from .models import DiffusionModel
@@ -39,12 +40,14 @@ def train(
     forget: Dataset | None,
     run: RunFolder,
     hashes: dict[str, str],
+    lineage: Lineage,
     device: torch.device,
     watch: Watch | None = None,
 ) -> None:
     """Trains to the last step and publishes the pipeline as the run's model/. All ranks call it.
 
-    `hashes` name the base model's weights and the data: a checkpoint made with others is refused.
+    `hashes` name the base model's weights and the data: a checkpoint made with others is refused. `lineage` is what the
+    pipeline's folder says of it.
     """
     distributed.together(lambda: check_kernels(device))
     label_drop = config.label_drop
@@ -98,7 +101,8 @@ def train(
 
             def write(folder: Path) -> None:
                 models.save(model, weights, folder)
-                write_model_card(folder, run.path.resolve().name, model, remain.classes, method, config)
+                write_lineage(lineage, folder)
+                write_model_card(folder, run.path.resolve().name, model, lineage, method, config)
 
             run.publish_model(write, attempt)
     except (Exception, Interrupted) as error:

@@ -36,6 +36,8 @@ def test_classes_of_a_table_and_in_a_file(pictures: Path, tmp_path: Path) -> Non
         dataset = build(pictures / "t.jsonl", tmp_path / f"of-{name}", classes=[str(tmp_path / name)])
         assert dataset.classes == ("c", "b")
         assert {dataset.key(i): dataset.read(i).label for i in range(2)} == {"cat/0": 1, "dog/0": None}
+        seen = dataset.relabelled(("b", "c"), np.array([1, 0]))
+        assert {seen.key(i): seen.read(i).label for i in range(2)} == {"cat/0": 0, "dog/0": None}
 
 
 def test_numbers_in_tars_get_names(tmp_path: Path) -> None:
@@ -79,6 +81,9 @@ def test_a_reader_may_count_classes_otherwise(pictures: Path, tmp_path: Path) ->
     assert batch.labels.tolist() == [expected[dataset.keys.index(key)] for key in batch.keys]
     mixed = Stream([seen, seen], seed=0, batch_size=30, image_size=8, channels=1).batch(0)
     assert mixed.labels.tolist() == [expected[dataset.keys.index(key)] for key in mixed.keys]
+    dogs = seen.only(seen.labels == 0)
+    assert {class_of(key) for key in dogs.keys} == {"dog"} and set(dogs.labels) == {0}
+    assert Stream(dogs, seed=0, batch_size=3, image_size=8, channels=1).batch(0).labels.tolist() == [0, 0, 0]
     # what is written down keeps the labels that the shards hold
     forget, _ = split(seen, tmp_path / "sets", request=None, forget_labels=["dog"])
     assert forget.classes == dataset.classes and {class_of(key) for key in forget.keys} == {"dog"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from erasediff.shards import build
+from erasediff.shards import build, split
 from erasediff.trainer.config import (
     EngineConfig,
     EraseDiffConfig,
@@ -60,7 +60,7 @@ def test_rl_is_refused_for_an_unconditional_model(digits: Path, tmp_path: Path) 
         ({"optimizer": OptimizerConfig(ema_decay=0.9999)}, "keeps 100% of the old weights"),
         ({"method": EraseDiffConfig(anchor=3)}, "method.anchor = 3 is a class that is to be forgotten"),
         ({"method": EraseDiffConfig(anchor=99)}, "method.anchor = 99 is no class of the model (0 to 10)"),
-        ({"null_class": 3}, "model.null_class = 3 is the label of samples"),
+        ({"null_class": 3}, "the model 11, its null class 3 among them, without names"),
         ({"null_class": 40}, "model.null_class = 40 is no class of the model"),
         (
             {"engine": EngineConfig(precision="bf16"), "method": EraseDiffConfig(barrier="value")},
@@ -73,6 +73,13 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         run_scrub(tiny_config(digits, base_model, tmp_path / "run", **changes))  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_null_class_that_samples_have_is_refused(digits: Path, tmp_path: Path) -> None:
+    base = make_pipeline(tmp_path / "base", num_classes=10)
+    with pytest.raises(ConfigError, match=r"model\.null_class = 3 is the label of samples"):
+        run_scrub(tiny_config(digits, base, tmp_path / "run", null_class=3))
     assert not (tmp_path / "run").exists()
 
 
@@ -161,10 +168,8 @@ def test_a_learned_variance_is_refused(digits: Path, tmp_path: Path) -> None:
 
 
 def test_sets_of_other_classes_are_refused(digits: Path, base_model: Path, tmp_path: Path) -> None:
-    for name in ("apple", "pear"):
-        (tmp_path / "fruit" / name).mkdir(parents=True)
-        Image.new("L", (8, 8), len(name)).save(tmp_path / "fruit" / name / "0.png")
-    build(tmp_path / "fruit", tmp_path / "data")
+    build("digits", tmp_path / "data", classes=list("9876543210"))
+    split(tmp_path / "data", tmp_path / "other", ["3"])
     config = tiny_config(digits, base_model, tmp_path / "run")
     with pytest.raises(ConfigError, match="have different classes"):
-        run_scrub(dataclasses.replace(config, forget=str(tmp_path / "data")))
+        run_scrub(dataclasses.replace(config, forget=str(tmp_path / "other" / "forget")))

@@ -118,7 +118,8 @@ def test_other_forms_of_the_trained_weights_do_not_survive(digits: Path, base_mo
         "diffusion_pytorch_model.safetensors",
         "notes.txt",
     ]
-    assert sorted(path.name for path in model.iterdir()) == ["README.md", "model_index.json", "scheduler", "unet"]
+    written = ["README.md", "erasediff.json", "model_index.json", "scheduler", "unet"]
+    assert sorted(path.name for path in model.iterdir()) == written
 
 
 def test_tensors_keep_their_type(digits: Path, base_model: Path, tmp_path: Path) -> None:

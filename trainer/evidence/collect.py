@@ -19,6 +19,7 @@ from ..attempts import history
 from ..checks import labels_of
 from ..config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
 from ..errors import ConfigError, NotShownError, ThresholdError
+from ..fitting import Fitted, data_notes, fit
 from ..models import DiffusionModel
 from ..provenance import DataStamp, Inputs, now, read_inputs, versions, weights_sha256
 from ..run_folder import is_finished
@@ -33,6 +34,7 @@ from .record import (
     RECORD_NAME,
     STATEMENT,
     Copy,
+    EarlierEntry,
     ModelEntry,
     Record,
     RequestEntry,
@@ -42,12 +44,12 @@ from .record import (
 )
 from .retrained import (
     RETRAINED_NAME,
+    check_retrainable,
     check_trained_without,
     is_record,
     read_yardstick,
     recorded_yardstick,
     retrain,
-    settings_of,
 )
 from .thresholds import (
     NOT_SHOWN,
@@ -74,10 +76,18 @@ class Scrubbed:
     run: Path
     config: ScrubConfig
     inputs: Inputs
-    forget: Dataset
-    remain: Dataset
+    fitted_forget: Fitted
+    fitted_remain: Fitted
     base: DiffusionModel
     result: DiffusionModel
+
+    @property
+    def forget(self) -> Dataset:
+        return self.fitted_forget.data
+
+    @property
+    def remain(self) -> Dataset:
+        return self.fitted_remain.data
 
     @classmethod
     def open(cls, run: Path) -> Scrubbed:
@@ -102,7 +112,7 @@ class Scrubbed:
                 f"{found[:12]}…, the scrubbed one's had {inputs.base_weights_sha256[:12]}…; put the original back"
             )
         result = models.load(dataclasses.replace(config.model, path=str(run / "model"), revision=None))
-        return cls(run, config, inputs, forget, remain, base, result)
+        return cls(run, config, inputs, fit(forget, base), fit(remain, base), base, result)
 
 
 @dataclass(frozen=True)
@@ -146,14 +156,18 @@ def run_evaluate(
     _check_options(options, scrubbed.base)
     if not os.access(output, os.W_OK):
         raise ConfigError(f"'{output}' may not be written: {RECORD_NAME} and {REPORT_NAME} go there")
-    if options.retrained is not None and not is_record(options):
-        check_trained_without(Path(options.retrained), scrubbed.inputs.remain)
-    check_yardstick(options, scrubbed.base)
+    others = [Dataset.open(path) for path in (config.data, options.held_out) if path is not None]
+    fitted = [scrubbed.fitted_forget, scrubbed.fitted_remain, *(fit(data, scrubbed.base) for data in others)]
+    notes = data_notes(*fitted, first=labels_of(scrubbed.forget))
+    yardstick = check_yardstick(options, scrubbed.base)
+    if yardstick is not None:
+        notes += check_trained_without(yardstick, scrubbed.inputs.remain)
     bench = make_bench(config, scrubbed, device)
     thresholds = _thresholds(options, bench.metric_names(), bench.forgets_classes)
-    yardstick = _yardstick(options, scrubbed, bench)
-    if isinstance(yardstick, ModelConfig):  # trained only now that all else is known to be right
-        yardstick = _load_yardstick(yardstick, scrubbed.base)
+    if distributed.is_main():
+        for note in notes:
+            print(note)
+    yardstick = _yardstick(options, scrubbed, bench, yardstick)  # trained only now that all else is known to be right
 
     date = now()
     figures: dict[str, Figures] = {"unscrubbed": evaluate(scrubbed.base, bench)}
@@ -188,6 +202,11 @@ def run_evaluate(
         judge=as_dict(options),
         remaining_copies=_remaining_copies(scrubbed, config.data, bench, output / REPORT_NAME),
         versions=versions(),
+        class_map={} if scrubbed.fitted_remain.classes is None else scrubbed.fitted_remain.classes.labels,
+        forgotten_before=[
+            EarlierEntry(one.id, one.date, list(one.classes), len(one.keys)) for one in scrubbed.base.lineage.forgotten
+        ],
+        notes=notes,
     )
     found = Evidence(record, output / RECORD_NAME, output / REPORT_NAME)
     if distributed.is_main():
@@ -200,17 +219,25 @@ def run_evaluate(
     return found
 
 
-def check_judge(options: JudgeConfig, base: DiffusionModel, data: Dataset, chosen: np.ndarray, request: str) -> None:
+def check_judge(
+    options: JudgeConfig,
+    base: DiffusionModel,
+    data: Dataset,
+    chosen: np.ndarray,
+    remaining: np.ndarray,
+    request: str,
+) -> None:
     """What can be said of an evaluation before there is anything to evaluate; raises ConfigError.
 
-    chosen: bool [N], the samples of `data` that are to be forgotten, as the file `request` says.
+    chosen: bool [N], the samples of `data` that are to be forgotten, as the file `request` says. remaining: bool [N],
+    D_r, neither these nor what the model has forgotten before.
     """
     _check_device(options)
     _check_options(options, base)
     forget_labels = labels_of(data, chosen)
-    remaining = labels_of(data, ~chosen)
-    gone = _gone(forget_labels, remaining, data.classes, request)
-    _check_asked(options, base, data, [data], forget_labels, len(remaining), bool(gone))
+    still_there = labels_of(data, remaining)
+    gone = _gone(forget_labels, still_there, data.classes, request)
+    _check_asked(options, base, data, [data], forget_labels, len(still_there), bool(gone))
 
 
 def _check_asked(
@@ -229,7 +256,7 @@ def _check_asked(
         network = network_features(options.features)
         features, num_features = network.name, network.num_features
     if options.held_out is not None:
-        _open_held_out(options.held_out, trained_on, forget_labels)
+        _open_held_out(options.held_out, base, trained_on, forget_labels)
     thresholds = _thresholds(options, metric_names(options, features, forgets_classes), forgets_classes)
     num_samples, needed = num_remaining * options.num_remain_samples_per_class, min_frechet_samples(num_features)
     of_distance = [threshold.text for threshold in thresholds if threshold.metric.startswith("frechet_distance")]
@@ -240,16 +267,21 @@ def _check_asked(
             "give thresholds without that one"
         )
     if options.with_retrained:
-        assert base.folder is not None
-        settings_of(base.folder)
+        check_retrainable(base, trained_on[-1])
 
 
-def check_yardstick(options: JudgeConfig, base: DiffusionModel) -> None:
-    """Raises ConfigError where `judge.retrained` names no record of a retrained model and no model that compares."""
+def check_yardstick(options: JudgeConfig, base: DiffusionModel) -> DiffusionModel | None:
+    """The model that `judge.retrained` names; None where it names a record, or nothing.
+
+    Raises ConfigError where that is no record of a retrained model, or no model that compares.
+    """
     if is_record(options):
         read_yardstick(options)
     elif options.retrained is not None:
-        _load_yardstick(ModelConfig(options.retrained, null_class=base.null_class), base)
+        model = load_yardstick(ModelConfig(options.retrained, null_class=base.null_class), base)
+        check_sampling(options.sampling, model, "judge.sampling")
+        return model
+    return None
 
 
 def _check_device(options: JudgeConfig) -> None:
@@ -302,7 +334,7 @@ def _gone(forget_labels: list[int], remaining: list[int], classes: Sequence[str]
 def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device) -> Bench:
     """The judge and the real images; raises ConfigError where they do not fit the scrub."""
     options, base = config.judge, scrubbed.base
-    data = Dataset.open(config.data)
+    data = fit(Dataset.open(config.data), base).data
     if data.classes != scrubbed.remain.classes:
         raise ConfigError(
             f"data = '{config.data}' has other classes than the run's remain set, '{scrubbed.config.remain}'"
@@ -324,7 +356,7 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
 
     held_out = stamp = None
     if options.held_out is not None:
-        kept_apart = _open_held_out(options.held_out, trained_on, forget_labels)
+        kept_apart = _open_held_out(options.held_out, base, trained_on, forget_labels)
         stamp = DataStamp.of(kept_apart)
         # the loss depends on the class: only samples of the same classes compare
         held_out = images(kept_apart, forget_labels)
@@ -343,9 +375,9 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
     )
 
 
-def _open_held_out(path: str, trained_on: Sequence[Dataset], forget_labels: list[int]) -> Dataset:
+def _open_held_out(path: str, base: DiffusionModel, trained_on: Sequence[Dataset], forget_labels: list[int]) -> Dataset:
     """Raises ConfigError where a model was trained on one of its samples, or none is of a forgotten class."""
-    held_out = Dataset.open(path)
+    held_out = fit(Dataset.open(path), base).data
     for dataset in trained_on:
         shared = sorted(set(held_out.keys) & set(dataset.keys))
         shared = shared or [held_out.key(row) for row, _ in same_content(held_out.index, dataset.index)]
@@ -381,21 +413,23 @@ def _load_judge(options: JudgeConfig, data: Dataset, base: DiffusionModel) -> Cl
     return classifier
 
 
-def _yardstick(options: JudgeConfig, scrubbed: Scrubbed, bench: Bench) -> ModelEntry | ModelConfig | None:
-    """The recorded figures, or where the model is (trained now if asked to), or nothing."""
-    inputs, null_class = scrubbed.inputs, scrubbed.config.model.null_class
+def _yardstick(
+    options: JudgeConfig, scrubbed: Scrubbed, bench: Bench, named: DiffusionModel | None
+) -> ModelEntry | DiffusionModel | None:
+    """The recorded figures, or the model, `named` or trained now if asked to, or nothing."""
     if is_record(options):
-        return recorded_yardstick(options, inputs, bench.classifier.card)
-    if options.retrained is not None:
-        return ModelConfig(options.retrained, null_class=null_class)
+        return recorded_yardstick(options, scrubbed.inputs, bench.classifier.card)
     if options.with_retrained:
-        folder = retrain(scrubbed.config, scrubbed.run / RETRAINED_NAME)
-        return ModelConfig(str(folder), null_class=null_class)
-    return None
+        folder = retrain(scrubbed.config, scrubbed.base, scrubbed.run / RETRAINED_NAME)
+        return load_yardstick(ModelConfig(str(folder), null_class=scrubbed.base.null_class), scrubbed.base)
+    return named
 
 
-def _load_yardstick(config: ModelConfig, base: DiffusionModel) -> DiffusionModel:
-    """Raises ConfigError for what is no model, one of other images, and the unscrubbed model itself."""
+def load_yardstick(config: ModelConfig, base: DiffusionModel) -> DiffusionModel:
+    """A model to compare with `base`, sampled as that is: its own is what it was trained with, no more.
+
+    Raises ConfigError for what is no model, one of other images or classes, and the unscrubbed model itself.
+    """
     try:
         model = models.load(config)
     except ConfigError as error:
@@ -409,7 +443,13 @@ def _load_yardstick(config: ModelConfig, base: DiffusionModel) -> DiffusionModel
         )
     if weights_sha256(model.unet.state_dict()) == weights_sha256(base.unet.state_dict()):
         raise ConfigError(f"judge.retrained = '{config.path}' is the model before scrubbing, which saw the forget set")
-    return model
+    for label, (theirs, ours) in enumerate(zip(model.class_names, base.class_names, strict=False)):
+        if None not in (theirs, ours) and theirs != ours:
+            raise ConfigError(
+                f"judge.retrained = '{config.path}' calls class {label} {theirs!r}, the scrubbed model {ours!r}: train "
+                "it with the classes in that order (`erasediff pretrain --classes`)"
+            )
+    return models.sampled_like(model, base)
 
 
 def _entry(model: DiffusionModel, figures: Figures, date: str) -> ModelEntry:

@@ -73,6 +73,18 @@ class RunEntry(_Strict):
 
 
 @dataclass(frozen=True)
+class EarlierEntry(_Strict):
+    """An earlier scrub of this model: its forget set is in no remain set of this one."""
+
+    id: str
+    """Of its request; empty where there was none."""
+    date: str | None
+    classes: list[str]
+    """Of which nothing remained."""
+    num_samples: int
+
+
+@dataclass(frozen=True)
 class Copy(_Strict):
     """Something that still holds what was forgotten, and is to be deleted or kept for a stated reason."""
 
@@ -108,6 +120,11 @@ class Record(_Strict):
     """The evaluation's resolved configuration, its seeds among them."""
     remaining_copies: list[Copy]
     versions: dict[str, str]
+    class_map: dict[str, int] = field(default_factory=dict)
+    """The model's class of each class of the data."""
+    forgotten_before: list[EarlierEntry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was done to the data, and what is not known."""
 
     def tells_nothing(self, verdict: Verdict) -> bool:
         """Whether the unscrubbed model holds a threshold on forgetting as well."""

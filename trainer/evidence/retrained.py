@@ -7,11 +7,14 @@ from pathlib import Path
 
 from ...shards.dataset import Dataset
 from ...shards.errors import DataError
+from ...shards.manifest import ImageShape
 from .. import stopping
 from ..config import JudgeConfig, PretrainConfig, ScrubConfig
 from ..errors import ConfigError
+from ..fitting import class_list
+from ..models import DiffusionModel
 from ..pretrain import run_pretrain
-from ..provenance import DataStamp, Inputs
+from ..provenance import DataStamp, Inputs, PretrainInputs, read_inputs
 from ..settings import as_dict, decode, read_toml
 from .classifier import ClassifierCard
 from .record import ModelEntry, Record, read_record
@@ -64,15 +67,33 @@ def recorded_yardstick(judge: JudgeConfig, inputs: Inputs, classifier: Classifie
     return record.models["retrained"]
 
 
-def retrain(scrub: ScrubConfig, output: Path) -> Path:
+def retrain(scrub: ScrubConfig, base: DiffusionModel, output: Path) -> Path:
     """Trains the yardstick on D_r with the settings the base model was pretrained with; returns its folder.
 
-    Continues or reuses the run in `output`. All ranks call it. Raises ConfigError where those settings are not known.
+    Its classes are those of `base`, in that order. Continues or reuses the run in `output`. All ranks call it. Raises
+    ConfigError where those settings are not known.
     """
-    settings = settings_of(Path(scrub.model.path))
-    folder = run_pretrain(dataclasses.replace(settings, data=scrub.remain, output=str(output)))
+    names, remain = class_list(base), Dataset.open(scrub.remain)
+    settings = dataclasses.replace(
+        settings_of(Path(scrub.model.path)),
+        data=scrub.remain,
+        output=str(output),
+        classes=() if names in ((), remain.classes) else names,
+    )
+    folder = run_pretrain(settings)
     stopping.check()
     return folder
+
+
+def check_retrainable(base: DiffusionModel, data: Dataset) -> None:
+    """Raises ConfigError where the yardstick cannot be trained here: settings unknown, images of another shape."""
+    assert base.folder is not None
+    settings_of(base.folder)
+    if data.image_shape != ImageShape(base.image_size, base.image_size, base.channels):
+        raise ConfigError(
+            f"judge.with_retrained: '{data.path}' holds images of another shape than the model makes, and a model is "
+            "trained on data as they are: give data of the model's shape, or name a yardstick in judge.retrained"
+        )
 
 
 def settings_of(model: Path) -> PretrainConfig:
@@ -97,17 +118,40 @@ def pretrained_with(model: Path) -> PretrainConfig | None:
         return None  # another command's run
 
 
-def check_trained_without(model: Path, remain: DataStamp) -> None:
-    """Raises ConfigError for a yardstick that is known to have been trained on other samples than D_r."""
-    settings = pretrained_with(model)
-    if settings is None:
-        return
-    try:
-        trained_on = Dataset.open(settings.data).fingerprint
-    except DataError:
-        return  # its data is gone or lies elsewhere: nothing is known
-    if trained_on != remain.fingerprint:
+def check_trained_without(yardstick: DiffusionModel, remain: DataStamp) -> list[str]:
+    """Lines to say of what the yardstick was trained on: one where that is not known.
+
+    Raises ConfigError where it is known to have been trained on other samples than D_r.
+    """
+    assert yardstick.folder is not None
+    known = _trained_on(yardstick)
+    if known is None:
+        return [
+            f"yardstick   what '{yardstick.folder}' was trained on is not on record: whether it saw the forget set is "
+            "not known"
+        ]
+    other = next((name for name, fingerprint in known.items() if fingerprint != remain.fingerprint), None)
+    if other is not None:
         raise ConfigError(
-            f"judge.retrained = '{model}' was trained on '{settings.data}', which is not this run's remain set "
+            f"judge.retrained = '{yardstick.folder}' was trained on '{other}', which is not this run's remain set "
             f"'{remain.path}': it is no yardstick for this erasure"
         )
+    return []
+
+
+def _trained_on(model: DiffusionModel) -> dict[str, str] | None:
+    """Fingerprints of the data by their names; None: not known."""
+    if model.lineage.trained_on is not None:
+        return {data.name: data.fingerprint for data in model.lineage.trained_on}
+    assert model.folder is not None
+    settings = pretrained_with(model.folder)
+    if settings is None:
+        return None
+    # a run whose model was written before models had a lineage
+    inputs = read_inputs(model.folder.resolve().parent, PretrainInputs)
+    if inputs is not None:
+        return {inputs.data.path: inputs.data.fingerprint}
+    try:
+        return {settings.data: Dataset.open(settings.data).fingerprint}
+    except DataError:
+        return None  # gone, or elsewhere

@@ -1,0 +1,116 @@
+"""Images of another shape than the model's: what is said, what is refused, and what then goes into the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from erasediff.shards.build import build
+from erasediff.shards.dataset import Dataset
+from erasediff.shards.split import split
+from erasediff.trainer import models
+from erasediff.trainer.config import ModelConfig, TrainConfig
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence.collect import run_evaluate
+from erasediff.trainer.fitting import fit
+from erasediff.trainer.scrubbing import dry_run, plan, run_scrub
+from evidence_cases import make_classifier, tiny_evaluation
+from PIL import Image
+from tiny import make_pipeline, tiny_config
+
+Shape = tuple[int, ...]
+
+
+def make_data(folder: Path, *shapes: Shape) -> Path:
+    """Twelve pictures of two classes, of these shapes in turn ([H, W] or [H, W, 3]); data/ and split/ in the folder."""
+    random = np.random.default_rng(0)
+    for i in range(12):
+        pixels = random.integers(0, 256, shapes[i % len(shapes)], dtype=np.uint8)
+        image = folder / "pictures" / ("cat", "dog")[i // 6] / f"{i}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(image)
+    build(folder / "pictures", folder / "data")
+    split(folder / "data", folder / "split", ["cat"])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "done"),
+    [
+        ((32, 32), 1, "resized 32 → 8"),
+        ((32, 32, 3), 3, "resized 32 → 8"),
+        ((8, 8), 1, None),
+    ],
+)
+def test_larger_squares_are_made_smaller_aloud(tmp_path: Path, shape: Shape, channels: int, done: str | None) -> None:
+    data = make_data(tmp_path, shape)
+    model = make_pipeline(tmp_path / "model", num_classes=2, channels=channels)
+    config = tiny_config(data, model, tmp_path / "run", null_class=None)
+    lines = [line for line in dry_run(config).splitlines() if line.startswith("images ")]
+    assert lines == [f"images      {done}, in {tmp_path}/split/{name}" for name in ("forget", "remain") if done]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "channels", "found", "done"),
+    [
+        (
+            [(32, 32, 3)],
+            1,
+            "images of 32 × 32 pixels in colour, the model makes 8 × 8 in grey",
+            "resized 32 → 8, made grey",
+        ),
+        ([(8, 8)], 3, "images of 8 × 8 pixels in grey, the model makes 8 × 8 in colour", "made colour"),
+        ([(4, 4)], 1, "images of 4 × 4 pixels in grey", "enlarged 4 → 8"),
+        ([(8, 12)], 1, "images of 12 × 8 pixels in grey", "cut to the middle square"),
+        ([(12, 20)], 1, "images of 20 × 12 pixels", "cut to the middle square, resized 12 → 8"),
+        ([(12, 12), (10, 10)], 1, "images of several shapes", "cut to the middle square, resized to 8 and made grey"),
+    ],
+)
+def test_what_changes_more_than_the_size_is_asked_for(
+    tmp_path: Path, shapes: list[Shape], channels: int, found: str, done: str
+) -> None:
+    data = make_data(tmp_path, *shapes)
+    base = make_pipeline(tmp_path / "model", num_classes=2, channels=channels)
+    config = tiny_config(data, base, tmp_path / "run", null_class=None, train=TrainConfig(1, 4))
+    with pytest.raises(ConfigError) as error:
+        run_scrub(config)
+    assert found in str(error.value) and f"set model.convert_images to have them {done}" in str(error.value)
+    assert not (tmp_path / "run").exists() and "\n" not in str(error.value)
+    asked = dataclasses.replace(config, model=ModelConfig(str(base), convert_images=True))
+    assert f"images      {done}, in {tmp_path}/split/remain" in plan(asked).describe()
+
+
+def test_an_evaluation_takes_other_shapes_as_the_scrub_did(
+    digits: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The judge's data, the held-out and the real images too; the record says so."""
+    original = Dataset.open(digits / "data")
+    for i in range(0, len(original), 4):
+        image = tmp_path / "pictures" / original.classes[original.labels[i]] / f"{i}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(original.read(i).image[..., 0]).resize((16, 16)).save(image)
+    build(tmp_path / "pictures", tmp_path / "data")
+    split(tmp_path / "data", tmp_path / "split", ["3"])
+    run = run_scrub(tiny_config(tmp_path, base_model, tmp_path / "run")).parent
+    classifier = make_classifier(digits, tmp_path / "classifier.safetensors")
+    capsys.readouterr()
+    record = run_evaluate(tiny_evaluation(run, tmp_path, classifier)).record
+    notes = [f"images      resized 16 → 8, in {tmp_path}/{name}" for name in ("split/forget", "split/remain", "data")]
+    assert [note for note in record.notes if note.startswith("images")] == notes
+    assert set(notes) <= set(capsys.readouterr().out.splitlines())
+    for other, message in (((32, 32, 3), "in colour, the model makes 8 × 8 in grey"),):
+        foreign = make_data(tmp_path / "foreign", other)
+        with pytest.raises(ConfigError, match=message):
+            run_evaluate(tiny_evaluation(run, foreign, classifier))
+        with pytest.raises(ConfigError, match=message):
+            run_evaluate(tiny_evaluation(run, tmp_path, classifier, held_out=str(foreign / "data")))
+
+
+def test_arrays_are_no_images(tmp_path: Path) -> None:
+    np.save(tmp_path / "0.npy", np.zeros((1, 8, 8), np.float32))
+    (tmp_path / "t.jsonl").write_text('{"path": "0.npy", "label": "cat"}\n')
+    model = models.load(ModelConfig(str(make_pipeline(tmp_path / "model", num_classes=1))))
+    with pytest.raises(ConfigError, match=r"holds \.npy arrays; the model works on images"):
+        fit(build(tmp_path / "t.jsonl", tmp_path / "data"), model)

@@ -1,0 +1,198 @@
+"""What a model's folder says of its past: the data it was trained on, and what it must not be trained on again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from diffusers import DDPMPipeline
+from erasediff.launch.cli import main
+from erasediff.shards.build import build
+from erasediff.shards.dataset import Dataset
+from erasediff.shards.split import split
+from erasediff.trainer.config import (
+    EngineConfig,
+    EraseConfig,
+    EraseDiffConfig,
+    ModelConfig,
+    ScrubConfig,
+    TrainConfig,
+)
+from erasediff.trainer.erase import run_erase
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.scrubbing import plan, run_scrub, scrub
+from evidence_cases import make_classifier, tiny_judge
+from tiny import tiny_config
+
+TWELVE = [f"digit-{i:05d}" for i in range(5, 1200, 100)]
+
+
+@pytest.fixture(scope="module")
+def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
+
+
+@pytest.fixture(scope="module")
+def without_twelve(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that twelve samples were scrubbed from, on request r-1."""
+    folder = tmp_path_factory.mktemp("twelve")
+    request = folder / "request.toml"
+    request.write_text(
+        f'id = "r-1"\ndate = 2026-11-20\nreason = "secret"\n[[selectors]]\nkeys = {json.dumps(TWELVE)}\n'
+    )
+    split(digits / "data", folder / "split", request=request)
+    return run_scrub(tiny_config(folder, base_model, folder / "run"))
+
+
+def lineage_of(model: Path) -> dict:
+    return json.loads((model / "erasediff.json").read_text())
+
+
+def test_what_was_forgotten_is_kept_as_keys_and_hashes(digits: Path, without_twelve: Path) -> None:
+    (one,) = lineage_of(without_twelve)["forgotten"]
+    assert (one["id"], one["date"], one["classes"]) == ("r-1", "2026-11-20", {})
+    assert sorted(one["keys"]) == TWELVE
+    data = Dataset.open(digits / "data")
+    for key, found in zip(one["keys"], one["content_hashes"], strict=True):
+        content = data.read_bytes(data.keys.index(key))
+        assert found == hashlib.sha256(content).hexdigest()[:32]
+    assert "secret" not in (without_twelve / "erasediff.json").read_text()
+    card = (without_twelve / "README.md").read_text()
+    assert "Forgotten: 12 samples (request r-1, 2026-11-20)." in card
+    assert "What it was trained on first is not known." in card
+
+
+def erasure(digits: Path, model: Path, folder: Path, classifier: Path, labels: list[str]) -> EraseConfig:
+    folder.mkdir(exist_ok=True)
+    (folder / "request.toml").write_text(f'id = "r-{labels[0]}"\n[[selectors]]\nlabels = {json.dumps(labels)}\n')
+    return EraseConfig(
+        request=str(folder / "request.toml"),
+        model=ModelConfig(str(model)),
+        data=str(digits / "data"),
+        output=str(folder / "erased"),
+        publish="within-limits",
+        train=TrainConfig(max_train_steps=2, train_batch_size=4),
+        engine=EngineConfig(device="cpu"),
+        judge=tiny_judge(classifier),
+    )
+
+
+def test_a_second_request_does_not_put_the_first_one_back(
+    digits: Path, without_twelve: Path, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the whole dataset as data, twelve samples of it are left out and the whole history is handed on."""
+    data = Dataset.open(digits / "data")
+    of_class = {"3": set(), "8": set()}
+    for key, label in zip(data.keys, data.labels, strict=True):
+        if data.classes[label] in of_class:
+            of_class[data.classes[label]].add(key)
+    assert set(TWELVE) - of_class["3"] - of_class["8"]
+    first = run_erase(erasure(digits, without_twelve, tmp_path / "one", classifier, ["3"]))
+    assert "left out    " in capsys.readouterr().out
+    remain = set(Dataset.open(tmp_path / "one" / "erased" / "split" / "remain").keys)
+    assert remain == set(data.keys) - of_class["3"] - set(TWELVE)
+    assert set(Dataset.open(tmp_path / "one" / "erased" / "split" / "forget").keys) == of_class["3"]
+    record = first.evidence.record
+    assert [(one.id, one.date, one.classes, one.num_samples) for one in record.forgotten_before] == [
+        ("r-1", "2026-11-20", [], 12)
+    ]
+    forgotten = lineage_of(first.model)["forgotten"]
+    assert [(one["id"], one["classes"], len(one["keys"])) for one in forgotten] == [
+        ("r-1", {}, 12),
+        ("r-3", {"3": 3}, 183),
+    ]
+
+    # a third one: all of the 3 stays out, and it is no class to relabel to
+    config = erasure(digits, first.model, tmp_path / "two", classifier, ["8"])
+    anchored = dataclasses.replace(config, method=EraseDiffConfig(anchor=3))
+    with pytest.raises(ConfigError, match=r"method\.anchor = 3 is a class that the model has forgotten"):
+        run_erase(anchored)
+    second = run_erase(config)
+    remain = Dataset.open(tmp_path / "two" / "erased" / "split" / "remain")
+    assert set(remain.keys) == set(data.keys) - of_class["3"] - of_class["8"] - set(TWELVE)
+    assert 3 not in remain.labels
+    assert [one.id for one in second.evidence.record.forgotten_before] == ["r-1", "r-3"]
+    written = json.loads((tmp_path / "two" / "erased" / "split" / "request.json").read_text())
+    assert written["num_left_out"] == len(data) - len(remain) - len(of_class["8"])
+
+
+class TestARemainSet:
+    """Given to `scrub` as it is: it must hold nothing that the model has forgotten."""
+
+    def config(self, folder: Path, model: Path, output: Path) -> ScrubConfig:
+        return tiny_config(folder, model, output, null_class=None)
+
+    def test_forgotten_samples_in_it_are_refused(
+        self, digits: Path, without_twelve: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(ConfigError) as error:
+            run_scrub(self.config(digits, without_twelve, tmp_path / "run"))
+        said = str(error.value)
+        held = set(Dataset.open(digits / "split" / "remain").keys) & set(TWELVE)
+        assert f"holds {len(held)} samples that '{without_twelve}' has forgotten (request r-1): " in said
+        assert any(key in said for key in held) and "\n" not in said and not (tmp_path / "run").exists()
+        # the way out that it names
+        words = ["shards", "split", str(digits / "data"), str(tmp_path / "split"), "--forget-label", "3"]
+        assert main([*words, "--model", str(without_twelve)]) == 0
+        assert f"left out: {len(held)} samples" in capsys.readouterr().out
+        plan(self.config(tmp_path, without_twelve, tmp_path / "run"))
+
+    @pytest.mark.parametrize("same", ["content", "key"])
+    def test_a_sample_is_known_by_its_content_and_by_its_key(
+        self, digits: Path, without_twelve: Path, tmp_path: Path, same: str
+    ) -> None:
+        data = Dataset.open(digits / "data")
+        rows = [i for i, key in enumerate(data.keys[:60]) if key not in TWELVE]
+        if same == "content":
+            rows[0] = data.keys.index(TWELVE[0])
+        lines = []
+        for i, row in enumerate(rows):
+            (tmp_path / f"{i}.png").write_bytes(data.read_bytes(row))
+            key = TWELVE[0] if i == 0 and same == "key" else f"other-{i}"
+            label = data.classes[data.labels[row]]
+            lines.append(json.dumps({"path": f"{i}.png", "key": key, "label": label}))
+        (tmp_path / "t.jsonl").write_text("\n".join(lines))
+        build(tmp_path / "t.jsonl", tmp_path / "data")
+        split(tmp_path / "data", tmp_path / "split", ["3"])
+        with pytest.raises(ConfigError, match=r"holds 1 samples that .* has forgotten"):
+            plan(self.config(tmp_path, without_twelve, tmp_path / "run"))
+
+    def test_new_samples_of_a_class_that_is_gone(self, digits: Path, base_model: Path, tmp_path: Path) -> None:
+        gone = run_scrub(tiny_config(digits, base_model, tmp_path / "gone"))
+        data = Dataset.open(digits / "data")
+        for i in range(60):
+            image = tmp_path / "pictures" / data.classes[data.labels[i]] / f"{i}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            # other bytes, the same class
+            image.write_bytes(data.read_bytes(i) + b"\0")
+        build(tmp_path / "pictures", tmp_path / "data", classes=[str(9 - i) for i in range(10)])
+        split(tmp_path / "data", tmp_path / "split", ["5"])
+        with pytest.raises(ConfigError, match=r"holds \d+ samples that .* has forgotten \(an earlier scrub\): 3/"):
+            plan(self.config(tmp_path, gone, tmp_path / "run"))
+        words = ["shards", "split", str(tmp_path / "data"), str(tmp_path / "other"), "--forget-label", "5"]
+        assert main([*words, "--model", str(gone)]) == 0
+        remain = Dataset.open(tmp_path / "other" / "remain")
+        assert "3" not in {remain.classes[label] for label in remain.labels}
+
+    def test_a_model_whose_past_is_not_known(self, digits: Path, base_model: Path, tmp_path: Path) -> None:
+        words = ["shards", "split", str(digits / "data"), str(tmp_path / "split"), "--forget-label", "3"]
+        assert main([*words, "--model", str(base_model)]) == 2
+        assert not (tmp_path / "split").exists()
+
+
+def test_a_loaded_pipeline_keeps_its_past(digits: Path, without_twelve: Path, tmp_path: Path) -> None:
+    pipeline = DDPMPipeline.from_pretrained(without_twelve)
+    forget, remain = (digits / "split" / name for name in ("forget", "remain"))
+    with pytest.raises(ConfigError, match="has forgotten"):
+        scrub(pipeline, forget=forget, remain=remain, output=tmp_path / "run", null_class=10)
+
+
+def test_a_damaged_past_is_no_empty_one(digits: Path, without_twelve: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(without_twelve, tmp_path / "model")
+    (model / "erasediff.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"erasediff\.json cannot be read"):
+        run_scrub(tiny_config(digits, model, tmp_path / "run"))
