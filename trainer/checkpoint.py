@@ -96,7 +96,7 @@ class Checkpoints:
         saving.join()
         error = error or _first(distributed.gather(saving.error))
         if error is not None:
-            if distributed.is_main():
+            if distributed.is_main() and not (saving.folder / MANIFEST).exists():
                 shutil.rmtree(saving.folder, ignore_errors=True)
             stopping.reset()  # the thread's wish has been met
             raise TrainingError(str(error))
@@ -285,7 +285,11 @@ class _Saving(threading.Thread):
         self._attempt.sync_metrics()
         state = self._state | {"files": files}
         write_json(self.folder / MANIFEST, {"state": state, "sha256": _hash_of(state)})
-        self._remove_old()
+        try:
+            self._remove_old()
+        except (OSError, ConfigError) as error:  # this one is there: the run goes on
+            line = f"erasediff: {self.folder} is saved, but older checkpoints cannot be removed: {error}"
+            print(line, file=sys.stderr, flush=True)
 
     def _remove_old(self) -> None:
         """All but the newest: what was left half-written, damaged, or void; nothing of an attempt later than this."""

@@ -262,6 +262,65 @@ def test_whatever_goes_wrong_in_the_thread_is_told(tmp_path: Path, monkeypatch: 
     assert names(tmp_path) == []
 
 
+def test_a_published_checkpoint_stays_where_older_ones_cannot_be_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model()
+    checkpoints, _ = begin(tmp_path, model, keep=1)
+    save(checkpoints, model, 1)
+    manifest = tmp_path / "attempt-0001" / "attempt.json"
+    whole = manifest.read_text()
+    manifest.write_text("torn")  # which checkpoints count is no longer known
+    saved = save(checkpoints, model, 2)
+    said = capsys.readouterr().err
+    assert "checkpoint-000002 is saved, but older checkpoints cannot be removed" in said and "is damaged" in said
+    assert names(tmp_path) == ["attempt-0001/checkpoint-000001", "attempt-0001/checkpoint-000002"]
+    assert not stopping.is_asked(), "the run goes on"
+    manifest.write_text(whole)
+    other = make_model()
+    assert begin(tmp_path, other)[1] == 2
+    assert_equal(vectors(other), saved)
+
+
+def test_what_goes_wrong_once_a_checkpoint_is_published_does_not_remove_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    checkpoints, _ = begin(tmp_path, model)
+    monkeypatch.setattr(Attempt, "superseded", lambda self: None if not names(tmp_path) else 1 / 0)
+    with pytest.raises(TrainingError, match="division by zero"):
+        save(checkpoints, model, 1)
+    monkeypatch.undo()
+    assert begin(tmp_path, make_model())[1] == 1
+
+
+def test_updates_that_were_skipped_are_not_counted_after_a_restart(tmp_path: Path) -> None:
+    """Adam's bias correction is by updates: against torch's Adam, which never heard of the skipped step."""
+    model = make_model()
+    checkpoints, _ = begin(tmp_path, model)
+    parameter = nn.Parameter(model.theta.data.double())
+    adam = torch.optim.AdamW([parameter], lr=1e-4, weight_decay=0.0)
+
+    def advance_both(model: ShardedModel, step: int, skip: bool) -> None:
+        delta = model.theta.clone()
+        parameter.grad = delta.data.double()
+        model.step(delta, step, NO_SKIP + skip)
+        if not skip:
+            adam.step()
+
+    for step, skip in enumerate((False, True, False)):
+        advance_both(model, step, skip)
+    checkpoints.save(model, 3)
+    checkpoints.wait()
+    other = make_model()
+    assert begin(tmp_path, other)[1] == 3
+    assert other.optimizer.num_updates() == 2
+    before = parameter.detach().clone()
+    advance_both(other, 3, False)
+    moved = parameter.detach() - before
+    assert (other.theta.data.double() - parameter).norm() < 1e-3 * moved.norm()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs with room for one checkpoint of the model of width 1000 and not for two."""

@@ -354,7 +354,7 @@ def test_a_stop_in_any_stage_leaves_with_75_and_the_same_command_continues(
     (tmp_path / "erase.toml").write_text(dump_toml(config))
     words, output = ["erase", str(tmp_path / "erase.toml")], Path(config.output)
 
-    assert stopped_by(signal.SIGTERM, lambda: inside("write_parts"), words) == os.EX_TEMPFAIL
+    assert stopped_by(signal.SIGTERM, lambda: inside("as_completed"), words) == os.EX_TEMPFAIL
     assert not (output / "split").exists() and (output / ".split.partial").exists(), "what was written is kept"
     assert "stopped, what was done is kept; the same command continues" in capfd.readouterr().err
 
