@@ -1,4 +1,4 @@
-"""The log's conflict by layer, clip and shortfall follow from autograd's gradients."""
+"""The step taken, and the log's conflict by layer, clip, shortfall and descent follow from autograd's gradients."""
 
 from __future__ import annotations
 
@@ -14,21 +14,28 @@ from erasediff.trainer import models
 from erasediff.trainer.config import EraseDiffConfig, ModelConfig, OptimizerConfig, TrainConfig
 from erasediff.trainer.diffusion import DiffusionBatch, DiffusionObjective
 from erasediff.trainer.scrubbing import run_scrub
+from safetensors.torch import load_file
 from tiny import tiny_config
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.mark.parametrize("gradient_of_g", ["envelope", "first_order"])
-def test_cosines_by_layer_and_the_clip(digits: Path, base_model: Path, tmp_path: Path, gradient_of_g: str) -> None:
+def test_cosines_by_layer_the_clip_and_the_step(
+    digits: Path, base_model: Path, tmp_path: Path, gradient_of_g: str
+) -> None:
     method = EraseDiffConfig(target="noise", gradient_of_g=gradient_of_g, xi=0.1, lambda_cap=None)  # pyright: ignore[reportArgumentType]
     train = TrainConfig(max_train_steps=1, train_batch_size=6, descent_every=1, seed=3)
     config = tiny_config(digits, base_model, tmp_path / "run", method=method, train=train)
     # δ is scaled by the clip, the logged cosines are of the gradients before it
-    run_scrub(dataclasses.replace(config, optimizer=OptimizerConfig(max_grad_norm=1e-3)))
+    optimizer = OptimizerConfig(name="sgd", learning_rate=0.5, max_grad_norm=0.1)
+    scrubbed = load_file(run_scrub(dataclasses.replace(config, optimizer=optimizer)) / WEIGHTS)
     (line,) = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
 
     model = models.load(ModelConfig(str(base_model), null_class=10))
     objective = DiffusionObjective(model, torch.device("cpu"), seed=3, label_drop=0.1, method=method)
     names = [name for name, _ in model.unet.named_parameters()]
+    theta = {name: value.detach().double().clone() for name, value in model.unet.named_parameters()}
 
     def gradient(batch: DiffusionBatch) -> dict[str, torch.Tensor]:
         output = model.unet(batch.x_t_BCHW, batch.timesteps_B, class_labels=batch.labels_B).sample
@@ -67,6 +74,12 @@ def test_cosines_by_layer_and_the_clip(digits: Path, base_model: Path, tmp_path:
     )
     a_t = 0.5 * gg
     lambda_t = max(0.0, (a_t - gr) / gg)
-    clip = 1e-3 / (rr + 2 * lambda_t * gr + lambda_t**2 * gg) ** 0.5
+    clip = 0.1 / (rr + 2 * lambda_t * gr + lambda_t**2 * gg) ** 0.5
     assert line["clip"] == pytest.approx(clip, rel=2e-3) and clip < 1
     assert line["shortfall"] == pytest.approx(a_t - clip * (gr + lambda_t * gg), rel=2e-3)
+
+    # θ_{t+1} = θ_t - lr · clip · δ, and ⟨∇g, θ_t - θ_{t+1}⟩ = lr · clip · ⟨∇g, δ⟩
+    expected = {name: theta[name] - 0.5 * clip * (grad_r[name] + lambda_t * grad_g[name]) for name in names}
+    apart = sum((scrubbed[name].double() - expected[name]).square().sum().item() for name in names) ** 0.5
+    assert apart < 2e-3 * 0.5 * 0.1
+    assert line["descent"] == pytest.approx(0.5 * clip * (gr + lambda_t * gg), rel=2e-3) and line["descent"] > 0
