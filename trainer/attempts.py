@@ -1,6 +1,6 @@
 """The attempts of a run: every start has a folder of its own, and writes nowhere else until it publishes.
 
-    attempt-0001/attempt.json          when and on what it started, the checkpoint it began from, how it ended
+    attempt-0001/attempt.json          when, on what and how it started, the checkpoint it began from, how it ended
     attempt-0001/metrics.jsonl         a line a step
     attempt-0001/checkpoint-000050/    as `checkpoint` has them
     attempt-0001/heartbeat/            where each rank was seen last
@@ -25,6 +25,7 @@ import torch
 from . import distributed
 from .errors import ConfigError
 from .files import naming, sync, write_json
+from .identity import ROUNDING_KEYS
 from .provenance import now, versions
 
 MANIFEST_NAME = "attempt.json"
@@ -42,6 +43,8 @@ class Manifest:
     world_size: int
     num_threads: int
     versions: dict[str, str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Those that may change from start to start, flat, see `identity`; the device is the one that was found."""
     began_from: str | None = None
     """A checkpoint's folder, from the run's; None: the first step, or it has not come so far."""
     first_step: int | None = None
@@ -60,9 +63,10 @@ class Attempt:
     number: int
 
     @classmethod
-    def create(cls, run: Path) -> Attempt:
-        """A new attempt, the newest of the run. All ranks call it."""
-        return cls(run, int(str(distributed.agree(_claim_number(run) if distributed.is_main() else None))))
+    def create(cls, run: Path, settings: dict[str, Any] | None = None) -> Attempt:
+        """A new attempt, the newest of the run, with its `free_settings`. All ranks call it."""
+        claimed = _claim_number(run, settings or {}) if distributed.is_main() else None
+        return cls(run, int(str(distributed.agree(claimed))))
 
     @property
     def folder(self) -> Path:
@@ -81,17 +85,16 @@ class Attempt:
             ) from None
 
     def begin(self, began_from: Path | None, first_step: int) -> None:
-        """Notes what the attempt goes on from; says what may change the result's last bits."""
+        """Notes what the attempt goes on from; says in what it differs from that one."""
         if not distributed.is_main():
             return
         name = None if began_from is None else str(began_from.relative_to(self.run))
         self._note(began_from=name, first_step=first_step)
         if name is not None:
             earlier, ours = _owner(self.run, name), self.manifest()
-            for line in _differences(earlier.manifest(), ours):
-                print(
-                    f"erasediff: {line} in {earlier.folder.name}: equal to rounding, not bit for bit", file=sys.stderr
-                )
+            for line, rounds in _differences(earlier.manifest(), ours):
+                effect = ": equal to rounding, not bit for bit" if rounds else ""
+                print(f"erasediff: {line} in {earlier.folder.name}{effect}", file=sys.stderr)
 
     def note_bad_samples(self, keys: list[str]) -> None:
         """Notes which samples could not be read and were left out."""
@@ -141,22 +144,25 @@ def _owner(run: Path, checkpoint: str) -> Attempt:
     return Attempt(run, int(Path(checkpoint).parts[0].removeprefix(_PREFIX)))
 
 
-def _differences(theirs: Manifest | None, ours: Manifest | None) -> list[str]:
-    """What sums in another order, and other code, may change."""
+def _differences(theirs: Manifest | None, ours: Manifest | None) -> list[tuple[str, bool]]:
+    """What differs, and whether sums in another order, or other code, may change the result's last bits."""
     if theirs is None or ours is None:
         return []
     found = []
     if theirs.world_size != ours.world_size:
-        found.append(f"{ours.world_size} ranks here, {theirs.world_size}")
+        found.append((f"{ours.world_size} ranks here, {theirs.world_size}", True))
     if theirs.num_threads != ours.num_threads:
-        found.append(f"{ours.num_threads} threads here, {theirs.num_threads}")
+        found.append((f"{ours.num_threads} threads here, {theirs.num_threads}", True))
+    for key in sorted(theirs.settings.keys() & ours.settings.keys()):
+        if theirs.settings[key] != ours.settings[key]:
+            found.append((f"{key} = {ours.settings[key]} here, {theirs.settings[key]}", key in ROUNDING_KEYS))
     for name in sorted(theirs.versions.keys() & ours.versions.keys()):
         if theirs.versions[name] != ours.versions[name]:
-            found.append(f"{name} {ours.versions[name]} here, {theirs.versions[name]}")
+            found.append((f"{name} {ours.versions[name]} here, {theirs.versions[name]}", True))
     return found
 
 
-def _claim_number(run: Path) -> int:
+def _claim_number(run: Path, settings: dict[str, Any]) -> int:
     attempts = read_attempts(run)
     number = attempts[-1].number + 1 if attempts else 1
     while True:
@@ -166,7 +172,7 @@ def _claim_number(run: Path) -> int:
             break
         except FileExistsError:  # another start was faster
             number += 1
-    manifest = Manifest(now(), distributed.world_size(), torch.get_num_threads(), versions())
+    manifest = Manifest(now(), distributed.world_size(), torch.get_num_threads(), versions(), settings)
     write_json(attempt.folder / MANIFEST_NAME, asdict(manifest))
     return number
 

@@ -29,6 +29,17 @@ FREE_KEYS = frozenset(
     }
 )
 
+# of these, what sums in another order: the result is then equal to rounding, not bit for bit
+ROUNDING_KEYS = frozenset(
+    {
+        "engine.zero_stage",
+        "engine.device",
+        "engine.forward_batch_size",
+        "engine.reduce_bucket_size",
+        "engine.overlap_communication",
+    }
+)
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -57,6 +68,20 @@ class Identity:
 def what_counts(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide the result, flat."""
     return {key: value for key, value in flatten(settings).items() if key not in FREE_KEYS}
+
+
+def free_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that may change when a run is continued, flat: they are the attempt's."""
+    return {key: value for key, value in flatten(as_dict(settings)).items() if key in FREE_KEYS}
+
+
+def without_free(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings without those that may change when a run is continued."""
+    return {
+        key: without_free(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if prefix + key not in FREE_KEYS
+    }
 
 
 def _defaults(config: Settings, prefix: str = "") -> list[str]:

@@ -18,7 +18,7 @@ from .attempts import FINISHED, METRICS_NAME, Attempt, chain, read_attempts, rea
 from .config import Settings
 from .errors import ConfigError, TrainingError
 from .files import open_up, sync, sync_tree, write_text
-from .identity import Identity, what_counts
+from .identity import Identity, free_settings, what_counts
 from .provenance import INPUTS_NAME, Inputs, PretrainInputs, record_inputs
 from .settings import dump_toml, read_toml
 
@@ -40,6 +40,7 @@ class RunFolder:
         self.path = Path(output)
         self.model_path = self.path / "model"
         self.identity = Identity.of(config)
+        self.free_settings = free_settings(config)
         problem = distributed.agree(self._claim(config) if distributed.is_main() else None)
         if problem is not None:
             raise ConfigError(str(problem))

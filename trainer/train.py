@@ -85,7 +85,7 @@ def train(
 
     chosen = methods.make(method, objective)
     streams = Streams(stream(remain), stream(forget) if forget is not None and chosen.needs_forget else None)
-    attempt = Attempt.create(run.path)
+    attempt = Attempt.create(run.path, run.free_settings | {"engine.device": device.type})
     checkpoints = Checkpoints(attempt, config.checkpoints_total_limit, run.identity.with_hashes(hashes))
     watchdog = Watchdog(attempt.folder, engine.step_timeout_seconds)
     loop = Loop(name, sharded, chosen, objective, streams, config, optimizer, attempt, checkpoints, watchdog, watch)

@@ -9,15 +9,21 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from erasediff.trainer import attempts, files, run_folder
 from erasediff.trainer.attempts import Attempt, chain, history, read_metrics
-from erasediff.trainer.config import ModelConfig, ScrubConfig
+from erasediff.trainer.config import EngineConfig, ModelConfig, ScrubConfig, TrainConfig
+from erasediff.trainer.engine import ShardedModel
 from erasediff.trainer.errors import ConfigError, TrainingError
+from erasediff.trainer.identity import FREE_KEYS, free_settings, what_counts, without_free
 from erasediff.trainer.run_folder import RunFolder, is_finished
+from erasediff.trainer.scrubbing import run_scrub
+from erasediff.trainer.settings import as_dict, flatten
 from safetensors.torch import save_file
+from tiny import tiny_config
 
 
 def open_run(output: Path) -> RunFolder:
@@ -108,6 +114,43 @@ def test_an_attempt_that_was_removed_is_named_until_the_run_is_finished(tmp_path
     assert [start["attempt"] for start in history(tmp_path)] == ["attempt-0001", "attempt-0002"], "it was a start"
     shutil.rmtree(tmp_path / "attempt-0002")
     assert open_run(tmp_path).is_finished
+
+
+def test_settings_that_may_change_are_the_attempts_and_differences_are_named(
+    digits: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def config(steps: int, **engine: Any) -> ScrubConfig:
+        train = TrainConfig(max_train_steps=4, train_batch_size=4, checkpointing_steps=steps)
+        return tiny_config(digits, base_model, tmp_path, train=train, engine=EngineConfig(**engine))
+
+    def interrupt(step: int, model: ShardedModel) -> None:
+        if step == 3:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_scrub(config(2, zero_stage=1), watch=interrupt)
+    capsys.readouterr()
+    run_scrub(config(3, zero_stage=3, forward_batch_size=2))
+    said = capsys.readouterr().err
+    for line in (
+        "engine.zero_stage = 3 here, 1 in attempt-0001: equal to rounding, not bit for bit\n",
+        "engine.forward_batch_size = 2 here, none in attempt-0001: equal to rounding, not bit for bit\n",
+        "train.checkpointing_steps = 3 here, 2 in attempt-0001\n",
+    ):
+        assert f"erasediff: {line}" in said
+    assert said.count(" here, ") == 3, "the same device, and nothing else"
+    first, second = (start["settings"] for start in history(tmp_path))
+    assert first.keys() == second.keys() == FREE_KEYS
+    assert (first["engine.zero_stage"], first["engine.forward_batch_size"]) == (1, "none")
+    assert (second["engine.zero_stage"], second["engine.forward_batch_size"]) == (3, 2)
+    assert first["engine.device"] == second["engine.device"] != "auto", "the one that was found"
+
+
+def test_what_the_record_copies_of_the_config_holds_for_every_start() -> None:
+    config = ScrubConfig(model=ModelConfig("model"), forget="forget", remain="remain", output="run")
+    kept = flatten(without_free(as_dict(config)))
+    assert kept == what_counts(as_dict(config)) and not kept.keys() & FREE_KEYS
+    assert flatten(as_dict(config)) == kept | free_settings(config)
 
 
 def test_a_run_that_is_removed_under_its_feet_is_named(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_it_says_what_happened(evidence: Evidence, base_model: Path) -> None:
         shutil.copytree(run / "attempt-0001", run / f"attempt-000{number}")
     assert run_entry(run).interruptions == 2
     assert record.config["method"]["eta"] == EraseDiffConfig().eta
+    assert "zero_stage" not in record.config["engine"] and record.run.starts[0]["settings"]["engine.zero_stage"] == 2
     copies = {Path(copy.path).name for copy in record.remaining_copies}
     assert {base_model.name, "forget", "checkpoint-000002"} <= copies
     assert any(copy.path.endswith(".tar") for copy in record.remaining_copies)

@@ -20,6 +20,7 @@ from ..checks import labels_of
 from ..config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
 from ..errors import ConfigError, NotShownError, ThresholdError
 from ..fitting import Fitted, data_notes, fit
+from ..identity import without_free
 from ..models import DiffusionModel
 from ..provenance import DataStamp, Inputs, now, read_inputs, versions, weights_sha256
 from ..run_folder import is_finished
@@ -198,7 +199,7 @@ def run_evaluate(
         verdict=overall(verdicts, by_model),
         run=run_entry(scrubbed.run),
         classifier=bench.classifier.card,
-        config=as_dict(scrubbed.config),
+        config=without_free(as_dict(scrubbed.config)),
         judge=as_dict(options),
         remaining_copies=_remaining_copies(scrubbed, config.data, bench, output / REPORT_NAME),
         versions=versions(),

@@ -69,7 +69,7 @@ class RunEntry(_Strict):
     interruptions: int
     """How often the run was started again before it was finished."""
     starts: list[dict[str, Any]]
-    """Each of them, the oldest first: date, ranks, threads, versions, its checkpoint and how it ended."""
+    """Each of them, the oldest first: date, ranks, threads, versions, settings, its checkpoint and how it ended."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Record(_Strict):
     run: RunEntry
     classifier: ClassifierCard
     config: dict[str, Any]
-    """The scrub's resolved configuration."""
+    """The scrub's resolved configuration; the settings that may change from start to start are in `run.starts`."""
     judge: dict[str, Any]
     """The evaluation's resolved configuration, its seeds among them."""
     remaining_copies: list[Copy]
