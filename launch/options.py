@@ -42,6 +42,8 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, not
             values["method"] = section = {}
         if isinstance(section, dict):
             section["name"] = method or section.get("name", "erasediff")
+            if (target := _last_of(words, "--method.target")) is not None:
+                section["target"] = target  # defaults depend on it
             if section["name"] not in list(METHOD_CONFIGS):  # a list in the file has no hash
                 raise ConfigError(f"{source}: method.name = {section['name']!r}; known: {', '.join(METHOD_CONFIGS)}")
     values = _over_defaults(kind, values)
@@ -108,6 +110,13 @@ def _named_method(words: list[str]) -> str | None:
         if word.startswith("--method.name="):
             return words.pop(i).partition("=")[2]
     return None
+
+
+def _last_of(words: list[str], option: str) -> str | None:
+    """The value an option has, the last one counting; it stays among the words."""
+    found = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    found += [words[i + 1] for i, word in enumerate(words[:-1]) if word == option]
+    return found[-1] if found else None
 
 
 def _fill_required(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:

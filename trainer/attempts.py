@@ -18,7 +18,7 @@ import math
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -111,6 +111,11 @@ class Attempt:
         if manifest is None:
             raise FileNotFoundError(errno.ENOENT, "removed while the run goes on", str(self.folder / MANIFEST_NAME))
         write_json(self.folder / MANIFEST_NAME, asdict(replace(manifest, **changed)))
+
+    def earlier_metrics(self) -> list[dict[str, Any]]:
+        """The lines of the steps before this attempt's first one, on every rank. All ranks call it, after `begin`."""
+        lines = read_metrics(self.run) if distributed.is_main() else None
+        return cast(list[dict[str, Any]], distributed.agree(lines))
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Appends a line; a number that is not finite becomes its name, JSON having none for it."""

@@ -88,6 +88,8 @@ def check_train(train: TrainConfig, model: DiffusionModel) -> None:
     for name in ("seed", "max_bad_samples", "dataloader_num_workers", "checkpointing_steps", "descent_every"):
         if getattr(train, name) < 0:
             raise ConfigError(f"train.{name} = {getattr(train, name)}: at least 0")
+    if train.max_loss_r_ratio is not None and not 1 < train.max_loss_r_ratio < math.inf:
+        raise ConfigError(f"train.max_loss_r_ratio = {train.max_loss_r_ratio}: more than 1, and finite, or 'none'")
     for name in ("label_drop", "forget_label_drop"):
         drop = getattr(train, name) or 0.0
         if not 0 <= drop <= 1:

@@ -40,8 +40,8 @@ class EraseDiffConfig(Settings):
     """∇g = ∇L_f(θ) with φ^K held constant, or ∇L_f(θ) - ∇L_f(φ^K)."""
     barrier: Literal["norm", "value"] = "norm"
     """a_t = η‖∇g‖² (the paper's) or η·max(g, 0)."""
-    eta: float = 0.5
-    """η of the barrier a_t; the optimizer's learning rate is apart."""
+    eta: float = field(default=None)  # pyright: ignore[reportArgumentType] filled in by the target
+    """η of the barrier a_t, by default 0.5 with rl, 1e-4 with noise; the optimizer's learning rate is apart."""
     lambda_cap: float | None = 3.0
     """Upper bound on λ_t; breaks Theorem 3.1's constraint on the steps it caps, which are counted. none: no cap."""
     num_inner_steps: int = 1
@@ -50,6 +50,10 @@ class EraseDiffConfig(Settings):
     """ξ, learning rate of the inner steps."""
     inner_every: int = 0
     """With envelope and norm: compute φ^K, to log g, on every n-th step; 0 never. Otherwise it is always computed."""
+
+    def __post_init__(self) -> None:
+        if self.eta is None:
+            object.__setattr__(self, "eta", 0.5 if self.target == "rl" else 1e-4)
 
     @property
     def needs_inner_loop(self) -> bool:
@@ -176,6 +180,8 @@ class TrainConfig(Settings):
     """The same for forget samples, for the trained model only, not for the rl target."""
     non_finite: Literal["stop", "skip"] = "stop"
     """A NaN or Inf loss or gradient ends the run, or only that step's update is left out."""
+    max_loss_r_ratio: float | None = 3.0
+    """A scrub ends, and writes no model, once the smoothed L_r is so many times its start. none: never."""
     max_bad_samples: int = 0
     """So many samples may turn out unreadable in an attempt: they count for nothing and are named. One more ends it."""
     dataloader_num_workers: int = 1

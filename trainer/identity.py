@@ -23,6 +23,7 @@ FREE_KEYS = frozenset(
         "engine.num_threads",
         "engine.step_timeout_seconds",
         "train.max_bad_samples",
+        "train.max_loss_r_ratio",
         "train.dataloader_num_workers",
         "train.checkpointing_steps",
         "train.checkpoints_total_limit",

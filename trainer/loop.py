@@ -16,6 +16,7 @@ from . import distributed, stopping
 from .attempts import Attempt
 from .checkpoint import Checkpoints
 from .config import OptimizerConfig, TrainConfig
+from .damage import LossGuard
 from .diffusion import DiffusionObjective
 from .engine import ShardedModel
 from .errors import Interrupted, LostRankError, OneRankError, TrainingError
@@ -45,6 +46,8 @@ class Loop:
         checkpoints: Checkpoints,
         watchdog: Watchdog,
         watch: Watch | None = None,
+        *,
+        max_loss_r_ratio: float | None = None,
     ):
         self._name = name
         self._model = model
@@ -58,17 +61,21 @@ class Loop:
         self._watchdog = watchdog
         self._watch = watch
         self._bad_samples = BadSamples(train.max_bad_samples)
+        self._max_loss_r_ratio = max_loss_r_ratio
+        self._guard = LossGuard(None)
         self._last_finish = 0.0  # of the performance counter
 
     def run(self) -> None:
         """From the newest checkpoint, or from the start, to the last step.
 
-        Raises TrainingError at a NaN or Inf loss or gradient, unless such steps are to be skipped, and where a
-        checkpoint cannot be written; Interrupted once a checkpoint is saved because a rank was asked to stop.
+        Raises TrainingError at a NaN or Inf loss or gradient, unless such steps are to be skipped, where L_r has left
+        its start too far behind, and where a checkpoint cannot be written; Interrupted once a checkpoint is saved
+        because a rank was asked to stop.
         """
         train = self._train
         began_from, first_step = self._checkpoints.restore_newest(self._model)
         self._attempt.begin(began_from, first_step)
+        self._guard = LossGuard(self._max_loss_r_ratio, self._attempt.earlier_metrics())
         reader = Reader(
             self._streams,
             self._objective,
@@ -189,6 +196,12 @@ class Loop:
                     "Lower optimizer.learning_rate, or set train.non_finite = 'skip'"
                 )
             progress.say(f"{what}; skipped")
+        damage = self._guard.exceeds(values)
+        if damage is not None:
+            raise TrainingError(
+                f"step {step.number}: {damage}; no model is written. Lower method.eta, method.lambda_cap or "
+                "optimizer.learning_rate, or set train.max_loss_r_ratio higher, or to 'none'"
+            )
         progress.update(step.number, {key: values[key] for key in ("loss_r", "loss_f", "lambda_t") if key in values})
         return wants_to_meet and self._meet(progress)
 

@@ -88,7 +88,21 @@ def train(
     attempt = Attempt.create(run.path, run.free_settings | {"engine.device": device.type})
     checkpoints = Checkpoints(attempt, config.checkpoints_total_limit, run.identity.with_hashes(hashes))
     watchdog = Watchdog(attempt.folder, engine.step_timeout_seconds)
-    loop = Loop(name, sharded, chosen, objective, streams, config, optimizer, attempt, checkpoints, watchdog, watch)
+    loop = Loop(
+        name,
+        sharded,
+        chosen,
+        objective,
+        streams,
+        config,
+        optimizer,
+        attempt,
+        checkpoints,
+        watchdog,
+        watch,
+        # a model made from nothing has nothing to lose
+        max_loss_r_ratio=None if forget is None else config.max_loss_r_ratio,
+    )
     try:
         # until the model is there: a stop in between would throw steps away
         with stopping.deferred(), distributed.naming_lost_ranks(), watchdog.watching():

@@ -24,7 +24,7 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 def test_cosines_by_layer_the_clip_and_the_step(
     digits: Path, base_model: Path, tmp_path: Path, gradient_of_g: str
 ) -> None:
-    method = EraseDiffConfig(target="noise", gradient_of_g=gradient_of_g, xi=0.1, lambda_cap=None)  # pyright: ignore[reportArgumentType]
+    method = EraseDiffConfig(target="noise", eta=0.5, gradient_of_g=gradient_of_g, xi=0.1, lambda_cap=None)  # pyright: ignore[reportArgumentType]
     train = TrainConfig(max_train_steps=1, train_batch_size=6, descent_every=1, seed=3)
     config = tiny_config(digits, base_model, tmp_path / "run", method=method, train=train)
     # δ is scaled by the clip, the logged cosines are of the gradients before it
