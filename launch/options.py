@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from ..trainer.config import METHOD_CONFIGS, Settings
+from ..trainer.config import METHOD_CONFIGS, EraseDiffConfig, Settings, default_sections
 from ..trainer.errors import ConfigError
 from ..trainer.settings import NONE, as_dict, decode, read_toml
 
@@ -87,10 +87,17 @@ def _one_line(box: str) -> str:
 
 def _over_defaults(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
     """A section of the file over the defaults that this command has for it, which may not be the section's own."""
-    merged = dict(values)
+    merged, by_method = dict(values), {}
+    method = values.get("method")
+    if isinstance(method, dict) and method.get("target") == "noise" and method.get("name") == "erasediff":
+        by_method = default_sections(EraseDiffConfig(target="noise"))
     for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
         section = merged.get(field.name)
-        if field.name != "method" and isinstance(section, dict) and field.default_factory is not dataclasses.MISSING:
+        if field.name == "method" or not isinstance(section, dict):
+            continue
+        if field.name in by_method:
+            merged[field.name] = as_dict(by_method[field.name]) | section
+        elif field.default_factory is not dataclasses.MISSING:
             merged[field.name] = as_dict(field.default_factory()) | section
     return merged
 

@@ -11,7 +11,15 @@ import torch
 from ..kernels.displace import displace
 from ..kernels.start import KernelError, start
 from ..shards.dataset import Dataset
-from .config import EngineConfig, EraseDiffConfig, MethodConfig, MOOConfig, OptimizerConfig, TrainConfig
+from .config import (
+    MAX_OLD_WEIGHTS,
+    EngineConfig,
+    EraseDiffConfig,
+    MethodConfig,
+    MOOConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from .errors import ConfigError
 from .models import DiffusionModel
 
@@ -120,12 +128,12 @@ def check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> None:
             "optimizer.lr_scheduler = 'constant' has no warm-up, and optimizer.lr_warmup_steps = "
             f"{optimizer.lr_warmup_steps}: use 'constant_with_warmup'"
         )
-    if optimizer.ema_decay is None:
+    if optimizer.ema_decay is None or optimizer.ema_decay == "auto":
         return
     if not 0 < optimizer.ema_decay < 1:
         raise ConfigError(f"optimizer.ema_decay = {optimizer.ema_decay}: between 0 and 1")
     left = optimizer.ema_decay**train.max_train_steps
-    if left > 0.05:
+    if left > MAX_OLD_WEIGHTS and not math.isclose(left, MAX_OLD_WEIGHTS):
         raise ConfigError(
             f"optimizer.ema_decay = {optimizer.ema_decay} keeps {left:.0%} of the old weights after "
             f"train.max_train_steps = {train.max_train_steps}: lower the decay, train longer, or set it to 'none'"

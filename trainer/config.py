@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,10 @@ def _class_names(words: tuple[str, ...], option: str) -> tuple[str, ...]:
     from ..shards.classes import read_class_names
 
     return read_class_names(words, option)
+
+
+# stands where a default depends on another setting, until that is known
+LATER: Any = None
 
 
 class Settings:
@@ -40,7 +45,7 @@ class EraseDiffConfig(Settings):
     """∇g = ∇L_f(θ) with φ^K held constant, or ∇L_f(θ) - ∇L_f(φ^K)."""
     barrier: Literal["norm", "value"] = "norm"
     """a_t = η‖∇g‖² (the paper's) or η·max(g, 0)."""
-    eta: float = field(default=None)  # pyright: ignore[reportArgumentType] filled in by the target
+    eta: float = LATER
     """η of the barrier a_t, by default 0.5 with rl, 1e-4 with noise; the optimizer's learning rate is apart."""
     lambda_cap: float | None = 3.0
     """Upper bound on λ_t; breaks Theorem 3.1's constraint on the steps it caps, which are counted. none: no cap."""
@@ -89,6 +94,9 @@ class FinetuneConfig(Settings):
     """Which method."""
 
 
+# the share of the old weights that an average may still hold at the end of a run
+MAX_OLD_WEIGHTS = 0.05
+
 MethodConfig = EraseDiffConfig | MOOConfig | FinetuneConfig
 METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
     "erasediff": EraseDiffConfig,
@@ -104,7 +112,7 @@ class OptimizerConfig(Settings):
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """adamw, adam or sgd."""
     learning_rate: float = 1e-4
-    """Peak learning rate."""
+    """Peak learning rate; with erasediff's noise target 3e-4 by default."""
     lr_scheduler: Schedule = "constant"
     """Schedule of the learning rate over max_train_steps."""
     lr_warmup_steps: int = 0
@@ -119,8 +127,15 @@ class OptimizerConfig(Settings):
     """Of sgd."""
     max_grad_norm: float | None = None
     """Scales δ down to this norm where it is longer; none never does."""
-    ema_decay: float | None = None
-    """Saves an exponential moving average of the weights, with diffusers' EMAModel decay; none saves the weights."""
+    ema_decay: float | Literal["auto"] | None = None
+    """Saves an exponential moving average of the weights, with diffusers' EMAModel decay; none saves the weights.
+    auto: 0.995, or less where a short run would keep more than 5 % of the old weights."""
+
+    def fitted(self, max_train_steps: int) -> OptimizerConfig:
+        """With `auto` resolved for a run of this length."""
+        if self.ema_decay != "auto":
+            return self
+        return dataclasses.replace(self, ema_decay=min(0.995, MAX_OLD_WEIGHTS ** (1 / max_train_steps)))
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,7 @@ class TrainConfig(Settings):
     """Length, batches and bookkeeping of a run."""
 
     max_train_steps: int = 100
-    """Outer steps T."""
+    """Outer steps T; with erasediff's noise target 150 by default."""
     train_batch_size: int = 64
     """Samples a loss sees in one step, over all ranks."""
     seed: int = 0
@@ -192,6 +207,13 @@ class TrainConfig(Settings):
     """Newest checkpoints kept."""
     descent_every: int = 10
     """Log ⟨∇g, θ_t - θ_{t+1}⟩, what the optimizer made of the guarantee, on every n-th step; 0 never."""
+
+
+def default_sections(method: MethodConfig) -> dict[str, TrainConfig | OptimizerConfig]:
+    """The sections of a scrub by this method that nobody has set: noise asks for little a step, so for more of them."""
+    if isinstance(method, EraseDiffConfig) and method.target == "noise":
+        return {"train": TrainConfig(max_train_steps=150), "optimizer": OptimizerConfig(learning_rate=3e-4)}
+    return {"train": TrainConfig(), "optimizer": OptimizerConfig()}
 
 
 @dataclass(frozen=True)
@@ -230,12 +252,17 @@ class ScrubConfig(Settings):
     """Run folder: config.toml, attempts with their checkpoints, metrics.jsonl, and the scrubbed pipeline in model/."""
     method: MethodConfig = field(default_factory=EraseDiffConfig)
     """How to forget."""
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = LATER
     """Length, batches and bookkeeping."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = LATER
     """The outer optimizer."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Sharding and precision."""
+
+    def __post_init__(self) -> None:
+        for name, section in default_sections(self.method).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, section)
 
 
 @dataclass(frozen=True)
@@ -279,7 +306,7 @@ class PretrainConfig(Settings):
     """Length, batches and bookkeeping."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
-            learning_rate=2e-3, lr_scheduler="cosine", ema_decay=0.995, max_grad_norm=1.0
+            learning_rate=2e-3, lr_scheduler="cosine", ema_decay="auto", max_grad_norm=1.0
         )
     )
     """The optimizer."""
@@ -397,9 +424,9 @@ class EraseConfig(Settings):
     """Folder for split/, scrub/, record.json, report.html and, as `publish` says, model/."""
     method: MethodConfig = field(default_factory=EraseDiffConfig)
     """How to forget."""
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = LATER
     """Length, batches and bookkeeping."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = LATER
     """The outer optimizer."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Sharding and precision."""
@@ -408,6 +435,11 @@ class EraseConfig(Settings):
     publish: Literal["shown", "within-limits"] = "shown"
     """shown: only a model that is shown to have forgotten and to hold every threshold. within-limits: also where that
     is not shown (too few samples, or nothing that tells forgetting), as long as every figure is within its limit."""
+
+    def __post_init__(self) -> None:
+        for name, section in default_sections(self.method).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, section)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-NUM_START_STEPS = 5
+NUM_START_STEPS = 3  # more would hold what the first steps have destroyed
 DECAY = 0.9  # of the smoothed loss: its memory is about ten steps
 
 
 class LossGuard:
-    """Compares the smoothed L_r with its start: the mean of the first steps, from which the smoothing begins.
+    """Compares the smoothed L_r with its start, the mean of the first steps, from which the smoothing begins.
 
     A function of the log alone, so that a run that is killed and continued ends at the step it would have ended at,
     and every rank decides alike.

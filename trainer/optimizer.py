@@ -31,7 +31,9 @@ class OuterOptimizer:
     """Applies δ to θ. Elementwise, so its result does not depend on how θ is sharded."""
 
     def __init__(self, theta: ShardedVector, config: OptimizerConfig, max_train_steps: int):
+        assert config.ema_decay != "auto", "fitted to the length first"
         self.config = config
+        self._ema_decay = config.ema_decay
         self.max_train_steps = max_train_steps
         self._theta = theta
         self._parameter = nn.Parameter(theta.data)  # shares theta's memory
@@ -73,8 +75,8 @@ class OuterOptimizer:
         self._parameter.grad = delta.data
         self._optimizer.step()
         self._parameter.grad = None
-        if self.ema is not None and self.config.ema_decay is not None:
-            self.ema.lerp_(self._theta, (1 - skip.float()) * (1 - ema_decay(self.config.ema_decay, step)))
+        if self.ema is not None and self._ema_decay is not None:
+            self.ema.lerp_(self._theta, (1 - skip.float()) * (1 - ema_decay(self._ema_decay, step)))
 
     def vectors(self) -> dict[str, ShardedVector]:
         """Everything here that a checkpoint must hold, elementwise; made on first use."""

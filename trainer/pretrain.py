@@ -23,6 +23,7 @@ from .train import train
 
 def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues the training; returns the pipeline's folder. All ranks call it."""
+    config = dataclasses.replace(config, optimizer=config.optimizer.fitted(config.train.max_train_steps))
     device = distributed.set_up(config.engine)
     data, model = distributed.together(lambda: _plan(config))
     run = RunFolder(config, config.output)

@@ -23,6 +23,7 @@ from .checks import (
     labels_of,
 )
 from .config import (
+    LATER,
     EngineConfig,
     EraseConfig,
     EraseDiffConfig,
@@ -78,8 +79,8 @@ def scrub(
         remain=str(remain),
         output=str(output),
         method=method or EraseDiffConfig(),
-        train=train or TrainConfig(),
-        optimizer=optimizer or OptimizerConfig(),
+        train=train or LATER,
+        optimizer=optimizer or LATER,
         engine=engine or EngineConfig(),
     )
     return DiffusionPipeline.from_pretrained(run_scrub(config), low_cpu_mem_usage=False)
@@ -239,8 +240,14 @@ def check_settings(
     check_precision(config.engine, config.method)
 
 
+def fitted(config: ScrubConfig) -> ScrubConfig:
+    """With the settings resolved that depend on the run's length."""
+    return dataclasses.replace(config, optimizer=config.optimizer.fitted(config.train.max_train_steps))
+
+
 def dry_run(config: ScrubConfig) -> str:
     """What `--dry-run` prints. Raises ConfigError or DataError where the run would be refused; writes nothing."""
+    config = fitted(config)
     distributed.check_device(config.engine)
     check_output(config, config.output)
     planned, run = plan(config), Path(config.output)
@@ -251,6 +258,7 @@ def dry_run(config: ScrubConfig) -> str:
 
 def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues a scrub; returns the folder of the scrubbed pipeline. All ranks call it."""
+    config = fitted(config)
     device = distributed.set_up(config.engine)
     planned = distributed.together(lambda: plan(config))
     run = RunFolder(config, config.output)

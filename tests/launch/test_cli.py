@@ -226,9 +226,10 @@ def test_pretrain_sample_and_a_mistake_in_between(
     run = tmp_path / "base"
     words = ["pretrain", "--data", str(digits / "data"), "--output", str(run), "--train.max-train-steps", "2"]
     words += ["--unet.block-out-channels", "8", "8", "--unet.norm-num-groups", "4"]
-    assert "keeps 99% of the old weights" in fails(words, capsys)
+    assert "keeps 99% of the old weights" in fails([*words, "--optimizer.ema-decay", "0.995"], capsys)
     assert not run.exists()
-    assert main([*words, "--optimizer.ema-decay", "None"]) == 0
+    assert main(words) == 0, "the default fits the length"
+    assert "ema_decay = 0.2236" in (run / "config.toml").read_text(), "0.05 ** (1 / 2)"
     picture = tmp_path / "picture.png"
     sample = ["sample", "--model.path", str(run / "model"), "--model.null-class", "10", "--output", str(picture)]
     sample += ["--sampling.num-inference-steps", "2", "--num-images", "2", "--labels"]
@@ -250,7 +251,7 @@ def test_pretrain_sample_and_a_mistake_in_between(
             ["--unet.attention-blocks", "1", "--unet.attention-head-dim", "100"],
             "unet.attention_head_dim = 100: more than the 64 channels",
         ),
-        (["--train.max-train-steps", "2"], "train longer, or set it to 'none'"),
+        (["--train.max-train-steps", "2", "--optimizer.ema-decay", "0.99"], "train longer, or set it to 'none'"),
     ],
 )
 def test_a_model_that_cannot_be_made(
@@ -277,7 +278,7 @@ def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) 
     path.write_text("data = 'd'\noutput = 'o'\n[train]\nseed = 1\n[optimizer]\nlearning_rate = 1e-3\n")
     config = read_settings(PretrainConfig, [str(path)], prog="pretrain")
     assert (config.train.seed, config.train.max_train_steps) == (1, 900)
-    assert (config.optimizer.learning_rate, config.optimizer.ema_decay) == (1e-3, 0.995)
+    assert (config.optimizer.learning_rate, config.optimizer.ema_decay) == (1e-3, "auto")
 
 
 @pytest.mark.parametrize(
