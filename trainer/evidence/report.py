@@ -18,7 +18,7 @@ from ..settings import flatten
 from . import charts
 from .charts import Axis, Series
 from .evaluation import Bench, Images, Samples
-from .metric_table import METRICS, extractor_of, row_of
+from .metric_table import extractor_of, row_of
 from .metrics import Measurement
 from .record import Record
 from .report_page import definitions, details, page, section
@@ -211,8 +211,7 @@ def _classes(record: Record) -> str:
                 f'<td class="{"main" if model == "scrubbed" else ""}">{_figure(measurement)}</td>'
                 for model, measurement in zip(models, measurements, strict=True)
             )
-            kind = "forgotten" if metric == "p_psi" else "kept"
-            about = f"{kind}: {METRICS[metric].heading}"
+            about = "forgotten: P_psi ↓" if metric == "p_psi" else "kept: accuracy ↑"
             rows.append(f"<tr><th>{escape(name)}<small>{escape(about)}</small></th>{cells}</tr>")
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     more = f" {left_out} more classes, which changed less, are in record.json." if left_out else ""
