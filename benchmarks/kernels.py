@@ -7,6 +7,8 @@ Every result is compared with float64 first, by the tests' own check: where one 
 printed and the exit status is 1. `error` is the largest in units of the bound, so above 1 a provider is fast and
 wrong. GB/s counts the bytes that the operation has to move, whatever the provider moves; `ceiling` is that figure
 over the better of a device copy and a read-only sum over the same bytes, timed in the same run.
+
+What would not fit into the memory that is free (`--memory-gb` sets another bound) is left out, and its row says so.
 """
 
 # torch does not export its foreach operations by name
@@ -28,6 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from erasediff.kernels.combine import combine_
 from erasediff.kernels.displace import displace
@@ -92,6 +95,11 @@ def pieces_of(lengths: list[int], shard: tuple[int, int] | None) -> list[tuple[i
 class Vectors:
     """Gradients and weights of one configuration, flat; `split` shows a flat one as the tensors it is made of."""
 
+    @staticmethod
+    def num_bytes(num_elements: int, dtype: torch.dtype) -> int:
+        """Four in `dtype`, θ in fp32, the working copy in bf16; the last is made while a draw in fp32 is at hand."""
+        return num_elements * (4 * dtype.itemsize + 4 + 2)
+
     def __init__(self, pieces: list[tuple[int, int]], num_parameters: int, dtype: torch.dtype, device: torch.device):
         self.lengths = [length for _, length in pieces]
         n = sum(self.lengths)
@@ -121,6 +129,8 @@ class Op:
     providers: dict[str, Callable[[], Any]]
     error: Callable[[Any], float]
     """of a provider's result, in units of the bound"""
+    extra_bytes: dict[str, int]
+    """what a provider allocates beside the vectors; next to nothing where it is not named"""
     prepare: Callable[[], Any] = lambda: None
     """before the checked run, not before the timed ones"""
 
@@ -153,9 +163,11 @@ def sums_ops(x: Vectors) -> Iterator[Op]:
 
     size = u.numel() * u.element_size()
     ours = {OURS: lambda: inner_products(u, v)}
-    yield Op("inner_products", 2 * size, ours | {"loop": loop, "foreach": foreach, "cat": cat}, error_of(u, v))
+    largest = 3 * 4 * max(x.lengths)
+    extra = {"loop": largest, "foreach": size, "cat": 2 * size}
+    yield Op("inner_products", 2 * size, ours | {"loop": loop, "foreach": foreach, "cat": cat}, error_of(u, v), extra)
     ours = {OURS: lambda: inner_products_by_parameter(u, v, table=x.table)[0]}
-    yield Op("inner_products by parameter", 2 * size, ours, error_of(u, v))
+    yield Op("inner_products by parameter", 2 * size, ours, error_of(u, v), {})
 
     def loop_first_order() -> list[float]:
         totals = [0.0] * 6
@@ -172,7 +184,8 @@ def sums_ops(x: Vectors) -> Iterator[Op]:
 
     ours = {OURS: lambda: inner_products(u, v, w)}
     others = {"loop": loop_first_order, "cat": cat_first_order}
-    yield Op("inner_products first_order", 3 * size, ours | others, error_of(u, v, w))
+    extra = {"loop": 2 * largest, "cat": 4 * size}
+    yield Op("inner_products first_order", 3 * size, ours | others, error_of(u, v, w), extra)
 
 
 def combine_ops(x: Vectors) -> Iterator[Op]:
@@ -201,9 +214,9 @@ def combine_ops(x: Vectors) -> Iterator[Op]:
     # timed in place again and again, which adds λ ∇g each time: as fast as once
     size, prepare = delta.numel() * delta.element_size(), lambda: delta.copy_(x.g_r)
     providers = {OURS: lambda: combine_(delta, lambda_t, g_f), "loop": loop, "foreach": foreach, "cat": cat}
-    yield Op("combine_", 3 * size, providers, error_of(None), prepare)
+    yield Op("combine_", 3 * size, providers, error_of(None), {"cat": 4 * size}, prepare)
     ours = {OURS: lambda: combine_(delta, lambda_t, g_f, x.g_phi)}
-    yield Op("combine_ first_order", 4 * size, ours, error_of(x.g_phi), prepare)
+    yield Op("combine_ first_order", 4 * size, ours, error_of(x.g_phi), {}, prepare)
 
 
 def displace_ops(x: Vectors) -> Iterator[Op]:
@@ -222,21 +235,29 @@ def displace_ops(x: Vectors) -> Iterator[Op]:
 
     providers = {OURS: lambda: displace(x.working, x.theta, x.g_f, -XI), "loop": loop, "foreach": foreach}
     num_bytes = x.theta.numel() * (4 + x.g_f.element_size() + 2)
-    yield Op("displace to bf16", num_bytes, providers, error, lambda: x.working.fill_(torch.nan))
+    fp32 = 4 * x.theta.numel()
+    extra = {"loop": 3 * 4 * max(x.lengths), "foreach": fp32 if x.g_f.dtype == torch.float32 else 2 * fp32}
+    yield Op("displace to bf16", num_bytes, providers, error, extra, lambda: x.working.fill_(torch.nan))
 
 
 def optimizer_ops(x: Vectors) -> Iterator[Op]:
     """What follows `combine_` in a step: what one kernel for all of it could save is at most `combine_`'s time."""
     if x.delta.dtype != torch.float32:
         return
-    theta = torch.empty_like(x.theta, requires_grad=True)
     rate, decay, epsilon = 1e-4, 1e-2, 1e-8
-    adamw = torch.optim.AdamW([theta], lr=rate, weight_decay=decay, eps=epsilon, fused=True)
+    # made when they are used: they may not fit
+    theta = torch.empty(0)
+    adamw: torch.optim.Optimizer | None = None
 
     def prepare() -> None:
-        adamw.state.clear()
-        theta.detach().copy_(x.theta)
+        nonlocal theta, adamw
+        theta = x.theta.clone().requires_grad_()
         theta.grad = x.delta.copy_(x.g_r)
+        adamw = torch.optim.AdamW([theta], lr=rate, weight_decay=decay, eps=epsilon, fused=True)
+
+    def step() -> None:
+        assert adamw is not None
+        adamw.step()
 
     def error(_: Any) -> float:
         # after the first step the moments' ratio is the gradient's sign, but for ε
@@ -246,10 +267,11 @@ def optimizer_ops(x: Vectors) -> Iterator[Op]:
 
         return worst_error(theta.detach(), terms)
 
-    n = theta.numel()
-    yield Op("AdamW", 28 * n, {"torch fused": adamw.step}, error, prepare)
+    n = x.theta.numel()
+    yield Op("AdamW", 28 * n, {"torch fused": step}, error, {"torch fused": 12 * n}, prepare)
+    theta, adamw = torch.empty(0), None
     cast = {OURS: lambda: displace(x.working, x.theta, None, 0.0)}
-    yield Op("cast to bf16", 6 * n, cast, lambda _: worst_error(x.working, lambda piece: [x.theta[piece].double()]))
+    yield Op("cast to bf16", 6 * n, cast, lambda _: worst_error(x.working, lambda piece: [x.theta[piece].double()]), {})
 
 
 def worst_error(found: Tensor, terms: Callable[[slice], list[Tensor]]) -> float:
@@ -338,14 +360,45 @@ def describe(device: torch.device) -> str:
     )
 
 
+def free_bytes(device: torch.device) -> int:
+    """What can still be allocated, the limit of a container taken into account."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - psutil.Process().memory_info().rss)
+    return free
+
+
+def bytes_of_check(num_elements: int) -> int:
+    """What the comparison with float64 takes at most, a piece at a time: three terms, their copies and their sums."""
+    return 80 * min(num_elements, reference.PIECE)
+
+
+def left_out(columns: list[str], needed: int, free: int) -> str:
+    columns = [*columns, f"left out: needs {needed / 1e9:.1f} GB, {max(free, 0) / 1e9:.1f} GB are free"]
+    return f"| {' | '.join(columns)} {'| ' * (len(COLUMNS) - len(columns))}|"
+
+
 def rows(model: str, shard: str, dtype: str, arguments: argparse.Namespace, device: torch.device) -> Iterator[str]:
     lengths = lengths_of(model, arguments.scale)
-    x = Vectors(pieces_of(lengths, SHARDS[shard]), len(lengths), DTYPES[dtype], device)
+    pieces = pieces_of(lengths, SHARDS[shard])
+    n = sum(length for _, length in pieces)
+    shape = f"{model} {shard}, {n:,} in {len(pieces)}"
+    free = free_bytes(device) if arguments.memory_gb is None else int(1e9 * arguments.memory_gb)
+    needed = Vectors.num_bytes(n, DTYPES[dtype]) + bytes_of_check(n)
+    if needed > free:
+        yield left_out(["all", "all", shape, dtype], needed, free)
+        return
+    x = Vectors(pieces, len(lengths), DTYPES[dtype], device)
     ceiling = ceiling_of(x, arguments.repeats)
-    shape = f"{model} {shard}, {x.g_f.numel():,} in {len(x.lengths)}"
     for op in itertools.chain(sums_ops(x), combine_ops(x), displace_ops(x), optimizer_ops(x)):
         for provider, run in op.providers.items():
             columns = [op.name, provider, shape, dtype]
+            if needed + op.extra_bytes.get(provider, 0) > free:
+                yield left_out(columns, needed + op.extra_bytes[provider], free)
+                continue
             try:
                 op.prepare()
                 error = op.error(run())
@@ -372,6 +425,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--scale", type=float, default=1.0, help="of the length of every tensor (default 1)")
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each row (default 20)")
+    parser.add_argument("--memory-gb", type=float, help="leave out what needs more (default: what is free)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)

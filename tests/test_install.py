@@ -6,8 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -47,12 +51,38 @@ def test_torchvision_is_not_pulled_in() -> None:
     assert "torchvision" not in (REPOSITORY / "constraints.txt").read_text()
 
 
+# what the CUDA wheels of torch ask for, as their metadata has it; the CPU wheels ask for none
+TRITON_OF_TORCH = {"2.11.0": "3.6.0", "2.13.0": "3.7.1"}
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Version by normalised package name."""
+    lines = [line for line in (REPOSITORY / name).read_text().splitlines() if not line.startswith("#")]
+    pairs = [line.split("==") for line in lines]
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in pairs}
+
+
+def test_torch_and_triton_fit_on_cuda_machines_and_all_else_is_the_same() -> None:
+    cpu, cuda = pinned("constraints.txt"), pinned("constraints-cuda.txt")
+    assert TRITON_OF_TORCH[cuda["torch"]] == cuda["triton"]
+    assert cpu | {"triton": cuda["triton"]} == cuda
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-cuda.txt"])
+def test_what_is_pinned_is_within_the_declared_bounds(name: str) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    declared = [project["dependencies"], *project["optional-dependencies"].values()]
+    requirements = [Requirement(text) for group in declared for text in group]
+    pins = pinned(name)
+    for requirement in requirements:
+        package = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if package in pins:
+            assert pins[package] in requirement.specifier, requirement
+    assert {"torch", "triton", "deepspeed"} <= {requirement.name for requirement in requirements}
+
+
 def test_every_dependency_is_pinned() -> None:
-    pins = {
-        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower()
-        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    }
+    pins = pinned("constraints.txt").keys()
     text = (REPOSITORY / "pyproject.toml").read_text()
     section = text[text.index("dependencies = [") : text.index("[project.scripts]")]
     section = re.sub(r"^cuda = .*$", "", section, flags=re.MULTILINE)

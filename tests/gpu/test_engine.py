@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_cases import EXACT_CASES, ROUNDED_CASES, THETA_TOLERANCE
+from engine_cases import (
+    DIFFERENCE_CASES,
+    EXACT_CASES,
+    ROUNDED_CASES,
+    ROUNDED_SPREAD_CASES,
+    SPREAD_CASES,
+    THETA_TOLERANCE,
+)
 from erasediff.shards import Dataset, Stream
 from erasediff.trainer import distributed, methods, models
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, OptimizerConfig
@@ -22,15 +29,22 @@ WORKER = Path(__file__).parent.parent / "distributed" / "engine_worker.py"
 
 def test_every_stage_and_precision_equals_the_reference(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    check(run_ranks(1, [str(WORKER), str(output)], environment={"ENGINE_TEST_DEVICE": "cuda"}))
+    # two ranks show what there is to see of ranks: streams, overlap, groups
+    world_size = min(2, torch.cuda.device_count())
+    check(run_ranks(world_size, [str(WORKER), str(output)], environment={"ENGINE_TEST_DEVICE": "cuda"}))
     results = json.loads(output.read_text())
-    for case in EXACT_CASES:
+    for case in EXACT_CASES + (SPREAD_CASES if world_size == 2 else []):
         for iteration in results[str(case)]:
             assert iteration["delta"] <= 1e-6, case
             assert iteration["theta"] <= THETA_TOLERANCE[case.optimizer], case
             assert iteration["traces"] == 0, case
-    for case in ROUNDED_CASES:
+    for case in ROUNDED_CASES + (ROUNDED_SPREAD_CASES if world_size == 2 else []):
         assert results[str(case)]["error"] <= 2 * results[str(case)]["one_process_error"], case
+    for case in DIFFERENCE_CASES:
+        found = results[str(case)]
+        assert found["cosine"] >= 0.9999, case
+        assert found["g"] == pytest.approx(found["expected_g"], rel=5e-3), case
+    assert all(results["displaced"].values()), results["displaced"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16-autocast"])
