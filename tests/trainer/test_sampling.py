@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 from erasediff.trainer import models
 from erasediff.trainer.config import ModelConfig, SamplingConfig
 from erasediff.trainer.randomness import sample_generator
@@ -42,7 +42,6 @@ def by_hand(pipeline: Path, scale: float, num_steps: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("scale", [0.0, 2.5])
 def test_samples_are_those_of_a_guided_ddim_loop(base_model: Path, scale: float) -> None:
-    assert DDPMScheduler.from_pretrained(base_model / "scheduler").config["beta_schedule"] == "linear"
     model = models.load(ModelConfig(path=str(base_model), null_class=NULL_CLASS))
     config = SamplingConfig(guidance_scale=scale, num_inference_steps=4, seed=5)
     found = sample(model, LABELS, config)
