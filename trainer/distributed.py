@@ -26,7 +26,7 @@ def set_up(config: EngineConfig) -> torch.device:
     Raises ConfigError where the asked-for device is not there.
     """
     check_device(config)
-    on_cuda = config.device != "cpu" and torch.cuda.is_available()
+    on_cuda = is_on_cuda(config)
     device = torch.device("cpu")
     if on_cuda:
         num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
@@ -94,6 +94,11 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
     # it would also fill every tensor that is made empty, which costs time and here decides nothing
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def is_on_cuda(config: EngineConfig) -> bool:
+    """Whether a run with these settings computes on CUDA here."""
+    return config.device != "cpu" and torch.cuda.is_available()
 
 
 def check_device(config: EngineConfig) -> None:

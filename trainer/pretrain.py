@@ -12,6 +12,7 @@ from ..shards.errors import shorten
 from . import distributed, models
 from .checks import check_engine, check_optimizer, check_train, labels_of
 from .config import FinetuneConfig, PretrainConfig
+from .effects import effect_notes, situation
 from .errors import ConfigError
 from .fitting import fit, names_for
 from .lineage import Lineage, TrainedOn
@@ -30,6 +31,9 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     inputs = PretrainInputs(DataStamp.of(data))
     run.hold_to(inputs)
     if not run.is_finished:
+        if distributed.is_main():
+            for note in effect_notes(situation(FinetuneConfig(), config)):
+                print(note)
         train(
             "pretrain",
             model,

@@ -34,6 +34,7 @@ from .config import (
     TrainConfig,
 )
 from .cost import cost
+from .effects import effect_notes, situation
 from .errors import ConfigError
 from .files import open_up
 from .fitting import Fitted, data_notes, fit, names_for
@@ -169,7 +170,8 @@ class Plan:
         """What is said once, before a run."""
         found = [inner_loop_note(self.config.method), null_class_note(self.model, self.forget)]
         data = data_notes(self.fitted_forget, self.fitted_remain, first=labels_of(self.forget))
-        return [*data, *(note for note in found if note is not None)]
+        effects = effect_notes(situation(self.config.method, self.config))
+        return [*data, *(note for note in found if note is not None), *effects]
 
 
 def inner_loop_note(method: MethodConfig) -> str | None:

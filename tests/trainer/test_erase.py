@@ -201,9 +201,14 @@ def _unseen_digits(data: Path, folder: Path, first: int) -> None:
     build(str(images), folder)
 
 
-def test_twenty_single_digits_are_erased(config: EraseConfig, tmp_path: Path) -> None:
+def test_twenty_single_digits_are_erased(
+    config: EraseConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path(config.request).write_text(f"[[selectors]]\nkeys = {json.dumps(TWENTY)}\n")
+    config = dataclasses.replace(config, judge=dataclasses.replace(config.judge, relearn=True))
     record = run_erase(config).evidence.record
+    assert "no effect   judge.relearn = True: it measures a class" in capsys.readouterr().out
+    assert record.models["scrubbed"].relearning == []
     assert record.forget.num_samples == 20 and record.remain.num_samples == 1777
     assert record.forgotten_classes == []
     assert sorted(Dataset.open(tmp_path / "erased" / "split" / "forget").keys) == TWENTY

@@ -18,6 +18,7 @@ from .. import distributed, models
 from ..attempts import history
 from ..checks import labels_of
 from ..config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
+from ..effects import judge_effect_notes
 from ..errors import ConfigError, NotShownError, ThresholdError
 from ..fitting import Fitted, data_notes, fit
 from ..identity import without_free
@@ -164,6 +165,8 @@ def run_evaluate(
     if yardstick is not None:
         notes += check_trained_without(yardstick, scrubbed.inputs.remain)
     bench = make_bench(config, scrubbed, device)
+    null_class = scrubbed.base.null_class
+    notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, null_class=null_class)
     thresholds = _thresholds(options, bench.metric_names(), bench.forgets_classes)
     if distributed.is_main():
         for note in notes:

@@ -1,0 +1,109 @@
+"""Settings that change nothing say so, and only those: a run with them has the weights of one without."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from erasediff.trainer.config import (
+    EngineConfig,
+    EraseDiffConfig,
+    FinetuneConfig,
+    JudgeConfig,
+    MethodConfig,
+    MOOConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainConfig,
+)
+from erasediff.trainer.effects import Situation, effect_notes, judge_effect_notes
+from erasediff.trainer.scrubbing import dry_run, run_scrub
+from safetensors.torch import load_file
+from tiny import tiny_config
+
+NOISE = EraseDiffConfig(target="noise")
+VALUE = EraseDiffConfig(barrier="value")
+
+
+def notes(method: MethodConfig, *, on_cuda: bool = False, **sections: object) -> list[str]:
+    plain = {"train": TrainConfig(), "optimizer": OptimizerConfig(), "engine": EngineConfig()}
+    return effect_notes(Situation(method, **(plain | sections), on_cuda=on_cuda))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("method", [EraseDiffConfig(), NOISE, VALUE, MOOConfig(), FinetuneConfig()])
+@pytest.mark.parametrize("on_cuda", [False, True])
+def test_defaults_need_no_word(method: MethodConfig, on_cuda: bool) -> None:
+    assert notes(method, on_cuda=on_cuda) == []
+
+
+SGD = OptimizerConfig(name="sgd", betas=(0.5, 0.9), eps=1e-3, momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    ("method", "sections", "keys"),
+    [
+        (EraseDiffConfig(target="noise", anchor=4, teacher="frozen"), {}, ["method.anchor", "method.teacher"]),
+        (MOOConfig(target="noise", anchor=4), {}, ["method.anchor"]),
+        (EraseDiffConfig(anchor=4, teacher="frozen"), {}, []),
+        (EraseDiffConfig(barrier="value", inner_every=2), {}, ["method.inner_every"]),
+        (EraseDiffConfig(inner_every=2), {}, []),
+        (EraseDiffConfig(barrier="value", num_inner_steps=0, xi=0.5), {}, ["method.xi"]),
+        (FinetuneConfig(), {"train": TrainConfig(forget_label_drop=0.5)}, ["train.forget_label_drop"]),
+        (FinetuneConfig(), {"train": TrainConfig(descent_every=3)}, ["train.descent_every"]),
+        (MOOConfig(), {"train": TrainConfig(forget_label_drop=0.5, descent_every=3)}, []),
+        (VALUE, {"optimizer": OptimizerConfig(momentum=0.9, betas=(0.5, 0.9))}, ["optimizer.momentum"]),
+        (VALUE, {"optimizer": SGD}, ["optimizer.betas", "optimizer.eps"]),
+        (VALUE, {"engine": EngineConfig(reduce_dtype="bf16")}, ["engine.reduce_dtype"]),
+        (VALUE, {"engine": EngineConfig(reduce_dtype="bf16", precision="bf16")}, []),
+        (VALUE, {"engine": EngineConfig(deterministic=True, num_threads=1)}, ["engine.deterministic"]),
+        (VALUE, {"engine": EngineConfig(deterministic=True, num_threads=1), "on_cuda": True}, ["engine.num_threads"]),
+    ],
+)
+def test_what_changes_nothing_is_named(method: MethodConfig, sections: dict[str, object], keys: list[str]) -> None:
+    said = notes(method, **sections)  # pyright: ignore[reportArgumentType]
+    assert [line.split()[2] for line in said] == keys
+    assert all(line.startswith("no effect   ") and ": " in line for line in said)
+
+
+def test_a_judges_settings_too() -> None:
+    judge = JudgeConfig(relearn=True, sampling=SamplingConfig(guidance_scale=3.0))
+    assert judge_effect_notes(judge, forgets_classes=True, null_class=10) == []
+    assert judge_effect_notes(JudgeConfig(), forgets_classes=False, null_class=None) == []
+    assert judge_effect_notes(judge, forgets_classes=False, null_class=None) == [
+        "no effect   judge.relearn = True: it measures a class, and single samples are forgotten",
+        "no effect   judge.sampling.guidance_scale = 3.0: the model has no null class",
+    ]
+
+
+def test_it_is_said_in_the_dry_run_and_at_the_start_and_it_is_true(
+    digits: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tiny_config(digits, base_model, tmp_path / "plain", method=NOISE)
+    config = dataclasses.replace(
+        plain,
+        output=str(tmp_path / "set"),
+        method=dataclasses.replace(NOISE, anchor=4, teacher="frozen"),
+        optimizer=OptimizerConfig(momentum=0.9),
+        engine=EngineConfig(device="cpu", reduce_dtype="bf16", deterministic=True),
+    )
+    expected = [
+        "no effect   method.anchor = 4: the noise target asks no model for a prediction",
+        "no effect   method.teacher = frozen: the noise target asks no model for a prediction",
+        "no effect   optimizer.momentum = 0.9: it is sgd's",
+        "no effect   engine.reduce_dtype = bf16: only bf16 gradients can be summed in bf16",
+        "no effect   engine.deterministic = True: on a CPU every run is",
+    ]
+
+    def said(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith("no effect")]
+
+    assert said(dry_run(config)) == expected
+    capsys.readouterr()
+    ours = run_scrub(config)
+    assert said(capsys.readouterr().out) == expected
+    theirs = run_scrub(plain)
+    assert said(capsys.readouterr().out) == []
+    one, other = (load_file(model / "unet" / "diffusion_pytorch_model.safetensors") for model in (ours, theirs))
+    assert all(torch.equal(one[name], other[name]) for name in one)
