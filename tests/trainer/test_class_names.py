@@ -164,6 +164,9 @@ def test_names_that_do_not_fit_are_refused(digits: Path, named_model: Path, tmp_
         return str(error.value)
 
     assert "has class 3, and the model's are" in message(classes=("three", *NAMES[:3], *NAMES[4:]))
+    # the null class is never one of the data, whatever it is called
+    named_three = (*NAMES[:3], "three", *NAMES[4:], "3")
+    assert "has class 3, and the model's are" in message(classes=named_three, null_class=10)
     assert "model.classes names 3 classes, the model has 11" in message(classes=("a", "b", "c"))
     assert "null_class = 4: the null class of" in message(null_class=4)
     edit_json(base / "erasediff.json", classes=["a", "b"])
