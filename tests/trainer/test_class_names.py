@@ -25,6 +25,7 @@ from erasediff.trainer.config import (
     UNetConfig,
 )
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence import collect
 from erasediff.trainer.evidence.classifier import load_images
 from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.fitting import fit
@@ -95,6 +96,13 @@ def test_data_that_count_their_classes_otherwise_change_nothing(
     for name in ("unscrubbed", "scrubbed", "retrained"):
         assert own.models[name].metrics == other.models[name].metrics, name
         assert own.models[name].relearning == other.models[name].relearning, name
+
+
+def test_held_out_samples_are_found_by_name(digits: Path, reversed_digits: Path, named_model: Path) -> None:
+    model = models.load(ModelConfig(str(named_model)))
+    remain = fit(Dataset.open(digits / "split" / "remain"), model).data
+    held_out = collect._open_held_out(str(reversed_digits / "split" / "forget"), model, [remain], [3])
+    assert set(held_out.labels) == {3}
 
 
 def test_a_part_of_the_models_classes(named_model: Path, digits: Path, tmp_path: Path) -> None:
