@@ -80,7 +80,7 @@ class Split:
         from ..shards.dataset import Dataset
         from ..shards.progress import show_progress
         from ..shards.split import split
-        from ..trainer.lineage import rows_forgotten_by
+        from ..trainer.class_names import rows_forgotten_by
 
         dataset = Dataset.open(self.dataset)
         left_out = None if self.model is None else rows_forgotten_by(self.model, dataset)

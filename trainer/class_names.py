@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..shards.dataset import Dataset
 from ..shards.errors import shorten
 from .errors import ConfigError
-from .lineage import LINEAGE_NAME, Lineage
+from .lineage import LINEAGE_NAME, Forgotten, Lineage, forgotten_rows, read_lineage
 
 # entries of the map that a line shows
 _MAX_SHOWN = 20
@@ -105,7 +108,7 @@ def match_classes(
     """
     if not names:
         # one less is all but the null class, where that is the last
-        least = num_classes - 1 if null_class in (None, num_classes - 1) else num_classes
+        least = num_classes - 1 if null_class == num_classes - 1 else num_classes
         if not least <= len(data_classes) <= num_classes:
             known = (
                 f"{num_classes}" if null_class is None else f"{num_classes}, its null class {null_class} among them,"
@@ -113,7 +116,7 @@ def match_classes(
             raise ConfigError(
                 f"'{where}' has {len(data_classes)} classes ({shorten(data_classes)}), the model {known} "
                 "without names: name the model's classes, in its order and as the data call them, in model.classes "
-                "(a list, or a file with a line for each)"
+                f"(a list, or a file with a line for each){_null_class_hint(data_classes, num_classes, null_class)}"
             )
         return ClassMap({name: label for label, name in enumerate(data_classes)}, by_name=False)
     known = _by_name(names)
@@ -133,9 +136,37 @@ def match_classes(
     return ClassMap(labels, by_name=True)
 
 
+def _null_class_hint(data_classes: Sequence[str], num_classes: int, null_class: int | None) -> str:
+    last = num_classes - 1
+    if null_class is not None or len(data_classes) != last:
+        return ""
+    return f"; or, if its class {last} stands for 'no class', set model.null_class = {last}"
+
+
 def _by_name(names: Names) -> dict[str, int]:
-    """Indexes by name and, as diffusers reads "tench, Tinca tinca", by each of its parts that no other class has."""
-    known = {name: label for label, name in enumerate(names) if name is not None}
-    parts = [(part.strip(), label) for name, label in known.items() if "," in name for part in name.split(",")]
-    counts = Counter(part for part, _ in parts)
-    return {part: label for part, label in parts if counts[part] == 1 and part} | known
+    """Indexes by each name that no other class has and, as diffusers reads "tench, Tinca tinca", by its parts alike."""
+    known = [(name, label) for label, name in enumerate(names) if name is not None]
+    parts = [(part.strip(), label) for name, label in known if "," in name for part in name.split(",")]
+    whole, counts = Counter(name for name, _ in known), Counter(part for part, _ in parts)
+    found = {part: label for part, label in parts if counts[part] == 1 and part and part not in whole}
+    return found | {name: label for name, label in known if whole[name] == 1}
+
+
+def rows_forgotten_by(model: Path, data: Dataset) -> np.ndarray:
+    """bool [N]: samples of `data` that the model in a folder has forgotten, the data's classes found by name.
+
+    Raises ConfigError for a folder without erasediff.json.
+    """
+    if not (model / LINEAGE_NAME).is_file():
+        raise ConfigError(f"--model {model} holds no {LINEAGE_NAME}: what it has forgotten is not known; leave it out")
+    lineage = read_lineage(model)
+    known = _by_name(lineage.classes)
+    by_name = [
+        replace(one, classes={name: i for i, name in enumerate(data.classes) if _is_of(one, name, known.get(name))})
+        for one in lineage.forgotten
+    ]
+    return forgotten_rows(by_name, data)
+
+
+def _is_of(forgotten: Forgotten, name: str, label: int | None) -> bool:
+    return name in forgotten.classes or label in forgotten.classes.values()

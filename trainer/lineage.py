@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -127,20 +127,6 @@ def forgotten_rows(forgotten: Sequence[Forgotten], data: Dataset) -> np.ndarray:
         rows |= np.isin(hash_numbers(data.index), np.array([bytes.fromhex(text) for text in one.content_hashes], "S16"))
         rows |= np.isin(data.labels, list(one.classes.values()))
     return rows
-
-
-def rows_forgotten_by(model: Path, data: Dataset) -> np.ndarray:
-    """The same for the model in a folder and data with classes of their own, which are found by name.
-
-    Raises ConfigError for a folder without erasediff.json.
-    """
-    if not (model / LINEAGE_NAME).is_file():
-        raise ConfigError(f"--model {model} holds no {LINEAGE_NAME}: what it has forgotten is not known; leave it out")
-    by_name = [
-        replace(one, classes={name: data.classes.index(name) for name in one.classes if name in data.classes})
-        for one in read_lineage(model).forgotten
-    ]
-    return forgotten_rows(by_name, data)
 
 
 def describe_forgotten(forgotten: Sequence[Forgotten]) -> str:

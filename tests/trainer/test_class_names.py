@@ -200,6 +200,27 @@ def test_two_names_of_one_class() -> None:
         match("tench", "Tinca tinca")
 
 
+def test_a_name_that_two_classes_have_means_neither() -> None:
+    """As ImageNet's cranes, of which diffusers' id2label names two alike."""
+    names = ("crane", "tench, Tinca tinca", "crane", "crane, bird")
+
+    def match(name: str) -> dict[str, int]:
+        return match_classes([name], [name], names, num_classes=4, null_class=None, where="data").labels
+
+    assert match("tench") == {"tench": 1} and match("bird") == {"bird": 3}
+    with pytest.raises(ConfigError, match=r"has class crane, and the model's are .* in model\.classes"):
+        match("crane")
+
+
+def test_a_class_less_than_an_unnamed_model_has_is_no_position() -> None:
+    """Folders 1 to 9 for a model of ten digits: each would be taken for the digit before it."""
+    nine = [str(digit) for digit in range(1, 10)]
+    with pytest.raises(ConfigError, match=r"has 9 classes .* if its class 9 stands for 'no class', set"):
+        match_classes(nine, nine, (), num_classes=10, null_class=None, where="data")
+    found = match_classes(nine, nine, (), num_classes=10, null_class=9, where="data")
+    assert found.labels["1"] == 0 and not found.by_name
+
+
 def test_a_model_with_classes_that_its_data_lack(digits: Path, tmp_path: Path) -> None:
     config = PretrainConfig(
         data=str(digits / "split" / "remain"),

@@ -16,6 +16,7 @@ from erasediff.shards import build, split
 from erasediff.trainer.config import (
     EngineConfig,
     EraseDiffConfig,
+    ModelConfig,
     MOOConfig,
     OptimizerConfig,
     TrainConfig,
@@ -34,10 +35,17 @@ def test_rl_is_refused_for_an_unconditional_model(digits: Path, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_dropping_labels_needs_a_null_class(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    config = tiny_config(digits, base_model, tmp_path / "run", train=TrainConfig(label_drop=0.1))
+    named = ModelConfig(str(base_model), classes=tuple("0123456789"))
+    with pytest.raises(ConfigError, match=r"train\.label_drop = 0\.1 needs a null class"):
+        run_scrub(dataclasses.replace(config, model=named))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": TrainConfig(label_drop=0.1), "null_class": None}, "train.label_drop = 0.1 needs a null class"),
+        ({"null_class": None}, "or, if its class 10 stands for 'no class', set model.null_class = 10"),
         ({"train": TrainConfig(max_train_steps=0)}, "train.max_train_steps = 0: at least 1"),
         ({"optimizer": OptimizerConfig(max_grad_norm=-1.0)}, "optimizer.max_grad_norm = -1.0: more than 0"),
         ({"optimizer": OptimizerConfig(betas=(1.5, 0.9))}, "optimizer.betas = 1.5: at least 0, less than 1"),

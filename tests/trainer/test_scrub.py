@@ -309,7 +309,8 @@ def test_the_plan_says_what_would_happen_and_writes_nothing(digits: Path, base_m
     assert "1,614 samples of 0, 1, 2, 4" in said
     assert "2 gradients and 1 forward pass without one, over batches of 4" in said
     assert "null class" not in said
-    without = plan(tiny_config(digits, base_model, tmp_path / "run", null_class=None)).describe()
+    named = ModelConfig(str(base_model), classes=tuple("0123456789"))
+    without = plan(dataclasses.replace(tiny_config(digits, base_model, tmp_path / "run"), model=named)).describe()
     assert "if class 10 stands for 'no class', set model.null_class = 10" in without
     assert not (tmp_path / "run").exists()
 
