@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..trainer import stopping
 from ..trainer.config import EraseConfig
@@ -32,10 +33,10 @@ class Erase:
                 try:
                     erasure = run_erase(self.config)
                 except ThresholdError as error:
-                    told = (
-                        f"no model is published, {self.config.output}/{RECORD_NAME} and the report beside it say more"
-                    )
-                    raise type(error)(f"{error}; {told}") from None
+                    model = Path(self.config.output) / "model"
+                    told = f"{model} is what an earlier call published" if model.exists() else "no model is published"
+                    more = f"{self.config.output}/{RECORD_NAME} and the report beside it say more"
+                    raise type(error)(f"{error}; {told}, {more}") from None
                 if is_main():
                     show(erasure.evidence)
                     print(f"model    {erasure.model}")

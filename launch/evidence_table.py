@@ -22,14 +22,14 @@ def show(evidence: Evidence) -> None:
 
     record = evidence.record
     what = ", ".join(record.forgotten_classes) or f"{record.forget.num_samples} single samples"
-    table = Table(title=f"forgotten: {what}", title_justify="left")
+    table = Table(title=f"forgotten: {escape(what)}", title_justify="left")
     for column in ("", *record.models, "n"):
         table.add_column(column, justify="right" if column else "left")
     for metric, scrubbed in record.models["scrubbed"].metrics.items():
         extractor = extractor_of(metric)
         name = row_of(metric).heading + (f" \\[{extractor}]" if extractor else "")
         figures = [_figure(entry.metrics.get(metric), scrubbed.n) for entry in record.models.values()]
-        table.add_row(name, *figures, str(scrubbed.n))
+        table.add_row(name, *map(escape, figures), str(scrubbed.n))
     console = Console()
     console.print(table)
     for model, entry in record.models.items():

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -96,7 +96,9 @@ def run_erase(
     stopping.check()
     if before_evaluation is not None:
         before_evaluation()
-    evidence = _recorded(run.path, config, Path(scrub.output), scrubbed)
+    scrub_run, is_main = Path(scrub.output), distributed.is_main()
+    recorded = distributed.together(lambda: _recorded(run.path, config, scrub_run, scrubbed) if is_main else None)
+    evidence = cast(Evidence | None, distributed.agree(recorded))
     if evidence is None:
         entry = RequestEntry(request.id, request.date.isoformat() if request.date else None, request.reason)
         judged = EvaluateConfig(run=scrub.output, data=config.data, judge=config.judge)

@@ -8,12 +8,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
 from erasediff.shards.build import build
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.split import split
+from erasediff.trainer import models
+from erasediff.trainer.class_names import rows_forgotten_by
 from erasediff.trainer.config import (
     EngineConfig,
     EraseConfig,
@@ -24,6 +27,9 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence import collect
+from erasediff.trainer.fitting import fit
+from erasediff.trainer.lineage import Forgotten, Lineage, write_lineage
 from erasediff.trainer.scrubbing import plan, run_scrub, scrub
 from evidence_cases import make_classifier, tiny_judge
 from tiny import tiny_config
@@ -178,10 +184,31 @@ class TestARemainSet:
         remain = Dataset.open(tmp_path / "other" / "remain")
         assert "3" not in {remain.classes[label] for label in remain.labels}
 
+    def test_a_class_that_the_model_calls_by_several_names(self, digits: Path, tmp_path: Path) -> None:
+        """What the way out leaves out is what a scrub refuses."""
+        names = ["zero, 0", "one", "two", "three, 3", *"456789"]
+        forgotten = Forgotten("r-1", None, {"three, 3": 3}, (), ())
+        write_lineage(Lineage(classes=tuple(names), forgotten=(forgotten,)), tmp_path)
+        data = Dataset.open(digits / "data")
+        assert np.array_equal(rows_forgotten_by(tmp_path, data), data.labels == 3)
+
     def test_a_model_whose_past_is_not_known(self, digits: Path, base_model: Path, tmp_path: Path) -> None:
         words = ["shards", "split", str(digits / "data"), str(tmp_path / "split"), "--forget-label", "3"]
         assert main([*words, "--model", str(base_model)]) == 2
         assert not (tmp_path / "split").exists()
+
+
+def test_what_was_forgotten_is_not_unseen(digits: Path, without_twelve: Path, tmp_path: Path) -> None:
+    """A model before this one was trained on it: membership cannot compare with it."""
+    model = models.load(ModelConfig(str(without_twelve)))
+    request = tmp_path / "request.toml"
+    request.write_text(f"[[selectors]]\nkeys = {json.dumps(TWELVE)}\n")
+    split(digits / "data", tmp_path / "split", request=request)
+    label = int(Dataset.open(tmp_path / "split" / "forget").labels[0])
+    trained_on = fit(Dataset.open(digits / "split" / "forget"), model).data
+    trained_on = trained_on.only(~np.isin(trained_on.keys, TWELVE))
+    with pytest.raises(ConfigError, match="which the model has forgotten before"):
+        collect._open_held_out(str(tmp_path / "split" / "forget"), model, [trained_on], [label])
 
 
 def test_a_loaded_pipeline_keeps_its_past(digits: Path, without_twelve: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from erasediff.launch.evidence_table import show
 from erasediff.trainer.config import EraseDiffConfig
-from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.errors import ConfigError, NotShownError
 from erasediff.trainer.evidence import report
 from erasediff.trainer.evidence.classifier import ClassifierCard
 from erasediff.trainer.evidence.collect import Evidence, run_entry, run_evaluate
@@ -200,6 +200,31 @@ def test_the_headline(
     assert badge in head(record)
     show(dataclasses.replace(evidence, record=record))
     assert f"forgetting  {verdict.upper()}" in capsys.readouterr().out
+
+
+def test_a_figure_that_is_missing_shows_nothing_and_fails_nothing(evidence: Evidence) -> None:
+    verdict = Verdict("p_psi <= 0.1", 0.1, None, passed=False, shown=False)
+    missing = dataclasses.replace(evidence, record=dataclasses.replace(evidence.record, thresholds=[verdict]))
+    for require in (missing.require_shown, missing.require_within_limits):
+        with pytest.raises(NotShownError, match=r"not shown: p_psi <= 0\.1 \(no figure\)"):
+            require()
+    assert '<span class="badge open">NO FIGURE</span>' in head(missing.record)
+
+
+def test_a_class_called_like_markup(evidence: Evidence, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names come from folders and files of others."""
+    name, models = "[/b]<script>x", dict(evidence.record.models)
+    for model, entry in models.items():
+        mean = entry.metrics["accuracy_remaining"]
+        (first, *_) = mean.by_class.values()
+        figures = {"accuracy_remaining": dataclasses.replace(mean, by_class={name: first})}
+        figures["accuracy_worst_class"] = dataclasses.replace(first, of_class=name)
+        models[model] = dataclasses.replace(entry, metrics=entry.metrics | figures)
+    verdicts = judge([parse_threshold("accuracy_worst_class >= 2")], {m: e.metrics for m, e in models.items()})
+    record = dataclasses.replace(evidence.record, models=models, thresholds=verdicts, forgotten_classes=[name])
+    assert "<script>" not in head(record) and "for class [/b]&lt;script&gt;x" in head(record)
+    show(dataclasses.replace(evidence, record=record))
+    assert f"for class {name}" in "".join(capsys.readouterr().out.split("\n"))
 
 
 def test_the_report_tells_class_by_class(evidence: Evidence) -> None:

@@ -12,6 +12,7 @@ from erasediff.trainer.evidence.thresholds import (
     check_thresholds,
     default_thresholds,
     judge,
+    mark_of,
     overall,
     parse_threshold,
     said,
@@ -137,7 +138,11 @@ def test_a_class_without_a_figure_decides() -> None:
     (verdict,) = judge([parse_threshold("accuracy_worst_class >= 0.1")], models)
     assert not verdict.passed and verdict.of_class == "b" and said(verdict) == "no figure"
     # nothing is out of its limit, and nothing is shown
-    assert overall([verdict], models) == "not shown"
+    assert overall([verdict], models) == "not shown" and mark_of(verdict)[0] == "NO FIGURE"
+    # a class that is out of its limit fails, whatever another one lacks
+    models["scrubbed"]["accuracy_remaining"].by_class["c"] = share(0.05)
+    (verdict,) = judge([parse_threshold("accuracy_worst_class >= 0.1")], models)
+    assert verdict.of_class == "c" and overall([verdict], models) == "failed" and mark_of(verdict)[0] == "FAIL"
 
 
 def test_a_yardsticks_own_doubt_counts() -> None:

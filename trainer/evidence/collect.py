@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from ..effects import judge_effect_notes
 from ..errors import ConfigError, NotShownError, ThresholdError
 from ..fitting import Fitted, data_notes, fit
 from ..identity import without_free
+from ..lineage import forgotten_rows
 from ..models import DiffusionModel
 from ..provenance import DataStamp, Inputs, now, read_inputs, versions, weights_sha256
 from ..run_folder import is_finished
@@ -126,11 +128,14 @@ class Evidence:
     report_path: Path
 
     def require_within_limits(self) -> None:
-        """Raises ThresholdError, naming each threshold that fails, or whose figure is missing."""
-        failed = [verdict for verdict in self.record.thresholds if not verdict.passed]
+        """Raises ThresholdError, naming each threshold that fails, NotShownError, naming each without a figure."""
+        unheld = [verdict for verdict in self.record.thresholds if not verdict.passed]
+        failed = [f"{verdict.threshold} ({said(verdict)})" for verdict in unheld if verdict.margin is not None]
         if failed:
-            texts = "; ".join(f"{verdict.threshold} ({said(verdict)})" for verdict in failed)
-            raise ThresholdError(f"{len(failed)} of {len(self.record.thresholds)} thresholds fail: {texts}")
+            raise ThresholdError(f"{len(failed)} of {len(self.record.thresholds)} thresholds fail: {'; '.join(failed)}")
+        if unheld:
+            texts = "; ".join(f"{verdict.threshold} ({said(verdict)})" for verdict in unheld)
+            raise NotShownError(f"forgetting is not shown: {texts}")
 
     def require_shown(self) -> None:
         """Raises ThresholdError where a threshold fails, NotShownError where forgetting and the rest are not shown."""
@@ -212,6 +217,8 @@ def run_evaluate(
         ],
         notes=notes,
     )
+    # a judge's last bits may differ between machines: all ranks go by rank 0's verdict
+    record = cast(Record, distributed.agree(record))
     found = Evidence(record, output / RECORD_NAME, output / REPORT_NAME)
     if distributed.is_main():
         if options.classifier is None:
@@ -390,6 +397,14 @@ def _open_held_out(path: str, base: DiffusionModel, trained_on: Sequence[Dataset
                 f"judge.held_out = '{path}' shares sample {shared[0]!r} with '{dataset.path}': "
                 "held-out samples are those that no model was trained on"
             )
+    seen = np.flatnonzero(
+        forgotten_rows([dataclasses.replace(one, classes={}) for one in base.lineage.forgotten], held_out)
+    )
+    if len(seen):
+        raise ConfigError(
+            f"judge.held_out = '{path}' holds sample {held_out.key(int(seen[0]))!r}, which the model has forgotten "
+            "before: held-out samples are those that no model was trained on"
+        )
     if held_out.classes != trained_on[0].classes:
         raise ConfigError(f"judge.held_out = '{path}' has other classes than '{trained_on[0].path}'")
     if not set(labels_of(held_out)) & set(forget_labels):

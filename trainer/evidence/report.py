@@ -94,11 +94,16 @@ def _verdict(record: Record, verdict: Verdict) -> str:
     if verdict.of_class is not None:
         measurement = metrics[row_of(threshold.metric).worst_of or ""].by_class[verdict.of_class]
     mark, _ = mark_of(verdict)
-    state = {"PASS": ("", "pass"), "FAIL": (" failed", "fail"), "TOO FEW": (" open", "open")}[mark]
+    state = {
+        "PASS": ("", "pass"),
+        "FAIL": (" failed", "fail"),
+        "TOO FEW": (" open", "open"),
+        "NO FIGURE": (" open", "open"),
+    }[mark]
     compared = "a fixed limit" if threshold.model is None else f"the {threshold.model} model"
     notes = [
         f"{'lower' if threshold.at_most else 'higher'} is better, compared with {compared}",
-        said(verdict),
+        escape(said(verdict)),
         _about(measurement),
         *(["the unscrubbed model holds it too"] if record.tells_nothing(verdict) else []),
     ]

@@ -127,9 +127,11 @@ def _judge(threshold: Threshold, models: Figures, judged: str) -> Verdict:
     return min(verdicts, key=_tightness, default=_hold(threshold, None, None))
 
 
-def _tightness(verdict: Verdict) -> tuple[float, float]:
+def _tightness(verdict: Verdict) -> tuple[bool, float, float]:
+    """Least for what decides: a class out of its limit, one without a figure, the one that is nearest to its limit."""
     missing = float("-inf")
     return (
+        verdict.passed or verdict.margin is None,
         missing if verdict.margin_low is None else verdict.margin_low,
         missing if verdict.margin is None else verdict.margin,
     )
@@ -192,9 +194,11 @@ def shows_forgetting(verdict: Verdict, models: Figures) -> bool:
 
 
 def mark_of(verdict: Verdict) -> tuple[str, str]:
-    """(the word, the colour) of a threshold: PASS, FAIL, or TOO FEW samples to say that it holds."""
+    """(the word, the colour) of a threshold: PASS, FAIL, NO FIGURE, or TOO FEW samples to say that it holds."""
     if verdict.shown:
         return "PASS", "green"
+    if verdict.margin is None:
+        return "NO FIGURE", "yellow"
     return ("TOO FEW", "yellow") if verdict.passed else ("FAIL", "red")
 
 
