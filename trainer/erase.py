@@ -31,12 +31,13 @@ from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .errors import ConfigError, TrainingError
 from .evidence.collect import REPORT_NAME, Evidence, check_judge, check_yardstick, run_evaluate
 from .evidence.record import RECORD_NAME, RequestEntry, read_record
+from .evidence.retrained import check_trained_without
 from .evidence.reuse import still_holds
 from .fitting import fit
 from .lineage import describe_forgotten, forgotten_rows
 from .loop import Watch
 from .model_card import add_verdict
-from .provenance import weights_sha256
+from .provenance import DataStamp, weights_sha256
 from .run_folder import RunFolder
 from .scrubbing import check_settings, run_scrub
 
@@ -59,7 +60,7 @@ def run_erase(
 
     Raises ThresholdError, publishing nothing, where the evidence does not hold what was asked, NotShownError where it
     does not show it and `publish` asks for that; ConfigError or DataError for a request, a model or data that cannot
-    work, before anything is written.
+    work, before anything is written; for a yardstick that was trained on other samples than D_r, before the scrub.
     """
     distributed.set_up(config.engine)
     request = read_request(Path(config.request))
@@ -71,13 +72,14 @@ def run_erase(
     remaining = ~(chosen | forgotten_before)
     check_settings(config, model, labels_of(data, chosen), labels_of(data, remaining))
     check_judge(config.judge, model, data, chosen, remaining, config.request)
-    if before_evaluation is None:
-        check_yardstick(config.judge, model)
+    yardstick = check_yardstick(config.judge, model) if before_evaluation is None else None
     run = RunFolder(config, config.output)
     sets = run.path / "split"
     problem = distributed.agree(_split(given, sets, request, forgotten_before) if distributed.is_main() else None)
     if problem is not None:
         raise ConfigError(str(problem))
+    if yardstick is not None:  # hours before the evaluation asks
+        check_trained_without(yardstick, DataStamp.of(Dataset.open(sets / REMAIN_NAME)))
     left_out = int(np.count_nonzero(forgotten_before & ~chosen))
     if left_out and distributed.is_main():
         told = describe_forgotten(model.lineage.forgotten)

@@ -38,6 +38,7 @@ from erasediff.trainer.errors import ConfigError, ThresholdError, TrainingError
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.evidence.collect import Evidence
 from erasediff.trainer.evidence.record import Record, read_record
+from erasediff.trainer.lineage import Lineage, TrainedOn, write_lineage
 from erasediff.trainer.run_folder import is_finished
 from erasediff.trainer.settings import dump_toml
 from evidence_cases import make_classifier, sha256_of_file, tiny_judge
@@ -68,7 +69,7 @@ def config(digits: Path, base_model: Path, classifier: Path, tmp_path: Path) -> 
     )
 
 
-def test_a_class_is_erased_and_published(config: EraseConfig) -> None:
+def test_a_class_is_erased_and_published(config: EraseConfig, capfd: pytest.CaptureFixture[str]) -> None:
     erasure = run_erase(config)
     output = Path(config.output)
     record = read_record(output / "record.json")
@@ -83,6 +84,11 @@ def test_a_class_is_erased_and_published(config: EraseConfig) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
     run_erase(config)
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == stamps
+
+    # asked for more than is shown, it does not say that nothing is published
+    (output / "erase.toml").write_text(dump_toml(dataclasses.replace(config, publish="shown")))
+    assert main(["erase", str(output / "erase.toml")]) == 3
+    assert f"{output}/model is what an earlier call published" in capfd.readouterr().err
 
 
 def test_it_continues_after_each_stage(config: EraseConfig) -> None:
@@ -316,6 +322,16 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=r"method\.eta = -1"):
             run_erase(dataclasses.replace(config, method=EraseDiffConfig(eta=-1)))
         assert not Path(config.output).exists()
+
+    def test_a_yardstick_that_saw_other_samples_is_refused_before_the_scrub(
+        self, config: EraseConfig, tmp_path: Path
+    ) -> None:
+        yardstick = tiny.make_pipeline(tmp_path / "yardstick", seed=2)
+        write_lineage(Lineage(trained_on=(TrainedOn("all", "f" * 64, 1797),)), yardstick)
+        judge = dataclasses.replace(config.judge, retrained=str(yardstick))
+        with pytest.raises(ConfigError, match="was trained on 'all', which is not this run's remain set"):
+            run_erase(dataclasses.replace(config, judge=judge))
+        assert not (Path(config.output) / "scrub").exists()
 
 
 def inside(function: str) -> bool:
