@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from subprocess import CompletedProcess, TimeoutExpired
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -24,15 +25,29 @@ from ranks import check, run_ranks
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 WORLD_SIZES = (1, 2, 3)
+LAUNCH_SECONDS = 800  # about 100 on idle cores
+pytestmark = pytest.mark.timeout(LAUNCH_SECONDS + 50)
 
 
 @cache
-def results(world_size: int) -> dict[str, Any]:
-    """All cases of a world size: starting ranks costs more than running them."""
+def launched(world_size: int) -> tuple[list[CompletedProcess[str]], str] | TimeoutExpired:
+    """All cases of a world size, once, whatever comes of it: starting ranks costs more than running them."""
     with TemporaryDirectory() as folder:
         output = Path(folder) / "results.json"
-        check(run_ranks(world_size, [str(WORKER), str(output)]))
-        return json.loads(output.read_text())
+        try:
+            ended = run_ranks(world_size, [str(WORKER), str(output)], timeout_seconds=LAUNCH_SECONDS)
+        except TimeoutExpired as error:
+            return error
+        return ended, output.read_text() if output.exists() else "{}"
+
+
+def results(world_size: int) -> dict[str, Any]:
+    found = launched(world_size)
+    if isinstance(found, TimeoutExpired):
+        raise found
+    ended, text = found
+    check(ended)
+    return json.loads(text)
 
 
 def everywhere(cases: list[Case]) -> list[tuple[int, Case]]:
@@ -60,9 +75,9 @@ def test_bf16_adds_no_more_error_than_one_process_has(world_size: int, case: Cas
     assert found["error"] <= 2 * found["one_process_error"]
 
 
-@pytest.mark.parametrize(("world_size", "case"), everywhere(DIFFERENCE_CASES), ids=str)
-def test_differences_are_resolved_at_the_default_inner_step(world_size: int, case: Case) -> None:
-    found = results(world_size)[str(case)]
+@pytest.mark.parametrize("case", DIFFERENCE_CASES, ids=str)
+def test_differences_are_resolved_at_the_default_inner_step(case: Case) -> None:
+    found = results(2)[str(case)]
     assert found["cosine"] >= 0.9999
     assert found["g"] == pytest.approx(found["expected_g"], rel=5e-3)
 
