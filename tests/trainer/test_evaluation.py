@@ -228,6 +228,9 @@ def test_membership_by_the_loss(base_model: Path, digits: Path) -> None:
 
     members, others = (images[:12], labels[:12]), (images[12:], labels[12:])
     before = membership_auc(model, members, others, seed=4, device=CPU)
+    assert before.low is not None and before.high is not None and before.high - before.low < 0.7
+    few = membership_auc(model, (images[:9], labels[:9]), others, seed=4, device=CPU)
+    assert (few.low, few.high) == (0, 1), "nine members tell nothing"
     optimizer = torch.optim.Adam(model.unet.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(250):

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 from erasediff.trainer.evidence.intervals import difference_low, for_each_of, normal_interval, score_interval
-from erasediff.trainer.evidence.membership import membership_gap
+from erasediff.trainer.evidence.membership import MIN_SAMPLES, membership_gap
 from erasediff.trainer.evidence.metrics import Measurement, auc
 
 
@@ -70,6 +70,17 @@ def test_the_variance_of_an_auc_is_that_of_many_draws() -> None:
     assert auc(torch.zeros(1), torch.zeros(3))[1].isnan()
     low, high = normal_interval(0.6, 0.01)
     assert (low, high) == pytest.approx(scipy.stats.norm(0.6, 0.1).interval(0.95))
+
+
+@pytest.mark.parametrize(("num_members", "covers"), [(2, False), (MIN_SAMPLES, True)])
+def test_few_members_are_too_few_for_a_normal_interval(num_members: int, covers: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hits = 0
+    for _ in range(1000):
+        area, variance = auc(torch.randn(num_members, generator=generator), torch.randn(200, generator=generator))
+        low, high = normal_interval(area.item(), variance.item())
+        hits += low <= 0.5 <= high
+    assert (hits >= 890) == covers
 
 
 @pytest.mark.parametrize(
