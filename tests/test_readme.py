@@ -20,6 +20,7 @@ def test_the_python_snippet_runs(digits: Path, base_model: Path, tmp_path: Path)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "scrubbed" / "model_index.json").exists()
+    assert (tmp_path / "scrubbed" / "erasediff.json").exists()
 
 
 def test_the_commands_it_names_exist() -> None:
