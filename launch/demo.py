@@ -24,7 +24,6 @@ Result = TypeVar("Result")
 NULL_CLASS = 10
 # every ninth digit is kept from all models: what membership compares the forgotten ones with
 HELD_OUT_EVERY = 9
-_EXPECTED_SECONDS = 120
 _EXPECTED_MEGABYTES = 20
 _REQUEST = """\
 id = "demo"
@@ -107,7 +106,7 @@ def _plan(folder: Path, digit: int) -> str:
         f"{digit}\n"
         f"  2  erase the {digit} from the first: 100 steps on the forget and the remain set\n"
         "  3  measure both and the scrubbed one side by side, and write the report\n\n"
-        f"About {_EXPECTED_SECONDS} s on 2 idle cores, {_EXPECTED_MEGABYTES} MB in {folder}/. "
+        f"A few minutes on 2 idle cores, {_EXPECTED_MEGABYTES} MB in {folder}/. "
         "The same command continues where it stopped.\n"
     )
 
