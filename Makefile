@@ -41,8 +41,9 @@ demo: install
 hero: demo
 	$(BIN)/python -m erasediff.launch.hero demo docs/hero.webp
 
+# a file's tests share what it has launched; more workers would only wait for each other's ranks
 test: install
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow'
 
 test-slow: install
 	$(BIN)/pytest -m slow

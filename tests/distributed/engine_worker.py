@@ -15,13 +15,9 @@ from engine_cases import (
     DEVICE,
     DIFFERENCE_CASES,
     DIFFERENCES,
-    EXACT_CASES,
     METHODS,
     NUM_ITERATIONS,
     OPTIMIZERS,
-    ROUNDED_CASES,
-    ROUNDED_SPREAD_CASES,
-    SPREAD_CASES,
     SPREADS,
     Case,
     Reference,
@@ -29,11 +25,13 @@ from engine_cases import (
     ToyBatch,
     distance,
     dot,
+    exact_cases,
     global_batch,
     make_module,
     micro_batches,
     norm,
     per_sample_loss,
+    rounded_cases,
 )
 from erasediff.trainer import distributed
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig
@@ -182,21 +180,17 @@ def main() -> None:
     gc.freeze()  # DeepSpeed collects garbage at every start: spare it the modules
     reference = Reference(WORLD_SIZE)
     expected: dict[tuple[str, str], list[ReferenceStep]] = {}
-    for case in EXACT_CASES if RANK == 0 else []:
+    for case in exact_cases(WORLD_SIZE) if RANK == 0 else []:
         key = (case.method, case.optimizer)
         if key not in expected:
             expected[key] = reference.steps(METHODS[case.method], OPTIMIZERS[case.optimizer])
     results: dict[str, Any] = {}
-    for case in EXACT_CASES:
+    for case in exact_cases(WORLD_SIZE):
         results[str(case)] = run_exact(case, expected.get((case.method, case.optimizer)), device)
-    for case in ROUNDED_CASES:
+    for case in rounded_cases(WORLD_SIZE):
         results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
     results["wrong"] = run_wrong(expected.get(("envelope-norm", "sgd")), device)
     precisions = ["fp32", "bf16"]
-    for case in SPREAD_CASES if WORLD_SIZE == 2 else []:
-        results[str(case)] = run_exact(case, expected.get((case.method, case.optimizer)), device)
-    for case in ROUNDED_SPREAD_CASES if WORLD_SIZE == 2 else []:
-        results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
     # what the number of ranks does not change, on a CPU on one number of them
     if WORLD_SIZE == 2 or DEVICE.type == "cuda":
         precisions.append("bf16-autocast")

@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 from engine_cases import (
     DIFFERENCE_CASES,
-    EXACT_CASES,
-    ROUNDED_CASES,
-    ROUNDED_SPREAD_CASES,
-    SPREAD_CASES,
     THETA_TOLERANCE,
     Case,
+    exact_cases,
+    rounded_cases,
 )
 from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.distributed import collective_timeout
@@ -50,14 +48,8 @@ def results(world_size: int) -> dict[str, Any]:
     return json.loads(text)
 
 
-def everywhere(cases: list[Case]) -> list[tuple[int, Case]]:
-    return [(world_size, case) for case in cases for world_size in WORLD_SIZES]
-
-
-@pytest.mark.parametrize(
-    ("world_size", "case"), [*everywhere(EXACT_CASES), *((2, case) for case in SPREAD_CASES)], ids=str
-)
-def test_three_iterations_equal_the_reference(world_size: int, case: Case) -> None:
+@pytest.mark.parametrize(("world_size", "case"), [(n, case) for n in WORLD_SIZES for case in exact_cases(n)], ids=str)
+def test_iterations_equal_the_reference(world_size: int, case: Case) -> None:
     for iteration in results(world_size)[str(case)]:
         assert iteration["delta"] <= 1e-6
         assert iteration["theta"] <= THETA_TOLERANCE[case.optimizer]
@@ -66,9 +58,7 @@ def test_three_iterations_equal_the_reference(world_size: int, case: Case) -> No
         assert iteration["traces"] == 0, "φ left a trace in θ or in the optimizer's state"
 
 
-@pytest.mark.parametrize(
-    ("world_size", "case"), [*everywhere(ROUNDED_CASES), *((2, case) for case in ROUNDED_SPREAD_CASES)], ids=str
-)
+@pytest.mark.parametrize(("world_size", "case"), [(n, case) for n in WORLD_SIZES for case in rounded_cases(n)], ids=str)
 def test_bf16_adds_no_more_error_than_one_process_has(world_size: int, case: Case) -> None:
     found = results(world_size)[str(case)]
     assert found["one_process_error"] > 0

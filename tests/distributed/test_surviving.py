@@ -37,8 +37,10 @@ class Run:
             *("--train.checkpointing-steps", "3", "--optimizer.ema-decay", "0.5"),
         ]
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        launch = [sys.executable, "-m", "erasediff.launch", "launch", "local", "-n", "2", "--kill-delay-seconds", "20"]
+    def start(self, *options: str, num_ranks: int = 2) -> subprocess.Popen[str]:
+        launch = [sys.executable, "-m", "erasediff.launch"]
+        if num_ranks > 1:
+            launch += ["launch", "local", "-n", str(num_ranks), "--kill-delay-seconds", "20"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         return subprocess.Popen(
             [*launch, *self.scrub, *options],
@@ -49,8 +51,8 @@ class Run:
             start_new_session=True,
         )
 
-    def start_until(self, reached: Callable[[], bool], *options: str) -> subprocess.Popen[str]:
-        launcher = self.start(*options)
+    def start_until(self, reached: Callable[[], bool], *options: str, num_ranks: int = 2) -> subprocess.Popen[str]:
+        launcher = self.start(*options, num_ranks=num_ranks)
         deadline = time.monotonic() + 200
         while not reached():
             assert launcher.poll() is None, launcher.communicate()[1]
@@ -222,12 +224,12 @@ def test_a_rank_that_hangs_is_named_and_both_end(digits: Path, base_model: Path,
 
 def test_two_starts_of_one_run_do_not_meet(digits: Path, base_model: Path, tmp_path: Path) -> None:
     run = Run(digits, base_model, tmp_path / "run")
-    first = run.start_until(run.after_steps(1))
-    for pid in ranks_of(first):
-        os.kill(pid, signal.SIGSTOP)
-    second = run.start()
+    first = run.start_until(run.after_steps(1), num_ranks=1)
+    first.send_signal(signal.SIGSTOP)
+    second = run.start(num_ranks=1)
     _, said = second.communicate(timeout=200)
-    kill_everything(first)
+    first.kill()
+    first.communicate()
     assert second.returncode == 2
     assert "another process is working on this run" in said
     assert "Traceback" not in said
@@ -326,21 +328,6 @@ def test_a_sample_that_one_rank_cannot_read_is_left_out_if_allowed(
     assert f"'{bad}': cannot be decoded" in said and said.count("left out") == 1
     assert history(run.output)[1]["bad_samples"] == [bad]
     assert [line["step"] for line in run.metrics()] == list(range(NUM_STEPS))
-
-
-def test_a_default_that_an_upgrade_changed_is_named_and_can_be_set(
-    digits: Path, base_model: Path, tmp_path: Path
-) -> None:
-    run = Run(digits, base_model, tmp_path / "run")
-    # begun when 1.5 was the default, and when a setting of today did not exist
-    kill_everything(run.start_until(run.when_published(), "--method.lambda-cap", "1.5"))
-    config = run.output / "config.toml"
-    config.write_text("".join(line for line in config.read_text().splitlines(True) if "descent_every" not in line))
-    said = run.ends_with(2)
-    assert "holds another run: method.lambda_cap = 1.5 there, 3.0 here; set it as it is there to continue" in said
-    run.finish("--method.lambda-cap", "1.5")
-    assert run.ends() == [None, "finished"]
-    assert len(run.metrics()) == NUM_STEPS
 
 
 @pytest.mark.slow

@@ -9,11 +9,9 @@ import pytest
 import torch
 from engine_cases import (
     DIFFERENCE_CASES,
-    EXACT_CASES,
-    ROUNDED_CASES,
-    ROUNDED_SPREAD_CASES,
-    SPREAD_CASES,
     THETA_TOLERANCE,
+    exact_cases,
+    rounded_cases,
 )
 from erasediff.shards import Dataset, Stream
 from erasediff.trainer import distributed, methods, models
@@ -33,12 +31,12 @@ def test_every_stage_and_precision_equals_the_reference(tmp_path: Path) -> None:
     world_size = min(2, torch.cuda.device_count())
     check(run_ranks(world_size, [str(WORKER), str(output)], environment={"ENGINE_TEST_DEVICE": "cuda"}))
     results = json.loads(output.read_text())
-    for case in EXACT_CASES + (SPREAD_CASES if world_size == 2 else []):
+    for case in exact_cases(world_size):
         for iteration in results[str(case)]:
             assert iteration["delta"] <= 1e-6, case
             assert iteration["theta"] <= THETA_TOLERANCE[case.optimizer], case
             assert iteration["traces"] == 0, case
-    for case in ROUNDED_CASES + (ROUNDED_SPREAD_CASES if world_size == 2 else []):
+    for case in rounded_cases(world_size):
         assert results[str(case)]["error"] <= 2 * results[str(case)]["one_process_error"], case
     for case in DIFFERENCE_CASES:
         found = results[str(case)]

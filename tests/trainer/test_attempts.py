@@ -15,7 +15,7 @@ import pytest
 import torch
 from erasediff.trainer import attempts, files, run_folder
 from erasediff.trainer.attempts import Attempt, chain, history, read_metrics
-from erasediff.trainer.config import EngineConfig, ModelConfig, ScrubConfig, TrainConfig
+from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, ScrubConfig, TrainConfig
 from erasediff.trainer.engine import ShardedModel
 from erasediff.trainer.errors import ConfigError, TrainingError
 from erasediff.trainer.identity import FREE_KEYS, free_settings, what_counts, without_free
@@ -260,3 +260,27 @@ def test_what_a_full_disk_stops_names_its_file(small_disk: Path) -> None:
     filled.unlink()
     assert history(run.path)[0]["ended"] is None, "what was there is whole"
     assert [line["step"] for line in read_metrics(run.path)][:2] == [0, 1]
+
+
+def test_a_default_that_an_upgrade_changed_is_named_and_can_be_set(
+    digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    train = TrainConfig(max_train_steps=4, train_batch_size=4, checkpointing_steps=2)
+
+    def config(**method: float) -> ScrubConfig:
+        return tiny_config(digits, base_model, tmp_path / "run", method=EraseDiffConfig(**method), train=train)  # pyright: ignore[reportArgumentType]
+
+    def kill(step: int, _: ShardedModel) -> None:
+        if step == 3:
+            raise Killed
+
+    # begun when 1.5 was the default, and when a setting of today did not exist
+    with pytest.raises(Killed):
+        run_scrub(config(lambda_cap=1.5), watch=kill)
+    recorded = tmp_path / "run" / "config.toml"
+    recorded.write_text("".join(line for line in recorded.read_text().splitlines(True) if "descent_every" not in line))
+    with pytest.raises(ConfigError, match=r"method.lambda_cap = 1.5 there, 3.0 here; set it as it is there to conti"):
+        run_scrub(config())
+    run_scrub(config(lambda_cap=1.5))
+    assert [start["ended"] for start in history(tmp_path / "run")] == [None, "finished"]
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [0, 1, 2, 3]
