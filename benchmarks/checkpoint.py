@@ -19,12 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from erasediff.trainer import distributed, models
-from erasediff.trainer.attempts import Attempt
-from erasediff.trainer.checkpoint import Checkpoints
 from erasediff.trainer.config import EngineConfig, OptimizerConfig, UNetConfig
-from erasediff.trainer.engine import ShardedModel
-from erasediff.trainer.identity import Identity
+from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.ranks import collectives
+from erasediff.trainer.run.attempts import Attempt
+from erasediff.trainer.run.checkpoint import Checkpoints
+from erasediff.trainer.run.identity import Identity
 
 BATCH_SIZE = 64
 NUM_STEPS = 6
@@ -57,7 +58,7 @@ def step(model: ShardedModel, number: int) -> None:
 
 def row(channels: tuple[int, ...], folder: Path) -> str:
     engine = EngineConfig(device="cpu", num_threads=1)
-    device = distributed.set_up(engine)
+    device = collectives.set_up(engine)
     unet = models.make(UNetConfig(block_out_channels=channels), image_size=8, channels=1, num_classes=10).unet
     model = ShardedModel(unet, engine, OptimizerConfig(ema_decay=0.9), device, max_train_steps=1000)
     for number in range(2):
@@ -131,7 +132,7 @@ def main() -> None:
     for channels in ((32, 64), (128, 256)):
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             print(row(channels, Path(folder)), flush=True)
-    distributed.tear_down()
+    collectives.tear_down()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         print(f"\n{whole_scrubs(Path(folder))}")
 

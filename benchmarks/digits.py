@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 import tyro
-from erasediff.shards.build import build
-from erasediff.shards.split import split
-from erasediff.trainer import distributed, models
+from erasediff.shards.requests.split import split
+from erasediff.shards.writing.build import build
 from erasediff.trainer.config import (
     EngineConfig,
     EraseDiffConfig,
@@ -39,8 +38,10 @@ from erasediff.trainer.evidence.collect import Scrubbed, make_bench, run_entry
 from erasediff.trainer.evidence.evaluation import Bench, Samples, evaluate
 from erasediff.trainer.evidence.retrained import retrain
 from erasediff.trainer.files import write_json
+from erasediff.trainer.models import unet2d as models
 from erasediff.trainer.pretrain import run_pretrain
-from erasediff.trainer.provenance import now, versions
+from erasediff.trainer.ranks import collectives
+from erasediff.trainer.run.provenance import now, versions
 from erasediff.trainer.scrubbing import run_scrub
 
 NULL_CLASS = 10
@@ -177,7 +178,7 @@ def _file_name(name: str) -> str:
 
 def run_missing(options: Options) -> None:
     """Seed by seed, so that a run cut short has the first seeds of everything."""
-    distributed.set_up(ENGINE)
+    collectives.set_up(ENGINE)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "rows").mkdir(exist_ok=True)
     if not (options.output / "data").exists():

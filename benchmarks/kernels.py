@@ -35,7 +35,7 @@ import torch
 from erasediff.kernels.combine import combine_
 from erasediff.kernels.displace import displace
 from erasediff.kernels.inner_products import inner_products, inner_products_by_parameter
-from erasediff.kernels.shard import ParameterTable
+from erasediff.kernels.table import ParameterTable
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]

@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 from erasediff.shards import Dataset, Stream
-from erasediff.trainer import distributed, methods, models
-from erasediff.trainer.checks import labels_of
+from erasediff.trainer import methods
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, OptimizerConfig
-from erasediff.trainer.diffusion import DiffusionBatch, DiffusionObjective
-from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.class_names import labels_of
+from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
+from erasediff.trainer.ranks import collectives
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -121,7 +123,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=5)
     parser.add_argument("--xi", type=float, nargs="+", default=[1e-3, 1e-2])
     options = parser.parse_args()
-    distributed.set_up(EngineConfig(device="cpu"))
+    collectives.set_up(EngineConfig(device="cpu"))
     model = models.load(ModelConfig(path=options.model, null_class=options.null_class))
     theta = {name: value.detach().clone() for name, value in model.unet.named_parameters()}
     forget, remain = Dataset.open(options.forget), Dataset.open(options.remain)

@@ -26,11 +26,12 @@ from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from erasediff.trainer import distributed, methods
+from erasediff.trainer import methods
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig, FinetuneConfig, MethodConfig, OptimizerConfig
-from erasediff.trainer.cost import Cost, cost
-from erasediff.trainer.diffusion import DiffusionBatch
-from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.objectives.diffusion import DiffusionBatch
+from erasediff.trainer.ranks import collectives
+from erasediff.trainer.run.cost import Cost, cost
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
@@ -208,7 +209,7 @@ def main() -> int:
     parser.add_argument("--precision", choices=("fp32", "bf16-autocast", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=20)
     options = parser.parse_args()
-    device = distributed.set_up(EngineConfig())
+    device = collectives.set_up(EngineConfig())
     for name, config in READINGS.items():
         error = error_of(config, device)
         if not error <= 1e-5:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .shard import ParameterTable, as_dtype, check_shards, check_table
+from .table import ParameterTable, as_dtype, check_shards, check_table
 from .tiles import CPU_CHUNK, LARGEST, SMALLEST
 
 

@@ -9,8 +9,15 @@ import triton.language as tl
 from torch import Tensor
 
 from .index_triton import first_element
-from .shard import ParameterTable
-from .tiles import ALIGNMENT, ELEMENTWISE_TILE, FP_FUSION, LARGEST, NUM_WARPS, SMALLEST
+from .table import ParameterTable
+from .tiles import (
+    ALIGNMENT,
+    ELEMENTWISE_TILE,
+    FP_FUSION,
+    LARGEST,
+    NUM_WARPS,
+    SMALLEST,
+)
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .shard import as_dtype, check_shards
+from .table import as_dtype, check_shards
 from .tiles import CPU_CHUNK
 
 

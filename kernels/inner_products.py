@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .shard import ParameterTable, as_dtype, check_result, check_shards, check_table
+from .table import ParameterTable, as_dtype, check_result, check_shards, check_table
 from .tiles import CPU_CHUNK, CPU_ROW, FIRST_ORDER_CPU_ROW, SMALL
 
 

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .index_triton import first_element
-from .shard import ParameterTable
+from .table import ParameterTable
 from .tiles import (
     ALIGNMENT,
     CHUNK,

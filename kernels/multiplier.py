@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .shard import check_result
+from .table import check_result
 
 Barrier = Literal["norm", "value"]
 

@@ -7,7 +7,7 @@ from .cli import main
 
 status = main()
 if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
-    from ..trainer.distributed import end_process
+    from ..trainer.ranks.collectives import end_process
 
     end_process(status)
 sys.exit(status)

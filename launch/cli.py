@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Protocol
 
 from ..shards.errors import DataError
-from ..trainer.errors import ConfigError, Interrupted, LostRankError, NotShownError, OneRankError, TrainingError
+from ..trainer.errors import (
+    ConfigError,
+    Interrupted,
+    LostRankError,
+    NotShownError,
+    OneRankError,
+    TrainingError,
+)
 from ..trainer.files import write_text
 from .options import parse
 

@@ -51,8 +51,8 @@ class Demo:
         training, held_out = _data(folder, digit)
 
         from ..trainer.config import EngineConfig, PretrainConfig
+        from ..trainer.config.toml import dump_toml
         from ..trainer.pretrain import run_pretrain
-        from ..trainer.settings import dump_toml
 
         def pretrain(data: Path, output: str) -> PretrainConfig:
             return PretrainConfig(str(data), str(folder / output), engine=EngineConfig(num_threads=1))
@@ -113,10 +113,10 @@ def _plan(folder: Path, digit: int) -> str:
 
 def _data(folder: Path, digit: int) -> tuple[Path, Path]:
     """(what models are trained on, what no model sees); also the request, and D_r for the yardstick in sets/."""
-    from ..shards.build import build
     from ..shards.dataset import Dataset
-    from ..shards.request import Request, Selector
-    from ..shards.split import split
+    from ..shards.requests.request import Request, Selector
+    from ..shards.requests.split import split
+    from ..shards.writing.build import build
 
     data, parts, sets = folder / "data", folder / "parts", folder / "sets"
     if not data.exists():

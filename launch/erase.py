@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..trainer import stopping
 from ..trainer.config import EraseConfig
+from ..trainer.ranks import meeting
 from .options import read_settings
 
 
@@ -22,11 +22,11 @@ class Erase:
         return cls(read_settings(EraseConfig, words, prog=prog))
 
     def run(self) -> None:
-        with stopping.on_signals():
-            from ..trainer.distributed import is_main, leaving_together
+        with meeting.on_signals():
             from ..trainer.erase import run_erase
             from ..trainer.errors import ThresholdError
             from ..trainer.evidence.record import RECORD_NAME
+            from ..trainer.ranks.collectives import is_main, leaving_together
             from .evidence_table import show
 
             with leaving_together():

@@ -18,7 +18,7 @@ class Sample:
         return cls(read_settings(SampleConfig, words, prog=prog))
 
     def run(self) -> None:
-        from ..trainer.sampling import run_sample
+        from ..trainer.models.sampling import run_sample
 
         print(f"picture: {run_sample(self.config)}")
 
@@ -32,8 +32,8 @@ class Evaluate:
         return cls(read_settings(EvaluateConfig, words, prog=prog))
 
     def run(self) -> None:
-        from ..trainer.distributed import is_main
         from ..trainer.evidence.collect import run_evaluate
+        from ..trainer.ranks.collectives import is_main
         from .evidence_table import show
 
         evidence = run_evaluate(self.config)

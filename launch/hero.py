@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..trainer.config import SamplingConfig, ScrubConfig
-from ..trainer.engine import ShardedModel
+from ..trainer.config.toml import decode, read_toml
+from ..trainer.engine.sharded_model import ShardedModel
 from ..trainer.errors import ConfigError
-from ..trainer.sampling import to_pixels
+from ..trainer.models.sampling import to_pixels
 from ..trainer.scrubbing import run_scrub
-from ..trainer.settings import decode, read_toml
 from .preview import digits_shape, sample_now
 
 FRAME_EVERY = 4  # steps

@@ -68,8 +68,8 @@ class Local:
         """Leaves through SystemExit with the exit status of the rank that failed first."""
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 
-        from ..trainer.provenance import now
-        from ..trainer.run_folder import LOGS_NAME
+        from ..trainer.run.folder import LOGS_NAME
+        from ..trainer.run.provenance import now
         from .ranks import Ranks
 
         num_ranks = self.options.num_processes

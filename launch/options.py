@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import tyro
 
 from ..trainer.config import METHOD_CONFIGS, EraseDiffConfig, Settings, default_sections
+from ..trainer.config.toml import NONE, as_dict, decode, read_toml
 from ..trainer.errors import ConfigError
-from ..trainer.settings import NONE, as_dict, decode, read_toml
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 OptionsT = TypeVar("OptionsT")

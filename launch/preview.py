@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..trainer import models
 from ..trainer.config import SamplingConfig, UNetConfig
-from ..trainer.distributed import is_main
-from ..trainer.engine import ShardedModel
-from ..trainer.models import DiffusionModel
-from ..trainer.sampling import denoise, to_pixels
+from ..trainer.engine.sharded_model import ShardedModel
+from ..trainer.models import unet2d as models
+from ..trainer.models.sampling import denoise, to_pixels
+from ..trainer.models.unet2d import DiffusionModel
+from ..trainer.ranks.collectives import is_main
 
 _SHADES = " ░▒▓█"
 _SAMPLING = SamplingConfig(num_inference_steps=10)

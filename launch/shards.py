@@ -36,8 +36,8 @@ class Build:
 
     def run(self) -> None:
         """Write the dataset and print a summary; raises `DataError`."""
-        from ..shards.build import build
-        from ..shards.progress import show_progress
+        from ..shards.writing.build import build
+        from ..shards.writing.progress import show_progress
 
         with show_progress("shards") as progress:
             dataset = build(
@@ -78,9 +78,9 @@ class Split:
     def run(self) -> None:
         """Write both sets and print a summary; raises `DataError`."""
         from ..shards.dataset import Dataset
-        from ..shards.progress import show_progress
-        from ..shards.split import split
-        from ..trainer.class_names import rows_forgotten_by
+        from ..shards.requests.split import split
+        from ..shards.writing.progress import show_progress
+        from ..trainer.models.class_names import rows_forgotten_by
 
         dataset = Dataset.open(self.dataset)
         left_out = None if self.model is None else rows_forgotten_by(self.model, dataset)
@@ -116,9 +116,9 @@ class Verify:
 
     def run(self) -> None:
         """Print each problem; raises `DataError` at the end if there was one."""
+        from ..shards.checking.verify import verify
         from ..shards.errors import DataError
-        from ..shards.progress import show_progress
-        from ..shards.verify import verify
+        from ..shards.writing.progress import show_progress
 
         with show_progress("shards") as progress:
             problems = verify(self.folder, decode=self.decode, num_workers=self.num_workers, progress=progress)
@@ -140,8 +140,8 @@ class Inspect:
 
     def run(self) -> None:
         """Print the summary and write the sheet; raises `DataError`."""
+        from ..shards.checking.inspect import save_sheet, summarise
         from ..shards.dataset import Dataset
-        from ..shards.inspect import save_sheet, summarise
 
         dataset = Dataset.open(self.dataset)
         summary = summarise(dataset)

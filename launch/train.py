@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..trainer import stopping
 from ..trainer.config import METHOD_CONFIGS, PretrainConfig, ScrubConfig
+from ..trainer.ranks import meeting
 from .options import read_settings
 
 
@@ -20,9 +20,9 @@ class Pretrain:
         return cls(read_settings(PretrainConfig, words, prog=prog))
 
     def run(self) -> None:
-        with stopping.on_signals():
-            from ..trainer.distributed import is_main, leaving_together
+        with meeting.on_signals():
             from ..trainer.pretrain import run_pretrain
+            from ..trainer.ranks.collectives import is_main, leaving_together
 
             with leaving_together():
                 model = run_pretrain(self.config)
@@ -48,8 +48,8 @@ class Scrub:
         return cls(read_settings(ScrubConfig, words, prog=prog, note=note), dry_run)
 
     def run(self) -> None:
-        with stopping.on_signals():
-            from ..trainer.distributed import is_main, leaving_together
+        with meeting.on_signals():
+            from ..trainer.ranks.collectives import is_main, leaving_together
             from ..trainer.scrubbing import dry_run, run_scrub
 
             if self.dry_run:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError, shorten
-from .images import decode
-from .index import EXTENSIONS, NO_LABEL, fingerprint, hash_numbers, load_index
-from .manifest import INDEX_NAME, ImageShape, Manifest, read_manifest
-from .shard_files import ShardFiles
+from .format.images import decode
+from .format.index import EXTENSIONS, NO_LABEL, fingerprint, hash_numbers, load_index
+from .format.manifest import INDEX_NAME, ImageShape, Manifest, read_manifest
+from .format.shard_files import ShardFiles
 
 
 @dataclass(frozen=True)

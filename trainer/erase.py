@@ -22,23 +22,24 @@ import numpy as np
 
 from ..shards.dataset import Dataset
 from ..shards.errors import DataError
-from ..shards.request import Request, read_request
-from ..shards.select import select
-from ..shards.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
-from . import distributed, models, stopping
-from .checks import labels_of
+from ..shards.requests.request import Request, read_request
+from ..shards.requests.select import select
+from ..shards.requests.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .errors import ConfigError, TrainingError
 from .evidence.collect import REPORT_NAME, Evidence, check_judge, check_yardstick, run_evaluate
 from .evidence.record import RECORD_NAME, RequestEntry, read_record
 from .evidence.retrained import check_trained_without
 from .evidence.reuse import still_holds
-from .fitting import fit
-from .lineage import describe_forgotten, forgotten_rows
-from .loop import Watch
-from .model_card import add_verdict
-from .provenance import DataStamp, weights_sha256
-from .run_folder import RunFolder
+from .models import unet2d as models
+from .models.card import add_verdict
+from .models.class_names import labels_of
+from .models.fitting import fit
+from .models.lineage import describe_forgotten, forgotten_rows
+from .ranks import collectives, meeting
+from .run.folder import RunFolder
+from .run.loop import Watch
+from .run.provenance import DataStamp, weights_sha256
 from .scrubbing import check_settings, run_scrub
 
 
@@ -62,7 +63,7 @@ def run_erase(
     does not show it and `publish` asks for that; ConfigError or DataError for a request, a model or data that cannot
     work, before anything is written; for a yardstick that was trained on other samples than D_r, before the scrub.
     """
-    distributed.set_up(config.engine)
+    collectives.set_up(config.engine)
     request = read_request(Path(config.request))
     given = Dataset.open(config.data)
     chosen = select(given, request)
@@ -75,13 +76,13 @@ def run_erase(
     yardstick = check_yardstick(config.judge, model) if before_evaluation is None else None
     run = RunFolder(config, config.output)
     sets = run.path / "split"
-    problem = distributed.agree(_split(given, sets, request, forgotten_before) if distributed.is_main() else None)
+    problem = collectives.agree(_split(given, sets, request, forgotten_before) if collectives.is_main() else None)
     if problem is not None:
         raise ConfigError(str(problem))
     if yardstick is not None:  # hours before the evaluation asks
         check_trained_without(yardstick, DataStamp.of(Dataset.open(sets / REMAIN_NAME)))
     left_out = int(np.count_nonzero(forgotten_before & ~chosen))
-    if left_out and distributed.is_main():
+    if left_out and collectives.is_main():
         told = describe_forgotten(model.lineage.forgotten)
         print(f"left out    {left_out:,} samples that the model has forgotten before ({told})")
     scrub = ScrubConfig(
@@ -95,12 +96,12 @@ def run_erase(
         engine=config.engine,
     )
     scrubbed = run_scrub(scrub, watch=watch)
-    stopping.check()
+    meeting.check()
     if before_evaluation is not None:
         before_evaluation()
-    scrub_run, is_main = Path(scrub.output), distributed.is_main()
-    recorded = distributed.together(lambda: _recorded(run.path, config, scrub_run, scrubbed) if is_main else None)
-    evidence = cast(Evidence | None, distributed.agree(recorded))
+    scrub_run, is_main = Path(scrub.output), collectives.is_main()
+    recorded = collectives.together(lambda: _recorded(run.path, config, scrub_run, scrubbed) if is_main else None)
+    evidence = cast(Evidence | None, collectives.agree(recorded))
     if evidence is None:
         entry = RequestEntry(request.id, request.date.isoformat() if request.date else None, request.reason)
         judged = EvaluateConfig(run=scrub.output, data=config.data, judge=config.judge)

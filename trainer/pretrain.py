@@ -9,29 +9,31 @@ import torch
 
 from ..shards.dataset import Dataset
 from ..shards.errors import shorten
-from . import distributed, models
-from .checks import check_engine, check_optimizer, check_train, labels_of
 from .config import FinetuneConfig, PretrainConfig
-from .effects import effect_notes, situation
 from .errors import ConfigError
-from .fitting import fit, names_for
-from .lineage import Lineage, TrainedOn
-from .loop import Watch
-from .provenance import DataStamp, PretrainInputs
-from .run_folder import RunFolder
-from .train import train
+from .models import unet2d as models
+from .models.class_names import labels_of
+from .models.fitting import fit, names_for
+from .models.lineage import Lineage, TrainedOn
+from .ranks import collectives
+from .run.checks import check_engine, check_optimizer, check_train
+from .run.effects import effect_notes, situation
+from .run.folder import RunFolder
+from .run.loop import Watch
+from .run.provenance import DataStamp, PretrainInputs
+from .run.training import train
 
 
 def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues the training; returns the pipeline's folder. All ranks call it."""
     config = dataclasses.replace(config, optimizer=config.optimizer.fitted(config.train.max_train_steps))
-    device = distributed.set_up(config.engine)
-    data, model = distributed.together(lambda: _plan(config))
+    device = collectives.set_up(config.engine)
+    data, model = collectives.together(lambda: _plan(config))
     run = RunFolder(config, config.output)
     inputs = PretrainInputs(DataStamp.of(data))
     run.hold_to(inputs)
     if not run.is_finished:
-        if distributed.is_main():
+        if collectives.is_main():
             for note in effect_notes(situation(FinetuneConfig(), config)):
                 print(note)
         train(

@@ -12,16 +12,6 @@ from diffusers import DiffusionPipeline
 
 from ..shards.dataset import Dataset, check_disjoint
 from ..shards.errors import shorten
-from . import distributed, models
-from .checks import (
-    check_engine,
-    check_labels,
-    check_method,
-    check_optimizer,
-    check_precision,
-    check_train,
-    labels_of,
-)
 from .config import (
     LATER,
     EngineConfig,
@@ -33,18 +23,36 @@ from .config import (
     ScrubConfig,
     TrainConfig,
 )
-from .cost import cost
-from .effects import effect_notes, situation
+from .config.toml import dump_toml
 from .errors import ConfigError
 from .files import open_up
-from .fitting import Fitted, data_notes, fit, names_for
-from .lineage import LINEAGE_NAME, Forgotten, Lineage, TrainedOn, describe_forgotten, forgotten_rows
-from .loop import Watch
-from .models import DiffusionModel
-from .provenance import DataStamp, Inputs, check_inputs, weights_sha256
-from .run_folder import RunFolder, check_output, is_finished
-from .settings import dump_toml
-from .train import train as run_training
+from .models import unet2d as models
+from .models.class_names import labels_of
+from .models.fitting import Fitted, data_notes, fit, names_for
+from .models.lineage import (
+    LINEAGE_NAME,
+    Forgotten,
+    Lineage,
+    TrainedOn,
+    describe_forgotten,
+    forgotten_rows,
+)
+from .models.unet2d import DiffusionModel
+from .ranks import collectives
+from .run.checks import (
+    check_engine,
+    check_labels,
+    check_method,
+    check_optimizer,
+    check_precision,
+    check_train,
+)
+from .run.cost import cost
+from .run.effects import effect_notes, situation
+from .run.folder import RunFolder, check_output, is_finished
+from .run.loop import Watch
+from .run.provenance import DataStamp, Inputs, check_inputs, weights_sha256
+from .run.training import train as run_training
 
 
 def scrub(
@@ -89,9 +97,9 @@ def scrub(
 
 def _save_given(pipeline: DiffusionPipeline, folder: Path, engine: EngineConfig) -> Path:
     """A loaded pipeline as a folder beside the run; there already, with the same weights, when a run is continued."""
-    distributed.set_up(engine)
+    collectives.set_up(engine)
     problem = None
-    if distributed.is_main():
+    if collectives.is_main():
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         pipeline.save_pretrained(partial)
@@ -105,7 +113,7 @@ def _save_given(pipeline: DiffusionPipeline, folder: Path, engine: EngineConfig)
             if _hash(folder) != _hash(partial):
                 problem = f"'{folder}' holds another model than the one given: remove it, or choose another output"
             shutil.rmtree(partial)
-    problem = distributed.agree(problem)
+    problem = collectives.agree(problem)
     if problem is not None:
         raise ConfigError(str(problem))
     return folder
@@ -250,7 +258,7 @@ def fitted(config: ScrubConfig) -> ScrubConfig:
 def dry_run(config: ScrubConfig) -> str:
     """What `--dry-run` prints. Raises ConfigError or DataError where the run would be refused; writes nothing."""
     config = fitted(config)
-    distributed.check_device(config.engine)
+    collectives.check_device(config.engine)
     check_output(config, config.output)
     planned, run = plan(config), Path(config.output)
     check_inputs(run, planned.inputs())
@@ -261,14 +269,14 @@ def dry_run(config: ScrubConfig) -> str:
 def run_scrub(config: ScrubConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues a scrub; returns the folder of the scrubbed pipeline. All ranks call it."""
     config = fitted(config)
-    device = distributed.set_up(config.engine)
-    planned = distributed.together(lambda: plan(config))
+    device = collectives.set_up(config.engine)
+    planned = collectives.together(lambda: plan(config))
     run = RunFolder(config, config.output)
     inputs = planned.inputs()
     run.hold_to(inputs)
     if run.is_finished:
         return run.model_path
-    if distributed.is_main():
+    if collectives.is_main():
         for note in planned.notes():
             print(note)
     run_training(

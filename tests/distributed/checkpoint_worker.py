@@ -11,13 +11,13 @@ from typing import Any
 
 from engine_cases import METHODS, OPTIMIZERS, Case, global_batch, make_module, micro_batches
 from engine_worker import ToyObjective
-from erasediff.trainer import distributed
-from erasediff.trainer.attempts import Attempt
-from erasediff.trainer.checkpoint import Checkpoints
 from erasediff.trainer.config import EngineConfig
-from erasediff.trainer.engine import ShardedModel
-from erasediff.trainer.identity import Identity
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.methods import Update, make
+from erasediff.trainer.ranks import collectives
+from erasediff.trainer.run.attempts import Attempt
+from erasediff.trainer.run.checkpoint import Checkpoints
+from erasediff.trainer.run.identity import Identity
 from safetensors.torch import save_file
 
 METHOD = METHODS["envelope-norm"]
@@ -25,7 +25,7 @@ METHOD = METHODS["envelope-norm"]
 
 def update(model: ShardedModel, step: int) -> Update:
     method = make(METHOD, ToyObjective())  # pyright: ignore[reportArgumentType]
-    rank, world_size = distributed.rank(), distributed.world_size()
+    rank, world_size = collectives.rank(), collectives.world_size()
     remain: Any = micro_batches(global_batch(step, True), rank, world_size)
     forget: Any = micro_batches(global_batch(step, False), rank, world_size)
     return method.step(model, forget, remain, step, keep_gradient_of_g=False)
@@ -36,14 +36,14 @@ def record(model: ShardedModel, step: int, path: Path) -> None:
     held = {"theta": model.theta} | model.optimizer.vectors()
     held["delta"] = update(model, step).delta
     whole = {f"{name}/{key}": value for name in held for key, value in model.gather(held[name]).items()}
-    if distributed.is_main():
+    if collectives.is_main():
         save_file(whole, path)
 
 
 def main() -> None:
     output, read, written, *stages = sys.argv[1:]
-    device = distributed.set_up(EngineConfig(device="cpu", num_threads=1))
-    world_size = distributed.world_size()
+    device = collectives.set_up(EngineConfig(device="cpu", num_threads=1))
+    world_size = collectives.world_size()
     for stage in map(int, stages):
         case = Case("envelope-norm", "adamw", stage, "fp32")
         engine = EngineConfig(device="cpu", zero_stage=stage)  # pyright: ignore[reportArgumentType]
@@ -63,7 +63,7 @@ def main() -> None:
             checkpoints.save(model, step + 1)
             record(model, step + 1, Path(output) / f"written-{world_size}.safetensors")
             checkpoints.wait()
-    distributed.end_process(0)
+    collectives.end_process(0)
 
 
 if __name__ == "__main__":

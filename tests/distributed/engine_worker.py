@@ -33,10 +33,10 @@ from engine_cases import (
     per_sample_loss,
     rounded_cases,
 )
-from erasediff.trainer import distributed
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig
-from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.methods import Update, make
+from erasediff.trainer.ranks import collectives
 
 RANK, WORLD_SIZE = 0, 1
 
@@ -175,8 +175,8 @@ def main() -> None:
     global RANK, WORLD_SIZE
     output = Path(sys.argv[1])
     kind = "cuda" if DEVICE.type == "cuda" else "cpu"
-    device = distributed.set_up(EngineConfig(device=kind, num_threads=1, deterministic=True))
-    RANK, WORLD_SIZE = distributed.rank(), distributed.world_size()
+    device = collectives.set_up(EngineConfig(device=kind, num_threads=1, deterministic=True))
+    RANK, WORLD_SIZE = collectives.rank(), collectives.world_size()
     gc.freeze()  # DeepSpeed collects garbage at every start: spare it the modules
     reference = Reference(WORLD_SIZE)
     expected: dict[tuple[str, str], list[ReferenceStep]] = {}
@@ -206,7 +206,7 @@ def main() -> None:
         results["persistent"] = {spread: num_persistent(spread, device) for spread in SPREADS}
     if RANK == 0:
         output.write_text(json.dumps(results))
-    distributed.end_process(0)
+    collectives.end_process(0)
 
 
 if __name__ == "__main__":

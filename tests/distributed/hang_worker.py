@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from erasediff.launch.cli import main
-from erasediff.shards.stream import Stream
-from erasediff.trainer.distributed import end_process
+from erasediff.shards.streaming.stream import Stream
+from erasediff.trainer.ranks.collectives import end_process
 
 original = Stream.batch
 

@@ -7,8 +7,8 @@ import sys
 
 import torch
 from erasediff.launch.cli import main
-from erasediff.trainer.diffusion import DiffusionObjective
-from erasediff.trainer.distributed import end_process
+from erasediff.trainer.objectives.diffusion import DiffusionObjective
+from erasediff.trainer.ranks.collectives import end_process
 
 calls = 0
 original = DiffusionObjective.loss

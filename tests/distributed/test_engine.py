@@ -18,7 +18,7 @@ from engine_cases import (
     rounded_cases,
 )
 from erasediff.trainer.config import EngineConfig
-from erasediff.trainer.distributed import collective_timeout
+from erasediff.trainer.ranks.collectives import collective_timeout
 from ranks import check, run_ranks
 
 WORKER = Path(__file__).with_name("engine_worker.py")

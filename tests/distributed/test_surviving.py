@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from erasediff.shards import Dataset, Stream
-from erasediff.trainer.attempts import history
+from erasediff.trainer.run.attempts import history
 from ranks import run_ranks
 from safetensors.torch import load_file
 
@@ -193,10 +193,10 @@ def test_a_nan_on_one_rank_stops_both_and_names_the_loss(digits: Path, base_mode
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_stops_at_once_unless_it_is_an_echo(number: signal.Signals) -> None:
     code = (
-        "import time\nfrom erasediff.trainer import stopping\n"
-        "with stopping.on_signals(), stopping.deferred():\n"
+        "import time\nfrom erasediff.trainer.ranks import meeting\n"
+        "with meeting.on_signals(), meeting.deferred():\n"
         "    print('ready', flush=True)\n"
-        "    while not stopping.is_asked(): time.sleep(0.01)\n"
+        "    while not meeting.is_asked(): time.sleep(0.01)\n"
         "    print('asked', flush=True)\n"
         "    time.sleep(100)\n"
     )

@@ -14,10 +14,12 @@ from engine_cases import (
     rounded_cases,
 )
 from erasediff.shards import Dataset, Stream
-from erasediff.trainer import distributed, methods, models
+from erasediff.trainer import methods
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, OptimizerConfig
-from erasediff.trainer.diffusion import DiffusionObjective
-from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.objectives.diffusion import DiffusionObjective
+from erasediff.trainer.ranks import collectives
 from ranks import check, run_ranks
 from tiny import tiny_config
 
@@ -48,7 +50,7 @@ def test_every_stage_and_precision_equals_the_reference(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16-autocast"])
 def test_a_step_never_waits_for_the_device(digits: Path, base_model: Path, tmp_path: Path, precision: str) -> None:
     engine = EngineConfig(device="cuda", precision=precision)  # pyright: ignore[reportArgumentType]
-    device = distributed.set_up(engine)
+    device = collectives.set_up(engine)
     config = tiny_config(digits, base_model, tmp_path / "run", engine=engine)
     model = models.load(ModelConfig(path=config.model.path, null_class=10))
     method = EraseDiffConfig(barrier="value", gradient_of_g="first_order", num_inner_steps=2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from erasediff.kernels import combine, displace, inner_products, multiplier
-from erasediff.kernels.shard import ParameterTable
+from erasediff.kernels.table import ParameterTable
 from torch import Tensor
 
 

@@ -6,7 +6,7 @@ from erasediff.kernels.combine import combine_
 from erasediff.kernels.displace import displace
 from erasediff.kernels.inner_products import first_non_finite, inner_products, inner_products_by_parameter
 from erasediff.kernels.multiplier import multiplier
-from erasediff.kernels.shard import ParameterTable
+from erasediff.kernels.table import ParameterTable
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

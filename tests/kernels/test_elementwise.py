@@ -8,7 +8,7 @@ import pytest
 import torch
 from erasediff.kernels.combine import combine_
 from erasediff.kernels.displace import displace
-from erasediff.kernels.shard import ParameterTable
+from erasediff.kernels.table import ParameterTable
 from erasediff.kernels.tiles import CHUNK, CPU_CHUNK, ELEMENTWISE_TILE
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -7,7 +7,7 @@ import gradient_reference as reference
 import pytest
 import torch
 from erasediff.kernels.inner_products import first_non_finite, inner_products, inner_products_by_parameter
-from erasediff.kernels.shard import ParameterTable
+from erasediff.kernels.table import ParameterTable
 from erasediff.kernels.tiles import CHUNK, CPU_CHUNK, REDUCTION_TILE
 from hypothesis import given, settings
 from hypothesis import strategies as st

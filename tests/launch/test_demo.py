@@ -14,9 +14,9 @@ from erasediff.launch.cli import main
 from erasediff.launch.preview import Preview, digits_shape
 from erasediff.shards.dataset import Dataset, check_disjoint
 from erasediff.trainer.config import EngineConfig, OptimizerConfig
-from erasediff.trainer.distributed import set_up
-from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.evidence.record import read_record
+from erasediff.trainer.ranks.collectives import set_up
 
 
 def test_what_is_trained_on_held_out_and_forgotten(tmp_path: Path) -> None:

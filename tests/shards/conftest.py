@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import Dataset, build
+from erasediff.shards import Dataset
+from erasediff.shards.writing import build
 from PIL import Image
 
 

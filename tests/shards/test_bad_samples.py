@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, Stream, build
+from erasediff.shards import DataError, Dataset, Stream
+from erasediff.shards.writing import build
 
 
 @pytest.fixture

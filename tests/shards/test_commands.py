@@ -8,7 +8,7 @@ import pytest
 import tyro
 from erasediff.launch.shards import Build, Inspect, Split, Verify
 from erasediff.shards import DataError, Dataset
-from erasediff.shards.progress import show_progress
+from erasediff.shards.writing.progress import show_progress
 
 COMMANDS = {"Build": Build, "Split": Split, "Verify": Verify, "Inspect": Inspect}
 
@@ -60,7 +60,7 @@ def test_help_needs_neither_torch_nor_numpy(command: str) -> None:
 def test_progress_on_a_terminal_and_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("erasediff.shards.progress._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("erasediff.shards.writing.progress._LINE_SECONDS", 0.0)
     with show_progress("shards") as progress:
         progress(3, 1000)
     assert capsys.readouterr().err == "3 of 1,000 shards\n"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, Stream, build, split
+from erasediff.shards import DataError, Dataset, Stream
+from erasediff.shards.requests import split
+from erasediff.shards.writing import build
 from PIL import Image
 from webdataset.writer import ShardWriter
 

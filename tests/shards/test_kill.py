@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, build, split
-from erasediff.shards.parts import Part, SavedPart, resumed
-from erasediff.shards.staging import staged
-from erasediff.shards.verify import verify
+from erasediff.shards import DataError, Dataset
+from erasediff.shards.checking.verify import verify
+from erasediff.shards.requests import split
+from erasediff.shards.writing import build
+from erasediff.shards.writing.parts import Part, SavedPart, resumed
+from erasediff.shards.writing.staging import staged
 from PIL import Image
 
 COMMAND = """
@@ -166,7 +168,7 @@ def test_a_split_of_shards_cut_anew_does_not_continue(
 
     build(photographs, tmp_path / "in", max_shard_samples=20)
     with monkeypatch.context() as patch:
-        patch.setattr("erasediff.shards.assemble.resumed", two_parts_and_killed)
+        patch.setattr("erasediff.shards.writing.assemble.resumed", two_parts_and_killed)
         with pytest.raises(Killed):
             split(tmp_path / "in", tmp_path / "out", ["1"], rewrite=True, num_workers=1)
     shutil.rmtree(tmp_path / "in")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, Prefetch, Stream, build
+from erasediff.shards import DataError, Dataset, Prefetch, Stream
+from erasediff.shards.writing import build
 
 
 def prefetch_threads() -> list[threading.Thread]:

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, build, check_disjoint, split
-from erasediff.shards.expression import parse_comparison
-from erasediff.shards.request import Request, Selector, read_request
+from erasediff.shards import DataError, Dataset, check_disjoint
+from erasediff.shards.requests import split
+from erasediff.shards.requests.expression import parse_comparison
+from erasediff.shards.requests.request import Request, Selector, read_request
+from erasediff.shards.writing import build
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -152,7 +154,7 @@ def test_what_json_can_say_and_a_request_may_not(tmp_path: Path, selector: dict[
 
 
 def test_a_request_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("erasediff.shards.request.MAX_REQUEST_BYTES", 1000)
+    monkeypatch.setattr("erasediff.shards.requests.request.MAX_REQUEST_BYTES", 1000)
     with pytest.raises(DataError, match="/dev/zero: more than 1,000 bytes"):
         read_request(Path("/dev/zero"))
 

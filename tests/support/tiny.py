@@ -7,7 +7,8 @@ from typing import Literal
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from erasediff.shards import build, split
+from erasediff.shards.requests import split
+from erasediff.shards.writing import build
 from erasediff.trainer.config import (
     EngineConfig,
     EraseDiffConfig,

@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 import torch
-from erasediff.trainer import attempts, files, run_folder
-from erasediff.trainer.attempts import Attempt, chain, history, read_metrics
+from erasediff.trainer import files
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, ScrubConfig, TrainConfig
-from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.config.toml import as_dict, flatten
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import ConfigError, TrainingError
-from erasediff.trainer.identity import FREE_KEYS, free_settings, what_counts, without_free
-from erasediff.trainer.run_folder import RunFolder, is_finished
+from erasediff.trainer.run import attempts
+from erasediff.trainer.run import folder as run_folder
+from erasediff.trainer.run.attempts import Attempt, chain, history, read_metrics
+from erasediff.trainer.run.folder import RunFolder, is_finished
+from erasediff.trainer.run.identity import FREE_KEYS, free_settings, what_counts, without_free
 from erasediff.trainer.scrubbing import run_scrub
-from erasediff.trainer.settings import as_dict, flatten
 from safetensors.torch import save_file
 from tiny import tiny_config
 

@@ -11,10 +11,11 @@ import torch
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from erasediff.shards import Dataset, Stream
-from erasediff.trainer import distributed, models
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, OptimizerConfig, TrainConfig
-from erasediff.trainer.diffusion import DiffusionBatch, DiffusionObjective
-from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
+from erasediff.trainer.ranks import collectives
 from erasediff.trainer.scrubbing import run_scrub
 from safetensors.torch import load_file
 from tiny import NULL_CLASS, tiny_config
@@ -45,7 +46,7 @@ def test_each_samples_target_is_the_prediction_under_its_own_other_class(digits:
         model, CPU, seed=3, label_drop=0.0, method=EraseDiffConfig(), remain_labels=REMAINING, forward_batch_size=5
     )
     engine = EngineConfig(device="cpu")
-    sharded = ShardedModel(model.unet, engine, OptimizerConfig(), distributed.set_up(engine), max_train_steps=1)
+    sharded = ShardedModel(model.unet, engine, OptimizerConfig(), collectives.set_up(engine), max_train_steps=1)
     given = Stream(Dataset.open(digits / "split" / "forget"), seed=0, batch_size=12).batch(0)
     unet = plain_unet(base_model)
     others: list[int] = []

@@ -12,13 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from erasediff.trainer import distributed, stopping
-from erasediff.trainer.attempts import Attempt
-from erasediff.trainer.checkpoint import Checkpoints
 from erasediff.trainer.config import EngineConfig, OptimizerConfig
-from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import ConfigError, TrainingError
-from erasediff.trainer.identity import Identity
+from erasediff.trainer.ranks import collectives, meeting
+from erasediff.trainer.run.attempts import Attempt
+from erasediff.trainer.run.checkpoint import Checkpoints
+from erasediff.trainer.run.identity import Identity
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -38,7 +38,7 @@ class Odd(nn.Module):
 
 def make_model(stage: int = 2, width: int = 7) -> ShardedModel:
     config = EngineConfig(device="cpu", zero_stage=stage)  # pyright: ignore[reportArgumentType]
-    device = distributed.set_up(config)
+    device = collectives.set_up(config)
     return ShardedModel(Odd(width), config, OptimizerConfig(ema_decay=0.5), device, max_train_steps=100)
 
 
@@ -275,7 +275,7 @@ def test_a_published_checkpoint_stays_where_older_ones_cannot_be_removed(
     said = capsys.readouterr().err
     assert "checkpoint-000002 is saved, but older checkpoints cannot be removed" in said and "is damaged" in said
     assert names(tmp_path) == ["attempt-0001/checkpoint-000001", "attempt-0001/checkpoint-000002"]
-    assert not stopping.is_asked(), "the run goes on"
+    assert not meeting.is_asked(), "the run goes on"
     manifest.write_text(whole)
     other = make_model()
     assert begin(tmp_path, other)[1] == 2
@@ -348,7 +348,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     needed = (small_disk / "attempt-0001" / "checkpoint-000001" / SLICES).stat().st_size
     with pytest.raises(TrainingError, match=rf"checkpoint-000002: the disk is full, .* needs {needed:,} bytes"):
         save(checkpoints, model, 2)
-    assert not stopping.is_asked(), "the next run in this process is not to stop"
+    assert not meeting.is_asked(), "the next run in this process is not to stop"
     assert names(small_disk) == ["attempt-0001/checkpoint-000001"]
     other = make_model(width=1000)
     assert begin(small_disk, other)[1] == 1

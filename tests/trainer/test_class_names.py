@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from erasediff.launch.cli import main
-from erasediff.shards.build import build
 from erasediff.shards.dataset import Dataset
-from erasediff.shards.split import split
-from erasediff.trainer import models
-from erasediff.trainer.class_names import match_classes
+from erasediff.shards.requests.split import split
+from erasediff.shards.writing.build import build
 from erasediff.trainer.config import (
     EngineConfig,
     ModelConfig,
@@ -24,14 +22,16 @@ from erasediff.trainer.config import (
     TrainConfig,
     UNetConfig,
 )
+from erasediff.trainer.config.toml import decode, read_toml
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence import collect
 from erasediff.trainer.evidence.classifier import load_images
 from erasediff.trainer.evidence.collect import run_evaluate
-from erasediff.trainer.fitting import fit
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.class_names import match_classes
+from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.scrubbing import plan, run_scrub
-from erasediff.trainer.settings import decode, read_toml
 from evidence_cases import edit_json, make_classifier, tiny_evaluation
 from safetensors.torch import load_file
 from tiny import make_pipeline, tiny_config

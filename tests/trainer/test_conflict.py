@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from erasediff.shards.dataset import Dataset
-from erasediff.shards.stream import Stream
-from erasediff.trainer import models
+from erasediff.shards.streaming.stream import Stream
 from erasediff.trainer.config import EraseDiffConfig, ModelConfig, OptimizerConfig, TrainConfig
-from erasediff.trainer.diffusion import DiffusionBatch, DiffusionObjective
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from erasediff.trainer.scrubbing import run_scrub
 from safetensors.torch import load_file
 from tiny import tiny_config

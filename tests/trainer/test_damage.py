@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 from erasediff.launch.cli import main
-from erasediff.trainer.attempts import history, read_metrics
-from erasediff.trainer.checks import check_optimizer
 from erasediff.trainer.config import (
     EngineConfig,
     EraseConfig,
@@ -21,10 +19,12 @@ from erasediff.trainer.config import (
     TrainConfig,
     UNetConfig,
 )
-from erasediff.trainer.damage import LossGuard
-from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import TrainingError
 from erasediff.trainer.pretrain import run_pretrain
+from erasediff.trainer.run.attempts import history, read_metrics
+from erasediff.trainer.run.checks import check_optimizer
+from erasediff.trainer.run.damage import LossGuard
 from erasediff.trainer.scrubbing import run_scrub
 from tiny import tiny_config
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from erasediff.trainer import distributed
-from erasediff.trainer.distributed import device_index
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.ranks import collectives
+from erasediff.trainer.ranks.collectives import device_index
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_deterministic_fills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     settings: Any = torch.utils.deterministic
     was_filling = settings.fill_uninitialized_memory
     try:
-        distributed.make_deterministic()
+        collectives.make_deterministic()
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         # a deterministic torch writes NaN into each of these otherwise

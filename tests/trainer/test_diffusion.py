@@ -10,10 +10,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from erasediff.shards import Dataset, SampleBatch, Stream
-from erasediff.trainer import models
 from erasediff.trainer.config import EraseDiffConfig, MethodConfig, ModelConfig
-from erasediff.trainer.diffusion import DiffusionBatch, DiffusionObjective
-from erasediff.trainer.models import DiffusionModel
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.unet2d import DiffusionModel
+from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from tiny import make_pipeline
 
 CPU = torch.device("cpu")

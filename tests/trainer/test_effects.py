@@ -18,7 +18,7 @@ from erasediff.trainer.config import (
     SamplingConfig,
     TrainConfig,
 )
-from erasediff.trainer.effects import Situation, effect_notes, judge_effect_notes
+from erasediff.trainer.run.effects import Situation, effect_notes, judge_effect_notes
 from erasediff.trainer.scrubbing import dry_run, run_scrub
 from safetensors.torch import load_file
 from tiny import tiny_config

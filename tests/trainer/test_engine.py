@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from erasediff.trainer import distributed
 from erasediff.trainer.config import EngineConfig, EraseDiffConfig, OptimizerConfig
-from erasediff.trainer.engine import ShardedModel
+from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.engine.sharded_model.optimizer import learning_rate
 from erasediff.trainer.methods import make
-from erasediff.trainer.optimizer import learning_rate
+from erasediff.trainer.ranks import collectives
 from torch import Tensor, nn
 
 NO_SKIP = torch.zeros((), dtype=torch.float64)
@@ -48,7 +48,7 @@ class Quadratics:
 
 def make_model(module: nn.Module, optimizer: OptimizerConfig, stage: int = 2) -> ShardedModel:
     config = EngineConfig(device="cpu", zero_stage=stage)  # pyright: ignore[reportArgumentType]
-    device = distributed.set_up(config)
+    device = collectives.set_up(config)
     return ShardedModel(module, config, optimizer, device, max_train_steps=100)
 
 

@@ -19,10 +19,10 @@ import pytest
 import tiny
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
-from erasediff.shards.build import build
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.errors import DataError
-from erasediff.trainer import erase, stopping
+from erasediff.shards.writing.build import build
+from erasediff.trainer import erase
 from erasediff.trainer.config import (
     EngineConfig,
     EraseConfig,
@@ -33,14 +33,15 @@ from erasediff.trainer.config import (
     SamplingConfig,
     TrainConfig,
 )
+from erasediff.trainer.config.toml import dump_toml
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError, ThresholdError, TrainingError
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.evidence.collect import Evidence
 from erasediff.trainer.evidence.record import Record, read_record
-from erasediff.trainer.lineage import Lineage, TrainedOn, write_lineage
-from erasediff.trainer.run_folder import is_finished
-from erasediff.trainer.settings import dump_toml
+from erasediff.trainer.models.lineage import Lineage, TrainedOn, write_lineage
+from erasediff.trainer.ranks import meeting
+from erasediff.trainer.run.folder import is_finished
 from evidence_cases import make_classifier, sha256_of_file, tiny_judge
 from PIL import Image
 
@@ -365,7 +366,7 @@ def stopped_by(number: signal.Signals, reached: Callable[[], bool], words: list[
         watcher.join()
         for each, handler in before.items():
             signal.signal(each, handler)
-        stopping._signalled_at = None
+        meeting._signalled_at = None
 
 
 def test_a_stop_in_any_stage_leaves_with_75_and_the_same_command_continues(
@@ -383,11 +384,11 @@ def test_a_stop_in_any_stage_leaves_with_75_and_the_same_command_continues(
     status = stopped_by(signal.SIGINT, lambda: metrics.exists(), words)
     assert status == os.EX_TEMPFAIL, capfd.readouterr().err
     assert "checkpoint saved; the same command continues" in capfd.readouterr().err
-    assert list(metrics.parent.glob("checkpoint-*/manifest.json")) and not stopping.is_asked()
+    assert list(metrics.parent.glob("checkpoint-*/manifest.json")) and not meeting.is_asked()
 
     # too late for the last step's packet: the scrub is done, and the evaluation does not begin
     assert stopped_by(signal.SIGTERM, lambda: inside("publish_model"), words) == os.EX_TEMPFAIL
-    assert is_finished(output / "scrub") and not stopping.is_asked()
+    assert is_finished(output / "scrub") and not meeting.is_asked()
 
     assert stopped_by(signal.SIGTERM, lambda: inside("evaluate"), words) == os.EX_TEMPFAIL
     assert not (output / "record.json").exists()

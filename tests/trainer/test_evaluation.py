@@ -17,9 +17,8 @@ import torch
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.errors import DataError
-from erasediff.shards.request import Request, Selector
-from erasediff.shards.split import split
-from erasediff.trainer import models
+from erasediff.shards.requests.request import Request, Selector
+from erasediff.shards.requests.split import split
 from erasediff.trainer.config import (
     EngineConfig,
     ModelConfig,
@@ -30,6 +29,7 @@ from erasediff.trainer.config import (
     TrainConfig,
     UNetConfig,
 )
+from erasediff.trainer.config.toml import as_dict, read_toml
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence import metrics
 from erasediff.trainer.evidence.classifier import load_classifier, load_images, train_classifier
@@ -38,12 +38,12 @@ from erasediff.trainer.evidence.evaluation import evaluate
 from erasediff.trainer.evidence.features import make_features
 from erasediff.trainer.evidence.membership import membership_auc, sample_losses
 from erasediff.trainer.evidence.relearning import relearn
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.sampling import CHUNK, sample
 from erasediff.trainer.pretrain import run_pretrain
-from erasediff.trainer.provenance import weights_sha256
 from erasediff.trainer.randomness import sample_generator
-from erasediff.trainer.sampling import CHUNK, sample
+from erasediff.trainer.run.provenance import weights_sha256
 from erasediff.trainer.scrubbing import run_scrub
-from erasediff.trainer.settings import as_dict, read_toml
 from evidence_cases import edit_json, make_classifier, make_run, sha256_of_file, tiny_evaluation
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

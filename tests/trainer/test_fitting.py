@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards.build import build
 from erasediff.shards.dataset import Dataset
-from erasediff.shards.split import split
-from erasediff.trainer import models
+from erasediff.shards.requests.split import split
+from erasediff.shards.writing.build import build
 from erasediff.trainer.config import ModelConfig, TrainConfig
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.collect import run_evaluate
-from erasediff.trainer.fitting import fit
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.scrubbing import dry_run, plan, run_scrub
 from evidence_cases import make_classifier, tiny_evaluation
 from PIL import Image

@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
-from erasediff.shards.build import build
 from erasediff.shards.dataset import Dataset
-from erasediff.shards.split import split
-from erasediff.trainer import models
-from erasediff.trainer.class_names import rows_forgotten_by
+from erasediff.shards.requests.split import split
+from erasediff.shards.writing.build import build
 from erasediff.trainer.config import (
     EngineConfig,
     EraseConfig,
@@ -28,8 +26,10 @@ from erasediff.trainer.config import (
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence import collect
-from erasediff.trainer.fitting import fit
-from erasediff.trainer.lineage import Forgotten, Lineage, write_lineage
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.class_names import rows_forgotten_by
+from erasediff.trainer.models.fitting import fit
+from erasediff.trainer.models.lineage import Forgotten, Lineage, write_lineage
 from erasediff.trainer.scrubbing import plan, run_scrub, scrub
 from evidence_cases import make_classifier, tiny_judge
 from tiny import tiny_config

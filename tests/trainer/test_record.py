@@ -31,7 +31,7 @@ from erasediff.trainer.evidence.record import (
 from erasediff.trainer.evidence.relearning import RelearningPoint
 from erasediff.trainer.evidence.report import head
 from erasediff.trainer.evidence.thresholds import Verdict, judge, overall, parse_threshold
-from erasediff.trainer.provenance import DataStamp
+from erasediff.trainer.run.provenance import DataStamp
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
 
 REQUEST = RequestEntry("<script>alert(1)</script>", "2026-11-20", "withdrawn & gone")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from erasediff.shards import build, split
+from erasediff.shards.requests import split
+from erasediff.shards.writing import build
 from erasediff.trainer.config import (
     EngineConfig,
     EraseDiffConfig,

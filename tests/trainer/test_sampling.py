@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
-from erasediff.trainer import models
 from erasediff.trainer.config import ModelConfig, SamplingConfig
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.randomness import sample_generator
-from erasediff.trainer.sampling import sample
 from tiny import NULL_CLASS
 from torch import Tensor
 

@@ -30,11 +30,11 @@ from erasediff.trainer.config import (
     TrainConfig,
     UNetConfig,
 )
-from erasediff.trainer.cost import Cost, cost
+from erasediff.trainer.config.toml import decode, dump_toml
 from erasediff.trainer.errors import ConfigError, TrainingError
 from erasediff.trainer.pretrain import run_pretrain
+from erasediff.trainer.run.cost import Cost, cost
 from erasediff.trainer.scrubbing import plan, run_scrub, scrub
-from erasediff.trainer.settings import decode, dump_toml
 from safetensors.torch import load_file, save_file
 from tiny import make_pipeline, tiny_config
 

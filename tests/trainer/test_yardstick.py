@@ -10,7 +10,6 @@ import pytest
 import tiny
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from erasediff.trainer import models
 from erasediff.trainer.config import (
     EngineConfig,
     ModelConfig,
@@ -22,9 +21,10 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.collect import load_yardstick, run_evaluate
+from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.randomness import sample_generator
-from erasediff.trainer.sampling import sample
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
 
 
@@ -136,9 +136,9 @@ def test_more_steps_than_it_was_trained_with(digits: Path, run: Path, classifier
 
 
 def test_retraining_needs_images_of_the_models_shape(digits: Path, classifier: Path, tmp_path: Path) -> None:
-    from erasediff.shards.build import build
     from erasediff.shards.dataset import Dataset
-    from erasediff.shards.split import split
+    from erasediff.shards.requests.split import split
+    from erasediff.shards.writing.build import build
     from PIL import Image
 
     base = pretrained(str(digits / "data"), tmp_path / "base")

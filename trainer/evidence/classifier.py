@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...shards.dataset import Dataset
-from ...shards.stream import Stream
+from ...shards.streaming.stream import Stream
 from ..errors import ConfigError
 from ..files import open_up
-from ..provenance import weights_sha256
+from ..run.provenance import weights_sha256
 
 HELD_OUT_SHARE = 0.25
 FORMAT = "erasediff-classifier-1"

@@ -15,22 +15,37 @@ import numpy as np
 import torch
 
 from ...shards.dataset import Dataset, same_content
-from .. import distributed, models
-from ..attempts import history
-from ..checks import labels_of
 from ..config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
-from ..effects import judge_effect_notes
+from ..config.toml import as_dict, decode, read_toml
 from ..errors import ConfigError, NotShownError, ThresholdError
-from ..fitting import Fitted, data_notes, fit
-from ..identity import without_free
-from ..lineage import forgotten_rows
-from ..models import DiffusionModel
-from ..provenance import DataStamp, Inputs, now, read_inputs, versions, weights_sha256
-from ..run_folder import is_finished
-from ..sampling import check_sampling
-from ..settings import as_dict, decode, read_toml
+from ..models import unet2d as models
+from ..models.class_names import labels_of
+from ..models.fitting import Fitted, data_notes, fit
+from ..models.lineage import forgotten_rows
+from ..models.sampling import check_sampling
+from ..models.unet2d import DiffusionModel
+from ..ranks import collectives
+from ..run.attempts import history
+from ..run.effects import judge_effect_notes
+from ..run.folder import is_finished
+from ..run.identity import without_free
+from ..run.provenance import (
+    DataStamp,
+    Inputs,
+    now,
+    read_inputs,
+    versions,
+    weights_sha256,
+)
 from . import report
-from .classifier import Classifier, SmallCNN, classifier_name, load_classifier, load_images, train_classifier
+from .classifier import (
+    Classifier,
+    SmallCNN,
+    classifier_name,
+    load_classifier,
+    load_images,
+    train_classifier,
+)
 from .evaluation import Bench, Figures, Images, evaluate, metric_names
 from .features import make_features, network_features
 from .metrics import min_frechet_samples
@@ -157,7 +172,7 @@ def run_evaluate(
     """
     options = config.judge
     _check_device(options)
-    device = distributed.set_up(EngineConfig(device=options.device, num_threads=options.num_threads))
+    device = collectives.set_up(EngineConfig(device=options.device, num_threads=options.num_threads))
     scrubbed = Scrubbed.open(Path(config.run))
     output = output or scrubbed.run
     _check_options(options, scrubbed.base)
@@ -173,7 +188,7 @@ def run_evaluate(
     null_class = scrubbed.base.null_class
     notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, null_class=null_class)
     thresholds = _thresholds(options, bench.metric_names(), bench.forgets_classes)
-    if distributed.is_main():
+    if collectives.is_main():
         for note in notes:
             print(note)
     yardstick = _yardstick(options, scrubbed, bench, yardstick)  # trained only now that all else is known to be right
@@ -218,15 +233,15 @@ def run_evaluate(
         notes=notes,
     )
     # a judge's last bits may differ between machines: all ranks go by rank 0's verdict
-    record = cast(Record, distributed.agree(record))
+    record = cast(Record, collectives.agree(record))
     found = Evidence(record, output / RECORD_NAME, output / REPORT_NAME)
-    if distributed.is_main():
+    if collectives.is_main():
         if options.classifier is None:
             bench.classifier.save(scrubbed.run / CLASSIFIER_NAME)
         samples = {name: shown.samples for name, shown in figures.items()}
         report.write_report(record, samples, bench, _metrics_lines(scrubbed.run), found.report_path)
         write_record(record, found.record_path)
-    distributed.barrier()
+    collectives.barrier()
     return found
 
 

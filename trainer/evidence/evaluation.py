@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..config import JudgeConfig
-from ..models import DiffusionModel
-from ..provenance import DataStamp
-from ..sampling import CHUNK, sample
+from ..models.sampling import CHUNK, sample
+from ..models.unet2d import DiffusionModel
+from ..run.provenance import DataStamp
 from . import metrics
 from .classifier import Classifier
 from .features import Features

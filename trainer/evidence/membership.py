@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import distributed
-from ..models import DiffusionModel
+from ..models.sampling import CHUNK
+from ..models.unet2d import DiffusionModel
 from ..randomness import sample_generator
-from ..sampling import CHUNK
+from ..ranks import collectives
 from .intervals import normal_interval
 from .metrics import Measurement, auc
 
@@ -35,7 +35,7 @@ def sample_losses(
     levels = ((np.arange(NUM_NOISE_LEVELS) + 0.5) * num_timesteps / NUM_NOISE_LEVELS).astype(np.int64)
     alphas_cumprod = model.scheduler.alphas_cumprod.to(device)
     losses = torch.zeros(len(images_NCHW), dtype=torch.float64, device=device)
-    rank, world_size = distributed.rank(), distributed.world_size()
+    rank, world_size = collectives.rank(), collectives.world_size()
     for number, start in enumerate(range(0, len(images_NCHW), CHUNK)):
         if number % world_size != rank:
             continue
@@ -54,7 +54,7 @@ def sample_losses(
             target = epsilon if model.prediction_type == "epsilon" else signal * epsilon - spread * x_0
             output = unet(signal * x_0 + spread * epsilon, level, **conditions).sample
             losses[start : start + CHUNK] += (target - output).double().square().flatten(1).mean(1) / NUM_NOISE_LEVELS
-    return distributed.sum_(losses).cpu()
+    return collectives.sum_(losses).cpu()
 
 
 def membership_auc(

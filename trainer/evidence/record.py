@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import ConfigError
 from ..files import write_json
-from ..provenance import DataStamp
+from ..run.provenance import DataStamp
 from .classifier import ClassifierCard
 from .metrics import Measurement
 from .relearning import RelearningPoint

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import RelearnConfig, SamplingConfig
-from ..models import DiffusionModel
+from ..models.sampling import sample
+from ..models.unet2d import DiffusionModel
 from ..randomness import sample_generator
-from ..sampling import sample
 from . import metrics
 from .classifier import Classifier
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..sampling import to_grid
-from ..settings import flatten
+from ..config.toml import flatten
+from ..models.sampling import to_grid
 from . import charts
 from .charts import Axis, Series
 from .evaluation import Bench, Images, Samples

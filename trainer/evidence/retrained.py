@@ -7,15 +7,15 @@ from pathlib import Path
 
 from ...shards.dataset import Dataset
 from ...shards.errors import DataError
-from ...shards.manifest import ImageShape
-from .. import stopping
+from ...shards.format.manifest import ImageShape
 from ..config import JudgeConfig, PretrainConfig, ScrubConfig
+from ..config.toml import as_dict, decode, read_toml
 from ..errors import ConfigError
-from ..fitting import class_list
-from ..models import DiffusionModel
+from ..models.fitting import class_list
+from ..models.unet2d import DiffusionModel
 from ..pretrain import run_pretrain
-from ..provenance import DataStamp, Inputs, PretrainInputs, read_inputs
-from ..settings import as_dict, decode, read_toml
+from ..ranks import meeting
+from ..run.provenance import DataStamp, Inputs, PretrainInputs, read_inputs
 from .classifier import ClassifierCard
 from .record import ModelEntry, Record, read_record
 
@@ -81,7 +81,7 @@ def retrain(scrub: ScrubConfig, base: DiffusionModel, output: Path) -> Path:
         classes=() if names in ((), remain.classes) else names,
     )
     folder = run_pretrain(settings)
-    stopping.check()
+    meeting.check()
     return folder
 
 

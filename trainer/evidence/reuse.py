@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...shards.dataset import Dataset
-from .. import models
 from ..config import JudgeConfig, ModelConfig
-from ..provenance import weights_sha256
+from ..models import unet2d as models
+from ..run.provenance import weights_sha256
 from .classifier import load_classifier
 from .record import Record
 from .retrained import RETRAINED_NAME, is_record, read_yardstick

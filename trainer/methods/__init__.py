@@ -8,10 +8,10 @@ from typing import Protocol
 from torch import Tensor
 
 from ..config import EraseDiffConfig, FinetuneConfig, MethodConfig, MOOConfig
-from ..diffusion import DiffusionBatch, DiffusionObjective
-from ..engine import ShardedModel
-from ..packet import Packet
-from ..sharded import ShardedVector
+from ..engine.packet import Packet
+from ..engine.sharded_model import ShardedModel
+from ..engine.vector import ShardedVector
+from ..objectives.diffusion import DiffusionBatch, DiffusionObjective
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 from ...kernels.combine import combine_
 from ...kernels.multiplier import multiplier
 from ..config import EraseDiffConfig
-from ..diffusion import DiffusionBatch, DiffusionObjective
-from ..engine import ShardedModel
-from ..packet import Packet
-from ..sharded import ShardedVector
+from ..engine.packet import Packet
+from ..engine.sharded_model import ShardedModel
+from ..engine.vector import ShardedVector
+from ..objectives.diffusion import DiffusionBatch, DiffusionObjective
 from . import Update
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..diffusion import DiffusionBatch, DiffusionObjective
-from ..engine import ShardedModel
-from ..packet import Packet
+from ..engine.packet import Packet
+from ..engine.sharded_model import ShardedModel
+from ..objectives.diffusion import DiffusionBatch, DiffusionObjective
 from . import Update
 
 

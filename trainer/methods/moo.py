@@ -6,10 +6,10 @@ import torch
 
 from ...kernels.combine import combine_
 from ..config import MOOConfig
-from ..diffusion import DiffusionBatch, DiffusionObjective
-from ..engine import ShardedModel
-from ..packet import Packet
-from ..sharded import ShardedVector
+from ..engine.packet import Packet
+from ..engine.sharded_model import ShardedModel
+from ..engine.vector import ShardedVector
+from ..objectives.diffusion import DiffusionBatch, DiffusionObjective
 from . import Update
 
 

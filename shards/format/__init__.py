@@ -1,0 +1,1 @@
+"""What lies in a dataset's folder."""

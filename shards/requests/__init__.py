@@ -1,0 +1,1 @@
+"""Erasure requests: which samples they name, and the split they ask for."""

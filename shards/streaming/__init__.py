@@ -1,0 +1,1 @@
+"""Batches in an order that depends on nothing but the seed."""

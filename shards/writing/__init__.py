@@ -1,0 +1,1 @@
+"""Datasets written, whole or not at all."""

@@ -1,0 +1,114 @@
+"""Source → shards, index and `dataset.json`."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..dataset import Dataset
+from ..errors import DataError
+from ..format.manifest import check_name
+from ..sources.classes import Reordered, read_class_names
+from ..sources.digits import Digits
+from ..sources.folder import ClassFolder, ClassZip
+from ..sources.source import Source
+from ..sources.table import TABLE_SUFFIXES, Table
+from .assemble import assemble
+from .in_place import TarSource, index_in_place, tars_in
+from .jobs import Progress, StopFlag, resolve_num_workers
+from .parts import Part
+from .staging import check_absent, staged
+from .write_shard import plan_shards, write_shard
+
+DEFAULT_MAX_SHARD_SAMPLES = 10_000
+DEFAULT_MAX_SHARD_BYTES = 1 << 30
+
+
+def build(
+    source: str | Path | Source | TarSource,
+    output: str | Path,
+    *,
+    name: str | None = None,
+    classes: Sequence[str] = (),
+    max_shard_samples: int = DEFAULT_MAX_SHARD_SAMPLES,
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Make the dataset folder `output` from `source`; see `open_source` for what that can be.
+
+    classes: names in the order in which labels count them, of classes without a sample too, as a model knows them; none
+    given: those of the source, sorted. Tars have numbers, whose names these are.
+
+    Content is stored as it is, every sample decoded once so that a broken one is found here; existing tars are indexed
+    where they are. The same input gives the same bytes, on any number of workers (threads; None for one a CPU). After
+    an error or a kill there is no `output`; after a kill the same call continues with the shards not done yet. Raises
+    `DataError`.
+    """
+    output = Path(output)
+    for option, value in [("max_shard_samples", max_shard_samples), ("max_shard_bytes", max_shard_bytes)]:
+        if value < 1:
+            raise DataError(f"{option}: {value}; at least 1 is needed")
+    num_workers = resolve_num_workers(num_workers)
+    check_absent(output)
+    opened = open_source(source)
+    name = opened.name if name is None else name
+    check_name(name, "name")
+    names = read_class_names(classes, "classes")
+    if isinstance(opened, TarSource):
+        return index_in_place(
+            opened, output, name=name, classes=names or None, num_workers=num_workers, progress=progress
+        )
+    opened = Reordered(opened, names) if names else opened
+    shards = plan_shards(opened.sizes_bytes, max_shard_samples, max_shard_bytes)
+    return write_dataset(opened, output, name=name, shards=shards, num_workers=num_workers, progress=progress)
+
+
+def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:
+    """Open `digits`, a folder or zip of `class/name.png`, a CSV, JSONL or Parquet table, a tar or a folder of tars.
+
+    Raises `DataError` for anything else.
+    """
+    if not isinstance(source, str | Path):
+        return source
+    if str(source) == "digits":
+        return Digits()
+    path = Path(source)
+    if not str(source):
+        raise DataError("source: empty; give a file or folder")
+    if path.is_dir():
+        return TarSource(path) if tars_in(path) else ClassFolder(path)
+    if not path.is_file():
+        raise DataError(f"source {source}: no such file or folder; correct the path")
+    suffix = path.suffix.lower()
+    if suffix == ".tar":
+        return TarSource(path)
+    if suffix == ".zip":
+        return ClassZip(path)
+    if suffix in TABLE_SUFFIXES:
+        return Table(path)
+    known = "`digits`, a folder or zip of class/name.png, a .csv, .jsonl or .parquet table, a .tar or a folder of them"
+    raise DataError(f"source {source}: unknown kind of file; give {known}")
+
+
+def write_dataset(
+    source: Source, output: Path, *, name: str, shards: list[range], num_workers: int, progress: Progress | None = None
+) -> Dataset:
+    """Write `source`'s samples into new shards, `shards[k]` into the k-th; call inside no `staged`."""
+    plan = json.dumps([name, [[samples.start, samples.stop] for samples in shards]])
+    stamp = hashlib.sha256(f"{plan}\n{source.stamp()}".encode()).hexdigest()
+    with staged(output, stamp) as folder:
+        write_parts(source, folder, name=name, shards=shards, num_workers=num_workers, progress=progress)
+    return Dataset.open(output)
+
+
+def write_parts(
+    source: Source, folder: Path, *, name: str, shards: list[range], num_workers: int, progress: Progress | None = None
+) -> None:
+    """The work of `write_dataset` in a folder that is staged already."""
+
+    def write(number: int, stop: StopFlag) -> Part:
+        path = folder / f"{name}-{number:06d}.tar"
+        return write_shard(path, source, shards[number], number, stop)
+
+    assemble(folder, write, len(shards), name=name, classes=source.classes, num_workers=num_workers, progress=progress)

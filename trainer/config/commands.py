@@ -1,0 +1,141 @@
+"""Every command's settings: one frozen dataclass from TOML file to command line to record. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .base import LATER, Settings, class_names
+from .judge import JudgeConfig
+from .methods import EraseDiffConfig, MethodConfig
+from .models import ModelConfig, SamplingConfig, UNetConfig
+from .run import EngineConfig, OptimizerConfig, TrainConfig, default_sections
+
+
+@dataclass(frozen=True)
+class ScrubConfig(Settings):
+    """Erase the forget set's influence from a diffusion model and keep the rest."""
+
+    model: ModelConfig
+    """The model to scrub."""
+    forget: str
+    """Dataset folder of D_f, as `erasediff shards split` makes it."""
+    remain: str
+    """Dataset folder of D_r."""
+    output: str
+    """Run folder: config.toml, attempts with their checkpoints, metrics.jsonl, and the scrubbed pipeline in model/."""
+    method: MethodConfig = field(default_factory=EraseDiffConfig)
+    """How to forget."""
+    train: TrainConfig = LATER
+    """Length, batches and bookkeeping."""
+    optimizer: OptimizerConfig = LATER
+    """The outer optimizer."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Sharding and precision."""
+
+    def __post_init__(self) -> None:
+        for name, section in default_sections(self.method).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, section)
+
+
+@dataclass(frozen=True)
+class PretrainConfig(Settings):
+    """Train a class-conditional diffusion model on a dataset, from nothing."""
+
+    data: str
+    """Dataset folder."""
+    output: str
+    """Run folder; the pipeline goes to model/ in it."""
+    classes: tuple[str, ...] = ()
+    """The model's classes in its order, absent ones too: names, or a file with a line for each (.json: a list). None
+    given: the data's."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """Architecture."""
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(max_train_steps=900))
+    """Length, batches and bookkeeping."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=2e-3, lr_scheduler="cosine", ema_decay="auto", max_grad_norm=1.0
+        )
+    )
+    """The optimizer."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Sharding and precision."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes, "classes"))
+
+
+@dataclass(frozen=True)
+class SampleConfig(Settings):
+    """Generate a grid of images, a row for each class."""
+
+    model: ModelConfig
+    """The model to sample."""
+    output: str
+    """The PNG file to write."""
+    labels: tuple[int, ...] = ()
+    """Classes, a row for each; none given: all of them without the null class."""
+    num_images: int = 8
+    """Images of each class."""
+    scale: int = 8
+    """Enlarge each pixel so many times."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How images are generated."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Settings):
+    """Measure a scrubbed model beside the one it came from, and write record.json and report.html."""
+
+    run: str
+    """Run folder of a finished scrub; the record and the report go there."""
+    data: str
+    """Dataset folder with samples of every class: a classifier is trained on it to judge the samples."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """What is measured, how, and what must hold."""
+
+
+@dataclass(frozen=True)
+class EraseConfig(Settings):
+    """Carry an erasure request from the list of samples to a published model, or publish nothing."""
+
+    request: str
+    """Erasure request, .toml or .json: id, date, reason, and selectors of samples."""
+    model: ModelConfig
+    """The model to scrub."""
+    data: str
+    """Dataset folder the model was trained on."""
+    output: str
+    """Folder for split/, scrub/, record.json, report.html and, as `publish` says, model/."""
+    method: MethodConfig = field(default_factory=EraseDiffConfig)
+    """How to forget."""
+    train: TrainConfig = LATER
+    """Length, batches and bookkeeping."""
+    optimizer: OptimizerConfig = LATER
+    """The outer optimizer."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Sharding and precision."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """What is measured, how, and what must hold."""
+    publish: Literal["shown", "within-limits"] = "shown"
+    """shown: only a model that is shown to have forgotten and to hold every threshold. within-limits: also where that
+    is not shown (too few samples, or nothing that tells forgetting), as long as every figure is within its limit."""
+
+    def __post_init__(self) -> None:
+        for name, section in default_sections(self.method).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, section)
+
+
+@dataclass(frozen=True)
+class DemoConfig(Settings):
+    """Build a dataset of real digits, train a model on it, erase one digit, and show the evidence."""
+
+    output: str = "demo"
+    """Folder for everything the demo makes."""
+    forget_label: int = 3
+    """The digit to erase."""

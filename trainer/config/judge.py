@@ -1,0 +1,58 @@
+"""An evaluation: what is measured, how, and what must hold. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .base import Settings
+from .models import SamplingConfig
+
+
+@dataclass(frozen=True)
+class RelearnConfig(Settings):
+    """The relearning test: how fast the forgotten comes back when the model is trained on a little of it."""
+
+    num_images: int = 32
+    """Forget images to fine-tune on."""
+    num_steps: int = 40
+    """Fine-tuning steps, a batch of all the images each."""
+    num_points: int = 4
+    """How often P_psi is measured on the way, evenly spread; step 0 comes on top."""
+    num_samples: int = 100
+    """Samples of the forgotten classes at each point."""
+    learning_rate: float = 1e-4
+    """Of AdamW."""
+
+
+@dataclass(frozen=True)
+class JudgeConfig(Settings):
+    """What is measured, how, and what must hold."""
+
+    retrained: str | None = None
+    """The yardstick, trained without D_f: a pipeline folder, or the record.json of an evaluation that measured it."""
+    with_retrained: bool = False
+    """Train the yardstick on D_r with the settings that `erasediff pretrain` trained the original model with."""
+    held_out: str | None = None
+    """Dataset folder that no model was trained on: membership, the AUC of telling D_f from it by the loss."""
+    relearn: bool = False
+    """Fine-tune on a few forget images and measure how fast P_psi returns."""
+    relearning: RelearnConfig = field(default_factory=RelearnConfig)
+    """How, with relearn."""
+    features: str = "classifier"
+    """Feature extractor: classifier, inception (needs torch-fidelity), or the folder of a CLIP model."""
+    classifier: str | None = None
+    """A classifier.safetensors that an earlier evaluation wrote; none: one is trained on the data."""
+    num_forget_samples_per_class: int = 500
+    """Samples of each forgotten class; where single samples are forgotten, of each of their classes."""
+    num_remain_samples_per_class: int = 200
+    """Samples of each remaining class. Fewer are quicker, and may be too few to show that no class was harmed."""
+    thresholds: tuple[str, ...] = ()
+    """What the scrubbed model must hold, such as 'p_psi_worst_class <= 0.1', 'accuracy_remaining >= unscrubbed - 0.02'
+    or 'frechet_distance[digits-cnn] <= 1.5 * unscrubbed'; none: as docs/record.md says."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How images are generated."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
+    num_threads: int | None = None
+    """Threads of one rank on CPU; none takes torch's choice."""

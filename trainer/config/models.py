@@ -1,0 +1,66 @@
+"""The model to scrub, a new one's architecture, and how images are generated. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .base import Settings, class_names
+
+
+@dataclass(frozen=True)
+class ModelConfig(Settings):
+    """The model to scrub."""
+
+    path: str
+    """A diffusers pipeline: a `save_pretrained` folder or a Hub id."""
+    revision: str | None = None
+    """Hub revision."""
+    null_class: int | None = None
+    """Index of the class that stands for 'no class' in classifier-free guidance; none: what the model's erasediff.json
+    says, and without one that it has no such class."""
+    classes: tuple[str, ...] = ()
+    """The model's classes in its order, as the data call them, its null class left out: names, or a file with a line
+    for each (.json: a list). None given: the names in the model's folder or, where it has none, the data's order."""
+    convert_images: bool = False
+    """Make images fit that are too small, oblong, of several shapes, or grey for colour or the reverse. Larger squares
+    are made smaller without it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes, "model.classes"))
+
+
+@dataclass(frozen=True)
+class UNetConfig(Settings):
+    """Architecture of a class-conditional UNet2DModel made from nothing."""
+
+    block_out_channels: tuple[int, ...] = (32, 64)
+    """Channels of each resolution."""
+    layers_per_block: int = 1
+    """ResNet layers in each block."""
+    attention_head_dim: int = 8
+    """Channels of one attention head."""
+    attention_blocks: int = 0
+    """How many of the lowest resolutions have attention."""
+    norm_num_groups: int = 8
+    """Groups of the group normalisation."""
+    num_train_timesteps: int = 1000
+    """Noise levels T."""
+    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
+    """Noise schedule."""
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    """What the model predicts."""
+    null_class: bool = True
+    """Add one class, the last, for classifier-free guidance."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Settings):
+    """How images are generated."""
+
+    guidance_scale: float = 1.5
+    """w of classifier-free guidance, ε_∅ + w (ε_c - ε_∅); without effect where the model has no null class."""
+    num_inference_steps: int = 25
+    """DDIM steps."""
+    seed: int = 0
+    """The i-th image is a function of the seed and i."""

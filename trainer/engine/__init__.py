@@ -1,0 +1,1 @@
+"""The sharded engine: gradients, displacements and the outer step on ZeRO shards."""

@@ -1,0 +1,66 @@
+"""The step's packet: what the host must know of a step, summed over ranks in one collective, read one step late."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..ranks import collectives, meeting
+
+
+class Packet:
+    """Named fp64 scalars in one device tensor, and beside them a table of sums for each parameter.
+
+    `packet["name"]` is a 0-dim view on the device; nothing here waits for the device except `PendingPacket.read`.
+    """
+
+    def __init__(self, by_parameter: Tensor, **scalars: Tensor):
+        self.by_parameter = by_parameter  # fp64 [P, 3 or 6], as `kernels.inner_products_by_parameter` has it
+        self.names: list[str] = []
+        self.values = by_parameter.new_empty(0)
+        self.meet = by_parameter.new_zeros(())  # how many ranks ask all of them to meet, see `ranks.meeting`, 0-dim
+        self.extend(**scalars)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[self.names.index(name)]
+
+    def all_reduce_(self) -> Packet:
+        """Sums the scalars and the table over ranks, in one collective, and with them `meet`. All ranks call it."""
+        num_scalars, shape = len(self.values), self.by_parameter.shape
+        # filled on the device: a copy from the host would wait for it
+        meet = self.values.new_full((1,), float(meeting.wants_to_meet()))
+        whole = collectives.sum_(torch.cat([self.values, self.by_parameter.flatten(), meet]))
+        self.values, self.by_parameter = whole[:num_scalars], whole[num_scalars:-1].view(shape)
+        self.meet = whole[-1]
+        return self
+
+    def extend(self, **scalars: Tensor) -> Packet:
+        """Adds scalars; after `all_reduce_`, such as already are the same on every rank."""
+        self.names += scalars
+        self.values = torch.stack([*self.values, *(value.detach().double() for value in scalars.values())])
+        return self
+
+    def to_host(self) -> PendingPacket:
+        """Starts the copy of the scalars to the host."""
+        return PendingPacket(self)
+
+
+class PendingPacket:
+    """A packet on its way to the host."""
+
+    def __init__(self, packet: Packet):
+        self._names = packet.names
+        self._event = None
+        if packet.values.is_cuda:
+            self._values = torch.empty(packet.values.shape, dtype=torch.float64, pin_memory=True)
+            self._values.copy_(packet.values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._values = packet.values.clone()
+
+    def read(self) -> dict[str, float]:
+        """The scalars as numbers; waits for the copy."""
+        if self._event is not None:
+            self._event.synchronize()
+        return dict(zip(self._names, self._values.tolist(), strict=True))

@@ -1,0 +1,184 @@
+"""The sharded engine: gradients of separate losses, displaced weights and the outer step, on ZeRO shards.
+
+Methods are written in these operations and never see DeepSpeed. Every operation is collective: all ranks call it, in
+the same order, with the same number of micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ...kernels.displace import displace
+from ...kernels.inner_products import inner_products_by_parameter
+from ..config import EngineConfig, OptimizerConfig
+from ..ranks import collectives
+from .optimizer import OuterOptimizer
+from .vector import ShardedVector
+from .zero import partition
+
+
+class Weighted(Protocol):
+    """A micro-batch: anything with a weight for each of its samples, fp32 [B] on the model's device."""
+
+    @property
+    def weights(self) -> Tensor: ...
+
+
+Batch = TypeVar("Batch", bound=Weighted)
+LossFn = Callable[["ShardedModel", Batch], Tensor]  # -> the loss of each sample [B]
+
+
+class ShardedModel:
+    """A module whose trained weights θ live in ZeRO shards.
+
+    `theta` is this rank's fp32 share of θ and changes in `step` alone. The weights that forward passes read are a
+    working copy: cast(θ), or cast(θ + α·v) inside `displaced`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        engine: EngineConfig,
+        optimizer: OptimizerConfig,
+        device: torch.device,
+        *,
+        max_train_steps: int,
+        keep_original: bool = False,
+    ):
+        self.device = device
+        self._zero = partition(module, engine, device)
+        self.theta = ShardedVector(self._zero.layout, self._zero.theta)
+        self.original = self.theta.clone() if keep_original else None
+        self._parameter_table = self.theta.layout.parameter_table()
+        self.optimizer = OuterOptimizer(self.theta, optimizer, max_train_steps)
+        # whose cast the working copy is; None: out of date, rewritten before the next forward pass
+        self._working_copy_of: object | None = None
+
+    @property
+    def working_dtype(self) -> torch.dtype:
+        """The type of the weights that forward passes read, and of a forward pass's floating-point inputs."""
+        return self._zero.working_shard.dtype
+
+    @property
+    def rounds_passes(self) -> bool:
+        """Whether passes that are not `exact` run in bf16 arithmetic on fp32 weights."""
+        return self._zero.autocasts
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """Names of the trained parameters, in the module's order."""
+        return list(self.theta.layout.shapes)
+
+    def _write_working_copy(self, base: ShardedVector, v: ShardedVector | None, alpha: float, owner: object) -> None:
+        self._zero.before_write()
+        displace(self._zero.working_shard, base.data, None if v is None else v.data, alpha)
+        self._zero.publish()
+        self._working_copy_of = owner
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """A forward pass of the module with the current working copy."""
+        if self._working_copy_of is None:
+            self._write_working_copy(self.theta, None, 0.0, self.theta)
+        return self._zero.forward(*args, **kwargs)
+
+    def _share_of_mean(self, loss_fn: LossFn[Batch], batch: Batch, total_weight: Tensor) -> Tensor:
+        """This micro-batch's share of the sample-weighted mean over the global batch."""
+        return (loss_fn(self, batch) * batch.weights).sum() / total_weight
+
+    def _total_weight(self, micro_batches: Sequence[Weighted]) -> Tensor:
+        total = collectives.sum_(torch.stack([batch.weights.sum() for batch in micro_batches]).sum())
+        return torch.where(total > 0, total, 1)  # a batch that nobody could read has loss 0, not NaN
+
+    def gradient(
+        self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch], *, exact: bool = False
+    ) -> tuple[Tensor, ShardedVector]:
+        """The gradient of the sample-weighted mean of `loss_fn` over the global batch, at the working copy's weights.
+
+        exact: without autocast, for a difference to another point's, which bf16 arithmetic would round away.
+        Returns this rank's share of that mean (0-dim; the shares of all ranks add up to it) and the gradient, fp32,
+        reduced over ranks and detached from DeepSpeed. A rank that has no sample passes one of weight 0.
+        """
+        total_weight = self._total_weight(micro_batches)
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        gradient: Tensor | None = None
+        for batch in micro_batches:
+            with self._zero.without_autocast() if exact else nullcontext():
+                share = self._share_of_mean(loss_fn, batch, total_weight)
+                self._zero.backward(share * self._zero.world_size)  # ZeRO takes the mean over ranks
+            taken = self._zero.take_gradient()
+            gradient = taken if gradient is None else gradient.add_(taken)
+            loss += share.detach()
+        assert gradient is not None, "a loss needs at least one micro-batch on every rank"
+        return loss, ShardedVector(self.theta.layout, gradient)
+
+    @torch.no_grad()
+    def loss(self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch], *, exact: bool = False) -> Tensor:
+        """`gradient` without the gradient: this rank's share of the mean loss."""
+        total_weight = self._total_weight(micro_batches)
+        with self._zero.without_autocast() if exact else nullcontext():
+            shares = [self._share_of_mean(loss_fn, batch, total_weight) for batch in micro_batches]
+        return torch.stack(shares).to(torch.float64).sum()
+
+    @contextmanager
+    def displaced(self, v: ShardedVector, alpha: float) -> Iterator[None]:
+        """Inside, forward passes and gradients are those of θ + α·v. θ is not written, so nothing is restored."""
+        self._write_working_copy(self.theta, v, alpha, v)
+        try:
+            yield
+        finally:
+            self._working_copy_of = None
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, forward passes are those of the original, frozen model (made with `keep_original`); no gradient."""
+        assert self.original is not None, "made without keep_original"
+        self._write_working_copy(self.original, None, 0.0, self.original)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._working_copy_of = None
+
+    def inner_products(
+        self, u: ShardedVector, v: ShardedVector, w: ShardedVector | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """This rank's share of the sums of `kernels.inner_products`: in all [3 or 6], and by parameter [P, 3 or 6].
+
+        From one pass over memory. The packet adds them up over ranks; parameters come in the order of `layout.shapes`.
+        """
+        return inner_products_by_parameter(u.data, v.data, None if w is None else w.data, table=self._parameter_table)
+
+    def step(self, delta: ShardedVector, step: int, skip: Tensor) -> None:
+        """The outer optimizer applies δ to θ, unless `skip` (0-dim, 0 or 1, on the device) is 1."""
+        self.optimizer.step(delta, step, skip)
+        self._working_copy_of = None
+
+    def restore(self, vectors: dict[str, Tensor], num_updates: float) -> None:
+        """Puts back θ and the optimizer's state: this rank's shards of what a checkpoint holds, flat, by name."""
+        self.theta.data.copy_(vectors["theta"])
+        moments = {name: value.to(self.device) for name, value in vectors.items() if name != "theta"}
+        self.optimizer.restore(moments, num_updates)
+        self._working_copy_of = None
+
+    def gather(self, vector: ShardedVector) -> dict[str, Tensor]:
+        """The whole vector as fp32 CPU tensors by parameter name: on rank 0; other ranks take part and get {}."""
+        whole: dict[str, Tensor] = {}
+        if self._zero.rank == 0:
+            whole = {name: torch.empty(shape).reshape(-1) for name, shape in vector.layout.shapes.items()}
+        for rank in range(self._zero.world_size):
+            shard = vector.data if rank == self._zero.rank else torch.empty_like(vector.data)
+            if self._zero.world_size > 1:
+                shard = shard.contiguous()
+                dist.broadcast(shard, src=rank)
+            if self._zero.rank == 0:
+                shard = shard.cpu()
+                for piece in self._zero.layout_of(rank).segments:
+                    there = slice(piece.parameter_offset, piece.parameter_offset + piece.length)
+                    whole[piece.name][there] = shard[piece.shard_offset : piece.shard_offset + piece.length]
+        return {name: flat.reshape(vector.layout.shapes[name]) for name, flat in whole.items()}

@@ -1,0 +1,67 @@
+"""One rank's share of a vector over all trained parameters, and where each piece of it belongs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...kernels.table import ParameterTable
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`length` elements of parameter `name`, from `parameter_offset` of its flattened form, at `shard_offset` here."""
+
+    name: str
+    parameter_offset: int
+    length: int
+    shard_offset: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The canonical layout of a rank's shard: that of the ZeRO master partition.
+
+    Elements outside every segment are padding and hold zero in every vector.
+    """
+
+    segments: tuple[Segment, ...]
+    shard_numel: int
+    shapes: dict[str, tuple[int, ...]]  # of all trained parameters, on every rank, in model order
+
+    def parameter_table(self) -> ParameterTable:
+        """The same for the kernels, parameters numbered in the order of `shapes`."""
+        number = {name: i for i, name in enumerate(self.shapes)}
+        rows = [(number[s.name], s.shard_offset, s.length) for s in self.segments]
+        return ParameterTable.from_rows(rows, len(number))
+
+
+class ShardedVector:
+    """A vector over all trained parameters; this rank holds `data`, flat fp32 [layout.shard_numel].
+
+    Elementwise operations need no other rank; sums over the whole vector go through `inner_products` and the packet.
+    """
+
+    def __init__(self, layout: Layout, data: Tensor):
+        assert data.shape == (layout.shard_numel,), (data.shape, layout.shard_numel)
+        self.layout = layout
+        self.data = data
+
+    def clone(self) -> ShardedVector:
+        return ShardedVector(self.layout, self.data.clone())
+
+    def axpy_(self, alpha: float, x: ShardedVector) -> ShardedVector:
+        """self += alpha · x."""
+        self.data.add_(x.data, alpha=alpha)
+        return self
+
+    def mul_(self, factor: float | Tensor) -> ShardedVector:
+        """self *= factor, a number or a 0-dim tensor on the vector's device."""
+        self.data.mul_(factor)
+        return self
+
+    def lerp_(self, end: ShardedVector, weight: float | Tensor) -> ShardedVector:
+        """self += weight · (end - self), weight a number or a 0-dim tensor on the vector's device."""
+        self.data.lerp_(end.data, weight)
+        return self

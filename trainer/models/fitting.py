@@ -1,0 +1,115 @@
+"""Data as a model takes it: labels counted as the model counts its classes, images of its shape. Or a refusal.
+
+Whatever the trainer reads for a model comes through `fit`, so that no label of a dataset is taken for one of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...shards.dataset import Dataset
+from ...shards.format.index import IMAGE_EXTENSIONS
+from ..errors import ConfigError
+from .class_names import ClassMap, labels_of, match_classes
+from .unet2d import DiffusionModel
+
+_COLOURS = {1: "grey", 3: "colour"}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A dataset and what was done to it."""
+
+    data: Dataset
+    """Its labels are the model's classes."""
+    classes: ClassMap | None
+    """None: the model is unconditional."""
+    conversion: str | None
+    """What is done to its images, such as "resized 32 → 8"; None: nothing."""
+
+
+def fit(data: Dataset, model: DiffusionModel) -> Fitted:
+    """Raises ConfigError where the model cannot be told the data's classes, or its images must not be converted."""
+    conversion = _conversion(data, model)
+    if not model.num_classes:
+        return Fitted(data, None, conversion)
+    _check_all_labelled(model, data)
+    used = [data.classes[label] for label in labels_of(data)]
+    found = match_classes(
+        data.classes,
+        used,
+        model.class_names,
+        num_classes=model.num_classes,
+        null_class=model.null_class,
+        where=str(data.path),
+    )
+    names = class_list(model)
+    if found.by_name and data.classes != names:
+        table = np.array([found.labels.get(name, -1) for name in data.classes])
+        data = data.relabelled(names, table)
+    return Fitted(data, found, conversion)
+
+
+def names_for(model: DiffusionModel, data: Dataset) -> tuple[str | None, ...]:
+    """A name for each of the model's classes: its own, or those that its data gave them by position."""
+    names = model.class_names or data.classes
+    padded = [*names, *[None] * model.num_classes][: model.num_classes]
+    return tuple(None if label == model.null_class else name for label, name in enumerate(padded))
+
+
+def data_notes(*fitted: Fitted, first: Sequence[int] = ()) -> list[str]:
+    """Lines that say what is done to datasets, what is done to several of them once."""
+    maps = [one.classes for one in fitted if one.classes is not None]
+    lines = [f"classes     {maps[0].describe(first)}"] if maps else []
+    lines += [f"images      {one.conversion}, in {one.data.path}" for one in fitted if one.conversion is not None]
+    return lines
+
+
+def class_list(model: DiffusionModel) -> tuple[str, ...]:
+    """The model's class names as a dataset has them, up to the last that is known; the others get their number."""
+    names = list(model.class_names)
+    while names and names[-1] is None:
+        names.pop()
+    return tuple(f"class {label}" if name is None else name for label, name in enumerate(names))
+
+
+def _conversion(data: Dataset, model: DiffusionModel) -> str | None:
+    if data.extension(0) not in IMAGE_EXTENSIONS:
+        raise ConfigError(f"'{data.path}' holds .{data.extension(0)} arrays; the model works on images")
+    shape, size, colour = data.image_shape, model.image_size, _COLOURS[model.channels]
+    if shape is None:
+        found = "images of several shapes"
+        steps = [f"cut to the middle square, resized to {size} and made {colour}"]
+        is_harmless = False
+    else:
+        found = f"images of {shape.width} × {shape.height} pixels in {_COLOURS[shape.channels]}"
+        side = min(shape.width, shape.height)
+        steps = [
+            *(["cut to the middle square"] if shape.width != shape.height else []),
+            *([f"{'resized' if side > size else 'enlarged'} {side} → {size}"] if side != size else []),
+            *([f"made {colour}"] if shape.channels != model.channels else []),
+        ]
+        # a smaller copy of the whole picture
+        is_harmless = shape.width == shape.height and side >= size and shape.channels == model.channels
+    if not steps:
+        return None
+    conversion = ", ".join(steps)
+    if not is_harmless and not model.converts_images:
+        raise ConfigError(
+            f"'{data.path}' holds {found}, the model makes {size} × {size} in {colour}: set model.convert_images to "
+            f"have them {conversion}, or give data of the model's shape"
+        )
+    return conversion
+
+
+def _check_all_labelled(model: DiffusionModel, dataset: Dataset) -> None:
+    """Raises ConfigError for samples without a label where the model must be told one."""
+    without = np.flatnonzero(dataset.labels < 0)
+    if model.num_classes and len(without):
+        raise ConfigError(
+            f"{dataset.path}: {len(without):,} samples have no label, {dataset.key(int(without[0]))} for one, and the "
+            "model is class-conditional: build the dataset with labels"
+        )

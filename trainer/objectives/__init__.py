@@ -1,0 +1,1 @@
+"""What is minimised: batches in, losses out."""

@@ -1,0 +1,183 @@
+"""A run's folder: its resolved config, its attempts and, at the end, its metrics and its model."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from safetensors import SafetensorError
+
+from ..config import Settings
+from ..config.toml import dump_toml, read_toml
+from ..errors import ConfigError, TrainingError
+from ..files import open_up, sync, sync_tree, write_text
+from ..ranks import collectives
+from .attempts import (
+    FINISHED,
+    METRICS_NAME,
+    Attempt,
+    chain,
+    read_attempts,
+    read_metrics,
+)
+from .identity import Identity, free_settings, what_counts
+from .provenance import INPUTS_NAME, Inputs, PretrainInputs, record_inputs
+
+LOGS_NAME = "logs"  # what the ranks print, where a launcher keeps it
+LOCK_NAME = "lock"
+CONFIG_NAME = "config.toml"
+
+# what may lie in a folder in which no run has begun
+_BEFORE_A_RUN = frozenset({LOGS_NAME, LOCK_NAME, f"{CONFIG_NAME}.partial"})
+
+# locks this process holds, by path: they end with it, however it ends
+_locks: dict[Path, IO[str]] = {}
+
+
+class RunFolder:
+    """The folder of one run. All ranks make it; rank 0 writes what is written once."""
+
+    def __init__(self, config: Settings, output: str):
+        self.path = Path(output)
+        self.model_path = self.path / "model"
+        self.identity = Identity.of(config)
+        self.free_settings = free_settings(config)
+        problem = collectives.agree(self._claim(config) if collectives.is_main() else None)
+        if problem is not None:
+            raise ConfigError(str(problem))
+
+    def _claim(self, config: Settings) -> str | None:
+        """Makes the folder or finds this very run in it; what is wrong otherwise."""
+        problem = _obstacle(self.path, self.identity)
+        if problem is not None:
+            return problem
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self._lock():
+            return f"output = '{self.path}': another process is working on this run; wait for it, or end it first"
+        recorded = self.path / CONFIG_NAME
+        if not recorded.exists():
+            write_text(recorded, dump_toml(config))
+        try:
+            if not is_finished(self.path):
+                chain(self.path)
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    def _lock(self) -> bool:
+        """Whether no other process works on this run, and from now on none can.
+
+        Where the file system has no locks, the attempts alone keep two starts apart.
+        """
+        path = (self.path / LOCK_NAME).resolve()
+        if path not in _locks:
+            file = path.open("a")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                return False
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+            _locks[path] = file
+        return True
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the model is there and counts, agreed by all ranks."""
+        return bool(collectives.agree(is_finished(self.path) if collectives.is_main() else None))
+
+    def hold_to(self, inputs: Inputs | PretrainInputs) -> None:
+        """Notes what the run works on when it is started first. All ranks call it.
+
+        Raises ConfigError, on all of them, where a disk holds something else than rank 0's, or where the run, finished
+        or not, was begun on other weights or samples.
+        """
+        collectives.check_same_everywhere(inputs.hashes())
+        collectives.together(lambda: self._hold_to(inputs) if collectives.is_main() else None)
+
+    def _hold_to(self, inputs: Inputs | PretrainInputs) -> None:
+        if is_finished(self.path) and not (self.path / INPUTS_NAME).exists():
+            said = "was finished by an erasediff that did not note its inputs: whether they have changed is not known"
+            print(f"erasediff: output = '{self.path}' {said}", file=sys.stderr)
+            return
+        record_inputs(self.path, inputs)
+
+    def publish_model(self, write: Callable[[Path], None], attempt: Attempt | None = None) -> None:
+        """Has rank 0 `write` the model into a folder that appears as model/ only when it is complete.
+
+        With an attempt, the metrics of its chain appear beside it. Raises TrainingError on all ranks where that attempt
+        no longer counts, where `write` raises it, or where the files cannot be written.
+        """
+        problem = collectives.agree(self._publish(write, attempt) if collectives.is_main() else None)
+        if problem is not None:
+            raise TrainingError(str(problem))
+
+    def _publish(self, write: Callable[[Path], None], attempt: Attempt | None) -> str | None:
+        place = self.path if attempt is None else attempt.folder
+        temporary = place / "model.partial"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            write(temporary)
+            open_up(temporary)
+            sync_tree(temporary)
+            superseded = None if attempt is None else attempt.superseded()
+            if superseded is not None:
+                return f"{superseded}; no model is published"
+            if attempt is not None:
+                lines = "".join(json.dumps(line) + "\n" for line in read_metrics(self.path))
+                write_text(self.path / METRICS_NAME, lines)
+            if self.model_path.exists():  # of an attempt that had been given up
+                self.model_path.rename(place / "model.void")
+            temporary.rename(self.model_path)
+            sync(self.path)
+            if attempt is not None:  # last: until then the same command makes the model anew
+                attempt.end(FINISHED)
+        except TrainingError as error:
+            return str(error)
+        except (OSError, SafetensorError) as error:
+            return f"{temporary} cannot be made the model: {error}; once that is mended, the same command continues"
+        return None
+
+
+def check_output(config: Settings, output: str) -> None:
+    """Raises ConfigError for a folder that this run can neither begin nor continue in; writes nothing."""
+    problem = _obstacle(Path(output), Identity.of(config))
+    if problem is not None:
+        raise ConfigError(problem)
+
+
+def _obstacle(path: Path, identity: Identity) -> str | None:
+    """What lies where the run wants to be, if it is not this very run or nothing."""
+    if path.exists() and not path.is_dir():
+        return f"output = '{path}' is a file: name a folder"
+    recorded = path / CONFIG_NAME
+    if recorded.exists():
+        theirs, ours = what_counts(read_toml(recorded)), identity.values
+        differing = identity.differing(theirs)
+        if differing:
+            key = differing[0]
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            return (
+                f"output = '{path}' holds another run: {key} = {theirs.get(key)!r} there, {ours.get(key)!r} "
+                f"here{more}; set it as it is there to continue that run, or choose another output"
+            )
+    elif path.exists() and any(entry.name not in _BEFORE_A_RUN for entry in path.iterdir()):
+        return f"output = '{path}' is not empty and holds no run: choose another output"
+    return None
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run's model is there and counts."""
+    model_exists, attempts = (run / "model").exists(), read_attempts(run)
+    if not attempts:  # a run without any, or one whose attempts were deleted after its end
+        return model_exists
+    newest = attempts[-1].manifest()
+    return model_exists and newest is not None and newest.ended == FINISHED

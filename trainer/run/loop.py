@@ -1,0 +1,260 @@
+"""The training loop: batches → gradients → δ → θ, and a line of metrics a step. It only sequences."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kernels.inner_products import first_non_finite
+from ..config import OptimizerConfig, TrainConfig
+from ..engine.packet import PendingPacket
+from ..engine.sharded_model import ShardedModel
+from ..errors import Interrupted, LostRankError, OneRankError, TrainingError
+from ..methods import Method, Update
+from ..objectives.diffusion import DiffusionObjective
+from ..ranks import collectives, meeting
+from ..ranks.watchdog import Watchdog
+from .attempts import Attempt
+from .checkpoint import Checkpoints
+from .damage import LossGuard
+from .progress import StepProgress
+from .reading import BadSamples, Reader, Streams
+
+# called on every rank with the number of steps done, 0 and resumed ones included; may predict, must not change anything
+Watch = Callable[[int, ShardedModel], None]
+
+
+class Loop:
+    """Runs a method's steps on a model. All ranks make it and call `run` together."""
+
+    def __init__(
+        self,
+        name: str,
+        model: ShardedModel,
+        method: Method,
+        objective: DiffusionObjective,
+        streams: Streams,
+        train: TrainConfig,
+        optimizer: OptimizerConfig,
+        attempt: Attempt,
+        checkpoints: Checkpoints,
+        watchdog: Watchdog,
+        watch: Watch | None = None,
+        *,
+        max_loss_r_ratio: float | None = None,
+    ):
+        self._name = name
+        self._model = model
+        self._method = method
+        self._objective = objective
+        self._streams = streams
+        self._train = train
+        self._max_grad_norm = optimizer.max_grad_norm
+        self._attempt = attempt
+        self._checkpoints = checkpoints
+        self._watchdog = watchdog
+        self._watch = watch
+        self._bad_samples = BadSamples(train.max_bad_samples)
+        self._max_loss_r_ratio = max_loss_r_ratio
+        self._guard = LossGuard(None)
+        self._last_finish = 0.0  # of the performance counter
+
+    def run(self) -> None:
+        """From the newest checkpoint, or from the start, to the last step.
+
+        Raises TrainingError at a NaN or Inf loss or gradient, unless such steps are to be skipped, where L_r has left
+        its start too far behind, and where a checkpoint cannot be written; Interrupted once a checkpoint is saved
+        because a rank was asked to stop.
+        """
+        train = self._train
+        began_from, first_step = self._checkpoints.restore_newest(self._model)
+        self._attempt.begin(began_from, first_step)
+        self._guard = LossGuard(self._max_loss_r_ratio, self._attempt.earlier_metrics())
+        reader = Reader(
+            self._streams,
+            self._objective,
+            self._bad_samples,
+            start=first_step,
+            num_workers=train.dataloader_num_workers,
+        )
+        progress = StepProgress(self._name, first_step, train.max_train_steps)
+        self._last_finish = time.perf_counter()
+        previous: _StepInFlight | None = None
+        try:
+            if self._watch is not None:
+                self._watch(first_step, self._model)
+            for step in range(first_step, train.max_train_steps):
+                current = self._step(step, reader)
+                # the host looks at a step while the device works on the next one
+                stop = previous is not None and self._finish(previous, progress)
+                previous = current
+                if self._watch is not None:
+                    self._watch(step + 1, self._model)
+                if stop or (train.checkpointing_steps and (step + 1) % train.checkpointing_steps == 0):
+                    stop |= self._finish(previous, progress)
+                    previous = None
+                    self._checkpoints.save(self._model, step + 1)
+                if stop:
+                    self._checkpoints.wait()
+                    meeting.reset()
+                    raise Interrupted(f"stopped after step {step}, checkpoint saved; the same command continues")
+            if previous is not None:
+                self._finish(previous, progress)
+            self._checkpoints.wait()
+        except (OneRankError, LostRankError):
+            raise
+        except TrainingError:  # on every rank: a checkpoint under way is still worth having
+            with suppress(TrainingError):
+                self._checkpoints.wait()
+            raise
+        finally:
+            reader.close()
+            progress.close()
+
+    def _step(self, step: int, reader: Reader) -> _StepInFlight:
+        self._watchdog.beat(step, "reading its samples")
+        batches = reader.next()
+        self._watchdog.beat(step, "computing")
+        looks_at_descent = self._train.descent_every > 0 and step % self._train.descent_every == 0
+        update = self._method.step(
+            self._model, batches.forget, batches.remain, step, keep_gradient_of_g=looks_at_descent
+        )
+        by_parameter = update.packet.by_parameter
+        update.packet.extend(non_finite_parameter=first_non_finite(by_parameter))
+        if looks_at_descent and "dot_gr" in update.packet.names:
+            update.packet.extend(**self._conflict(by_parameter))
+        self._clip(update)
+        if update.gradient_of_g is None:
+            self._model.step(update.delta, step, update.skip)
+        else:
+            self._step_watched(update, step)
+        update.packet.extend(skipped=update.skip, meet=update.packet.meet)
+        return _StepInFlight(step, update.packet.to_host())
+
+    def _conflict(self, by_parameter: Tensor) -> dict[str, Tensor]:
+        """The cosine of ∇g and ∇L_r in each layer, 0 where a layer has no gradient; "conflict/layer", on the device."""
+        by_layer: dict[str, Tensor] = {}
+        for name, row in zip(self._model.parameter_names, by_parameter, strict=True):
+            layer = name.rpartition(".")[0]
+            by_layer[layer] = by_layer[layer] + row if layer in by_layer else row
+        gg, gr, rr = torch.stack(list(by_layer.values())).T[:3]
+        cosine = (gr / (gg * rr).clamp(min=1e-300).sqrt()).clamp(-1, 1)
+        return {f"conflict/{layer}": value for layer, value in zip(by_layer, cosine, strict=True)}
+
+    def _clip(self, update: Update) -> None:
+        if self._max_grad_norm is None:
+            return
+        packet = update.packet
+        norm_squared = packet["dot_rr"]
+        if "lambda_t" in packet.names:
+            lambda_t = packet["lambda_t"]
+            norm_squared = norm_squared + 2 * lambda_t * packet["dot_gr"] + lambda_t.square() * packet["dot_gg"]
+        # rounding can take the sum below zero where δ vanishes
+        norm = norm_squared.clamp(min=0).sqrt()
+        clip = (self._max_grad_norm / norm).clamp(max=1.0)
+        update.delta.mul_(clip.float())
+        packet.extend(clip=clip)
+
+    def _step_watched(self, update: Update, step: int) -> None:
+        """A step that also measures ⟨∇g, θ_t - θ_{t+1}⟩: the guarantee is δ's, and Adam may break it."""
+        assert update.gradient_of_g is not None
+        moved = self._model.theta.clone()
+        self._model.step(update.delta, step, update.skip)
+        moved.axpy_(-1.0, self._model.theta)
+        grad_f, grad_phi = update.gradient_of_g
+        sums, _ = self._model.inner_products(grad_f, moved, grad_phi)
+        update.packet.extend(descent=collectives.sum_(sums)[1])
+
+    def _finish(self, step: _StepInFlight, progress: StepProgress) -> bool:
+        """Logs a step whose packet has reached the host; every rank reads the same and decides alike.
+
+        Returns whether some rank asks all to stop. Raises TrainingError where the run cannot go on, on every rank.
+        """
+        packet = step.packet.read()
+        wants_to_meet = packet.pop("meet") > 0
+        values = {name: value for name, value in packet.items() if "/" not in name}
+        conflict = {
+            name.partition("/")[2]: round(value, 4) if math.isfinite(value) else None
+            for name, value in packet.items()
+            if "/" in name
+        }
+        now = time.perf_counter()
+        seconds, self._last_finish = now - self._last_finish, now
+        line = {"step": step.number} | with_what_follows(values) | {"seconds": round(seconds, 4)}
+        self._attempt.log(line | ({"conflict": conflict} if conflict else {}))
+        if values["skipped"]:
+            what = f"step {step.number}: {name_non_finite(values, self._model.parameter_names)}"
+            if self._train.non_finite == "stop":
+                raise TrainingError(
+                    f"{what}; no model is written, and the newest checkpoint is as it was. "
+                    "Lower optimizer.learning_rate, or set train.non_finite = 'skip'"
+                )
+            progress.say(f"{what}; skipped")
+        damage = self._guard.exceeds(values)
+        if damage is not None:
+            raise TrainingError(
+                f"step {step.number}: {damage}; no model is written. Lower method.eta, method.lambda_cap or "
+                "optimizer.learning_rate, or set train.max_loss_r_ratio higher, or to 'none'"
+            )
+        progress.update(step.number, {key: values[key] for key in ("loss_r", "loss_f", "lambda_t") if key in values})
+        return wants_to_meet and self._meet(progress)
+
+    def _meet(self, progress: StepProgress) -> bool:
+        """All ranks hear why some of them asked to meet; returns whether all are to stop."""
+        stop = any(collectives.gather(meeting.is_asked()))
+        meeting.met()
+        news = self._bad_samples.tell()
+        for line in news:
+            progress.say(f"{line}; left out")
+        if news:
+            self._attempt.note_bad_samples(self._bad_samples.keys)
+        return stop
+
+
+@dataclass(frozen=True)
+class _StepInFlight:
+    number: int
+    packet: PendingPacket
+
+
+def with_what_follows(values: dict[str, float]) -> dict[str, float]:
+    """A packet's scalars and what follows: cosines of ∇g, ∇L_r and δ (Fig. 2), the shortfall of a clipped δ."""
+    if "dot_gr" not in values:
+        return values
+    gg, gr, rr, lambda_t = values["dot_gg"], values["dot_gr"], values["dot_rr"], values["lambda_t"]
+    delta_delta = rr + 2 * lambda_t * gr + lambda_t**2 * gg
+
+    def cosine(product: float, a: float, b: float) -> float:
+        return product / math.sqrt(a * b) if a > 0 and b > 0 else 0.0
+
+    if "a_t" in values and values.get("clip", 1.0) < 1.0:
+        values = values | {"shortfall": max(0.0, values["a_t"] - values["clip"] * (gr + lambda_t * gg))}
+    return values | {
+        "cos_g_r": cosine(gr, gg, rr),
+        "cos_delta_g": cosine(gr + lambda_t * gg, delta_delta, gg),
+        "cos_delta_r": cosine(rr + lambda_t * gr, delta_delta, rr),
+    }
+
+
+def name_non_finite(values: dict[str, float], parameter_names: Sequence[str]) -> str:
+    """Which loss or gradient a packet shows to be NaN or Inf, and the first parameter with such a gradient."""
+    names = {
+        "loss_r": "the remain loss L_r is",
+        "loss_f": "the forget loss L_f is",
+        "loss_phi": "the forget loss at φ^K is",
+        "dot_rr": "the gradient of the remain loss L_r holds",
+        "dot_gg": "the gradient of the forget loss L_f holds",
+    }
+    parameter = int(values["non_finite_parameter"])
+    where = f", first in the gradient of {parameter_names[parameter]}" if parameter >= 0 else ""
+    for key, subject in names.items():
+        value = values.get(key, 0.0)
+        if not math.isfinite(value):
+            return f"{subject} {'NaN' if math.isnan(value) else 'Inf'}{where}"
+    return "δ overflows fp32"

@@ -1,0 +1,145 @@
+"""Where things come from: hashes of weights, versions, and what a run was started on.
+
+inputs.json holds the base model's hash and the datasets' fingerprints; a run writes it before its first step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from ...shards.dataset import Dataset
+from ..errors import ConfigError
+from ..files import write_json
+
+INPUTS_NAME = "inputs.json"
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, shapes and fp32 values of weights, in the order of their names.
+
+    The same for weights in memory and for the file they were saved to, whatever else the file holds.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class DataStamp:
+    """Which samples a dataset folder holds."""
+
+    path: str
+    fingerprint: str
+    """SHA-256 over class names and every sample's key, label and content."""
+    num_samples: int
+
+    @classmethod
+    def of(cls, data: Dataset) -> DataStamp:
+        return cls(str(data.path), data.fingerprint, len(data))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a scrub was started on."""
+
+    base_weights_sha256: str
+    forget: DataStamp
+    remain: DataStamp
+
+    def hashes(self) -> dict[str, str]:
+        """By the words that name each to a user."""
+        return {
+            "weights of model.path": self.base_weights_sha256,
+            "samples of forget": self.forget.fingerprint,
+            "samples of remain": self.remain.fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class PretrainInputs:
+    """What a training from nothing was started on."""
+
+    data: DataStamp
+
+    def hashes(self) -> dict[str, str]:
+        """By the words that name each to a user."""
+        return {"samples of data": self.data.fingerprint}
+
+
+InputsT = TypeVar("InputsT", bound=Inputs | PretrainInputs)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that figures depend on, and of the code: a commit where it runs from a git checkout."""
+    found = {name: version(name) for name in ("erasediff", "torch", "deepspeed", "diffusers", "torchmetrics", "numpy")}
+    commit = _commit()
+    return found | ({"commit": commit} if commit else {})
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def now() -> str:
+    """UTC, to the second, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def record_inputs(run: Path, inputs: Inputs | PretrainInputs) -> None:
+    """Notes what the run works on when it is started first. Rank 0 calls it.
+
+    Raises ConfigError where the run was begun on other weights or other samples than these.
+    """
+    check_inputs(run, inputs)
+    if not (run / INPUTS_NAME).exists():
+        write_json(run / INPUTS_NAME, asdict(inputs))
+
+
+def check_inputs(run: Path, inputs: Inputs | PretrainInputs) -> None:
+    """Raises ConfigError where the run, if there is one, was begun on other weights or samples; writes nothing."""
+    recorded = read_inputs(run, type(inputs))
+    if recorded is None:
+        return
+    theirs, ours = recorded.hashes(), inputs.hashes()
+    changed = [
+        f"other {what} ({theirs[what][:12]}… there, {ours[what][:12]}… now)"
+        for what in ours
+        if theirs[what] != ours[what]
+    ]
+    if changed:
+        raise ConfigError(
+            f"output = '{run}' was begun with {', '.join(changed)}: put back what it was begun with, "
+            "or choose another output"
+        )
+
+
+def read_inputs(run: Path, kind: type[InputsT] = Inputs) -> InputsT | None:
+    """What `record_inputs` noted; None for a run without it. Raises ConfigError for a damaged file."""
+    path = run / INPUTS_NAME
+    try:
+        return TypeAdapter(kind).validate_json(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise ConfigError(f"{path} is damaged: put it back, or choose another output") from None

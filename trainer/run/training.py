@@ -1,0 +1,135 @@
+"""From a model, a method and data to a trained pipeline in a run folder: what `scrub` and `pretrain` share."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from ...shards.dataset import Dataset
+from ...shards.streaming.stream import Stream
+from .. import methods
+from ..config import (
+    EngineConfig,
+    EraseDiffConfig,
+    MethodConfig,
+    MOOConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from ..engine.sharded_model import ShardedModel
+from ..errors import Interrupted, TrainingError
+from ..models import unet2d as models
+from ..models.card import write_model_card
+from ..models.class_names import labels_of
+from ..models.lineage import Lineage, write_lineage
+from ..models.unet2d import DiffusionModel
+from ..objectives.diffusion import DiffusionObjective
+from ..ranks import collectives, meeting
+from ..ranks.watchdog import Watchdog
+from .attempts import Attempt
+from .checkpoint import Checkpoints
+from .checks import check_kernels
+from .folder import RunFolder
+from .loop import Loop, Watch
+from .reading import Streams
+
+DEFAULT_LABEL_DROP = 0.1
+
+
+def train(
+    name: str,
+    model: DiffusionModel,
+    method: MethodConfig,
+    config: TrainConfig,
+    optimizer: OptimizerConfig,
+    engine: EngineConfig,
+    *,
+    remain: Dataset,
+    forget: Dataset | None,
+    run: RunFolder,
+    hashes: dict[str, str],
+    lineage: Lineage,
+    device: torch.device,
+    watch: Watch | None = None,
+) -> None:
+    """Trains to the last step and publishes the pipeline as the run's model/. All ranks call it.
+
+    `hashes` name the base model's weights and the data: a checkpoint made with others is refused. `lineage` is what the
+    pipeline's folder says of it.
+    """
+    collectives.together(lambda: check_kernels(device))
+    label_drop = config.label_drop
+    if label_drop is None:
+        label_drop = 0.0 if model.null_class is None else DEFAULT_LABEL_DROP
+    objective = DiffusionObjective(
+        model,
+        device,
+        seed=config.seed,
+        label_drop=label_drop,
+        forget_label_drop=config.forget_label_drop,
+        method=method,
+        remain_labels=labels_of(remain),
+        forward_batch_size=engine.forward_batch_size,
+    )
+    sharded = ShardedModel(
+        model.unet,
+        engine,
+        optimizer,
+        device,
+        max_train_steps=config.max_train_steps,
+        keep_original=isinstance(method, EraseDiffConfig | MOOConfig) and method.teacher == "frozen",
+    )
+
+    def stream(dataset: Dataset) -> Stream:
+        return Stream(
+            dataset,
+            seed=config.seed,
+            batch_size=config.train_batch_size,
+            image_size=model.image_size,
+            channels=model.channels,
+            dtype="uint8",  # scaled on the device
+            on_bad_sample="skip",
+        )
+
+    chosen = methods.make(method, objective)
+    streams = Streams(stream(remain), stream(forget) if forget is not None and chosen.needs_forget else None)
+    attempt = Attempt.create(run.path, run.free_settings | {"engine.device": device.type})
+    checkpoints = Checkpoints(attempt, config.checkpoints_total_limit, run.identity.with_hashes(hashes))
+    watchdog = Watchdog(attempt.folder, engine.step_timeout_seconds)
+    loop = Loop(
+        name,
+        sharded,
+        chosen,
+        objective,
+        streams,
+        config,
+        optimizer,
+        attempt,
+        checkpoints,
+        watchdog,
+        watch,
+        # a model made from nothing has nothing to lose
+        max_loss_r_ratio=None if forget is None else config.max_loss_r_ratio,
+    )
+    try:
+        # until the model is there: a stop in between would throw steps away
+        with meeting.deferred(), collectives.naming_lost_ranks(), watchdog.watching():
+            loop.run()
+            weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
+            broken = next((name for name, value in weights.items() if not value.isfinite().all()), None)
+            broken = collectives.agree(broken)
+            if broken is not None:
+                raise TrainingError(f"the last step left {broken} with NaN or Inf: no model is written")
+
+            def write(folder: Path) -> None:
+                models.save(model, weights, folder)
+                write_lineage(lineage, folder)
+                write_model_card(folder, run.path.resolve().name, model, lineage, method, config)
+
+            run.publish_model(write, attempt)
+    except (Exception, Interrupted) as error:
+        with suppress(OSError):  # a full disk is what ended it, perhaps
+            attempt.end(str(error))
+        raise
