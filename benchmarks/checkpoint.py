@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from erasediff.trainer.config import EngineConfig, OptimizerConfig, UNetConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
-from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.families import unet2d
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.run.attempts import Attempt
 from erasediff.trainer.run.checkpoint import Checkpoints
@@ -59,7 +59,7 @@ def step(model: ShardedModel, number: int) -> None:
 def row(channels: tuple[int, ...], folder: Path) -> str:
     engine = EngineConfig(device="cpu", num_threads=1)
     device = collectives.set_up(engine)
-    unet = models.make(UNetConfig(block_out_channels=channels), image_size=8, channels=1, num_classes=10).unet
+    unet = unet2d.make(UNetConfig(block_out_channels=channels), image_size=8, channels=1, num_classes=10).module
     model = ShardedModel(unet, engine, OptimizerConfig(ema_decay=0.9), device, max_train_steps=1000)
     for number in range(2):
         step(model, number)

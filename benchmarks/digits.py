@@ -20,15 +20,13 @@ import torch
 import tyro
 from erasediff.shards.requests.split import split
 from erasediff.shards.writing.build import build
+from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import (
     EngineConfig,
-    EraseDiffConfig,
     EvaluateConfig,
-    FinetuneConfig,
     JudgeConfig,
     MethodConfig,
     ModelConfig,
-    MOOConfig,
     OptimizerConfig,
     PretrainConfig,
     ScrubConfig,
@@ -38,7 +36,8 @@ from erasediff.trainer.evidence.collect import Scrubbed, make_bench, run_entry
 from erasediff.trainer.evidence.evaluation import Bench, Samples, evaluate
 from erasediff.trainer.evidence.retrained import retrain
 from erasediff.trainer.files import write_json
-from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.model import Model
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.run.provenance import now, versions
@@ -152,8 +151,8 @@ class ForDigit:
             figures = evaluate(self._load(path), bench, None if name == "unscrubbed" else original)
             self._write(name, 0, figures.metrics, {})
 
-    def _load(self, path: Path) -> models.DiffusionModel:
-        return models.load(ModelConfig(path=str(path), null_class=NULL_CLASS))
+    def _load(self, path: Path) -> Model:
+        return load_model(ModelConfig(path=str(path), null_class=NULL_CLASS))
 
     def _bench(self, run: Path) -> tuple[Bench, Samples]:
         if self._shared is None:

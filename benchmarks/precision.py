@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 from erasediff.shards import Dataset, Stream
-from erasediff.trainer import methods
-from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, OptimizerConfig
+from erasediff.trainer import EraseDiffConfig
+from erasediff.trainer.config import EngineConfig, ModelConfig, OptimizerConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
-from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.methods._two_gradients import Descent
 from erasediff.trainer.models.class_names import labels_of
+from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from erasediff.trainer.ranks import collectives
 from torch import Tensor, nn
@@ -66,10 +67,10 @@ def plain(
     def gradient(at: Tensors) -> tuple[float, Tensors]:
         module.load_state_dict(at)
         with context():
-            x_t = batch.x_t_BCHW.to(dtype)
-            output = module(x_t, batch.timesteps_B, class_labels=batch.labels_B, return_dict=False)[0].to(dtype)
-            assert batch.target_BCHW is not None
-            loss = (batch.target_BCHW.to(dtype) - output).square().mean()
+            x_t = batch.noised.x_t.to(dtype)
+            output = module(x_t, batch.noised.timesteps, **batch.noised.told, return_dict=False)[0].to(dtype)
+            assert batch.target is not None
+            loss = (batch.target.to(dtype) - output).square().mean()
             gradients = torch.autograd.grad(loss, list(module.parameters()))
         return loss.item(), {name: g.double() for name, g in zip(at, gradients, strict=True)}
 
@@ -89,11 +90,9 @@ def of_engine(model: ShardedModel, batch: DiffusionBatch, xi: float, reading: st
         loss = staticmethod(objective_loss)
 
     config = EraseDiffConfig(gradient_of_g=reading, barrier="value", xi=xi)  # pyright: ignore[reportArgumentType]
-    update = methods.make(config, Given()).step(  # pyright: ignore[reportArgumentType]
-        model, [batch], [batch], 0, keep_gradient_of_g=True
-    )
-    assert update.gradient_of_g is not None
-    grad_f, grad_phi = update.gradient_of_g
+    update = config.make(Given()).step(model, [batch], [batch], 0, diagnose=True)
+    assert isinstance(update.observe, Descent)
+    grad_f, grad_phi = update.observe.grad_f, update.observe.grad_phi
     if grad_phi is None:
         return float(update.packet["g"]), None
     grad_g = grad_f.clone().axpy_(-1.0, grad_phi)
@@ -101,9 +100,9 @@ def of_engine(model: ShardedModel, batch: DiffusionBatch, xi: float, reading: st
 
 
 def objective_loss(model: ShardedModel, batch: DiffusionBatch) -> Tensor:
-    output = model.predict(batch.x_t_BCHW, batch.timesteps_B, class_labels=batch.labels_B, return_dict=False)[0].float()
-    assert batch.target_BCHW is not None
-    return (batch.target_BCHW - output).square().flatten(1).mean(1)
+    output = model.predict(batch.noised.x_t, batch.noised.timesteps, **batch.noised.told, return_dict=False)[0].float()
+    assert batch.target is not None
+    return (batch.target - output).square().flatten(1).mean(1)
 
 
 def cosine(a: Tensors, b: Tensors) -> float:
@@ -124,18 +123,18 @@ def main() -> None:
     parser.add_argument("--xi", type=float, nargs="+", default=[1e-3, 1e-2])
     options = parser.parse_args()
     collectives.set_up(EngineConfig(device="cpu"))
-    model = models.load(ModelConfig(path=options.model, null_class=options.null_class))
-    theta = {name: value.detach().clone() for name, value in model.unet.named_parameters()}
+    model = load_model(ModelConfig(path=options.model, null_class=options.null_class))
+    theta = {name: value.detach().clone() for name, value in model.module.named_parameters()}
     forget, remain = Dataset.open(options.forget), Dataset.open(options.remain)
     objective = DiffusionObjective(
-        model, CPU, seed=0, label_drop=0.0, method=EraseDiffConfig(), remain_labels=labels_of(remain)
+        model, CPU, seed=0, label_drop=0.0, method=EraseDiffConfig(), others=labels_of(remain)
     )
     engine = EngineConfig(device="cpu", precision="bf16-autocast")
-    sharded = ShardedModel(model.unet, engine, OptimizerConfig(), CPU, max_train_steps=1)
+    sharded = ShardedModel(model.module, engine, OptimizerConfig(), CPU, max_train_steps=1)
     stream = Stream(forget, seed=0, batch_size=options.batch_size)
     drawn = [objective.forget_batches(stream.batch(number))[0] for number in range(options.batches)]
     batches = [objective.with_forget_targets(sharded, [batch])[0] for batch in drawn]
-    module = models.load(ModelConfig(path=options.model, null_class=options.null_class)).unet
+    module = load_model(ModelConfig(path=options.model, null_class=options.null_class)).unet
     print(
         f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"{datetime.date.today()}\n\n"

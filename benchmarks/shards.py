@@ -38,11 +38,10 @@ from pathlib import Path
 import numpy as np
 import PIL
 import safetensors.numpy
-from erasediff.shards import Dataset, Stream
+from erasediff.shards import Dataset, Stream, build
 from erasediff.shards.format.index import index_dtype
 from erasediff.shards.format.manifest import Shard, write_manifest
 from erasediff.shards.streaming.order import Order
-from erasediff.shards.writing import build
 from PIL import Image
 
 BATCH_SIZE = 32

@@ -26,12 +26,13 @@ from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from erasediff.trainer import methods
-from erasediff.trainer.config import EngineConfig, EraseDiffConfig, FinetuneConfig, MethodConfig, OptimizerConfig
+from erasediff.trainer import EraseDiffConfig, FinetuneConfig
+from erasediff.trainer.config import EngineConfig, MethodConfig, OptimizerConfig
+from erasediff.trainer.config.cost import Cost
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.objectives.diffusion import DiffusionBatch
+from erasediff.trainer.objectives.targets import Noised
 from erasediff.trainer.ranks import collectives
-from erasediff.trainer.run.cost import Cost, cost
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
@@ -83,13 +84,13 @@ class GivenTargets:
 
     @staticmethod
     def _output(forward: Callable[..., tuple[Tensor]], batch: DiffusionBatch, dtype: torch.dtype) -> Tensor:
-        x_t = batch.x_t_BCHW.to(dtype)
-        return forward(x_t, batch.timesteps_B, class_labels=batch.labels_B, return_dict=False)[0].float()
+        x_t = batch.noised.x_t.to(dtype)
+        return forward(x_t, batch.noised.timesteps, **batch.noised.told, return_dict=False)[0].float()
 
     @classmethod
     def loss_of(cls, forward: Callable[..., tuple[Tensor]], batch: DiffusionBatch, dtype: torch.dtype) -> Tensor:
-        assert batch.target_BCHW is not None
-        return (cls._output(forward, batch, dtype) - batch.target_BCHW).square().flatten(1).mean(1)
+        assert batch.target is not None
+        return (cls._output(forward, batch, dtype) - batch.target).square().flatten(1).mean(1)
 
 
 def make_module(name: str) -> UNet2DModel:
@@ -101,13 +102,13 @@ def make_batch(module: UNet2DModel, size: int, seed: int, device: torch.device) 
     generator = torch.Generator().manual_seed(seed)
     shape = (size, module.config["in_channels"], module.config["sample_size"], module.config["sample_size"])
     steps = DDPMScheduler().config["num_train_timesteps"]
-    return DiffusionBatch(
-        x_t_BCHW=torch.randn(shape, generator=generator).to(device),
-        timesteps_B=torch.randint(steps, (size,), generator=generator).to(device),
-        labels_B=torch.randint(10, (size,), generator=generator).to(device),
-        target_BCHW=torch.randn(shape, generator=generator).to(device),
-        weights=torch.ones(size, device=device),
-    )
+    x_t = torch.randn(shape, generator=generator).to(device)
+    timesteps = torch.randint(steps, (size,), generator=generator).to(device)
+    labels = torch.randint(10, (size,), generator=generator)
+    target = torch.randn(shape, generator=generator).to(device)
+    # the loss reads neither x_0 nor ε
+    noised = Noised(x_t, x_t, x_t, timesteps, labels.tolist(), {"class_labels": labels.to(device)})
+    return DiffusionBatch(noised, target, torch.ones(size, device=device))
 
 
 def error_of(config: MethodConfig, device: torch.device) -> float:
@@ -137,8 +138,8 @@ def error_of(config: MethodConfig, device: torch.device) -> float:
         expected = {name: expected[name] + (lambda_t * grad_g[name]).float() for name in theta}
     module.load_state_dict(theta)
     model = ShardedModel(module, EngineConfig(device=kind(device)), OptimizerConfig(), device, max_train_steps=1)
-    method = methods.make(config, GivenTargets())  # pyright: ignore[reportArgumentType]
-    delta = model.gather(method.step(model, [forget], [remain], 0, keep_gradient_of_g=False).delta)
+    method = config.make(GivenTargets())
+    delta = model.gather(method.step(model, [forget], [remain], 0, diagnose=False).delta)
     difference = {name: delta[name] - expected[name].cpu() for name in delta}
     return float((dot(difference, difference) / dot(expected, expected)).sqrt())
 
@@ -193,10 +194,10 @@ def iteration(config: MethodConfig, options: argparse.Namespace, device: torch.d
     forget, remain = ([make_batch(module, options.batch_size, seed, device)] for seed in (1, 2))
     engine = EngineConfig(device=kind(device), precision=options.precision)
     model = ShardedModel(module, engine, OptimizerConfig(), device, max_train_steps=1000)
-    method = methods.make(config, GivenTargets())  # pyright: ignore[reportArgumentType]
+    method = config.make(GivenTargets())
 
     def run() -> None:
-        update = method.step(model, forget, remain, 0, keep_gradient_of_g=False)
+        update = method.step(model, forget, remain, 0, diagnose=False)
         model.step(update.delta, 0, update.skip)
 
     return run
@@ -258,9 +259,9 @@ def main() -> int:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         seconds = seconds_of(iteration(config, options, device), device, options.repeats)
-        counted = cost(config, options.precision)
+        counted = config.cost(options.precision)
         floor = plain_seconds(counted)
-        price = f"{floor / plain_seconds(cost(config)):.3f}"
+        price = f"{floor / plain_seconds(config.cost('fp32')):.3f}"
         row(name, "erasediff", options.precision, seconds, f"{statistics.median(seconds) / floor:.3f}", price)
     return 0
 

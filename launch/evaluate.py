@@ -18,7 +18,7 @@ class Sample:
         return cls(read_settings(SampleConfig, words, prog=prog))
 
     def run(self) -> None:
-        from ..trainer.models.sampling import run_sample
+        from ..trainer.sample import run_sample
 
         print(f"picture: {run_sample(self.config)}")
 

@@ -21,7 +21,7 @@ from ..trainer.config import SamplingConfig, ScrubConfig
 from ..trainer.config.toml import decode, read_toml
 from ..trainer.engine.sharded_model import ShardedModel
 from ..trainer.errors import ConfigError
-from ..trainer.models.sampling import to_pixels
+from ..trainer.models.pictures import to_pixels
 from ..trainer.scrubbing import run_scrub
 from .preview import digits_shape, sample_now
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from ..trainer.config import METHOD_CONFIGS, EraseDiffConfig, Settings, default_sections
-from ..trainer.config.toml import NONE, as_dict, decode, read_toml
+from ..trainer.config import Settings
+from ..trainer.config.toml import NONE, as_dict, check_ranges, decode, read_toml
 from ..trainer.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -35,20 +36,14 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, not
     if words and not words[0].startswith("-"):
         source = words.pop(0)
         values = read_toml(Path(source))
-    if any(field.name == "method" for field in dataclasses.fields(kind)):  # pyright: ignore[reportArgumentType]
-        method = _named_method(words)
-        section = values.setdefault("method", {})
-        if method is not None and isinstance(section, dict) and section.get("name", "erasediff") != method:
-            values["method"] = section = {}
-        if isinstance(section, dict):
-            section["name"] = method or section.get("name", "erasediff")
-            if (target := _last_of(words, "--method.target")) is not None:
-                section["target"] = target  # defaults depend on it
-            if section["name"] not in list(METHOD_CONFIGS):  # a list in the file has no hash
-                raise ConfigError(f"{source}: method.name = {section['name']!r}; known: {', '.join(METHOD_CONFIGS)}")
-    values = _over_defaults(kind, values)
+    chosen = {key: word for key in kind.deciding if (word := _last_of(words, f"--{key}")) is not None}
+    try:
+        values = kind.decided(values, chosen)
+        values = _over_defaults(kind, values)
+    except (ConfigError, ValueError, TypeError) as error:
+        raise ConfigError(f"{source}: {error}") from None
     default = _with_missing(decode(kind, _fill_required(kind, values), source))
-    return parse(
+    settings = parse(
         kind,
         words,
         default=default,
@@ -56,6 +51,11 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, not
         description=f"{(kind.__doc__ or '').strip()}\n\n{prog} [FILE.toml] [OPTIONS]: options beat the file.\n{note}",
         config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
     )
+    try:
+        check_ranges(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; see {prog} --help") from None
+    return settings
 
 
 def parse(kind: type[OptionsT], words: Sequence[str], *, prog: str, **how: Any) -> OptionsT:
@@ -87,36 +87,15 @@ def _one_line(box: str) -> str:
 
 def _over_defaults(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
     """A section of the file over the defaults that this command has for it, which may not be the section's own."""
-    merged, by_method = dict(values), {}
-    method = values.get("method")
-    if isinstance(method, dict) and method.get("target") == "noise" and method.get("name") == "erasediff":
-        by_method = default_sections(EraseDiffConfig(target="noise"))
-    for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
-        section = merged.get(field.name)
-        if field.name == "method" or not isinstance(section, dict):
-            continue
-        if field.name in by_method:
-            merged[field.name] = as_dict(by_method[field.name]) | section
-        elif field.default_factory is not dataclasses.MISSING:
-            merged[field.name] = as_dict(field.default_factory()) | section
-    return merged
+    defaults = kind.section_defaults(values)
+    sections = {name: section for name, section in values.items() if isinstance(section, dict) and name in defaults}
+    return values | {name: as_dict(defaults[name]) | section for name, section in sections.items()}
 
 
 def _with_none(word: str) -> str:
     """ "none", as a file has it, in tyro's spelling."""
     option, equals, value = word.rpartition("=")
     return f"{option}{equals}{None}" if value == NONE else word
-
-
-def _named_method(words: list[str]) -> str | None:
-    """--method.name's value, taken out of `words`: it decides which options there are."""
-    for i, word in enumerate(words):
-        if word == "--method.name" and i + 1 < len(words):
-            del words[i]
-            return words.pop(i)
-        if word.startswith("--method.name="):
-            return words.pop(i).partition("=")[2]
-    return None
 
 
 def _last_of(words: list[str], option: str) -> str | None:
@@ -127,12 +106,15 @@ def _last_of(words: list[str], option: str) -> str | None:
 
 
 def _fill_required(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
-    filled = dict(values)
+    """A mark for every required key that is not there, those of required sections too."""
+    filled, hints = dict(values), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
-        is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if field.name == "model" and isinstance(filled.get("model", {}), dict):
-            filled["model"] = {"path": _LEFT_OUT} | filled.get("model", {})
-        elif is_required:
+        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING:
+            continue
+        section = filled.get(field.name, {})
+        if dataclasses.is_dataclass(hints[field.name]) and isinstance(section, dict):
+            filled[field.name] = _fill_required(hints[field.name], section)
+        else:
             filled.setdefault(field.name, _LEFT_OUT)
     return filled
 

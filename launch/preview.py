@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ..trainer.config import SamplingConfig, UNetConfig
 from ..trainer.engine.sharded_model import ShardedModel
-from ..trainer.models import unet2d as models
-from ..trainer.models.sampling import denoise, to_pixels
-from ..trainer.models.unet2d import DiffusionModel
+from ..trainer.models.conditions import Condition
+from ..trainer.models.families import unet2d
+from ..trainer.models.model import Model
+from ..trainer.models.pictures import to_pixels
+from ..trainer.models.sampling import denoise
 from ..trainer.ranks.collectives import is_main
 
 _SHADES = " ░▒▓█"
@@ -22,14 +24,14 @@ _SAMPLING = SamplingConfig(num_inference_steps=10)
 
 
 class Preview:
-    """A `Watch` of the loop that shows one image of each label, from the same noise every time.
+    """A `Watch` of the loop that shows one image of each condition, from the same noise every time.
 
-    names: of the labels, above the images. every: steps between rows. All ranks call it; the first one prints.
+    names: of the conditions, above the images. every: steps between rows. All ranks call it; the first one prints.
     """
 
-    def __init__(self, shape: DiffusionModel, labels: Sequence[int], names: Sequence[str], *, every: int):
+    def __init__(self, shape: Model, conditions: Sequence[Condition], names: Sequence[str], *, every: int):
         self._shape = shape
-        self._labels = labels
+        self._conditions = conditions
         self._names = names
         self._every = every
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -39,7 +41,7 @@ class Preview:
         """Shows the model after `step` steps, if it is time to."""
         if step % self._every:
             return
-        images = sample_now(self._shape, model, self._labels, _SAMPLING)
+        images = sample_now(self._shape, model, self._conditions, _SAMPLING)
         if not is_main():
             return
         pixels = to_pixels(images.cpu())
@@ -52,20 +54,15 @@ class Preview:
         print(flush=True)
 
 
-def digits_shape() -> DiffusionModel:
+def digits_shape() -> Model:
     """The demo's architecture, for its shapes and noise schedule; its weights are random."""
     with torch.random.fork_rng():
-        return models.make(UNetConfig(), image_size=8, channels=1, num_classes=10)
+        return unet2d.make(UNetConfig(), image_size=8, channels=1, num_classes=10)
 
 
-def sample_now(shape: DiffusionModel, model: ShardedModel, labels: Sequence[int], sampling: SamplingConfig) -> Tensor:
+def sample_now(shape: Model, model: ShardedModel, conditions: Sequence[Condition], sampling: SamplingConfig) -> Tensor:
     """Images [N, C, H, W] with the weights the model has at this step. All ranks call it."""
-
-    def predict(x: Tensor, t: Tensor, classes: Tensor | None) -> Tensor:
-        conditions = {} if classes is None else {"class_labels": classes}
-        return model.predict(x.to(model.working_dtype), t, return_dict=False, **conditions)[0].float()
-
-    return denoise(predict, shape, labels, sampling, device=model.device)
+    return denoise(shape, model.predict, conditions, sampling, device=model.device, dtype=model.working_dtype)
 
 
 def _lines(pixels: np.ndarray, colour: bool) -> list[str]:

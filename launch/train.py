@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..trainer.config import METHOD_CONFIGS, PretrainConfig, ScrubConfig
+from ..trainer.config import PretrainConfig, ScrubConfig
+from ..trainer.config.methods import method_names
 from ..trainer.ranks import meeting
 from .options import read_settings
 
@@ -42,7 +43,7 @@ class Scrub:
         if dry_run:
             words.remove("--dry-run")
         note = (
-            f"--method.name {'|'.join(METHOD_CONFIGS)} chooses the method, and with it the method options below.\n"
+            f"--method.name {'|'.join(method_names())} chooses the method, and with it the method options below.\n"
             "--dry-run prints the resolved settings and what would happen, and stops."
         )
         return cls(read_settings(ScrubConfig, words, prog=prog, note=note), dry_run)

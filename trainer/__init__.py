@@ -6,18 +6,12 @@ What is exported here is imported when it is first used, so that settings can be
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .config import (
-    EngineConfig,
-    EraseDiffConfig,
-    FinetuneConfig,
-    MOOConfig,
-    OptimizerConfig,
-    ScrubConfig,
-    TrainConfig,
-)
-from .errors import ConfigError, TrainingError
-
 if TYPE_CHECKING:
+    from .config import EngineConfig, OptimizerConfig, ScrubConfig, TrainConfig
+    from .errors import ConfigError, TrainingError
+    from .methods.erasediff import EraseDiffConfig
+    from .methods.finetune import FinetuneConfig
+    from .methods.moo import MOOConfig
     from .scrubbing import scrub
 
 __all__ = [
@@ -33,8 +27,17 @@ __all__ = [
     "scrub",
 ]
 
+_PLACES = {
+    "ConfigError": ".errors",
+    "TrainingError": ".errors",
+    "EraseDiffConfig": ".methods.erasediff",
+    "FinetuneConfig": ".methods.finetune",
+    "MOOConfig": ".methods.moo",
+    "scrub": ".scrubbing",
+}
+
 
 def __getattr__(name: str) -> object:
-    if name == "scrub":
-        return import_module(".scrubbing", __name__).scrub
+    if name in __all__:
+        return getattr(import_module(_PLACES.get(name, ".config"), __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,14 +26,14 @@ from ..shards.requests.request import Request, read_request
 from ..shards.requests.select import select
 from ..shards.requests.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
+from .config.toml import check_ranges
 from .errors import ConfigError, TrainingError
 from .evidence.collect import REPORT_NAME, Evidence, check_judge, check_yardstick, run_evaluate
 from .evidence.record import RECORD_NAME, RequestEntry, read_record
 from .evidence.retrained import check_trained_without
 from .evidence.reuse import still_holds
-from .models import unet2d as models
 from .models.card import add_verdict
-from .models.class_names import labels_of
+from .models.families import load_model
 from .models.fitting import fit
 from .models.lineage import describe_forgotten, forgotten_rows
 from .ranks import collectives, meeting
@@ -63,15 +63,17 @@ def run_erase(
     does not show it and `publish` asks for that; ConfigError or DataError for a request, a model or data that cannot
     work, before anything is written; for a yardstick that was trained on other samples than D_r, before the scrub.
     """
+    check_ranges(config)
     collectives.set_up(config.engine)
     request = read_request(Path(config.request))
     given = Dataset.open(config.data)
     chosen = select(given, request)
-    model = models.load(config.model)
+    model = load_model(config.model)
     data = fit(given, model).data
     forgotten_before = forgotten_rows(model.lineage.forgotten, data)
     remaining = ~(chosen | forgotten_before)
-    check_settings(config, model, labels_of(data, chosen), labels_of(data, remaining))
+    told = [model.conditions.of_dataset(data, rows) for rows in (chosen, remaining)]
+    check_settings(config, model, *told)
     check_judge(config.judge, model, data, chosen, remaining, config.request)
     yardstick = check_yardstick(config.judge, model) if before_evaluation is None else None
     run = RunFolder(config, config.output)
@@ -149,8 +151,8 @@ def _recorded(output: Path, config: EraseConfig, run: Path, scrubbed: Path) -> E
 
 
 def _weights(folder: Path, config: EraseConfig) -> str:
-    model = models.load(type(config.model)(str(folder), null_class=config.model.null_class))
-    return weights_sha256(model.unet.state_dict())
+    model = load_model(type(config.model)(str(folder), null_class=config.model.null_class))
+    return weights_sha256(model.module.state_dict())
 
 
 def _copy(scrubbed: Path, folder: Path, config: EraseConfig, evidence: Evidence) -> None:

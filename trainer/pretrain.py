@@ -9,15 +9,18 @@ import torch
 
 from ..shards.dataset import Dataset
 from ..shards.errors import shorten
-from .config import FinetuneConfig, PretrainConfig
+from .config import PretrainConfig
+from .config.methods import method_kind
+from .config.toml import check_ranges
 from .errors import ConfigError
-from .models import unet2d as models
 from .models.class_names import labels_of
+from .models.families import unet2d
 from .models.fitting import fit, names_for
 from .models.lineage import Lineage, TrainedOn
+from .models.model import Model
 from .ranks import collectives
 from .run.checks import check_engine, check_optimizer, check_train
-from .run.effects import effect_notes, situation
+from .run.effects import effect_notes
 from .run.folder import RunFolder
 from .run.loop import Watch
 from .run.provenance import DataStamp, PretrainInputs
@@ -26,20 +29,23 @@ from .run.training import train
 
 def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues the training; returns the pipeline's folder. All ranks call it."""
+    check_ranges(config)
     config = dataclasses.replace(config, optimizer=config.optimizer.fitted(config.train.max_train_steps))
     device = collectives.set_up(config.engine)
     data, model = collectives.together(lambda: _plan(config))
     run = RunFolder(config, config.output)
     inputs = PretrainInputs(DataStamp.of(data))
     run.hold_to(inputs)
+    method = method_kind("finetune")("finetune")
     if not run.is_finished:
         if collectives.is_main():
-            for note in effect_notes(situation(FinetuneConfig(), config)):
+            on_cuda = collectives.is_on_cuda(config.engine)
+            for note in effect_notes(method, config.train, config.optimizer, config.engine, on_cuda=on_cuda):
                 print(note)
         train(
             "pretrain",
             model,
-            FinetuneConfig(),
+            method,
             config.train,
             config.optimizer,
             config.engine,
@@ -56,7 +62,7 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     return run.model_path
 
 
-def _plan(config: PretrainConfig) -> tuple[Dataset, models.DiffusionModel]:
+def _plan(config: PretrainConfig) -> tuple[Dataset, Model]:
     """The data and a new model; raises ConfigError or DataError for what cannot work."""
     data = Dataset.open(config.data)
     shape = data.image_shape
@@ -69,7 +75,7 @@ def _plan(config: PretrainConfig) -> tuple[Dataset, models.DiffusionModel]:
     left_out = [data.classes[label] for label in labels_of(data) if data.classes[label] not in names]
     if left_out:
         raise ConfigError(f"classes has no {shorten(left_out)}, which data = '{config.data}' has: name it, too")
-    made = models.make(config.unet, image_size=shape.height, channels=shape.channels, num_classes=len(names))
+    made = unet2d.make(config.unet, image_size=shape.height, channels=shape.channels, num_classes=len(names))
     model = dataclasses.replace(made, class_names=(*names, *[None] * config.unet.null_class))
     data = fit(data, model).data
     check_train(config.train, model)

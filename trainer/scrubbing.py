@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
 
 from ..shards.dataset import Dataset, check_disjoint
 from ..shards.errors import shorten
@@ -16,18 +17,19 @@ from .config import (
     LATER,
     EngineConfig,
     EraseConfig,
-    EraseDiffConfig,
     MethodConfig,
     ModelConfig,
     OptimizerConfig,
     ScrubConfig,
     TrainConfig,
 )
-from .config.toml import dump_toml
+from .config.methods import default_method
+from .config.toml import check_ranges, dump_toml
 from .errors import ConfigError
 from .files import open_up
-from .models import unet2d as models
 from .models.class_names import labels_of
+from .models.conditions import Condition
+from .models.families import load_model
 from .models.fitting import Fitted, data_notes, fit, names_for
 from .models.lineage import (
     LINEAGE_NAME,
@@ -37,18 +39,10 @@ from .models.lineage import (
     describe_forgotten,
     forgotten_rows,
 )
-from .models.unet2d import DiffusionModel
+from .models.model import Model
 from .ranks import collectives
-from .run.checks import (
-    check_engine,
-    check_labels,
-    check_method,
-    check_optimizer,
-    check_precision,
-    check_train,
-)
-from .run.cost import cost
-from .run.effects import effect_notes, situation
+from .run.checks import check_conditions, check_engine, check_optimizer, check_train
+from .run.effects import effect_notes
 from .run.folder import RunFolder, check_output, is_finished
 from .run.loop import Watch
 from .run.provenance import DataStamp, Inputs, check_inputs, weights_sha256
@@ -87,7 +81,7 @@ def scrub(
         forget=str(forget),
         remain=str(remain),
         output=str(output),
-        method=method or EraseDiffConfig(),
+        method=method or default_method(),
         train=train or LATER,
         optimizer=optimizer or LATER,
         engine=engine or EngineConfig(),
@@ -110,7 +104,7 @@ def _save_given(pipeline: DiffusionPipeline, folder: Path, engine: EngineConfig)
         if not folder.exists():
             partial.rename(folder)
         else:
-            if _hash(folder) != _hash(partial):
+            if _hashes(folder) != _hashes(partial):
                 problem = f"'{folder}' holds another model than the one given: remove it, or choose another output"
             shutil.rmtree(partial)
     problem = collectives.agree(problem)
@@ -119,8 +113,10 @@ def _save_given(pipeline: DiffusionPipeline, folder: Path, engine: EngineConfig)
     return folder
 
 
-def _hash(folder: Path) -> str:
-    return weights_sha256(models.stored_weights(folder / "unet"))
+def _hashes(folder: Path) -> dict[str, str]:
+    """Of the weights in each of a folder's files."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {str(path.relative_to(folder)): weights_sha256(load_file(path)) for path in files}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +124,7 @@ class Plan:
     """A scrub that has been checked: everything loaded, nothing written."""
 
     config: ScrubConfig
-    model: DiffusionModel
+    model: Model
     fitted_forget: Fitted
     fitted_remain: Fitted
 
@@ -155,12 +151,12 @@ class Plan:
 
     def inputs(self) -> Inputs:
         """What the record holds the run to."""
-        weights = weights_sha256(self.model.unet.state_dict())
+        weights = weights_sha256(self.model.module.state_dict())
         return Inputs(weights, DataStamp.of(self.forget), DataStamp.of(self.remain))
 
     def describe(self) -> str:
         """What `--dry-run` prints."""
-        trained = [parameter for parameter in self.model.unet.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in self.model.module.parameters() if parameter.requires_grad]
         return "\n".join(
             [
                 dump_toml(self.config).rstrip(),
@@ -168,7 +164,7 @@ class Plan:
                 f"trains      {len(trained)} tensors, {sum(p.numel() for p in trained):,} parameters",
                 f"forget      {len(self.forget):,} samples of {_class_names(self.forget)}",
                 f"remain      {len(self.remain):,} samples of {_class_names(self.remain)}",
-                f"iteration   {cost(self.config.method, self.config.engine.precision)}, over batches of "
+                f"iteration   {self.config.method.cost(self.config.engine.precision)}, over batches of "
                 f"{self.config.train.train_batch_size}",
                 *self.notes(),
             ]
@@ -176,23 +172,15 @@ class Plan:
 
     def notes(self) -> list[str]:
         """What is said once, before a run."""
-        found = [inner_loop_note(self.config.method), null_class_note(self.model, self.forget)]
+        config = self.config
         data = data_notes(self.fitted_forget, self.fitted_remain, first=labels_of(self.forget))
-        effects = effect_notes(situation(self.config.method, self.config))
-        return [*data, *(note for note in found if note is not None), *effects]
+        null = null_class_note(self.model, self.forget)
+        on_cuda = collectives.is_on_cuda(config.engine)
+        effects = effect_notes(config.method, config.train, config.optimizer, config.engine, on_cuda=on_cuda)
+        return [*data, *config.method.notes(), *([] if null is None else [null]), *effects]
 
 
-def inner_loop_note(method: MethodConfig) -> str | None:
-    """Why the inner loop does not run."""
-    if not isinstance(method, EraseDiffConfig) or method.needs_inner_loop or method.inner_every:
-        return None
-    return (
-        "inner loop  skipped: with gradient_of_g = 'envelope' and barrier = 'norm', φ^K drops out of the update "
-        "exactly; inner_every = n logs g every n steps"
-    )
-
-
-def null_class_note(model: DiffusionModel, dataset: Dataset) -> str | None:
+def null_class_note(model: Model, dataset: Dataset) -> str | None:
     """That a class more than the data have may be the null class."""
     if model.null_class is not None or model.num_classes != len(dataset.classes) + 1:
         return None
@@ -212,7 +200,7 @@ def plan(config: ScrubConfig) -> Plan:
     """Checks all that can be checked before anything is written."""
     forget, remain = Dataset.open(config.forget), Dataset.open(config.remain)
     check_disjoint(forget, remain)
-    model = models.load(config.model)
+    model = load_model(config.model)
     planned = Plan(config, model, fit(forget, model), fit(remain, model))
     if planned.forget.classes != planned.remain.classes:
         first = [", ".join(data.classes[:3]) for data in (planned.forget, planned.remain)]
@@ -221,11 +209,12 @@ def plan(config: ScrubConfig) -> Plan:
             f"{first[1]}, …): split both from one dataset"
         )
     _check_never_forgotten(planned.remain, model)
-    check_settings(config, model, labels_of(planned.forget), labels_of(planned.remain))
+    told = [model.conditions.of_dataset(data) for data in (planned.forget, planned.remain)]
+    check_settings(config, model, *told)
     return planned
 
 
-def _check_never_forgotten(remain: Dataset, model: DiffusionModel) -> None:
+def _check_never_forgotten(remain: Dataset, model: Model) -> None:
     """Raises ConfigError where training on D_r would bring back what the model has forgotten before."""
     rows = np.flatnonzero(forgotten_rows(model.lineage.forgotten, remain))
     if len(rows):
@@ -238,20 +227,20 @@ def _check_never_forgotten(remain: Dataset, model: DiffusionModel) -> None:
 
 
 def check_settings(
-    config: ScrubConfig | EraseConfig, model: DiffusionModel, forget_labels: list[int], remain_labels: list[int]
+    config: ScrubConfig | EraseConfig, model: Model, forget: Sequence[Condition], remain: Sequence[Condition]
 ) -> None:
-    """Raises ConfigError where the settings of a scrub, the model and the labels do not fit together."""
-    check_method(config.method)
+    """Raises ConfigError where a scrub's settings, the model and what the two sets' samples are told do not fit."""
     check_engine(config.engine, model)
-    models.check_saveable(model)
-    check_labels(model, config.method, forget_labels, remain_labels)
+    model.check_saveable()
+    check_conditions(model, config.method, forget, remain)
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
-    check_precision(config.engine, config.method)
+    config.method.check(config.engine)
 
 
 def fitted(config: ScrubConfig) -> ScrubConfig:
-    """With the settings resolved that depend on the run's length."""
+    """With the settings resolved that depend on the run's length. Raises ConfigError for one out of its range."""
+    check_ranges(config)
     return dataclasses.replace(config, optimizer=config.optimizer.fitted(config.train.max_train_steps))
 
 

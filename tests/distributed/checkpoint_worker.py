@@ -13,7 +13,7 @@ from engine_cases import METHODS, OPTIMIZERS, Case, global_batch, make_module, m
 from engine_worker import ToyObjective
 from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
-from erasediff.trainer.methods import Update, make
+from erasediff.trainer.methods import Update
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.run.attempts import Attempt
 from erasediff.trainer.run.checkpoint import Checkpoints
@@ -24,11 +24,11 @@ METHOD = METHODS["envelope-norm"]
 
 
 def update(model: ShardedModel, step: int) -> Update:
-    method = make(METHOD, ToyObjective())  # pyright: ignore[reportArgumentType]
+    method = METHOD.make(ToyObjective())
     rank, world_size = collectives.rank(), collectives.world_size()
     remain: Any = micro_batches(global_batch(step, True), rank, world_size)
     forget: Any = micro_batches(global_batch(step, False), rank, world_size)
-    return method.step(model, forget, remain, step, keep_gradient_of_g=False)
+    return method.step(model, forget, remain, step, diagnose=False)
 
 
 def record(model: ShardedModel, step: int, path: Path) -> None:
@@ -50,7 +50,8 @@ def main() -> None:
         model = ShardedModel(make_module(), engine, OPTIMIZERS[case.optimizer], device, max_train_steps=10)
         step = 0
         if read != "none":
-            _, step = Checkpoints(Attempt.create(Path(read)), 1, Identity({}, frozenset())).restore_newest(model)
+            checkpoints = Checkpoints(Attempt.create(Path(read)), 1, Identity({}, frozenset()))
+            step = checkpoints.restore_newest(model).step
             assert step > 0
             record(model, step, Path(output) / f"read-{world_size}-zero{stage}.safetensors")
         if written != "none":

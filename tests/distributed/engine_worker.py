@@ -33,9 +33,11 @@ from engine_cases import (
     per_sample_loss,
     rounded_cases,
 )
-from erasediff.trainer.config import EngineConfig, EraseDiffConfig
+from erasediff.trainer import EraseDiffConfig
+from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
-from erasediff.trainer.methods import Update, make
+from erasediff.trainer.methods import Update
+from erasediff.trainer.methods._two_gradients import Descent
 from erasediff.trainer.ranks import collectives
 
 RANK, WORLD_SIZE = 0, 1
@@ -58,10 +60,10 @@ def make_model(case: Case, device: torch.device) -> ShardedModel:
 
 
 def update(model: ShardedModel, config: Any, iteration: int) -> Update:
-    method = make(config, ToyObjective())  # pyright: ignore[reportArgumentType]
+    method = config.make(ToyObjective())
     remain: Any = micro_batches(global_batch(iteration, True), RANK, WORLD_SIZE)
     forget: Any = micro_batches(global_batch(iteration, False), RANK, WORLD_SIZE)
-    return method.step(model, forget, remain, iteration, keep_gradient_of_g=True)
+    return method.step(model, forget, remain, iteration, diagnose=True)
 
 
 def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.device) -> list[dict[str, float]]:
@@ -109,8 +111,8 @@ def run_difference(case: Case, device: torch.device) -> dict[str, float]:
     """The cosine of ∇g to fp64's, where ∇g is a difference, and g beside fp64's."""
     model, config = make_model(case, device), DIFFERENCES[case.method]
     done = update(model, config, 0)
-    assert done.gradient_of_g is not None
-    grad_f, grad_phi = done.gradient_of_g
+    assert isinstance(done.observe, Descent)
+    grad_f, grad_phi = done.observe.grad_f, done.observe.grad_phi
     found = model.gather(grad_f.clone().axpy_(-1.0, grad_phi) if grad_phi is not None else grad_f)
     if RANK != 0:
         return {}

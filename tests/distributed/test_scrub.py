@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from erasediff.shards.requests import split
+from erasediff.shards import split
 from ranks import check, run_ranks
 from safetensors.torch import load_file
 

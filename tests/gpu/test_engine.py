@@ -14,10 +14,10 @@ from engine_cases import (
     rounded_cases,
 )
 from erasediff.shards import Dataset, Stream
-from erasediff.trainer import methods
-from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, OptimizerConfig
+from erasediff.trainer import EraseDiffConfig
+from erasediff.trainer.config import EngineConfig, ModelConfig, OptimizerConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
-from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionObjective
 from erasediff.trainer.ranks import collectives
 from ranks import check, run_ranks
@@ -52,21 +52,21 @@ def test_a_step_never_waits_for_the_device(digits: Path, base_model: Path, tmp_p
     engine = EngineConfig(device="cuda", precision=precision)  # pyright: ignore[reportArgumentType]
     device = collectives.set_up(engine)
     config = tiny_config(digits, base_model, tmp_path / "run", engine=engine)
-    model = models.load(ModelConfig(path=config.model.path, null_class=10))
+    model = load_model(ModelConfig(path=config.model.path, null_class=10))
     method = EraseDiffConfig(barrier="value", gradient_of_g="first_order", num_inner_steps=2)
     objective = DiffusionObjective(
-        model, device, seed=0, label_drop=0.1, method=method, remain_labels=[0, 1, 2, 4, 5, 6, 7, 8, 9]
+        model, device, seed=0, label_drop=0.1, method=method, others=[0, 1, 2, 4, 5, 6, 7, 8, 9]
     )
-    sharded = ShardedModel(model.unet, engine, OptimizerConfig(), device, max_train_steps=10)
+    sharded = ShardedModel(model.module, engine, OptimizerConfig(), device, max_train_steps=10)
     streams = [Stream(Dataset.open(path), seed=0, batch_size=8) for path in (config.forget, config.remain)]
-    chosen = methods.make(method, objective)
+    chosen = method.make(objective)
 
     def step(number: int) -> None:
         forget = objective.forget_batches(streams[0].batch(number))
         remain = objective.remain_batches(streams[1].batch(number))
         torch.cuda.set_sync_debug_mode("error" if number else "default")
         try:
-            update = chosen.step(sharded, forget, remain, number, keep_gradient_of_g=False)
+            update = chosen.step(sharded, forget, remain, number, diagnose=False)
             sharded.step(update.delta, number, update.skip)
             update.packet.extend(skipped=update.skip)
             packet = update.packet.to_host()

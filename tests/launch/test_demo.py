@@ -45,7 +45,7 @@ def test_a_digit_that_is_none(capfd: pytest.CaptureFixture[str], tmp_path: Path)
 def test_live_samples_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     shape = digits_shape()
     device = set_up(EngineConfig(device="cpu"))
-    model = ShardedModel(shape.unet, EngineConfig(device="cpu"), OptimizerConfig(), device, max_train_steps=1)
+    model = ShardedModel(shape.module, EngineConfig(device="cpu"), OptimizerConfig(), device, max_train_steps=1)
     before = model.theta.data.clone()
     preview = Preview(shape, [0, 1, 2, 3, 4, 5, 6], list("0123456"), every=20)
     capsys.readouterr()

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import Dataset
-from erasediff.shards.writing import build
+from erasediff.shards import Dataset, build
 from PIL import Image
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from erasediff.shards import DataError, Dataset, Stream
+from erasediff.shards import DataError, Dataset, Stream, build
 from erasediff.shards.format.arrays import parse_arrays
-from erasediff.shards.writing import build
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

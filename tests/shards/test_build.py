@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset
-from erasediff.shards.requests import split
-from erasediff.shards.writing import build
+from erasediff.shards import DataError, Dataset, build, split
 from PIL import Image
 from sklearn.datasets import load_digits
 from webdataset.compat import WebDataset

@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from erasediff.launch.cli import main
-from erasediff.shards import DataError, Dataset, Stream
+from erasediff.shards import DataError, Dataset, Stream, build, split
 from erasediff.shards.checking.verify import verify
-from erasediff.shards.requests import split
-from erasediff.shards.writing import build
 from webdataset.writer import ShardWriter
 
 ORDER = ("émeu", "horse", "dog", "cat")  # no picture is of a horse

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import Dataset, Prefetch, SampleBatch, Stream
-from erasediff.shards.requests import split
+from erasediff.shards import Dataset, Prefetch, SampleBatch, Stream, split
 from erasediff.shards.streaming.mixture import BLOCK_SLOTS, Mixture
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, Stream
+from erasediff.shards import DataError, Dataset, Stream, build
 from erasediff.shards.format.images import decode, image_header_shape
 from erasediff.shards.format.tar_reader import read_samples
 from erasediff.shards.requests.expression import parse_comparison
 from erasediff.shards.requests.request import parse_request
-from erasediff.shards.writing import build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, Stream
-from erasediff.shards.requests import split
-from erasediff.shards.writing import build
+from erasediff.shards import DataError, Dataset, Stream, build, split
 from PIL import Image
 from webdataset.writer import ShardWriter
 

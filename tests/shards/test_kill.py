@@ -14,10 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset
+from erasediff.shards import DataError, Dataset, build, split
 from erasediff.shards.checking.verify import verify
-from erasediff.shards.requests import split
-from erasediff.shards.writing import build
 from erasediff.shards.writing.parts import Part, SavedPart, resumed
 from erasediff.shards.writing.staging import staged
 from PIL import Image

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, Prefetch, Stream
-from erasediff.shards.writing import build
+from erasediff.shards import DataError, Dataset, Prefetch, Stream, build
 
 
 def prefetch_threads() -> list[threading.Thread]:

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, check_disjoint
-from erasediff.shards.requests import split
+from erasediff.shards import DataError, Dataset, build, check_disjoint, split
 from erasediff.shards.requests.expression import parse_comparison
 from erasediff.shards.requests.request import Request, Selector, read_request
-from erasediff.shards.writing import build
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

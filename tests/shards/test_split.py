@@ -5,9 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, check_disjoint
-from erasediff.shards.requests import split
-from erasediff.shards.writing import build
+from erasediff.shards import DataError, Dataset, build, check_disjoint, split
 
 
 def test_digit_three(digits: Dataset, tmp_path: Path) -> None:

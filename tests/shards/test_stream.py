@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from erasediff.shards import DataError, Dataset, Stream
-from erasediff.shards.requests import split
+from erasediff.shards import DataError, Dataset, Stream, build, split
 from erasediff.shards.streaming.order import Order, permutation, random_words
-from erasediff.shards.writing import build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

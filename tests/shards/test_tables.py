@@ -8,9 +8,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from erasediff.shards import DataError
+from erasediff.shards import DataError, build
 from erasediff.shards.checking.verify import verify
-from erasediff.shards.writing import build
 from webdataset.compat import WebDataset
 
 RECORDS = [

@@ -7,9 +7,8 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from erasediff.shards import Dataset, Stream
+from erasediff.shards import Dataset, Stream, build
 from erasediff.shards.streaming.transform import Transform, normalise
-from erasediff.shards.writing import build
 from PIL import Image
 
 

@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from erasediff.launch.shards import Inspect, Verify
-from erasediff.shards import DataError, Dataset
+from erasediff.shards import DataError, Dataset, build, split
 from erasediff.shards.checking.inspect import contact_sheet, summarise
 from erasediff.shards.checking.verify import verify
 from erasediff.shards.format.manifest import read_manifest, write_manifest
-from erasediff.shards.requests import split
-from erasediff.shards.writing import build
 from erasediff.shards.writing.assemble import complete
 from PIL import Image
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from erasediff.trainer.config import EraseDiffConfig, FinetuneConfig, MethodConfig, MOOConfig, OptimizerConfig
+from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
+from erasediff.trainer.config import MethodConfig, OptimizerConfig
 from torch import Tensor, nn
 
 # where engine and reference run; tests/gpu sets it

@@ -7,17 +7,9 @@ from typing import Literal
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from erasediff.shards.requests import split
-from erasediff.shards.writing import build
-from erasediff.trainer.config import (
-    EngineConfig,
-    EraseDiffConfig,
-    MethodConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ScrubConfig,
-    TrainConfig,
-)
+from erasediff.shards import build, split
+from erasediff.trainer import EraseDiffConfig
+from erasediff.trainer.config import EngineConfig, MethodConfig, ModelConfig, OptimizerConfig, ScrubConfig, TrainConfig
 
 NULL_CLASS = 10
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from erasediff.trainer import files
-from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, ScrubConfig, TrainConfig
+from erasediff.trainer import EraseDiffConfig, files
+from erasediff.trainer.config import EngineConfig, ModelConfig, ScrubConfig, TrainConfig
 from erasediff.trainer.config.toml import as_dict, flatten
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import ConfigError, TrainingError

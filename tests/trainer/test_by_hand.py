@@ -11,9 +11,10 @@ import torch
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from erasediff.shards import Dataset, Stream
-from erasediff.trainer.config import EngineConfig, EraseDiffConfig, ModelConfig, OptimizerConfig, TrainConfig
+from erasediff.trainer import EraseDiffConfig
+from erasediff.trainer.config import EngineConfig, ModelConfig, OptimizerConfig, TrainConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
-from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.scrubbing import run_scrub
@@ -37,29 +38,30 @@ def plain_unet(pipeline: Path) -> UNet2DModel:
 
 @torch.no_grad()
 def predictions(unet: UNet2DModel, batch: DiffusionBatch, labels: Tensor) -> Tensor:
-    return unet(batch.x_t_BCHW, batch.timesteps_B, class_labels=labels).sample
+    return unet(batch.noised.x_t, batch.noised.timesteps, class_labels=labels).sample
 
 
 def test_each_samples_target_is_the_prediction_under_its_own_other_class(digits: Path, base_model: Path) -> None:
-    model = models.load(ModelConfig(path=str(base_model), null_class=NULL_CLASS))
+    model = load_model(ModelConfig(path=str(base_model), null_class=NULL_CLASS))
     objective = DiffusionObjective(
-        model, CPU, seed=3, label_drop=0.0, method=EraseDiffConfig(), remain_labels=REMAINING, forward_batch_size=5
+        model, CPU, seed=3, label_drop=0.0, method=EraseDiffConfig(), others=REMAINING, forward_batch_size=5
     )
     engine = EngineConfig(device="cpu")
-    sharded = ShardedModel(model.unet, engine, OptimizerConfig(), collectives.set_up(engine), max_train_steps=1)
+    sharded = ShardedModel(model.module, engine, OptimizerConfig(), collectives.set_up(engine), max_train_steps=1)
     given = Stream(Dataset.open(digits / "split" / "forget"), seed=0, batch_size=12).batch(0)
     unet = plain_unet(base_model)
     others: list[int] = []
     for batch in objective.with_forget_targets(sharded, objective.forget_batches(given)):
-        assert batch.target_BCHW is not None and batch.teacher_labels_B is not None
+        assert batch.target is not None
         # each sample alone, under its own c_m
-        rows = zip(batch.x_t_BCHW, batch.timesteps_B, batch.teacher_labels_B, strict=True)
+        c_m_B = batch.prepared.told["class_labels"]
+        rows = zip(batch.noised.x_t, batch.noised.timesteps, c_m_B, strict=True)
         with torch.no_grad():
             expected = torch.cat([unet(x_t[None], t, class_labels=c_m[None]).sample for x_t, t, c_m in rows])
-        assert torch.allclose(batch.target_BCHW, expected, atol=1e-6)
+        assert torch.allclose(batch.target, expected, atol=1e-6)
         # one class for all would be seen
-        assert (expected - predictions(unet, batch, torch.zeros_like(batch.teacher_labels_B))).abs().max() > 1e-3
-        others += batch.teacher_labels_B.tolist()
+        assert (expected - predictions(unet, batch, torch.zeros_like(c_m_B))).abs().max() > 1e-3
+        others += c_m_B.tolist()
     assert len(set(others)) > 4
 
 
@@ -71,20 +73,21 @@ def test_the_first_steps_losses_are_those_of_the_defaults(digits: Path, base_mod
     run_scrub(config)
     (logged,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
 
-    model = models.load(ModelConfig(path=str(base_model), null_class=NULL_CLASS))
-    by_hand = DiffusionObjective(model, CPU, seed=0, label_drop=0.1, method=EraseDiffConfig(), remain_labels=REMAINING)
+    model = load_model(ModelConfig(path=str(base_model), null_class=NULL_CLASS))
+    by_hand = DiffusionObjective(model, CPU, seed=0, label_drop=0.1, method=EraseDiffConfig(), others=REMAINING)
     forget, remain = (Stream(Dataset.open(path), seed=0, batch_size=size) for path in (config.forget, config.remain))
     (batch_f,), (batch_r,) = by_hand.forget_batches(forget.batch(0)), by_hand.remain_batches(remain.batch(0))
-    assert batch_f.labels_B is not None and batch_f.teacher_labels_B is not None
-    assert batch_r.labels_B is not None and batch_r.target_BCHW is not None
-    assert set(batch_f.teacher_labels_B.tolist()) == set(REMAINING)
-    assert (batch_f.labels_B == 3).all()
-    assert abs((batch_r.labels_B == NULL_CLASS).float().mean() - 0.1) < 0.05
+    assert batch_r.target is not None
+    c_m_B = batch_f.prepared.told["class_labels"]
+    c_f_B, c_r_B = (batch.noised.told["class_labels"] for batch in (batch_f, batch_r))
+    assert set(c_m_B.tolist()) == set(REMAINING)
+    assert (c_f_B == 3).all()
+    assert abs((c_r_B == NULL_CLASS).float().mean() - 0.1) < 0.05
 
     unet = plain_unet(base_model)
-    target = predictions(unet, batch_f, batch_f.teacher_labels_B)
-    loss_f = (target - predictions(unet, batch_f, batch_f.labels_B)).square().mean()
-    loss_r = (batch_r.target_BCHW - predictions(unet, batch_r, batch_r.labels_B)).square().mean()
+    target = predictions(unet, batch_f, c_m_B)
+    loss_f = (target - predictions(unet, batch_f, c_f_B)).square().mean()
+    loss_r = (batch_r.target - predictions(unet, batch_r, c_r_B)).square().mean()
     assert logged["loss_f"] == pytest.approx(float(loss_f), rel=1e-5)
     assert logged["loss_r"] == pytest.approx(float(loss_r), rel=1e-6)
 

@@ -56,9 +56,9 @@ def begin(run: Path, model: ShardedModel, keep: int = 2, **identity: object) -> 
     """A new attempt at the run, with what the earlier ones left in `model`; its checkpoints, and its first step."""
     attempt = Attempt.create(run)
     checkpoints = Checkpoints(attempt, keep, Identity({"train.seed": 0} | identity, frozenset({"train.new"})))
-    began_from, first_step = checkpoints.restore_newest(model)
-    attempt.begin(began_from, first_step)
-    return checkpoints, first_step
+    beginning = checkpoints.restore_newest(model)
+    attempt.begin(beginning.folder, beginning.step)
+    return checkpoints, beginning.step
 
 
 def save(checkpoints: Checkpoints, model: ShardedModel, step: int) -> dict[str, Tensor]:

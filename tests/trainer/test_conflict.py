@@ -10,8 +10,9 @@ import pytest
 import torch
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.streaming.stream import Stream
-from erasediff.trainer.config import EraseDiffConfig, ModelConfig, OptimizerConfig, TrainConfig
-from erasediff.trainer.models import unet2d as models
+from erasediff.trainer import EraseDiffConfig
+from erasediff.trainer.config import ModelConfig, OptimizerConfig, TrainConfig
+from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from erasediff.trainer.scrubbing import run_scrub
 from safetensors.torch import load_file
@@ -32,28 +33,30 @@ def test_cosines_by_layer_the_clip_and_the_step(
     scrubbed = load_file(run_scrub(dataclasses.replace(config, optimizer=optimizer)) / WEIGHTS)
     (line,) = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
 
-    model = models.load(ModelConfig(str(base_model), null_class=10))
+    model = load_model(ModelConfig(str(base_model), null_class=10))
     objective = DiffusionObjective(model, torch.device("cpu"), seed=3, label_drop=0.1, method=method)
-    names = [name for name, _ in model.unet.named_parameters()]
-    theta = {name: value.detach().double().clone() for name, value in model.unet.named_parameters()}
+    names = [name for name, _ in model.module.named_parameters()]
+    theta = {name: value.detach().double().clone() for name, value in model.module.named_parameters()}
 
     def gradient(batch: DiffusionBatch) -> dict[str, torch.Tensor]:
-        output = model.unet(batch.x_t_BCHW, batch.timesteps_B, class_labels=batch.labels_B).sample
-        assert batch.target_BCHW is not None
-        loss = (batch.target_BCHW - output).square().mean()
-        found = torch.autograd.grad(loss, list(model.unet.parameters()))
+        output = model.module(batch.noised.x_t, batch.noised.timesteps, **batch.noised.told).sample
+        assert batch.target is not None
+        loss = (batch.target - output).square().mean()
+        found = torch.autograd.grad(loss, list(model.module.parameters()))
         return {name: value.double() for name, value in zip(names, found, strict=True)}
 
     def batch(side: str) -> DiffusionBatch:
         data = Dataset.open(digits / "split" / side)
         samples = Stream(data, seed=3, batch_size=6, image_size=8, channels=1).batch(0)
-        batches = objective.remain_batches(samples) if side == "remain" else objective.forget_batches(samples)
-        return batches[0]
+        if side == "remain":
+            return objective.remain_batches(samples)[0]
+        (found,) = objective.forget_batches(samples)
+        return dataclasses.replace(found, target=found.prepared)  # the noise target's draws are the target
 
     grad_r, grad_g = gradient(batch("remain")), gradient(batch("forget"))
     if gradient_of_g == "first_order":
         with torch.no_grad():
-            for name, parameter in model.unet.named_parameters():
+            for name, parameter in model.module.named_parameters():
                 parameter -= 0.1 * grad_g[name].float()
         grad_phi = gradient(batch("forget"))
         grad_g = {name: grad_g[name] - grad_phi[name] for name in names}

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from erasediff.launch.cli import main
+from erasediff.trainer import EraseDiffConfig, MOOConfig
 from erasediff.trainer.config import (
     EngineConfig,
     EraseConfig,
-    EraseDiffConfig,
     ModelConfig,
-    MOOConfig,
     OptimizerConfig,
     PretrainConfig,
     ScrubConfig,

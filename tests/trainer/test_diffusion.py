@@ -10,9 +10,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from erasediff.shards import Dataset, SampleBatch, Stream
-from erasediff.trainer.config import EraseDiffConfig, MethodConfig, ModelConfig
-from erasediff.trainer.models import unet2d as models
-from erasediff.trainer.models.unet2d import DiffusionModel
+from erasediff.trainer import EraseDiffConfig
+from erasediff.trainer.config import MethodConfig, ModelConfig
+from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.model import Model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from tiny import make_pipeline
 
@@ -21,12 +22,12 @@ NULL_CLASS = 10
 REMAIN_LABELS = [label for label in range(10) if label != 3]
 
 
-def load(folder: Path, null_class: int | None = NULL_CLASS) -> DiffusionModel:
-    return models.load(ModelConfig(path=str(folder), null_class=null_class))
+def load(folder: Path, null_class: int | None = NULL_CLASS) -> Model:
+    return load_model(ModelConfig(path=str(folder), null_class=null_class))
 
 
-def objective(model: DiffusionModel, method: MethodConfig | None = None, **options: Any) -> DiffusionObjective:
-    settings: dict[str, Any] = {"seed": 5, "label_drop": 0.0, "remain_labels": REMAIN_LABELS} | options
+def objective(model: Model, method: MethodConfig | None = None, **options: Any) -> DiffusionObjective:
+    settings: dict[str, Any] = {"seed": 5, "label_drop": 0.0, "others": REMAIN_LABELS} | options
     return DiffusionObjective(model, CPU, method=method, **settings)
 
 
@@ -36,7 +37,11 @@ def samples(digits: Path, part: str, batch_size: int = 64, b: int = 0, rank: int
 
 
 def joined(batches: list[DiffusionBatch], field: str) -> torch.Tensor:
-    return torch.cat([getattr(batch, field) for batch in batches])
+    """`x_t` and so on, "c" for what the model is told, "c_m" for what its teacher is."""
+    if field in ("c", "c_m"):
+        told = [batch.noised.told if field == "c" else batch.prepared.told for batch in batches]
+        return torch.cat([one["class_labels"] for one in told])
+    return torch.cat([getattr(batch.noised, field) for batch in batches])
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -44,17 +49,17 @@ def test_x_t_and_the_remain_target_are_those_of_diffusers(digits: Path, tmp_path
     model = load(make_pipeline(tmp_path / "model", prediction_type=prediction_type))
     given = samples(digits, "remain")
     (batch,) = objective(model).remain_batches(given)
-    assert batch.target_BCHW is not None
+    assert batch.target is not None
     scheduler: Any = DDPMScheduler(num_train_timesteps=1000, prediction_type=prediction_type)
     x_0 = torch.from_numpy(given.images)
     # solve for ε where the model predicts v: x_t = √ᾱ x_0 + √(1-ᾱ) ε
-    signal = scheduler.alphas_cumprod[batch.timesteps_B].sqrt().view(-1, 1, 1, 1)
-    noise = (1 - scheduler.alphas_cumprod[batch.timesteps_B]).sqrt().view(-1, 1, 1, 1)
-    epsilon = (batch.x_t_BCHW - signal * x_0) / noise
-    expected = epsilon if prediction_type == "epsilon" else scheduler.get_velocity(x_0, epsilon, batch.timesteps_B)
+    signal = scheduler.alphas_cumprod[batch.noised.timesteps].sqrt().view(-1, 1, 1, 1)
+    noise = (1 - scheduler.alphas_cumprod[batch.noised.timesteps]).sqrt().view(-1, 1, 1, 1)
+    epsilon = (batch.noised.x_t - signal * x_0) / noise
+    expected = epsilon if prediction_type == "epsilon" else scheduler.get_velocity(x_0, epsilon, batch.noised.timesteps)
     # t = 0 divides rounding by √(1-ᾱ) = .01
-    assert torch.allclose(batch.target_BCHW, expected, atol=2e-4)
-    assert torch.allclose(scheduler.add_noise(x_0, epsilon, batch.timesteps_B), batch.x_t_BCHW, atol=1e-5)
+    assert torch.allclose(batch.target, expected, atol=2e-4)
+    assert torch.allclose(scheduler.add_noise(x_0, epsilon, batch.noised.timesteps), batch.noised.x_t, atol=1e-5)
     assert abs(epsilon.mean()) < 0.05
     assert abs(epsilon.std() - 1) < 0.05
 
@@ -69,7 +74,7 @@ def test_every_sample_has_its_own_draws_whatever_the_ranks_and_micro_batches(dig
         for rank in range(world):
             rows = samples(digits, "forget", batch_size=12, rank=rank, world=world)
             parts += objective(model, method, label_drop=0.3, forward_batch_size=3).forget_batches(rows)
-        for field in ("x_t_BCHW", "timesteps_B", "labels_B", "teacher_labels_B"):
+        for field in ("x_t", "timesteps", "c", "c_m"):
             assert torch.equal(joined(parts, field), joined(whole, field)), field
 
 
@@ -79,7 +84,7 @@ def test_pixels_scaled_on_the_device_are_those_the_stream_scales(digits: Path, b
     assert pixels.images.dtype == np.uint8 and scaled.images.dtype == np.float32
     model = load(base_model)
     theirs, ours = (objective(model).remain_batches(batch) for batch in (scaled, pixels))
-    assert torch.equal(joined(ours, "x_t_BCHW"), joined(theirs, "x_t_BCHW"))
+    assert torch.equal(joined(ours, "x_t"), joined(theirs, "x_t"))
 
 
 def test_draws_change_with_step_seed_and_purpose_but_not_with_the_target(digits: Path, base_model: Path) -> None:
@@ -87,40 +92,36 @@ def test_draws_change_with_step_seed_and_purpose_but_not_with_the_target(digits:
     given = samples(digits, "forget")
     rl = objective(model, EraseDiffConfig()).forget_batches(given)[0]
     noise = objective(model, EraseDiffConfig(target="noise")).forget_batches(given)[0]
-    assert torch.equal(rl.x_t_BCHW, noise.x_t_BCHW)
+    assert torch.equal(rl.noised.x_t, noise.noised.x_t)
     later = objective(model, EraseDiffConfig()).forget_batches(samples(digits, "forget", b=1))[0]
     other = objective(model, EraseDiffConfig(), seed=6).forget_batches(given)[0]
     remain = objective(model).remain_batches(given)[0]
     for different in (later, other, remain):
-        assert not torch.equal(rl.timesteps_B, different.timesteps_B)
+        assert not torch.equal(rl.noised.timesteps, different.noised.timesteps)
 
 
 def test_rl_draws_another_remaining_class_for_each_sample(digits: Path, base_model: Path) -> None:
     given = samples(digits, "forget", batch_size=600)
     (batch,) = objective(load(base_model), EraseDiffConfig()).forget_batches(given)
-    assert batch.target_BCHW is None
-    assert batch.teacher_labels_B is not None
-    counts = torch.bincount(batch.teacher_labels_B, minlength=11)
+    assert batch.target is None
+    counts = torch.bincount(joined([batch], "c_m"), minlength=11)
     assert counts[3] == counts[NULL_CLASS] == 0
     assert (counts[REMAIN_LABELS] > 600 / 9 / 2).all()
     # where the sample's own class remains (single samples are erased, not a class) it is still never its own c_m
     mixed = samples(digits, "remain", batch_size=600)
     (batch,) = objective(load(base_model), EraseDiffConfig()).forget_batches(mixed)
-    assert batch.teacher_labels_B is not None
-    assert (batch.teacher_labels_B.numpy() != mixed.labels).all()
+    assert (joined([batch], "c_m").numpy() != mixed.labels).all()
 
 
 def test_an_anchor_is_the_only_other_class(digits: Path, base_model: Path) -> None:
     (batch,) = objective(load(base_model), EraseDiffConfig(anchor=7)).forget_batches(samples(digits, "forget"))
-    assert batch.teacher_labels_B is not None
-    assert (batch.teacher_labels_B == 7).all()
+    assert (joined([batch], "c_m") == 7).all()
 
 
 def test_the_noise_target_is_uniform(digits: Path, base_model: Path) -> None:
     method = EraseDiffConfig(target="noise")
     (batch,) = objective(load(base_model), method).forget_batches(samples(digits, "forget", batch_size=600))
-    assert batch.target_BCHW is not None
-    values = np.sort(batch.target_BCHW.numpy().ravel())
+    values = np.sort(batch.prepared.numpy().ravel())
     assert values[0] >= 0
     assert values[-1] < 1
     # Kolmogorov's distance to U(0, 1): 1.63/√n at the 1 % level
@@ -130,14 +131,14 @@ def test_the_noise_target_is_uniform(digits: Path, base_model: Path) -> None:
 def test_labels_are_dropped_at_the_rate_asked_for_for_the_trained_model_alone(digits: Path, base_model: Path) -> None:
     model = load(base_model)
     dropping = objective(model, EraseDiffConfig(), label_drop=0.25, forget_label_drop=0.5)
-    remain = joined(dropping.remain_batches(samples(digits, "remain", batch_size=1200)), "labels_B")
+    remain = joined(dropping.remain_batches(samples(digits, "remain", batch_size=1200)), "c")
     forget = dropping.forget_batches(samples(digits, "forget", batch_size=1200))
     assert abs((remain == NULL_CLASS).float().mean() - 0.25) < 0.05
-    assert abs((joined(forget, "labels_B") == NULL_CLASS).float().mean() - 0.5) < 0.06
-    assert not (joined(forget, "teacher_labels_B") == NULL_CLASS).any()
+    assert abs((joined(forget, "c") == NULL_CLASS).float().mean() - 0.5) < 0.06
+    assert not (joined(forget, "c_m") == NULL_CLASS).any()
 
 
 def test_unconditional_models_are_told_no_class(digits: Path, tmp_path: Path) -> None:
     model = load(make_pipeline(tmp_path / "model", num_classes=None), null_class=None)
     (batch,) = objective(model, EraseDiffConfig(target="noise")).forget_batches(samples(digits, "forget"))
-    assert batch.labels_B is None
+    assert not batch.noised.told

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import (
     EngineConfig,
-    EraseDiffConfig,
-    FinetuneConfig,
     JudgeConfig,
     MethodConfig,
-    MOOConfig,
     OptimizerConfig,
     SamplingConfig,
     TrainConfig,
 )
-from erasediff.trainer.run.effects import Situation, effect_notes, judge_effect_notes
+from erasediff.trainer.run.effects import effect_notes, judge_effect_notes
 from erasediff.trainer.scrubbing import dry_run, run_scrub
 from safetensors.torch import load_file
 from tiny import tiny_config
@@ -27,9 +25,9 @@ NOISE = EraseDiffConfig(target="noise")
 VALUE = EraseDiffConfig(barrier="value")
 
 
-def notes(method: MethodConfig, *, on_cuda: bool = False, **sections: object) -> list[str]:
+def notes(method: MethodConfig, on_cuda: bool = False, **sections: object) -> list[str]:
     plain = {"train": TrainConfig(), "optimizer": OptimizerConfig(), "engine": EngineConfig()}
-    return effect_notes(Situation(method, **(plain | sections), on_cuda=on_cuda))  # pyright: ignore[reportArgumentType]
+    return effect_notes(method, **({"on_cuda": on_cuda} | plain | sections))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("method", [EraseDiffConfig(), NOISE, VALUE, MOOConfig(), FinetuneConfig()])

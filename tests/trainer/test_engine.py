@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from erasediff.trainer.config import EngineConfig, EraseDiffConfig, OptimizerConfig
+from erasediff.trainer import EraseDiffConfig
+from erasediff.trainer.config import EngineConfig, OptimizerConfig
+from erasediff.trainer.engine.optimizer import learning_rate
 from erasediff.trainer.engine.sharded_model import ShardedModel
-from erasediff.trainer.engine.sharded_model.optimizer import learning_rate
-from erasediff.trainer.methods import make
 from erasediff.trainer.ranks import collectives
 from torch import Tensor, nn
 
@@ -60,9 +60,9 @@ def test_iterates_reach_the_constrained_optimum(barrier: Any, eta: float) -> Non
     forget: Any = [Quadratic(torch.tensor([[1.0, 1.0]]), torch.tensor([0.5, 0.5]), one)]
     model = make_model(Point(-1.0, 3.0), OptimizerConfig(name="sgd", learning_rate=0.02))
     config = EraseDiffConfig(barrier=barrier, eta=eta, lambda_cap=None, num_inner_steps=10, xi=0.1)
-    method = make(config, Quadratics())  # pyright: ignore[reportArgumentType]
+    method = config.make(Quadratics())
     for step in range(600):
-        update = method.step(model, forget, remain, step, keep_gradient_of_g=False)
+        update = method.step(model, forget, remain, step, diagnose=False)
         model.step(update.delta, step, update.skip)
     # (2, 1) less half of its excess 2 along (1, 1)
     assert torch.allclose(model.gather(model.theta)["x"], torch.tensor([1.0, 0.0]), atol=2e-3)

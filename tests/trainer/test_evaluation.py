@@ -14,6 +14,7 @@ import pytest
 import ranks
 import tiny
 import torch
+from diffusers import DDPMScheduler
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.errors import DataError
@@ -32,13 +33,14 @@ from erasediff.trainer.config import (
 from erasediff.trainer.config.toml import as_dict, read_toml
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence import metrics
-from erasediff.trainer.evidence.classifier import load_classifier, load_images, train_classifier
+from erasediff.trainer.evidence.classifier import load_classifier, read_images, train_classifier
 from erasediff.trainer.evidence.collect import Evidence, Scrubbed, make_bench, run_evaluate
 from erasediff.trainer.evidence.evaluation import evaluate
 from erasediff.trainer.evidence.features import make_features
+from erasediff.trainer.evidence.images import Asked, Images
 from erasediff.trainer.evidence.membership import membership_auc, sample_losses
 from erasediff.trainer.evidence.relearning import relearn
-from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import CHUNK, sample
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.randomness import sample_generator
@@ -95,7 +97,9 @@ def test_figures_are_of_the_images_they_name(digits: Path, run: Path, classifier
     scrubbed = Scrubbed.open(run)
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
     figures = evaluate(scrubbed.result, bench)
-    forget, remain = (bench.features(load_images(data, 8, 1)[0]) for data in (scrubbed.forget, scrubbed.remain))
+    forget, remain = (
+        bench.features(torch.from_numpy(read_images(data, 8, 1).images)) for data in (scrubbed.forget, scrubbed.remain)
+    )
     made = {side: bench.features(getattr(figures.samples, side).images) for side in ("forget", "remain")}
     assert len(forget) == 183 and len(remain) == 1614
     expected = {
@@ -109,7 +113,7 @@ def test_figures_are_of_the_images_they_name(digits: Path, run: Path, classifier
 
 
 def test_every_image_has_noise_of_its_own(base_model: Path) -> None:
-    model = models.load(ModelConfig(str(base_model), null_class=10))
+    model = load_model(ModelConfig(str(base_model), null_class=10))
     images = sample(model, [3] * (CHUNK + 6), SamplingConfig(num_inference_steps=2))
     # farther apart than rounding: a chunk of another size rounds otherwise
     assert torch.nn.functional.pdist(images.flatten(1)).min() > 0.1
@@ -119,7 +123,9 @@ def test_a_class_by_itself_is_judged_on_its_own_samples(digits: Path, run: Path,
     """Two classes forgotten: P_psi of each, by hand from the images, and the worse of the two."""
     scrubbed = Scrubbed.open(run)
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
-    bench = dataclasses.replace(bench, forget_labels=[3, 7], remain_labels=[0, 1, 2, 4, 5, 6, 8, 9])
+    bench = dataclasses.replace(
+        bench, forget_conditions={c: [c] for c in (3, 7)}, remain_conditions={c: [c] for c in (0, 1, 2, 4, 5, 6, 8, 9)}
+    )
     figures = evaluate(scrubbed.result, bench)
     judge, shown = bench.classifier, figures.samples
     by_hand: dict[str, list[float]] = {"3": [], "7": []}
@@ -141,15 +147,16 @@ def test_a_class_by_itself_is_judged_on_its_own_samples(digits: Path, run: Path,
     assert figures.metrics["accuracy_worst_class"].value == min(sum(values) / 15 for values in right.values())
 
 
-def test_only_images_of_the_asked_classes_are_loaded(digits: Path) -> None:
+def test_only_images_of_the_asked_classes_are_loaded(digits: Path, base_model: Path) -> None:
     """Before they are counted: the first five of a class that is one in ten."""
     data = Dataset.open(digits / "data")
-    images, labels = load_images(data, 8, 1, 5, labels=[7])
-    assert labels.tolist() == [7] * 5
+    model = load_model(ModelConfig(str(base_model), null_class=10))
+    found = Images.of_data(data, model, 5, labels=[7])
+    assert found.labels.tolist() == found.conditions == [7] * 5
     sevens = {data.read(i).image.tobytes() for i in range(len(data)) if data.labels[i] == 7}
-    for image in images:
+    for image in found.images:
         assert ((image[0] + 1) * 127.5).round().to(torch.uint8).numpy().tobytes() in sevens
-    assert len(load_images(data, 8, 1, labels=[7, 8])[1]) == int(((data.labels == 7) | (data.labels == 8)).sum())
+    assert len(Images.of_data(data, model, labels=[7, 8])) == int(((data.labels == 7) | (data.labels == 8)).sum())
 
 
 def test_the_weights_evaluated_are_the_weights_saved(evidence: Evidence, run: Path, base_model: Path) -> None:
@@ -182,7 +189,7 @@ def test_two_ranks_find_the_same(digits: Path, run: Path, classifier: Path, tmp_
 def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run: Path, classifier: Path) -> None:
     scrubbed = Scrubbed.open(run)
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
-    embedding = cast(torch.nn.Embedding, scrubbed.result.unet.class_embedding)
+    embedding = cast(torch.nn.Embedding, scrubbed.result.module.class_embedding)
     sound = evaluate(scrubbed.result, bench)
     with torch.no_grad():
         embedding.weight[5] = torch.nan
@@ -214,30 +221,32 @@ def test_a_ceiling_needs_two_samples_of_each_label(digits: Path, run: Path, clas
 
 
 def test_membership_by_the_loss(base_model: Path, digits: Path) -> None:
-    model = models.load(ModelConfig(str(base_model), null_class=10))
-    images, labels = load_images(Dataset.open(digits / "data"), 8, 1, 24)
-    losses = sample_losses(model, images, labels, seed=4, device=CPU)
+    model = load_model(ModelConfig(str(base_model), null_class=10))
+    shown = Images.of_data(Dataset.open(digits / "data"), model, 24)
+    images, labels = shown.images, shown.labels
+    losses = sample_losses(model, shown, seed=4, device=CPU)
+    scheduler: Any = DDPMScheduler()
 
     # the last image by hand, noised by diffusers' scheduler
     noise = torch.from_numpy(sample_generator(4, "membership", 23).standard_normal((20, 1, 8, 8), dtype="float32"))
     levels = torch.arange(25, 1000, 50)
-    x_t = model.scheduler.add_noise(images[23:].expand(20, -1, -1, -1), noise, cast(torch.IntTensor, levels))
+    x_t = scheduler.add_noise(images[23:].expand(20, -1, -1, -1), noise, cast(torch.IntTensor, levels))
     with torch.no_grad():
-        output = model.unet(x_t, levels, class_labels=labels[23:].expand(20)).sample
+        output = model.module(x_t, levels, class_labels=labels[23:].expand(20)).sample
     assert losses[23].item() == pytest.approx((output - noise).square().mean().item(), rel=1e-5)
 
-    members, others = (images[:12], labels[:12]), (images[12:], labels[12:])
+    members, others = shown.where(torch.arange(12)), shown.where(torch.arange(12, 24))
     before = membership_auc(model, members, others, seed=4, device=CPU)
     assert before.low is not None and before.high is not None and before.high - before.low < 0.7
-    few = membership_auc(model, (images[:9], labels[:9]), others, seed=4, device=CPU)
+    few = membership_auc(model, shown.where(torch.arange(9)), others, seed=4, device=CPU)
     assert (few.low, few.high) == (0, 1), "nine members tell nothing"
-    optimizer = torch.optim.Adam(model.unet.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.module.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(250):
-        noise = torch.randn(members[0].shape, generator=generator)
+        noise = torch.randn(members.images.shape, generator=generator)
         t = torch.randint(0, 1000, (12,), generator=generator)
-        x_t = model.scheduler.add_noise(members[0], noise, cast(torch.IntTensor, t))
-        loss = (model.unet(x_t, t, class_labels=members[1]).sample - noise).square().mean()
+        x_t = scheduler.add_noise(members.images, noise, cast(torch.IntTensor, t))
+        loss = (model.module(x_t, t, class_labels=members.labels).sample - noise).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -250,13 +259,13 @@ def test_membership_by_the_loss(base_model: Path, digits: Path) -> None:
 def test_relearning_leaves_the_model_alone_and_starts_at_its_p_psi(digits: Path, run: Path, classifier: Path) -> None:
     scrubbed = Scrubbed.open(run)
     judge = load_classifier(classifier)
-    images, labels = load_images(scrubbed.forget, 8, 1, 8)
-    before = weights_sha256(scrubbed.result.unet.state_dict())
+    images = Images.of_data(scrubbed.forget, scrubbed.base, 8)
+    before = weights_sha256(scrubbed.result.module.state_dict())
     config = RelearnConfig(num_images=8, num_steps=30, num_points=3, num_samples=12, learning_rate=1e-3)
     sampling = SamplingConfig(num_inference_steps=2)
-    points = relearn(scrubbed.result, judge, images, labels, config, sampling, device=CPU)
+    points = relearn(scrubbed.result, judge, images, Asked.in_turn({3: [3]}, 12), config, sampling, device=CPU)
     assert [point.step for point in points] == [0, 10, 20, 30]
-    assert weights_sha256(scrubbed.result.unet.state_dict()) == before
+    assert weights_sha256(scrubbed.result.module.state_dict()) == before
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
     assert points[0].p_psi == evaluate(scrubbed.result, bench).metrics["p_psi"].value
     assert points[3].p_psi != points[0].p_psi
@@ -313,7 +322,7 @@ def test_every_column_is_of_the_model_it_names(
     record = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(other)), output=tmp_path).record
     judge, found = load_classifier(classifier), {}
     for name, folder in (("unscrubbed", base_model), ("scrubbed", run / "model"), ("retrained", other)):
-        model = models.load(ModelConfig(str(folder), null_class=10))
+        model = load_model(ModelConfig(str(folder), null_class=10))
         images = sample(model, [3] * 12, SamplingConfig(num_inference_steps=2, seed=0))
         found[name] = judge.probabilities(images)[:, 3].mean().item()
         assert record.models[name].metrics["p_psi"].value == pytest.approx(found[name], rel=1e-6), name

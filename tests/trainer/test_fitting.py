@@ -13,7 +13,7 @@ from erasediff.shards.writing.build import build
 from erasediff.trainer.config import ModelConfig, TrainConfig
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.collect import run_evaluate
-from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.scrubbing import dry_run, plan, run_scrub
 from evidence_cases import make_classifier, tiny_evaluation
@@ -111,6 +111,6 @@ def test_an_evaluation_takes_other_shapes_as_the_scrub_did(
 def test_arrays_are_no_images(tmp_path: Path) -> None:
     np.save(tmp_path / "0.npy", np.zeros((1, 8, 8), np.float32))
     (tmp_path / "t.jsonl").write_text('{"path": "0.npy", "label": "cat"}\n')
-    model = models.load(ModelConfig(str(make_pipeline(tmp_path / "model", num_classes=1))))
+    model = load_model(ModelConfig(str(make_pipeline(tmp_path / "model", num_classes=1))))
     with pytest.raises(ConfigError, match=r"holds \.npy arrays; the model works on images"):
         fit(build(tmp_path / "t.jsonl", tmp_path / "data"), model)

@@ -8,16 +8,8 @@ from pathlib import Path
 import pytest
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
-from erasediff.shards import Dataset
-from erasediff.shards.requests import split
-from erasediff.trainer.config import (
-    EngineConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    ScrubConfig,
-    TrainConfig,
-    UNetConfig,
-)
+from erasediff.shards import Dataset, split
+from erasediff.trainer.config import EngineConfig, OptimizerConfig, PretrainConfig, ScrubConfig, TrainConfig, UNetConfig
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.scrubbing import dry_run, run_scrub

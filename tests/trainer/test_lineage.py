@@ -15,19 +15,13 @@ from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.requests.split import split
 from erasediff.shards.writing.build import build
-from erasediff.trainer.config import (
-    EngineConfig,
-    EraseConfig,
-    EraseDiffConfig,
-    ModelConfig,
-    ScrubConfig,
-    TrainConfig,
-)
+from erasediff.trainer import EraseDiffConfig
+from erasediff.trainer.config import EngineConfig, EraseConfig, ModelConfig, ScrubConfig, TrainConfig
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence import collect
-from erasediff.trainer.models import unet2d as models
 from erasediff.trainer.models.class_names import rows_forgotten_by
+from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.models.lineage import Forgotten, Lineage, write_lineage
 from erasediff.trainer.scrubbing import plan, run_scrub, scrub
@@ -200,7 +194,7 @@ class TestARemainSet:
 
 def test_what_was_forgotten_is_not_unseen(digits: Path, without_twelve: Path, tmp_path: Path) -> None:
     """A model before this one was trained on it: membership cannot compare with it."""
-    model = models.load(ModelConfig(str(without_twelve)))
+    model = load_model(ModelConfig(str(without_twelve)))
     request = tmp_path / "request.toml"
     request.write_text(f"[[selectors]]\nkeys = {json.dumps(TWELVE)}\n")
     split(digits / "data", tmp_path / "split", request=request)

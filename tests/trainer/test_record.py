@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 from erasediff.launch.evidence_table import show
-from erasediff.trainer.config import EraseDiffConfig
+from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.errors import ConfigError, NotShownError
 from erasediff.trainer.evidence import report
 from erasediff.trainer.evidence.classifier import ClassifierCard

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from erasediff.trainer.config import ModelConfig, SamplingConfig
-from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.randomness import sample_generator
 from tiny import NULL_CLASS
@@ -42,7 +42,7 @@ def by_hand(pipeline: Path, scale: float, num_steps: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("scale", [0.0, 2.5])
 def test_samples_are_those_of_a_guided_ddim_loop(base_model: Path, scale: float) -> None:
-    model = models.load(ModelConfig(path=str(base_model), null_class=NULL_CLASS))
+    model = load_model(ModelConfig(path=str(base_model), null_class=NULL_CLASS))
     config = SamplingConfig(guidance_scale=scale, num_inference_steps=4, seed=5)
     found = sample(model, LABELS, config)
     expected = by_hand(base_model, scale, 4, 5)

@@ -16,13 +16,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import (
     EngineConfig,
-    EraseDiffConfig,
-    FinetuneConfig,
     MethodConfig,
     ModelConfig,
-    MOOConfig,
     OptimizerConfig,
     Precision,
     PretrainConfig,
@@ -30,10 +28,10 @@ from erasediff.trainer.config import (
     TrainConfig,
     UNetConfig,
 )
+from erasediff.trainer.config.cost import Cost
 from erasediff.trainer.config.toml import decode, dump_toml
 from erasediff.trainer.errors import ConfigError, TrainingError
 from erasediff.trainer.pretrain import run_pretrain
-from erasediff.trainer.run.cost import Cost, cost
 from erasediff.trainer.scrubbing import plan, run_scrub, scrub
 from safetensors.torch import load_file, save_file
 from tiny import make_pipeline, tiny_config
@@ -294,7 +292,7 @@ def test_the_stated_cost_is_the_cost(
     train = TrainConfig(max_train_steps=2, train_batch_size=4)
     engine = EngineConfig(device="cpu", precision=precision)
     run_scrub(tiny_config(digits, base_model, tmp_path / "run", method=method, train=train, engine=engine))
-    assert cost(method, precision) == expected
+    assert method.cost(precision) == expected
     in_fp32 = [has_graph for has_graph, dtype in passes if dtype == torch.float32]
     assert passes.count((True, torch.bfloat16)) + in_fp32.count(True) == 2 * expected.gradients
     assert passes.count((False, torch.bfloat16)) + in_fp32.count(False) == 2 * expected.forwards

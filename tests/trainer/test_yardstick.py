@@ -21,7 +21,7 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.collect import load_yardstick, run_evaluate
-from erasediff.trainer.models import unet2d as models
+from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.randomness import sample_generator
@@ -90,7 +90,7 @@ def test_one_whose_classes_stand_in_another_order_is_refused(
     base = shutil.copytree(run / "model", tmp_path / "base")
     other = tiny.make_pipeline(tmp_path / "other", seed=2)
     edit_json(other / "model_index.json", id2label={str(i): name for i, name in enumerate([*names[::-1], ""])})
-    model = models.load(ModelConfig(str(base)))
+    model = load_model(ModelConfig(str(base)))
     with pytest.raises(ConfigError, match="calls class 0 '9', the scrubbed model '0'"):
         load_yardstick(ModelConfig(str(other), null_class=10), model)
     edit_json(other / "model_index.json", id2label={str(i): name for i, name in enumerate(names)})
@@ -110,7 +110,7 @@ def test_all_models_are_sampled_alike(base_model: Path, tmp_path: Path) -> None:
     own = {"timestep_spacing": "leading", "clip_sample_range": 0.3, "thresholding": True}
     edit_json(other / "scheduler" / "scheduler_config.json", **trained_with, **own)
     yardstick = load_yardstick(
-        ModelConfig(str(other), null_class=10), models.load(ModelConfig(str(base), null_class=10))
+        ModelConfig(str(other), null_class=10), load_model(ModelConfig(str(base), null_class=10))
     )
 
     # diffusers' own loop with the settings as they should be
@@ -120,12 +120,12 @@ def test_all_models_are_sampled_alike(base_model: Path, tmp_path: Path) -> None:
     x, labels = torch.stack([torch.from_numpy(image) for image in noise]), torch.tensor([4, 7])
     with torch.no_grad():
         for t in scheduler.timesteps:
-            x = scheduler.step(yardstick.unet(x, t, class_labels=labels).sample, int(t), x, return_dict=False)[0]
+            x = scheduler.step(yardstick.module(x, t, class_labels=labels).sample, int(t), x, return_dict=False)[0]
     config = SamplingConfig(guidance_scale=1.0, num_inference_steps=5, seed=3)
     torch.testing.assert_close(sample(yardstick, [4, 7], config), x.clamp(-1, 1), rtol=0, atol=1e-6)
     # what its loss is measured with is its own
     expected = DDPMScheduler(**trained_with).alphas_cumprod
-    assert torch.equal(yardstick.scheduler.alphas_cumprod, expected)
+    assert torch.equal(yardstick.schedule.scheduler.alphas_cumprod, expected)
 
 
 def test_more_steps_than_it_was_trained_with(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:

@@ -3,22 +3,18 @@
 from .base import LATER, Settings
 from .commands import DemoConfig, EraseConfig, EvaluateConfig, PretrainConfig, SampleConfig, ScrubConfig
 from .judge import JudgeConfig, RelearnConfig
-from .methods import METHOD_CONFIGS, EraseDiffConfig, FinetuneConfig, MethodConfig, MOOConfig
+from .methods import MethodConfig, TargetedConfig
 from .models import ModelConfig, SamplingConfig, UNetConfig
-from .run import MAX_OLD_WEIGHTS, EngineConfig, OptimizerConfig, Precision, Schedule, TrainConfig, default_sections
+from .run import MAX_OLD_WEIGHTS, EngineConfig, OptimizerConfig, Precision, TrainConfig
 
 __all__ = [
     "LATER",
     "MAX_OLD_WEIGHTS",
-    "METHOD_CONFIGS",
     "DemoConfig",
     "EngineConfig",
     "EraseConfig",
-    "EraseDiffConfig",
     "EvaluateConfig",
-    "FinetuneConfig",
     "JudgeConfig",
-    "MOOConfig",
     "MethodConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -27,10 +23,9 @@ __all__ = [
     "RelearnConfig",
     "SampleConfig",
     "SamplingConfig",
-    "Schedule",
     "ScrubConfig",
     "Settings",
+    "TargetedConfig",
     "TrainConfig",
     "UNetConfig",
-    "default_sections",
 ]

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from .base import LATER, Settings, class_names
+from .base import LATER, AtLeast1, Settings, class_names
 from .judge import JudgeConfig
-from .methods import EraseDiffConfig, MethodConfig
+from .methods import DEFAULT_METHOD, AnyMethod, default_method, method_kind
 from .models import ModelConfig, SamplingConfig, UNetConfig
-from .run import EngineConfig, OptimizerConfig, TrainConfig, default_sections
+from .run import EngineConfig, OptimizerConfig, TrainConfig
+
+
+class _ByMethod(Settings):
+    """Settings in which the method decides the defaults of other sections."""
+
+    method: AnyMethod
+
+    deciding: ClassVar[tuple[str, ...]] = ("method.name", "method.target")
+
+    def __post_init__(self) -> None:
+        for name, section in self.method.default_sections().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, section)
+
+    @classmethod
+    def decided(cls, values: dict[str, Any], chosen: dict[str, str]) -> dict[str, Any]:
+        section = values.get("method", {})
+        if not isinstance(section, dict):
+            return values
+        given = section.get("name", DEFAULT_METHOD)
+        name = chosen.get("method.name", given)
+        method_kind(name)
+        if name != given:  # another method's options
+            section = {}
+        target = {"target": chosen["method.target"]} if "method.target" in chosen else {}
+        return values | {"method": section | {"name": name} | target}
+
+    @classmethod
+    def section_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        section = values["method"] if isinstance(values.get("method"), dict) else {}
+        kind = method_kind(section.get("name", DEFAULT_METHOD))
+        decides = {field.name for field in dataclasses.fields(kind)} & {"name", "target"}
+        method = kind(**{key: section[key] for key in decides & section.keys()})
+        return super().section_defaults(values) | {"method": method, **method.default_sections()}
 
 
 @dataclass(frozen=True)
-class ScrubConfig(Settings):
+class ScrubConfig(_ByMethod):
     """Erase the forget set's influence from a diffusion model and keep the rest."""
 
     model: ModelConfig
@@ -24,7 +59,7 @@ class ScrubConfig(Settings):
     """Dataset folder of D_r."""
     output: str
     """Run folder: config.toml, attempts with their checkpoints, metrics.jsonl, and the scrubbed pipeline in model/."""
-    method: MethodConfig = field(default_factory=EraseDiffConfig)
+    method: AnyMethod = field(default_factory=default_method)
     """How to forget."""
     train: TrainConfig = LATER
     """Length, batches and bookkeeping."""
@@ -32,11 +67,6 @@ class ScrubConfig(Settings):
     """The outer optimizer."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Sharding and precision."""
-
-    def __post_init__(self) -> None:
-        for name, section in default_sections(self.method).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, section)
 
 
 @dataclass(frozen=True)
@@ -77,9 +107,9 @@ class SampleConfig(Settings):
     """The PNG file to write."""
     labels: tuple[int, ...] = ()
     """Classes, a row for each; none given: all of them without the null class."""
-    num_images: int = 8
+    num_images: AtLeast1 = 8
     """Images of each class."""
-    scale: int = 8
+    scale: AtLeast1 = 8
     """Enlarge each pixel so many times."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
@@ -100,7 +130,7 @@ class EvaluateConfig(Settings):
 
 
 @dataclass(frozen=True)
-class EraseConfig(Settings):
+class EraseConfig(_ByMethod):
     """Carry an erasure request from the list of samples to a published model, or publish nothing."""
 
     request: str
@@ -111,7 +141,7 @@ class EraseConfig(Settings):
     """Dataset folder the model was trained on."""
     output: str
     """Folder for split/, scrub/, record.json, report.html and, as `publish` says, model/."""
-    method: MethodConfig = field(default_factory=EraseDiffConfig)
+    method: AnyMethod = field(default_factory=default_method)
     """How to forget."""
     train: TrainConfig = LATER
     """Length, batches and bookkeeping."""
@@ -124,11 +154,6 @@ class EraseConfig(Settings):
     publish: Literal["shown", "within-limits"] = "shown"
     """shown: only a model that is shown to have forgotten and to hold every threshold. within-limits: also where that
     is not shown (too few samples, or nothing that tells forgetting), as long as every figure is within its limit."""
-
-    def __post_init__(self) -> None:
-        for name, section in default_sections(self.method).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, section)
 
 
 @dataclass(frozen=True)

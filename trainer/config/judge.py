@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .base import Settings
+from .base import AtLeast1, Positive, Settings
 from .models import SamplingConfig
 
 
@@ -13,15 +13,15 @@ from .models import SamplingConfig
 class RelearnConfig(Settings):
     """The relearning test: how fast the forgotten comes back when the model is trained on a little of it."""
 
-    num_images: int = 32
+    num_images: AtLeast1 = 32
     """Forget images to fine-tune on."""
-    num_steps: int = 40
+    num_steps: AtLeast1 = 40
     """Fine-tuning steps, a batch of all the images each."""
-    num_points: int = 4
+    num_points: AtLeast1 = 4
     """How often P_psi is measured on the way, evenly spread; step 0 comes on top."""
-    num_samples: int = 100
+    num_samples: AtLeast1 = 100
     """Samples of the forgotten classes at each point."""
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """Of AdamW."""
 
 
@@ -43,9 +43,9 @@ class JudgeConfig(Settings):
     """Feature extractor: classifier, inception (needs torch-fidelity), or the folder of a CLIP model."""
     classifier: str | None = None
     """A classifier.safetensors that an earlier evaluation wrote; none: one is trained on the data."""
-    num_forget_samples_per_class: int = 500
+    num_forget_samples_per_class: AtLeast1 = 500
     """Samples of each forgotten class; where single samples are forgotten, of each of their classes."""
-    num_remain_samples_per_class: int = 200
+    num_remain_samples_per_class: AtLeast1 = 200
     """Samples of each remaining class. Fewer are quicker, and may be too few to show that no class was harmed."""
     thresholds: tuple[str, ...] = ()
     """What the scrubbed model must hold, such as 'p_psi_worst_class <= 0.1', 'accuracy_remaining >= unscrubbed - 0.02'
@@ -54,5 +54,5 @@ class JudgeConfig(Settings):
     """How images are generated."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
-    num_threads: int | None = None
+    num_threads: AtLeast1 | None = None
     """Threads of one rank on CPU; none takes torch's choice."""

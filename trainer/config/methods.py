@@ -1,81 +1,133 @@
-"""What each method can be told. No torch here."""
+"""What a method says of itself before anything is loaded. Each method's file has a subclass of `MethodConfig`."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from .base import LATER, Settings
+from pydantic import PlainValidator, TypeAdapter
+
+from .. import plugins
+from ..errors import ConfigError
+from .base import Settings
+from .cost import Cost
+from .run import EngineConfig, OptimizerConfig, Precision, TrainConfig
+
+if TYPE_CHECKING:
+    from ..methods import Method
+    from ..models.conditions import Condition
+    from ..models.model import Model
+    from ..objectives.objective import Losses
+    from ..objectives.targets import ForgetTarget
+
+DEFAULT_METHOD = "erasediff"
 
 
 @dataclass(frozen=True)
-class EraseDiffConfig(Settings):
-    """EraseDiff, Algorithm 1 of arXiv 2401.05779, with Theorem 3.1's multiplier λ_t."""
+class MethodConfig(Settings):
+    """A method's options, and what follows from them: what it needs, what a step costs, what it cannot go with."""
 
-    name: Literal["erasediff"] = "erasediff"
+    name: str
     """Which method."""
-    target: Literal["rl", "noise"] = "rl"
-    """ε_f of eq. (2): the model's own prediction under another class c_m (rl), or uniform noise (noise)."""
+
+    needs_forget: ClassVar[bool] = True
+    """Whether it reads D_f."""
+
+    @property
+    def keeps_original(self) -> bool:
+        """Whether it asks the frozen model for predictions."""
+        return False
+
+    def target_kind(self) -> type[ForgetTarget] | None:
+        """What it trains towards on D_f."""
+        return None
+
+    def cost(self, precision: Precision) -> Cost:
+        """The passes of one outer step."""
+        raise NotImplementedError
+
+    def default_sections(self) -> dict[str, TrainConfig | OptimizerConfig]:
+        """The sections of a scrub by this method that nobody has set."""
+        return {"train": TrainConfig(), "optimizer": OptimizerConfig()}
+
+    def check(self, engine: EngineConfig) -> None:
+        """Raises ConfigError where its options do not go together, or not with the engine's."""
+
+    def check_conditions(self, model: Model, forget: Sequence[Condition], remain: Sequence[Condition]) -> None:
+        """Raises ConfigError where it cannot work on this model, told these conditions in D_f and in D_r."""
+
+    def notes(self) -> list[str]:
+        """Lines that are said once, before a run."""
+        return []
+
+    def without_effect(self) -> dict[str, str]:
+        """Options that change nothing as things are, and why: "method.xi", or "train.…" where it decides that."""
+        return {}
+
+    def make(self, losses: Losses[Any]) -> Method:
+        """The method. Raises ConfigError for an objective that it cannot minimise."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TargetedConfig(MethodConfig):
+    """A method that trains towards a forget target."""
+
+    target: str = "rl"
+    """ε_f of eq. (2): the model's own prediction under another condition c_m (rl), or uniform noise (noise)."""
     anchor: int | None = None
     """With rl: always this class as c_m, the null class too; none draws c_m per sample among the remaining classes."""
     teacher: Literal["current", "frozen"] = "current"
     """Whose prediction the rl target is: the model being scrubbed (the paper's) or the original one."""
-    gradient_of_g: Literal["envelope", "first_order"] = "envelope"
-    """∇g = ∇L_f(θ) with φ^K held constant, or ∇L_f(θ) - ∇L_f(φ^K)."""
-    barrier: Literal["norm", "value"] = "norm"
-    """a_t = η‖∇g‖² (the paper's) or η·max(g, 0)."""
-    eta: float = LATER
-    """η of the barrier a_t, by default 0.5 with rl, 1e-4 with noise; the optimizer's learning rate is apart."""
-    lambda_cap: float | None = 3.0
-    """Upper bound on λ_t; breaks Theorem 3.1's constraint on the steps it caps, which are counted. none: no cap."""
-    num_inner_steps: int = 1
-    """K, plain SGD steps on L_f from θ_t to φ^K. Changes nothing with envelope and norm."""
-    xi: float = 1e-3
-    """ξ, learning rate of the inner steps."""
-    inner_every: int = 0
-    """With envelope and norm: compute φ^K, to log g, on every n-th step; 0 never. Otherwise it is always computed."""
 
     def __post_init__(self) -> None:
-        if self.eta is None:
-            object.__setattr__(self, "eta", 0.5 if self.target == "rl" else 1e-4)
+        known = plugins.names("objectives.targets")
+        if self.target not in known:
+            raise ValueError(f"method.target = {self.target!r}: known are {', '.join(known)}")
+
+    def target_kind(self) -> type[ForgetTarget]:
+        return cast("type[ForgetTarget]", plugins.load("objectives.targets", self.target).Target)
+
+    def check_conditions(self, model: Model, forget: Sequence[Condition], remain: Sequence[Condition]) -> None:
+        self.target_kind().check(self, model, forget, remain)
 
     @property
-    def needs_inner_loop(self) -> bool:
-        return self.barrier == "value" or self.gradient_of_g == "first_order"
+    def keeps_original(self) -> bool:
+        return self.teacher == "frozen"
 
-    @property
-    def subtracts_gradients(self) -> bool:
-        """Whether ∇g is a difference of two gradients."""
-        return self.gradient_of_g == "first_order" and self.num_inner_steps > 0
-
-
-@dataclass(frozen=True)
-class MOOConfig(Settings):
-    """The naive multi-objective loss, eq. (3): L_r + λ·L_f with a constant λ."""
-
-    name: Literal["moo"] = "moo"
-    """Which method."""
-    target: Literal["rl", "noise"] = "rl"
-    """ε_f of eq. (2), as in erasediff."""
-    anchor: int | None = None
-    """With rl: always this class as c_m; none draws c_m per sample among the remaining classes."""
-    teacher: Literal["current", "frozen"] = "current"
-    """Whose prediction the rl target is: the model being scrubbed or the original one."""
-    weight: float = 1.0
-    """λ of eq. (3)."""
+    def without_effect(self) -> dict[str, str]:
+        if self.target_kind().asks_a_model:
+            return {}
+        why = f"the {self.target} target asks no model for a prediction"
+        return {"method.anchor": why, "method.teacher": why}
 
 
-@dataclass(frozen=True)
-class FinetuneConfig(Settings):
-    """Training on the remaining data alone: forgetting by neglect, and what `pretrain` runs."""
-
-    name: Literal["finetune"] = "finetune"
-    """Which method."""
+def method_names() -> tuple[str, ...]:
+    return plugins.names("methods")
 
 
-MethodConfig = EraseDiffConfig | MOOConfig | FinetuneConfig
-METHOD_CONFIGS: dict[str, type[MethodConfig]] = {
-    "erasediff": EraseDiffConfig,
-    "moo": MOOConfig,
-    "finetune": FinetuneConfig,
-}
+def method_kind(name: object) -> type[MethodConfig]:
+    """The class of a method's options; raises ConfigError for a name that no method has."""
+    if name not in method_names():
+        raise ConfigError(f"method.name = {name!r}; known: {', '.join(method_names())}")
+    return cast(type[MethodConfig], plugins.load("methods", str(name)).Config)
+
+
+def default_method() -> MethodConfig:
+    return method_kind(DEFAULT_METHOD)(DEFAULT_METHOD)
+
+
+def _by_name(value: Any) -> MethodConfig:
+    """A section as its method's options."""
+    if isinstance(value, MethodConfig):
+        return value
+    section = dict(value) if isinstance(value, Mapping) else {}
+    kind = method_kind(section.get("name", DEFAULT_METHOD))
+    # by way of JSON, whose lists become tuples; types as they stand
+    return TypeAdapter(kind).validate_json(json.dumps(section), strict=True)
+
+
+# a section whose `name` says which options there are
+AnyMethod = Annotated[MethodConfig, PlainValidator(_by_name)]

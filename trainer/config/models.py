@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .base import Settings, class_names
+from .base import AtLeast0, AtLeast1, Finite, Seed, Settings, class_names
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class ModelConfig(Settings):
 class UNetConfig(Settings):
     """Architecture of a class-conditional UNet2DModel made from nothing."""
 
-    block_out_channels: tuple[int, ...] = (32, 64)
+    block_out_channels: tuple[AtLeast1, ...] = (32, 64)
     """Channels of each resolution."""
-    layers_per_block: int = 1
+    layers_per_block: AtLeast1 = 1
     """ResNet layers in each block."""
-    attention_head_dim: int = 8
+    attention_head_dim: AtLeast1 = 8
     """Channels of one attention head."""
-    attention_blocks: int = 0
+    attention_blocks: AtLeast0 = 0
     """How many of the lowest resolutions have attention."""
-    norm_num_groups: int = 8
+    norm_num_groups: AtLeast1 = 8
     """Groups of the group normalisation."""
-    num_train_timesteps: int = 1000
+    num_train_timesteps: AtLeast1 = 1000
     """Noise levels T."""
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
     """Noise schedule."""
@@ -58,9 +58,9 @@ class UNetConfig(Settings):
 class SamplingConfig(Settings):
     """How images are generated."""
 
-    guidance_scale: float = 1.5
+    guidance_scale: Finite = 1.5
     """w of classifier-free guidance, ε_∅ + w (ε_c - ε_∅); without effect where the model has no null class."""
-    num_inference_steps: int = 25
+    num_inference_steps: AtLeast1 = 25
     """DDIM steps."""
-    seed: int = 0
+    seed: Seed = 0
     """The i-th image is a function of the seed and i."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from .base import Settings
-from .methods import EraseDiffConfig, MethodConfig
+from pydantic import Field
+
+from .base import AtLeast0, AtLeast1, Decay, NotNegative, Positive, Probability, Seed, Settings
 
 Precision = Literal["fp32", "bf16-autocast", "bf16"]
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
@@ -22,21 +23,21 @@ class OptimizerConfig(Settings):
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """adamw, adam or sgd."""
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """Peak learning rate; with erasediff's noise target 3e-4 by default."""
     lr_scheduler: Schedule = "constant"
     """Schedule of the learning rate over max_train_steps."""
-    lr_warmup_steps: int = 0
+    lr_warmup_steps: AtLeast0 = 0
     """Steps over which the learning rate rises from 0; with every schedule but constant."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay rates of Adam's moments."""
-    eps: float = 1e-8
+    eps: NotNegative = 1e-8
     """Adam's epsilon."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Decoupled for adamw, L2 for adam and sgd."""
-    momentum: float = 0.0
+    momentum: Decay = 0.0
     """Of sgd."""
-    max_grad_norm: float | None = None
+    max_grad_norm: Positive | None = None
     """Scales δ down to this norm where it is longer; none never does."""
     ema_decay: float | Literal["auto"] | None = None
     """Saves an exponential moving average of the weights, with diffusers' EMAModel decay; none saves the weights.
@@ -60,29 +61,25 @@ class EngineConfig(Settings):
     bf16: bf16 weights, fp32 master weights and accumulation."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
-    forward_batch_size: int | None = None
+    forward_batch_size: AtLeast1 | None = None
     """Most samples in one forward pass on one rank; a batch is split into as many micro-batches as that takes."""
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"
     """With bf16: the type gradients are summed over ranks in. bf16 halves the traffic, costs 2e-3 relative error."""
-    reduce_bucket_size: int = 50_000_000
+    reduce_bucket_size: AtLeast1 = 50_000_000
     """Elements reduced at once."""
     overlap_communication: bool = False
     """Reduce gradients while the backward pass still runs; needs a reduce_bucket_size that holds every parameter."""
-    persistence_threshold: int = 100_000
+    persistence_threshold: AtLeast0 = 100_000
     """At stage 3: parameters of fewer elements stay whole on every rank; 0 shards all of them."""
-    num_threads: int | None = None
+    num_threads: AtLeast1 | None = None
     """Threads of one rank on CPU; none takes torch's choice. Results depend on it in the last bits."""
-    step_timeout_seconds: float = 1800.0
+    # torch counts a timeout in nanoseconds, in 64 bits
+    step_timeout_seconds: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = 1800.0
     """When no rank's step has moved for so long, the run ends and says which ranks are missing."""
     deterministic: bool = False
     """On CUDA: bit-for-bit repeatable arithmetic, slower. CPU always is."""
 
     def __post_init__(self) -> None:
-        # torch counts a timeout in nanoseconds, in 64 bits
-        if not 0 < self.step_timeout_seconds <= 1e9:
-            raise ValueError(f"engine.step_timeout_seconds = {self.step_timeout_seconds}: more than 0, at most 1e9")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"engine.num_threads = {self.num_threads}: at least 1")
         if self.zero_stage == 1 and self.precision == "bf16":
             raise ValueError(
                 "engine.zero_stage = 1 with engine.precision = 'bf16' makes DeepSpeed use an unsharded optimizer: "
@@ -94,34 +91,27 @@ class EngineConfig(Settings):
 class TrainConfig(Settings):
     """Length, batches and bookkeeping of a run."""
 
-    max_train_steps: int = 100
+    max_train_steps: AtLeast1 = 100
     """Outer steps T; with erasediff's noise target 150 by default."""
-    train_batch_size: int = 64
+    train_batch_size: AtLeast1 = 64
     """Samples a loss sees in one step, over all ranks."""
-    seed: int = 0
+    seed: Seed = 0
     """Everything random is a function of it, the step and the sample."""
-    label_drop: float | None = None
+    label_drop: Probability | None = None
     """Chance that a remain sample's class becomes the null class; none: 0.1 where there is a null class, else 0."""
-    forget_label_drop: float = 0.0
+    forget_label_drop: Probability = 0.0
     """The same for forget samples, for the trained model only, not for the rl target."""
     non_finite: Literal["stop", "skip"] = "stop"
     """A NaN or Inf loss or gradient ends the run, or only that step's update is left out."""
-    max_loss_r_ratio: float | None = 3.0
+    max_loss_r_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = 3.0
     """A scrub ends, and writes no model, once the smoothed L_r is so many times its start. none: never."""
-    max_bad_samples: int = 0
+    max_bad_samples: AtLeast0 = 0
     """So many samples may turn out unreadable in an attempt: they count for nothing and are named. One more ends it."""
-    dataloader_num_workers: int = 1
+    dataloader_num_workers: AtLeast0 = 1
     """Threads a rank that read, decode and noise samples ahead of their step; 0 does it in the step."""
-    checkpointing_steps: int = 0
+    checkpointing_steps: AtLeast0 = 0
     """Save a checkpoint every n steps; 0 never. The same command continues from the newest."""
-    checkpoints_total_limit: int = 2
+    checkpoints_total_limit: AtLeast1 = 2
     """Newest checkpoints kept."""
-    descent_every: int = 10
+    descent_every: AtLeast0 = 10
     """Log ⟨∇g, θ_t - θ_{t+1}⟩, what the optimizer made of the guarantee, on every n-th step; 0 never."""
-
-
-def default_sections(method: MethodConfig) -> dict[str, TrainConfig | OptimizerConfig]:
-    """The sections of a scrub by this method that nobody has set: noise asks for little a step, so for more of them."""
-    if isinstance(method, EraseDiffConfig) and method.target == "noise":
-        return {"train": TrainConfig(max_train_steps=150), "optimizer": OptimizerConfig(learning_rate=3e-4)}
-    return {"train": TrainConfig(), "optimizer": OptimizerConfig()}

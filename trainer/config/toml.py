@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import ConfigError
 from .base import Settings
-from .methods import METHOD_CONFIGS
+from .methods import DEFAULT_METHOD, method_kind
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -69,10 +69,15 @@ def decode(kind: type[SettingsT], values: dict[str, Any], source: str) -> Settin
     """`values` as `kind`; ConfigError names the first key that is unknown, missing or of another type."""
     values = _without_none(values)
     section = values.get("method")
-    if isinstance(section, dict) and section.get("name") in METHOD_CONFIGS:
-        # first by itself: of the union's members only the one that is named can say what is wrong
-        _strictly(METHOD_CONFIGS[section["name"]], section, source, "method.")
+    if isinstance(section, dict):
+        # first by itself: what is wrong with it is told by its own name
+        _strictly(method_kind(section.get("name", DEFAULT_METHOD)), section, source, "method.")
     return _strictly(kind, values, source)
+
+
+def check_ranges(settings: Settings) -> None:
+    """Raises ConfigError for a number that is out of its field's range, in settings made without a file."""
+    decode(type(settings), as_dict(settings), "")
 
 
 def _strictly(kind: type[SettingsT], values: dict[str, Any], source: str, prefix: str = "") -> SettingsT:
@@ -80,7 +85,8 @@ def _strictly(kind: type[SettingsT], values: dict[str, Any], source: str, prefix
     try:
         return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(kind, error, prefix)}") from None
+        where = f"{source}: " if source else ""
+        raise ConfigError(f"{where}{_explain(kind, error, prefix)}") from None
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +110,13 @@ def _explain(kind: type[Settings], error: ValidationError, prefix: str = "") -> 
         return f"{key} is missing"
     if first["type"] == "value_error":
         return str(first.get("ctx", {})["error"])  # our own check, which names its keys
+    bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    for bound, words in bounds.items():
+        if bound in first.get("ctx", {}):
+            limit = first["ctx"][bound]
+            return f"{key} = {first['input']}: {words} {'2^63' if limit == 1 << 63 else format(limit, 'g')}"
+    if first["type"] == "finite_number":
+        return f"{key} = {first['input']}: a finite number"
     return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,16 @@ class Packet:
         self.names += scalars
         self.values = torch.stack([*self.values, *(value.detach().double() for value in scalars.values())])
         return self
+
+    def cosines_by_layer(self, parameter_names: Sequence[str]) -> dict[str, Tensor]:
+        """⟨u, v⟩ / ‖u‖‖v‖ in each layer, of a table whose first columns are uu, uv and vv; 0 where one is zero."""
+        by_layer: dict[str, Tensor] = {}
+        for name, row in zip(parameter_names, self.by_parameter, strict=True):
+            layer = name.rpartition(".")[0]
+            by_layer[layer] = by_layer[layer] + row if layer in by_layer else row
+        uu, uv, vv = torch.stack(list(by_layer.values())).T[:3]
+        cosine = (uv / (uu * vv).clamp(min=1e-300).sqrt()).clamp(-1, 1)
+        return dict(zip(by_layer, cosine, strict=True))
 
     def to_host(self) -> PendingPacket:
         """Starts the copy of the scalars to the host."""

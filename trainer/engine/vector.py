@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...kernels.combine import combine_
 from ...kernels.table import ParameterTable
 
 
@@ -64,4 +65,9 @@ class ShardedVector:
     def lerp_(self, end: ShardedVector, weight: float | Tensor) -> ShardedVector:
         """self += weight · (end - self), weight a number or a 0-dim tensor on the vector's device."""
         self.data.lerp_(end.data, weight)
+        return self
+
+    def add_scaled_(self, factor: Tensor, x: ShardedVector, minus: ShardedVector | None = None) -> ShardedVector:
+        """self += factor · (x [- minus]), factor 0-dim fp64 on the vector's device, in one pass over memory."""
+        combine_(self.data, factor, x.data, None if minus is None else minus.data)
         return self

@@ -6,7 +6,6 @@ classifier.safetensors    the weights; in its metadata the classes, the resoluti
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...shards.dataset import Dataset
-from ...shards.streaming.stream import Stream
+from ...shards.streaming.stream import SampleBatch, Stream
 from ..errors import ConfigError
 from ..files import open_up
 from ..run.provenance import weights_sha256
@@ -137,7 +136,8 @@ def train_classifier(
     data: Dataset, *, image_size: int, channels: int, seed: int = 0, num_epochs: int = 20
 ) -> Classifier:
     """Trains on three quarters of the data and measures on the rest; the split is seeded."""
-    images, labels = load_images(data, image_size, channels)
+    batch = read_images(data, image_size, channels)
+    images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
     num_held_out = int(len(labels) * HELD_OUT_SHARE)
     held_out, trained = order[:num_held_out], order[num_held_out:]
@@ -172,15 +172,7 @@ def train_classifier(
     return Classifier(network, card)
 
 
-def load_images(
-    data: Dataset, image_size: int, channels: int, max_images: int | None = None, labels: Sequence[int] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Images [N, C, H, W] in [-1, 1] and labels [N], in the stream's order; all of them, or the first so many.
-
-    labels: only those of these classes, of which the data must have some.
-    """
-    if labels is not None:
-        data = data.only(np.isin(data.labels, labels))
+def read_images(data: Dataset, image_size: int, channels: int, max_images: int | None = None) -> SampleBatch:
+    """All of a dataset's samples, or the first so many in the stream's order; images in [-1, 1]."""
     count = len(data) if max_images is None else min(max_images, len(data))
-    batch = Stream(data, seed=0, batch_size=count, image_size=image_size, channels=channels).batch(0)
-    return torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
+    return Stream(data, seed=0, batch_size=count, image_size=image_size, channels=channels).batch(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ import torch
 
 from ...shards.dataset import Dataset, same_content
 from ..config import EngineConfig, EvaluateConfig, JudgeConfig, ModelConfig, ScrubConfig
-from ..config.toml import as_dict, decode, read_toml
+from ..config.toml import as_dict, check_ranges, decode, read_toml
 from ..errors import ConfigError, NotShownError, ThresholdError
-from ..models import unet2d as models
 from ..models.class_names import labels_of
+from ..models.families import load_model
 from ..models.fitting import Fitted, data_notes, fit
 from ..models.lineage import forgotten_rows
+from ..models.model import Model
 from ..models.sampling import check_sampling
-from ..models.unet2d import DiffusionModel
 from ..ranks import collectives
 from ..run.attempts import history
 from ..run.effects import judge_effect_notes
@@ -43,11 +42,11 @@ from .classifier import (
     SmallCNN,
     classifier_name,
     load_classifier,
-    load_images,
     train_classifier,
 )
-from .evaluation import Bench, Figures, Images, evaluate, metric_names
+from .evaluation import Bench, Figures, evaluate, metric_names
 from .features import make_features, network_features
+from .images import Images
 from .metrics import min_frechet_samples
 from .record import (
     RECORD_NAME,
@@ -85,7 +84,6 @@ CLASSIFIER_NAME = "classifier.safetensors"
 REPORT_NAME = "report.html"
 # real images that precision, recall and the Fréchet distance compare with, at most
 MAX_REAL_IMAGES = 5_000
-_UNCONDITIONAL = "the evaluation asks for samples by class, and the model is unconditional"
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,8 @@ class Scrubbed:
     inputs: Inputs
     fitted_forget: Fitted
     fitted_remain: Fitted
-    base: DiffusionModel
-    result: DiffusionModel
+    base: Model
+    result: Model
 
     @property
     def forget(self) -> Dataset:
@@ -123,14 +121,14 @@ class Scrubbed:
         for ours, theirs, path in ((inputs.forget, forget, config.forget), (inputs.remain, remain, config.remain)):
             if ours.fingerprint != theirs.fingerprint:
                 raise ConfigError(f"'{path}' holds other samples than when '{run}' was scrubbed: restore them")
-        base = models.load(config.model)
-        found = weights_sha256(base.unet.state_dict())
+        base = load_model(config.model)
+        found = weights_sha256(base.module.state_dict())
         if found != inputs.base_weights_sha256:
             raise ConfigError(
                 f"model.path = '{config.model.path}' is not the model that '{run}' scrubbed: its weights have SHA-256 "
                 f"{found[:12]}…, the scrubbed one's had {inputs.base_weights_sha256[:12]}…; put the original back"
             )
-        result = models.load(dataclasses.replace(config.model, path=str(run / "model"), revision=None))
+        result = load_model(dataclasses.replace(config.model, path=str(run / "model"), revision=None))
         return cls(run, config, inputs, fit(forget, base), fit(remain, base), base, result)
 
 
@@ -170,6 +168,7 @@ def run_evaluate(
     What comes of the thresholds is in the record; nothing is raised for one that fails. Raises ConfigError for what
     cannot be evaluated, before anything is computed.
     """
+    check_ranges(config)
     options = config.judge
     _check_device(options)
     device = collectives.set_up(EngineConfig(device=options.device, num_threads=options.num_threads))
@@ -247,7 +246,7 @@ def run_evaluate(
 
 def check_judge(
     options: JudgeConfig,
-    base: DiffusionModel,
+    base: Model,
     data: Dataset,
     chosen: np.ndarray,
     remaining: np.ndarray,
@@ -268,7 +267,7 @@ def check_judge(
 
 def _check_asked(
     options: JudgeConfig,
-    base: DiffusionModel,
+    base: Model,
     data: Dataset,
     trained_on: Sequence[Dataset],
     forget_labels: list[int],
@@ -296,7 +295,7 @@ def _check_asked(
         check_retrainable(base, trained_on[-1])
 
 
-def check_yardstick(options: JudgeConfig, base: DiffusionModel) -> DiffusionModel | None:
+def check_yardstick(options: JudgeConfig, base: Model) -> Model | None:
     """The model that `judge.retrained` names; None where it names a record, or nothing.
 
     Raises ConfigError where that is no record of a retrained model, or no model that compares.
@@ -311,26 +310,13 @@ def check_yardstick(options: JudgeConfig, base: DiffusionModel) -> DiffusionMode
 
 
 def _check_device(options: JudgeConfig) -> None:
-    if options.num_threads is not None and options.num_threads < 1:
-        raise ConfigError(f"judge.num_threads = {options.num_threads}: at least 1")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("judge.device = 'cuda', but torch sees no CUDA device: use judge.device = 'cpu'")
 
 
-def _check_options(options: JudgeConfig, base: DiffusionModel) -> None:
+def _check_options(options: JudgeConfig, base: Model) -> None:
     """Raises ConfigError for numbers out of range, and for a model that knows no classes."""
-    if not base.num_classes:
-        raise ConfigError(_UNCONDITIONAL)
-    for name in ("num_forget_samples_per_class", "num_remain_samples_per_class"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"judge.{name} = {getattr(options, name)}: at least 1")
-    for name in ("num_images", "num_steps", "num_points", "num_samples"):
-        if getattr(options.relearning, name) < 1:
-            raise ConfigError(f"judge.relearning.{name} = {getattr(options.relearning, name)}: at least 1")
-    if not 0 < options.relearning.learning_rate < math.inf:
-        raise ConfigError(
-            f"judge.relearning.learning_rate = {options.relearning.learning_rate}: more than 0, and finite"
-        )
+    base.conditions.of_class(0)
     check_sampling(options.sampling, base, "judge.sampling")
     if options.with_retrained and options.retrained is not None:
         raise ConfigError("judge.with_retrained trains the yardstick that judge.retrained names: give one of them")
@@ -378,7 +364,7 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
     classifier = _classifier(options, data, base)
 
     def images(dataset: Dataset, labels: Sequence[int] | None = None) -> Images:
-        return Images(*load_images(dataset, base.image_size, base.channels, MAX_REAL_IMAGES, labels))
+        return Images.of_data(dataset, base, MAX_REAL_IMAGES, labels)
 
     held_out = stamp = None
     if options.held_out is not None:
@@ -390,8 +376,8 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
         config=options,
         classifier=classifier,
         features=make_features(options.features, classifier),
-        forget_labels=gone or forget_labels,
-        remain_labels=remaining,
+        forget_conditions={label: base.conditions.of_class(label) for label in gone or forget_labels},
+        remain_conditions={label: base.conditions.of_class(label) for label in remaining},
         forgets_classes=bool(gone),
         real_remain=images(scrubbed.remain),
         real_forget=images(scrubbed.forget),
@@ -401,7 +387,7 @@ def make_bench(config: EvaluateConfig, scrubbed: Scrubbed, device: torch.device)
     )
 
 
-def _open_held_out(path: str, base: DiffusionModel, trained_on: Sequence[Dataset], forget_labels: list[int]) -> Dataset:
+def _open_held_out(path: str, base: Model, trained_on: Sequence[Dataset], forget_labels: list[int]) -> Dataset:
     """Raises ConfigError where a model was trained on one of its samples, or none is of a forgotten class."""
     held_out = fit(Dataset.open(path), base).data
     for dataset in trained_on:
@@ -427,13 +413,13 @@ def _open_held_out(path: str, base: DiffusionModel, trained_on: Sequence[Dataset
     return held_out
 
 
-def _classifier(options: JudgeConfig, data: Dataset, base: DiffusionModel) -> Classifier:
+def _classifier(options: JudgeConfig, data: Dataset, base: Model) -> Classifier:
     if options.classifier is None:
         return train_classifier(data, image_size=base.image_size, channels=base.channels)
     return _load_judge(options, data, base)
 
 
-def _load_judge(options: JudgeConfig, data: Dataset, base: DiffusionModel) -> Classifier:
+def _load_judge(options: JudgeConfig, data: Dataset, base: Model) -> Classifier:
     """The classifier that `judge.classifier` names; ConfigError where it does not fit the data or the model."""
     classifier = load_classifier(Path(str(options.classifier)))
     card = classifier.card
@@ -448,8 +434,8 @@ def _load_judge(options: JudgeConfig, data: Dataset, base: DiffusionModel) -> Cl
 
 
 def _yardstick(
-    options: JudgeConfig, scrubbed: Scrubbed, bench: Bench, named: DiffusionModel | None
-) -> ModelEntry | DiffusionModel | None:
+    options: JudgeConfig, scrubbed: Scrubbed, bench: Bench, named: Model | None
+) -> ModelEntry | Model | None:
     """The recorded figures, or the model, `named` or trained now if asked to, or nothing."""
     if is_record(options):
         return recorded_yardstick(options, scrubbed.inputs, bench.classifier.card)
@@ -459,13 +445,13 @@ def _yardstick(
     return named
 
 
-def load_yardstick(config: ModelConfig, base: DiffusionModel) -> DiffusionModel:
+def load_yardstick(config: ModelConfig, base: Model) -> Model:
     """A model to compare with `base`, sampled as that is: its own is what it was trained with, no more.
 
     Raises ConfigError for what is no model, one of other images or classes, and the unscrubbed model itself.
     """
     try:
-        model = models.load(config)
+        model = load_model(config)
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.path", "judge.retrained")) from None
     ours = (base.image_size, base.channels, base.num_classes)
@@ -475,7 +461,7 @@ def load_yardstick(config: ModelConfig, base: DiffusionModel) -> DiffusionModel:
             f"judge.retrained = '{config.path}' makes images of {theirs[0]} pixels, {theirs[1]} channels and "
             f"{theirs[2]} classes, the scrubbed model of {ours[0]}, {ours[1]} and {ours[2]}: they do not compare"
         )
-    if weights_sha256(model.unet.state_dict()) == weights_sha256(base.unet.state_dict()):
+    if weights_sha256(model.module.state_dict()) == weights_sha256(base.module.state_dict()):
         raise ConfigError(f"judge.retrained = '{config.path}' is the model before scrubbing, which saw the forget set")
     for label, (theirs, ours) in enumerate(zip(model.class_names, base.class_names, strict=False)):
         if None not in (theirs, ours) and theirs != ours:
@@ -483,14 +469,14 @@ def load_yardstick(config: ModelConfig, base: DiffusionModel) -> DiffusionModel:
                 f"judge.retrained = '{config.path}' calls class {label} {theirs!r}, the scrubbed model {ours!r}: train "
                 "it with the classes in that order (`erasediff pretrain --classes`)"
             )
-    return models.sampled_like(model, base)
+    return model.sampled_like(base)
 
 
-def _entry(model: DiffusionModel, figures: Figures, date: str) -> ModelEntry:
+def _entry(model: Model, figures: Figures, date: str) -> ModelEntry:
     return ModelEntry(
         path=str(model.folder),
         # of the weights in memory, that the samples came from
-        weights_sha256=weights_sha256(model.unet.state_dict()),
+        weights_sha256=weights_sha256(model.module.state_dict()),
         measured=date,
         metrics=figures.metrics,
         num_non_finite=figures.num_non_finite,

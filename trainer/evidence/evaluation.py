@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from ..config import JudgeConfig
+from ..models.conditions import Condition
+from ..models.model import Model
 from ..models.sampling import CHUNK, sample
-from ..models.unet2d import DiffusionModel
 from ..run.provenance import DataStamp
 from . import metrics
 from .classifier import Classifier
 from .features import Features
+from .images import Asked, Images
 from .intervals import score_interval
 from .membership import membership_auc, membership_gap
 from .metrics import Measurement, measured
@@ -30,34 +32,16 @@ NO_SAMPLE = "no finite sample"
 
 
 @dataclass(frozen=True)
-class Images:
-    """Images [N, C, H, W] in [-1, 1] and the label [N] of each: real ones, or the labels that were asked for."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def is_finite(self) -> Tensor:
-        """bool [N]."""
-        return self.images.isfinite().flatten(1).all(1)
-
-    def where(self, rows: Tensor) -> Images:
-        return Images(self.images[rows], self.labels[rows])
-
-
-@dataclass(frozen=True)
 class Bench:
     """What every model is measured with."""
 
     config: JudgeConfig
     classifier: Classifier
     features: Features
-    forget_labels: list[int]
-    """Classes whose samples stand for D_f: its classes."""
-    remain_labels: list[int]
+    forget_conditions: dict[int, list[Condition]]
+    """What a model is told to make samples that stand for D_f, by the class that the judge should see: D_f's."""
+    remain_conditions: dict[int, list[Condition]]
+    """The same for D_r."""
     forgets_classes: bool
     """Whether nothing remains of them; else single samples are forgotten."""
     real_remain: Images
@@ -67,6 +51,14 @@ class Bench:
     held_out_stamp: DataStamp | None
     """The dataset they are of."""
     device: torch.device
+
+    @property
+    def forget_labels(self) -> list[int]:
+        return [*self.forget_conditions]
+
+    @property
+    def remain_labels(self) -> list[int]:
+        return [*self.remain_conditions]
 
     def metric_names(self) -> list[str]:
         """All that is computed, before it is."""
@@ -113,7 +105,7 @@ class Figures:
     num_non_finite: int
 
 
-def evaluate(model: DiffusionModel, bench: Bench, original: Samples | None = None) -> Figures:
+def evaluate(model: Model, bench: Bench, original: Samples | None = None) -> Figures:
     """Generates the bench's samples with a model and measures it. All ranks call it and get the same.
 
     original: the original model's samples, from the same noise and labels; None for the original itself, whose
@@ -121,28 +113,28 @@ def evaluate(model: DiffusionModel, bench: Bench, original: Samples | None = Non
     """
     config, seed = bench.config, bench.config.sampling.seed
     samples = Samples(
-        _generate(model, bench, _each(bench.forget_labels, config.num_forget_samples_per_class), seed),
-        _generate(model, bench, _each(bench.remain_labels, config.num_remain_samples_per_class), seed + 1),
+        _generate(model, bench, _each(bench.forget_conditions, config.num_forget_samples_per_class), seed),
+        _generate(model, bench, _each(bench.remain_conditions, config.num_remain_samples_per_class), seed + 1),
     )
     forget, remain = samples.forget.where(samples.forget.is_finite), samples.remain.where(samples.remain.is_finite)
     num_non_finite = len(samples.forget) + len(samples.remain) - len(forget) - len(remain)
     found = _of_classifier(bench, forget, remain) | _of_features(bench, forget, remain)
     found |= _integrity(model, bench, samples, original)
     if bench.held_out is not None:
-        members, others = bench.real_forget, bench.held_out
         found["membership_auc"] = membership_auc(
-            model, (members.images, members.labels), (others.images, others.labels), seed=seed, device=bench.device
+            model, bench.real_forget, bench.held_out, seed=seed, device=bench.device
         )
         found["membership_gap"] = membership_gap(found["membership_auc"])
     found["non_finite_samples"] = Measurement(float(num_non_finite), len(samples.forget) + len(samples.remain), seed)
     points: list[RelearningPoint] = []
     if config.relearn and bench.forgets_classes:
         some = bench.real_forget.where(torch.arange(min(config.relearning.num_images, len(bench.real_forget))))
+        shown = sorted(set(some.labels.tolist()))
         points = relearn(
             model,
             bench.classifier,
-            some.images,
-            some.labels,
+            some,
+            Asked.in_turn({label: bench.forget_conditions[label] for label in shown}, config.relearning.num_samples),
             config.relearning,
             config.sampling,
             device=bench.device,
@@ -150,14 +142,15 @@ def evaluate(model: DiffusionModel, bench: Bench, original: Samples | None = Non
     return Figures(found, points, samples, num_non_finite)
 
 
-def _each(labels: list[int], count: int) -> list[int]:
-    """So many of each label, in turn."""
-    return labels * count
+def _each(conditions: dict[int, list[Condition]], count: int) -> Asked:
+    """So many of each class, in turn."""
+    return Asked.in_turn(conditions, count * len(conditions))
 
 
-def _generate(model: DiffusionModel, bench: Bench, wanted: list[int], seed: int) -> Images:
-    images = sample(model, wanted, dataclasses.replace(bench.config.sampling, seed=seed), device=bench.device)
-    return Images(images, torch.tensor(wanted))
+def _generate(model: Model, bench: Bench, wanted: Asked, seed: int) -> Images:
+    sampling = dataclasses.replace(bench.config.sampling, seed=seed)
+    images = sample(model, wanted.conditions, sampling, device=bench.device)
+    return Images(images, torch.tensor(wanted.labels), wanted.conditions)
 
 
 def _of_classifier(bench: Bench, forget: Images, remain: Images) -> dict[str, Measurement]:
@@ -235,16 +228,14 @@ def _of_features(bench: Bench, forget: Images, remain: Images) -> dict[str, Meas
     return found | {f"nearest_to_forget[{name}]": nearest}
 
 
-def _integrity(
-    model: DiffusionModel, bench: Bench, samples: Samples, original: Samples | None
-) -> dict[str, Measurement]:
+def _integrity(model: Model, bench: Bench, samples: Samples, original: Samples | None) -> dict[str, Measurement]:
     """Feature distance to what the original makes from the same noise; for the original itself, floor and ceiling."""
     name, seed = bench.features.name, bench.config.sampling.seed
     found = {}
     for side, first_seed in (("remaining", seed + 1), ("forgotten", seed)):
         ours = samples.remain if side == "remaining" else samples.forget
         if original is None:
-            again = ours.labels[:CHUNK].tolist()
+            again = Asked(ours.conditions[:CHUNK], ours.labels[:CHUNK].tolist())
             theirs = _generate(model, bench, again, first_seed)
             ceiling = ours.where(ours.is_finite)
             distance = metrics.other_seed_distance(bench.features(ceiling.images), ceiling.labels)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..models.model import Model
 from ..models.sampling import CHUNK
-from ..models.unet2d import DiffusionModel
 from ..randomness import sample_generator
 from ..ranks import collectives
+from .images import Images
 from .intervals import normal_interval
 from .metrics import Measurement, auc
 
@@ -23,24 +23,21 @@ MIN_SAMPLES = 10
 
 
 @torch.no_grad()
-def sample_losses(
-    model: DiffusionModel, images_NCHW: Tensor, labels_N: Tensor, *, seed: int, device: torch.device
-) -> Tensor:
+def sample_losses(model: Model, images: Images, *, seed: int, device: torch.device) -> Tensor:
     """Each image's loss of eq. (1), the mean over noise levels and elements, fp64 [N] on the CPU.
 
     Noise is a function of (seed, number of the image, level): two models see the same. All ranks call it.
     """
-    unet = cast(nn.Module, model.unet).to(device).eval()
-    num_timesteps = model.scheduler.config["num_train_timesteps"]
-    levels = ((np.arange(NUM_NOISE_LEVELS) + 0.5) * num_timesteps / NUM_NOISE_LEVELS).astype(np.int64)
-    alphas_cumprod = model.scheduler.alphas_cumprod.to(device)
-    losses = torch.zeros(len(images_NCHW), dtype=torch.float64, device=device)
+    model.to(device).module.eval()
+    schedule = model.schedule
+    levels = schedule.levels(NUM_NOISE_LEVELS)
+    losses = torch.zeros(len(images), dtype=torch.float64, device=device)
     rank, world_size = collectives.rank(), collectives.world_size()
-    for number, start in enumerate(range(0, len(images_NCHW), CHUNK)):
+    for number, start in enumerate(range(0, len(images), CHUNK)):
         if number % world_size != rank:
             continue
-        x_0 = images_NCHW[start : start + CHUNK].to(device)
-        conditions = {"class_labels": labels_N[start : start + CHUNK].to(device)} if model.num_classes else {}
+        x_0 = model.encode(images.images[start : start + CHUNK].to(device))
+        told = model.told(images.conditions[start : start + CHUNK], device)
         noises = [
             sample_generator(seed, "membership", start + i).standard_normal(
                 (NUM_NOISE_LEVELS, *x_0.shape[1:]), dtype=np.float32
@@ -48,25 +45,18 @@ def sample_losses(
             for i in range(len(x_0))
         ]
         noise_BLCHW = torch.from_numpy(np.stack(noises)).to(device)
-        for i, level in enumerate(levels.tolist()):
-            signal, spread = alphas_cumprod[level].sqrt(), (1 - alphas_cumprod[level]).sqrt()
+        for i, level in enumerate(levels):
             epsilon = noise_BLCHW[:, i]
-            target = epsilon if model.prediction_type == "epsilon" else signal * epsilon - spread * x_0
-            output = unet(signal * x_0 + spread * epsilon, level, **conditions).sample
-            losses[start : start + CHUNK] += (target - output).double().square().flatten(1).mean(1) / NUM_NOISE_LEVELS
+            t = torch.from_numpy(np.full(len(x_0), level, dtype=schedule.timestep_type)).to(device)
+            output = model.predict(model.module, schedule.noised(x_0, epsilon, t), t, told)
+            apart = schedule.target(x_0, epsilon, t) - output
+            losses[start : start + CHUNK] += apart.double().square().flatten(1).mean(1) / NUM_NOISE_LEVELS
     return collectives.sum_(losses).cpu()
 
 
-def membership_auc(
-    model: DiffusionModel,
-    members: tuple[Tensor, Tensor],
-    held_out: tuple[Tensor, Tensor],
-    *,
-    seed: int,
-    device: torch.device,
-) -> Measurement:
-    """AUC of telling `members` (images, labels) from `held_out` ones by a lower loss; .5: they cannot be told apart."""
-    losses = [sample_losses(model, *images, seed=seed, device=device) for images in (members, held_out)]
+def membership_auc(model: Model, members: Images, held_out: Images, *, seed: int, device: torch.device) -> Measurement:
+    """AUC of telling `members` from `held_out` images by a lower loss; .5: they cannot be told apart."""
+    losses = [sample_losses(model, images, seed=seed, device=device) for images in (members, held_out)]
     finite = [loss[loss.isfinite()] for loss in losses]
     n = sum(map(len, finite))
     if not all(map(len, finite)):

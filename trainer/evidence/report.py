@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from ..config.toml import flatten
-from ..models.sampling import to_grid
+from ..models.pictures import to_grid
 from . import charts
 from .charts import Axis, Series
-from .evaluation import Bench, Images, Samples
+from .evaluation import Bench, Samples
+from .images import Images
 from .metric_table import extractor_of, row_of
 from .metrics import Measurement
 from .record import Record

@@ -12,7 +12,7 @@ from ..config import JudgeConfig, PretrainConfig, ScrubConfig
 from ..config.toml import as_dict, decode, read_toml
 from ..errors import ConfigError
 from ..models.fitting import class_list
-from ..models.unet2d import DiffusionModel
+from ..models.model import Model
 from ..pretrain import run_pretrain
 from ..ranks import meeting
 from ..run.provenance import DataStamp, Inputs, PretrainInputs, read_inputs
@@ -67,7 +67,7 @@ def recorded_yardstick(judge: JudgeConfig, inputs: Inputs, classifier: Classifie
     return record.models["retrained"]
 
 
-def retrain(scrub: ScrubConfig, base: DiffusionModel, output: Path) -> Path:
+def retrain(scrub: ScrubConfig, base: Model, output: Path) -> Path:
     """Trains the yardstick on D_r with the settings the base model was pretrained with; returns its folder.
 
     Its classes are those of `base`, in that order. Continues or reuses the run in `output`. All ranks call it. Raises
@@ -85,7 +85,7 @@ def retrain(scrub: ScrubConfig, base: DiffusionModel, output: Path) -> Path:
     return folder
 
 
-def check_retrainable(base: DiffusionModel, data: Dataset) -> None:
+def check_retrainable(base: Model, data: Dataset) -> None:
     """Raises ConfigError where the yardstick cannot be trained here: settings unknown, images of another shape."""
     assert base.folder is not None
     settings_of(base.folder)
@@ -118,7 +118,7 @@ def pretrained_with(model: Path) -> PretrainConfig | None:
         return None  # another command's run
 
 
-def check_trained_without(yardstick: DiffusionModel, remain: DataStamp) -> list[str]:
+def check_trained_without(yardstick: Model, remain: DataStamp) -> list[str]:
     """Lines to say of what the yardstick was trained on: one where that is not known.
 
     Raises ConfigError where it is known to have been trained on other samples than D_r.
@@ -139,7 +139,7 @@ def check_trained_without(yardstick: DiffusionModel, remain: DataStamp) -> list[
     return []
 
 
-def _trained_on(model: DiffusionModel) -> dict[str, str] | None:
+def _trained_on(model: Model) -> dict[str, str] | None:
     """Fingerprints of the data by their names; None: not known."""
     if model.lineage.trained_on is not None:
         return {data.name: data.fingerprint for data in model.lineage.trained_on}

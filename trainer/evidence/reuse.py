@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...shards.dataset import Dataset
 from ..config import JudgeConfig, ModelConfig
-from ..models import unet2d as models
+from ..models.families import load_model
 from ..run.provenance import weights_sha256
 from .classifier import load_classifier
 from .record import Record
@@ -35,4 +35,4 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -
 
 
 def _weights(folder: Path) -> str:
-    return weights_sha256(models.load(ModelConfig(str(folder))).unet.state_dict())
+    return weights_sha256(load_model(ModelConfig(str(folder))).module.state_dict())

@@ -6,37 +6,120 @@ g(θ) = L_f(θ) - L_f(φ^K), λ_t of Theorem 3.1, δ the update.
 
 from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from ...kernels.combine import combine_
-from ...kernels.multiplier import multiplier
-from ..config import EraseDiffConfig
-from ..engine.packet import Packet
-from ..engine.sharded_model import ShardedModel
-from ..engine.vector import ShardedVector
-from ..objectives.diffusion import DiffusionBatch, DiffusionObjective
-from . import Update
+from .. import engine
+from ..config import EngineConfig, OptimizerConfig, Precision, TargetedConfig, TrainConfig
+from ..config.base import LATER, AtLeast0, NotNegative
+from ..config.cost import Cost
+from ..errors import ConfigError
+from . import Stateless, Update, _two_gradients
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..engine import ShardedModel, ShardedVector
+    from ..objectives.objective import Losses
 
 
-class EraseDiff:
-    needs_forget = True
+@dataclass(frozen=True)
+class EraseDiffConfig(TargetedConfig):
+    """EraseDiff, Algorithm 1 of arXiv 2401.05779, with Theorem 3.1's multiplier λ_t."""
 
-    def __init__(self, config: EraseDiffConfig, objective: DiffusionObjective):
+    name: Literal["erasediff"] = "erasediff"
+    """Which method."""
+    gradient_of_g: Literal["envelope", "first_order"] = "envelope"
+    """∇g = ∇L_f(θ) with φ^K held constant, or ∇L_f(θ) - ∇L_f(φ^K)."""
+    barrier: Literal["norm", "value"] = "norm"
+    """a_t = η‖∇g‖² (the paper's) or η·max(g, 0)."""
+    eta: NotNegative = LATER
+    """η of the barrier a_t, by default 0.5 with rl, 1e-4 with noise; the optimizer's learning rate is apart."""
+    lambda_cap: NotNegative | None = 3.0
+    """Upper bound on λ_t; breaks Theorem 3.1's constraint on the steps it caps, which are counted. none: no cap."""
+    num_inner_steps: AtLeast0 = 1
+    """K, plain SGD steps on L_f from θ_t to φ^K. Changes nothing with envelope and norm."""
+    xi: NotNegative = 1e-3
+    """ξ, learning rate of the inner steps."""
+    inner_every: AtLeast0 = 0
+    """With envelope and norm: compute φ^K, to log g, on every n-th step; 0 never. Otherwise it is always computed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eta is None:
+            object.__setattr__(self, "eta", 1e-4 if self.target == "noise" else 0.5)
+
+    @property
+    def needs_inner_loop(self) -> bool:
+        return self.barrier == "value" or self.gradient_of_g == "first_order"
+
+    @property
+    def subtracts_gradients(self) -> bool:
+        """Whether ∇g is a difference of two gradients."""
+        return self.gradient_of_g == "first_order" and self.num_inner_steps > 0
+
+    def cost(self, precision: Precision) -> Cost:
+        target, autocasts = self.target_kind().num_forwards, precision == "bf16-autocast"
+        if not self.needs_inner_loop or self.num_inner_steps == 0:
+            return Cost(2, target)
+        if self.subtracts_gradients:
+            return Cost(self.num_inner_steps + 2, target, exact_gradients=2 * autocasts)
+        # L_f(φ^K); under autocast the loss that comes with ∇L_f(θ) cannot stand beside it, so that one more is needed
+        ends = 1 + autocasts
+        return Cost(self.num_inner_steps + 1, target + ends, exact_forwards=ends * autocasts)
+
+    def default_sections(self) -> dict[str, TrainConfig | OptimizerConfig]:
+        if self.target != "noise":
+            return super().default_sections()
+        # noise asks for little a step, so for more of them
+        return {"train": TrainConfig(max_train_steps=150), "optimizer": OptimizerConfig(learning_rate=3e-4)}
+
+    def check(self, engine: EngineConfig) -> None:
+        """Also where bf16 weights would swallow the inner steps; autocast is off where it would."""
+        if engine.precision != "bf16" or not (self.needs_inner_loop or self.inner_every):
+            return
+        what = (
+            f"method.gradient_of_g = {self.gradient_of_g!r} with method.barrier = {self.barrier!r}"
+            if self.needs_inner_loop
+            else f"method.inner_every = {self.inner_every}"
+        )
+        raise ConfigError(
+            f"engine.precision = 'bf16' rounds the inner steps away, which {what} looks at: "
+            "use 'bf16-autocast', which looks in fp32 arithmetic, or 'fp32'"
+        )
+
+    def notes(self) -> list[str]:
+        if self.needs_inner_loop or self.inner_every:
+            return []
+        return [
+            "inner loop  skipped: with gradient_of_g = 'envelope' and barrier = 'norm', φ^K drops out of the update "
+            "exactly; inner_every = n logs g every n steps"
+        ]
+
+    def without_effect(self) -> dict[str, str]:
+        found = super().without_effect()
+        if self.needs_inner_loop:
+            found["method.inner_every"] = "φ^K is computed on every step"
+        if self.num_inner_steps == 0:
+            found["method.xi"] = "there is no inner step"
+        return found
+
+    def make(self, losses: Losses[Any]) -> EraseDiff:
+        return EraseDiff(self, losses)
+
+
+Config = EraseDiffConfig
+
+
+class EraseDiff(Stateless):
+    def __init__(self, config: EraseDiffConfig, losses: Losses[Any]):
         self._config = config
-        self._objective = objective
+        self._losses = losses
 
-    def step(
-        self,
-        model: ShardedModel,
-        forget: list[DiffusionBatch],
-        remain: list[DiffusionBatch],
-        step: int,
-        *,
-        keep_gradient_of_g: bool,
-    ) -> Update:
-        config, loss = self._config, self._objective.loss
+    def step(self, model: ShardedModel, forget: list[Any], remain: list[Any], step: int, *, diagnose: bool) -> Update:
+        config, loss = self._config, self._losses.loss
         # the same forget batch, noise and target serve L_f(θ_t) and every L_f(φ^k), or g's sign is noise
-        forget = self._objective.with_forget_targets(model, forget)
+        forget = self._losses.with_forget_targets(model, forget)
 
         loss_r, grad_r = model.gradient(loss, remain)  # ∇L_r(θ_t), eq. (1)
         # ∇L_f(θ_t), eq. (2); φ⁰ = θ_t, so also the first inner gradient
@@ -52,10 +135,10 @@ class EraseDiff:
 
         # ∇g = ∇L_f(θ_t) [- ∇L_f(φ^K)]
         sums, by_parameter = model.inner_products(grad_f, grad_r, grad_phi)
-        packet = Packet(by_parameter, **losses, **_named(sums)).all_reduce_()
+        packet = engine.Packet(by_parameter, **losses, **_named(sums)).all_reduce_()
         # g(θ_t) = L_f(θ_t) - L_f(φ^K)
         g = packet["loss_f"] - packet["loss_phi"] if "loss_phi" in losses else None
-        theorem = multiplier(  # Theorem 3.1
+        theorem = engine.multiplier(  # Theorem 3.1
             packet.values[len(losses) :],
             barrier=config.barrier,
             eta=config.eta,
@@ -65,20 +148,19 @@ class EraseDiff:
         packet.extend(**theorem._asdict(), **({} if g is None else {"g": g}))
         finite = theorem.finite * packet["loss_r"].isfinite() * packet["loss_f"].isfinite()
 
-        # δ = ∇L_r + λ_t ∇g
-        kept = (grad_f, grad_phi) if keep_gradient_of_g else None
-        delta = combine_(grad_r.data, theorem.lambda_t, grad_f.data, None if grad_phi is None else grad_phi.data)
-        return Update(ShardedVector(model.theta.layout, delta), packet, skip=1 - finite, gradient_of_g=kept)
+        delta = grad_r.add_scaled_(theorem.lambda_t, grad_f, grad_phi)  # δ = ∇L_r + λ_t ∇g
+        update = Update(delta, packet, skip=1 - finite, norm_squared=lambda: _two_gradients.norm_squared(packet))
+        return _two_gradients.diagnosed(update, model, grad_f, grad_phi) if diagnose else update
 
     def _inner_loop(
-        self, model: ShardedModel, forget: list[DiffusionBatch], loss_f: Tensor, grad_f: ShardedVector
+        self, model: ShardedModel, forget: list[Any], loss_f: Tensor, grad_f: ShardedVector
     ) -> tuple[Tensor, ShardedVector | None]:
         """φ^{k+1} = φ^k - ξ ∇L_f(φ^k) for k = 0 … K-1; returns L_f(φ^K), and ∇L_f(φ^K) where ∇g needs it.
 
         φ^k = θ_t - ξ (∇L_f(φ⁰) + … + ∇L_f(φ^{k-1})) is one displacement of θ_t and never stored. What is subtracted, at
         θ_t and at φ^K, is exact: bf16 arithmetic rounds a step of ξ away. The steps between need only their direction.
         """
-        config, loss = self._config, self._objective.loss
+        config, loss = self._config, self._losses.loss
         if config.num_inner_steps == 0:  # φ^K = θ_t
             return loss_f, grad_f if config.gradient_of_g == "first_order" else None
         descent = grad_f if config.num_inner_steps == 1 else grad_f.clone()
@@ -90,6 +172,9 @@ class EraseDiff:
             if config.subtracts_gradients:
                 return model.gradient(loss, forget, exact=True)
             return model.loss(loss, forget, exact=True), None
+
+    def explain(self, values: dict[str, float]) -> dict[str, float]:
+        return _two_gradients.explain(values)
 
 
 def _named(sums: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from ...shards.dataset import Dataset
 from ...shards.format.index import IMAGE_EXTENSIONS
 from ..errors import ConfigError
 from .class_names import ClassMap, labels_of, match_classes
-from .unet2d import DiffusionModel
+from .model import Model
 
 _COLOURS = {1: "grey", 3: "colour"}
 
@@ -31,12 +31,12 @@ class Fitted:
     """What is done to its images, such as "resized 32 → 8"; None: nothing."""
 
 
-def fit(data: Dataset, model: DiffusionModel) -> Fitted:
+def fit(data: Dataset, model: Model) -> Fitted:
     """Raises ConfigError where the model cannot be told the data's classes, or its images must not be converted."""
     conversion = _conversion(data, model)
+    model.conditions.check(data)
     if not model.num_classes:
         return Fitted(data, None, conversion)
-    _check_all_labelled(model, data)
     used = [data.classes[label] for label in labels_of(data)]
     found = match_classes(
         data.classes,
@@ -53,7 +53,7 @@ def fit(data: Dataset, model: DiffusionModel) -> Fitted:
     return Fitted(data, found, conversion)
 
 
-def names_for(model: DiffusionModel, data: Dataset) -> tuple[str | None, ...]:
+def names_for(model: Model, data: Dataset) -> tuple[str | None, ...]:
     """A name for each of the model's classes: its own, or those that its data gave them by position."""
     names = model.class_names or data.classes
     padded = [*names, *[None] * model.num_classes][: model.num_classes]
@@ -68,7 +68,7 @@ def data_notes(*fitted: Fitted, first: Sequence[int] = ()) -> list[str]:
     return lines
 
 
-def class_list(model: DiffusionModel) -> tuple[str, ...]:
+def class_list(model: Model) -> tuple[str, ...]:
     """The model's class names as a dataset has them, up to the last that is known; the others get their number."""
     names = list(model.class_names)
     while names and names[-1] is None:
@@ -76,7 +76,7 @@ def class_list(model: DiffusionModel) -> tuple[str, ...]:
     return tuple(f"class {label}" if name is None else name for label, name in enumerate(names))
 
 
-def _conversion(data: Dataset, model: DiffusionModel) -> str | None:
+def _conversion(data: Dataset, model: Model) -> str | None:
     if data.extension(0) not in IMAGE_EXTENSIONS:
         raise ConfigError(f"'{data.path}' holds .{data.extension(0)} arrays; the model works on images")
     shape, size, colour = data.image_shape, model.image_size, _COLOURS[model.channels]
@@ -103,13 +103,3 @@ def _conversion(data: Dataset, model: DiffusionModel) -> str | None:
             f"have them {conversion}, or give data of the model's shape"
         )
     return conversion
-
-
-def _check_all_labelled(model: DiffusionModel, dataset: Dataset) -> None:
-    """Raises ConfigError for samples without a label where the model must be told one."""
-    without = np.flatnonzero(dataset.labels < 0)
-    if model.num_classes and len(without):
-        raise ConfigError(
-            f"{dataset.path}: {len(without):,} samples have no label, {dataset.key(int(without[0]))} for one, and the "
-            "model is class-conditional: build the dataset with labels"
-        )

@@ -1,1 +1,1 @@
-"""What is minimised: batches in, losses out."""
+"""What is minimised: samples in, micro-batches and their losses out."""

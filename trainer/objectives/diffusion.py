@@ -1,37 +1,42 @@
-"""The diffusion objectives: eq. (1) on D_r, eq. (2) on D_f, for class-conditional and unconditional noise predictors.
+"""The diffusion objective: eq. (1) on D_r, eq. (2) on D_f, for whatever a model is told.
 
-The losses are means over elements of (target - prediction)², in the model's own output space: ε for epsilon models, v
-for v-prediction models.
+The losses are means over elements of (target - output)², in the model's own output space: ε for epsilon models, v for
+v-prediction models.
 
-Shapes: B samples of a micro-batch, C channels, H and W pixels.
+Shapes: B samples of a micro-batch, each of the model's latent shape, C × H × W for pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...shards.streaming.stream import SampleBatch
-from ..config import EraseDiffConfig, MethodConfig, MOOConfig
+from ..config import MethodConfig
 from ..engine.sharded_model import ShardedModel
-from ..models.unet2d import DiffusionModel
+from ..errors import ConfigError
+from ..models.conditions import Condition
+from ..models.model import Model, Told
 from ..randomness import sample_generator
+from .targets import Noised
+
+Purpose = Literal["remain", "forget"]
 
 
 @dataclass(frozen=True)
 class DiffusionBatch:
     """A micro-batch of noised samples on the model's device, everything random in it drawn."""
 
-    x_t_BCHW: Tensor
-    timesteps_B: Tensor
-    labels_B: Tensor | None  # c, what the trained model is told; the null class where it was dropped
-    target_BCHW: Tensor | None  # what the trained model's output is compared with; None until the rl target is computed
+    noised: Noised
+    target: Tensor | None  # what the output is compared with, as x_t; None until `with_forget_targets`
     weights: Tensor  # [B]
-    teacher_labels_B: Tensor | None = None  # c_m of the rl target
+    prepared: Any = None  # what the forget target made of its draws
 
 
 class DiffusionObjective:
@@ -39,121 +44,105 @@ class DiffusionObjective:
 
     def __init__(
         self,
-        model: DiffusionModel,
+        model: Model,
         device: torch.device,
         *,
         seed: int,
         label_drop: float,
         forget_label_drop: float = 0.0,
         method: MethodConfig | None = None,
-        remain_labels: Sequence[int] = (),
+        others: Sequence[Condition] = (),
         forward_batch_size: int | None = None,
     ):
+        """others: what D_r's samples are told, each once.
+
+        Raises ConfigError for a method that reads forget samples and does not say towards what it trains on them.
+        """
         self._model = model
         self._device = device
         self._seed = seed
-        self._label_drop = label_drop
-        self._forget_label_drop = forget_label_drop
-        self._forgetting = method if isinstance(method, EraseDiffConfig | MOOConfig) else None
-        self._remain_labels = np.array(sorted(remain_labels), dtype=np.int64)
+        self._drop = {"remain": label_drop, "forget": forget_label_drop}
+        kind = None if method is None else method.target_kind()
+        self._target = None if method is None or kind is None else kind(method, others)
+        self._asks_original = method is not None and kind is not None and method.keeps_original
+        if method is not None and method.needs_forget and kind is None:
+            raise ConfigError(
+                f"method.name = {method.name!r} says no target for forget samples: it cannot train on them"
+            )
         self._forward_batch_size = forward_batch_size
-        alphas_cumprod = model.scheduler.alphas_cumprod
-        self._signal_T = alphas_cumprod.sqrt().to(device)
-        self._noise_T = (1 - alphas_cumprod).sqrt().to(device)
-        self._num_timesteps: int = model.scheduler.config["num_train_timesteps"]
 
     def remain_batches(self, samples: SampleBatch) -> list[DiffusionBatch]:
         """Micro-batches of D_r: x_t, t, and the target of eq. (1)."""
-        return self._batches(samples, "remain", self._label_drop)
+        return self._batches(samples, "remain")
 
     def forget_batches(self, samples: SampleBatch) -> list[DiffusionBatch]:
-        """Micro-batches of D_f; with the rl target, `with_forget_targets` completes them."""
-        return self._batches(samples, "forget", self._forget_label_drop)
+        """Micro-batches of D_f; `with_forget_targets` completes them."""
+        return self._batches(samples, "forget")
 
-    def _batches(self, samples: SampleBatch, purpose: str, label_drop: float) -> list[DiffusionBatch]:
+    def _batches(self, samples: SampleBatch, purpose: Purpose) -> list[DiffusionBatch]:
         num_samples = len(samples.labels)
         size = self._forward_batch_size or num_samples
+        conditions = self._model.conditions.of_samples(samples)
         return [
-            self._noised(samples, slice(start, start + size), purpose, label_drop)
+            self._noised(samples, conditions, slice(start, start + size), purpose)
             for start in range(0, num_samples, size)
         ]
 
-    def _noised(self, samples: SampleBatch, rows: slice, purpose: str, label_drop: float) -> DiffusionBatch:
-        x_0_BCHW = torch.from_numpy(samples.images[rows])
-        labels_B = samples.labels[rows].copy()
-        teacher_labels_B = np.empty_like(labels_B)
-        timesteps_B = np.empty_like(labels_B)
-        epsilon_BCHW = np.empty(x_0_BCHW.shape, dtype=np.float32)
-        uniform_BCHW = np.empty(x_0_BCHW.shape, dtype=np.float32)
-        forgetting = self._forgetting if purpose == "forget" else None
-        for i, position in enumerate(samples.positions[rows]):
+    def _noised(
+        self, samples: SampleBatch, all_conditions: Sequence[Condition], rows: slice, purpose: Purpose
+    ) -> DiffusionBatch:
+        model, schedule, null = self._model, self._model.schedule, self._model.conditions.null
+        conditions, positions = all_conditions[rows], samples.positions[rows]
+        timesteps_B = np.empty(len(positions), dtype=schedule.timestep_type)
+        epsilon = np.empty((len(positions), *model.latent_shape), dtype=np.float32)
+        forget_target = self._target if purpose == "forget" else None
+        told: list[Condition] = []
+        drawn: list[Any] = []
+        generators = []
+        for i, (position, condition) in enumerate(zip(positions.tolist(), conditions, strict=True)):
             # one generator a sample, always drawn from in this order: no setting changes another's draws
-            generator = sample_generator(self._seed, purpose, int(position))
-            timesteps_B[i] = generator.integers(self._num_timesteps)
-            generator.standard_normal(dtype=np.float32, out=epsilon_BCHW[i])
-            drop = generator.random() < label_drop
-            if forgetting is not None and forgetting.target == "noise":
-                generator.random(dtype=np.float32, out=uniform_BCHW[i])
-            elif forgetting is not None:
-                teacher_labels_B[i] = self._other_class(labels_B[i], generator)
-            if drop:
-                labels_B[i] = self._model.null_class
+            generator = sample_generator(self._seed, purpose, position)
+            timesteps_B[i] = schedule.draw(generator)
+            generator.standard_normal(dtype=np.float32, out=epsilon[i])
+            is_dropped = generator.random() < self._drop[purpose]
+            if forget_target is not None:
+                drawn.append(forget_target.draw(condition, model.latent_shape, generator))
+            told.append(null if is_dropped else condition)
+            generators.append(generator)
 
-        def on_device(array: np.ndarray | Tensor) -> Tensor:
-            return torch.as_tensor(array).to(self._device, non_blocking=True)
+        def on_device(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self._device, non_blocking=True)
 
-        timesteps, x_0, epsilon = on_device(timesteps_B), _scaled(on_device(x_0_BCHW)), on_device(epsilon_BCHW)
-        signal = self._signal_T[timesteps].view(-1, 1, 1, 1)
-        noise = self._noise_T[timesteps].view(-1, 1, 1, 1)
-        x_t = signal * x_0 + noise * epsilon
-        target: Tensor | None
-        if forgetting is None:
-            is_v = self._model.prediction_type == "v_prediction"
-            target = signal * epsilon - noise * x_0 if is_v else epsilon
-        else:
-            target = on_device(uniform_BCHW) if forgetting.target == "noise" else None
-        return DiffusionBatch(
-            x_t_BCHW=x_t,
-            timesteps_B=timesteps,
-            labels_B=on_device(labels_B) if self._model.num_classes else None,
-            target_BCHW=target,
-            weights=on_device(samples.weights[rows]),
-            teacher_labels_B=on_device(teacher_labels_B) if target is None else None,
-        )
-
-    def _other_class(self, label: int, generator: np.random.Generator) -> int:
-        """c_m: the anchor, or uniform among the remaining classes without c."""
-        assert self._forgetting is not None
-        if self._forgetting.anchor is not None:
-            return self._forgetting.anchor
-        others = self._remain_labels[self._remain_labels != label]
-        return int(others[generator.integers(len(others))])
+        t, noise = on_device(timesteps_B), on_device(epsilon)
+        x_0 = model.encode(_scaled(on_device(samples.images[rows])), generators)
+        x_t = schedule.noised(x_0, noise, t)
+        noised = Noised(x_0, noise, x_t, t, conditions, model.told(told, self._device))
+        weights = on_device(samples.weights[rows])
+        if forget_target is None:
+            return DiffusionBatch(noised, schedule.target(x_0, noise, t), weights)
+        return DiffusionBatch(noised, None, weights, forget_target.prepare(drawn, noised, model, self._device))
 
     @torch.no_grad()
     def with_forget_targets(self, model: ShardedModel, batches: list[DiffusionBatch]) -> list[DiffusionBatch]:
-        """ε_f of eq. (2), computed once at θ_t and held through φ^K; a forward pass with rl, nothing with noise."""
-        if self._forgetting is None or self._forgetting.target == "noise":
+        """ε_f of eq. (2), computed once at θ_t and held through φ^K."""
+        target = self._target
+        if target is None:
             return batches
-        if self._forgetting.teacher == "frozen":
-            with model.reference():
-                return [self._with_rl_target(model, batch) for batch in batches]
-        return [self._with_rl_target(model, batch) for batch in batches]
 
-    def _with_rl_target(self, model: ShardedModel, batch: DiffusionBatch) -> DiffusionBatch:
-        target = self._predict(model, batch, batch.teacher_labels_B)
-        return replace(batch, target_BCHW=target)
+        def predict(x_t: Tensor, t: Tensor, told: Told) -> Tensor:
+            return self._predict(model, x_t, t, told)
 
-    def _predict(self, model: ShardedModel, batch: DiffusionBatch, labels_B: Tensor | None) -> Tensor:
-        """The model's output [B, C, H, W] in fp32."""
-        x_t = batch.x_t_BCHW.to(model.working_dtype)
-        conditions = {} if labels_B is None else {"class_labels": labels_B}
-        return model.predict(x_t, batch.timesteps_B, return_dict=False, **conditions)[0].float()
+        with model.reference() if self._asks_original else nullcontext():
+            return [replace(batch, target=target.compute(batch.prepared, batch.noised, predict)) for batch in batches]
+
+    def _predict(self, model: ShardedModel, x_t: Tensor, t: Tensor, told: Told) -> Tensor:
+        return self._model.predict(model.predict, x_t, t, told, model.working_dtype)
 
     def loss(self, model: ShardedModel, batch: DiffusionBatch) -> Tensor:
-        """‖target - output‖² / CHW of each sample [B]: eq. (1) for remain batches, eq. (2) for forget batches."""
-        assert batch.target_BCHW is not None, "with_forget_targets comes first"
-        output = self._predict(model, batch, batch.labels_B)
-        return (batch.target_BCHW - output).square().flatten(1).mean(1)
+        """‖target - output‖² / numel of each sample [B]: eq. (1) for remain batches, eq. (2) for forget batches."""
+        assert batch.target is not None, "with_forget_targets comes first"
+        output = self._predict(model, batch.noised.x_t, batch.noised.timesteps, batch.noised.told)
+        return (batch.target - output).square().flatten(1).mean(1)
 
 
 def _scaled(images: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ import shutil
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,23 @@ from .identity import Identity
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+# begins the names of a method's vectors
+_METHOD = "method."
 
 # how long rank 0 waits for the other ranks' files after its own is written
 WRITE_TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What an attempt goes on from."""
+
+    folder: Path | None = None
+    """The checkpoint; None: there is none, and the run begins."""
+    step: int = 0
+    """Steps that are done."""
+    state: dict[str, ShardedVector] = field(default_factory=dict)
+    """The method's."""
 
 
 class Checkpoints:
@@ -54,8 +69,9 @@ class Checkpoints:
         self._identity = identity
         self._saving: _Saving | None = None
 
-    def save(self, model: ShardedModel, step: int) -> None:
-        """Copies the state after `step` steps; a thread writes it as checkpoint-<step>. Waits for the save before it.
+    def save(self, model: ShardedModel, step: int, state: Mapping[str, ShardedVector] | None = None) -> None:
+        """Copies the model's and the method's `state` after `step` steps; a thread writes them as
+        checkpoint-<step>. Waits for the save before it.
 
         Raises TrainingError on all ranks where that one failed, where the disk has no room for this one, or where a
         later attempt has taken the run over.
@@ -63,6 +79,7 @@ class Checkpoints:
         self.wait()
         folder = self._attempt.folder / f"checkpoint-{step:06d}"
         vectors = {"theta": model.theta} | model.optimizer.vectors()
+        vectors |= {_METHOD + name: vector for name, vector in (state or {}).items()}
         shard = _Shard({name: _copy(held) for name, held in vectors.items()}, model.theta.layout)
         num_bytes = torch.tensor(shard.num_bytes, dtype=torch.float64, device=model.device)
         needed = int(collectives.sum_(num_bytes))
@@ -101,8 +118,8 @@ class Checkpoints:
             meeting.reset()  # the thread's wish has been met
             raise TrainingError(str(error))
 
-    def restore_newest(self, model: ShardedModel) -> tuple[Path | None, int]:
-        """Puts the newest whole checkpoint's state into `model`; returns its folder and steps, (None, 0) without one.
+    def restore_newest(self, model: ShardedModel) -> Beginning:
+        """Puts the newest whole checkpoint's state into `model`.
 
         A damaged one is named on stderr and passed over. Raises ConfigError where the checkpoint belongs to other
         settings, weights or data, TrainingError where a newer erasediff wrote it.
@@ -118,9 +135,14 @@ class Checkpoints:
             self._check(folder, state)
             reader = _SliceReader([folder / name for name in state["files"]])
             shards = {vector: reader.read(vector, model.theta.layout) for vector in state["vectors"]}
+            of_method = {
+                name.removeprefix(_METHOD): ShardedVector(model.theta.layout, shards.pop(name).to(model.device))
+                for name in state["vectors"]
+                if name.startswith(_METHOD)
+            }
             model.restore(shards, state["num_updates"])
-            return folder, state["step"]
-        return None, 0
+            return Beginning(folder, state["step"], of_method)
+        return Beginning()
 
     def _check(self, folder: Path, state: dict[str, Any]) -> None:
         if state["format"] > FORMAT:

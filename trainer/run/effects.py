@@ -2,79 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from ..config import (
-    EngineConfig,
-    JudgeConfig,
-    MethodConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    SamplingConfig,
-    ScrubConfig,
-    TrainConfig,
-)
-from ..ranks import collectives
+from ..config import EngineConfig, JudgeConfig, MethodConfig, OptimizerConfig, SamplingConfig, TrainConfig
 
 
-@dataclass(frozen=True)
-class Situation:
-    """What decides whether a setting has an effect."""
-
-    method: MethodConfig
-    train: TrainConfig
-    optimizer: OptimizerConfig
-    engine: EngineConfig
-    on_cuda: bool
-
-    @property
-    def target(self) -> str | None:
-        """None for a method that has no forget loss."""
-        return getattr(self.method, "target", None)
-
-    def value(self, key: str) -> Any:
-        """Of "section.name"; None where the method has no such setting."""
+def effect_notes(
+    method: MethodConfig, train: TrainConfig, optimizer: OptimizerConfig, engine: EngineConfig, *, on_cuda: bool
+) -> list[str]:
+    """A line for each setting of a run by this method that somebody has set and that changes nothing."""
+    sections: dict[str, Any] = {"method": method, "train": train, "optimizer": optimizer, "engine": engine}
+    reasons = method.without_effect() | _of_optimizer(optimizer) | _of_engine(engine, on_cuda)
+    lines = []
+    for key, why in reasons.items():
         section, name = key.split(".")
-        return getattr(getattr(self, section), name, None)
-
-    def default(self, key: str) -> Any:
-        section, name = key.split(".")
-        return getattr(type(getattr(self, section))(), name, None)
-
-
-_NOISE_HAS_NO_TEACHER = "the noise target asks no model for a prediction"
-
-# (setting, when it changes nothing, why)
-_WITHOUT_EFFECT: list[tuple[str, Callable[[Situation], bool], str]] = [
-    ("method.anchor", lambda now: now.target == "noise", _NOISE_HAS_NO_TEACHER),
-    ("method.teacher", lambda now: now.target == "noise", _NOISE_HAS_NO_TEACHER),
-    ("method.inner_every", lambda now: getattr(now.method, "needs_inner_loop", False), "φ^K is computed on every step"),
-    ("method.xi", lambda now: now.value("method.num_inner_steps") == 0, "there is no inner step"),
-    ("train.forget_label_drop", lambda now: now.target is None, "the method reads no forget sample"),
-    ("train.descent_every", lambda now: now.target is None, "the method has no g to descend on"),
-    ("optimizer.momentum", lambda now: now.optimizer.name != "sgd", "it is sgd's"),
-    ("optimizer.betas", lambda now: now.optimizer.name == "sgd", "they are Adam's"),
-    ("optimizer.eps", lambda now: now.optimizer.name == "sgd", "it is Adam's"),
-    ("engine.reduce_dtype", lambda now: now.engine.precision != "bf16", "only bf16 gradients can be summed in bf16"),
-    ("engine.deterministic", lambda now: not now.on_cuda, "on a CPU every run is"),
-    ("engine.num_threads", lambda now: now.on_cuda, "it is for runs on a CPU"),
-]
+        value = getattr(sections[section], name)
+        if value is not None and value != getattr(type(sections[section])(), name):
+            lines.append(f"no effect   {key} = {value}: {why}")
+    return lines
 
 
-def situation(method: MethodConfig, config: ScrubConfig | PretrainConfig) -> Situation:
-    """Of a run by this method."""
-    return Situation(method, config.train, config.optimizer, config.engine, collectives.is_on_cuda(config.engine))
+def _of_optimizer(optimizer: OptimizerConfig) -> dict[str, str]:
+    if optimizer.name == "sgd":
+        return {"optimizer.betas": "they are Adam's", "optimizer.eps": "it is Adam's"}
+    return {"optimizer.momentum": "it is sgd's"}
 
 
-def effect_notes(now: Situation) -> list[str]:
-    """A line for each setting that somebody has set and that changes nothing."""
-    return [
-        f"no effect   {key} = {now.value(key)}: {why}"
-        for key, changes_nothing, why in _WITHOUT_EFFECT
-        if now.value(key) is not None and now.value(key) != now.default(key) and changes_nothing(now)
-    ]
+def _of_engine(engine: EngineConfig, on_cuda: bool) -> dict[str, str]:
+    found = {}
+    if engine.precision != "bf16":
+        found["engine.reduce_dtype"] = "only bf16 gradients can be summed in bf16"
+    if on_cuda:
+        found["engine.num_threads"] = "it is for runs on a CPU"
+    else:
+        found["engine.deterministic"] = "on a CPU every run is"
+    return found
 
 
 def judge_effect_notes(judge: JudgeConfig, *, forgets_classes: bool, null_class: int | None) -> list[str]:

@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from ...kernels.inner_products import first_non_finite
 from ..config import OptimizerConfig, TrainConfig
@@ -17,7 +15,7 @@ from ..engine.packet import PendingPacket
 from ..engine.sharded_model import ShardedModel
 from ..errors import Interrupted, LostRankError, OneRankError, TrainingError
 from ..methods import Method, Update
-from ..objectives.diffusion import DiffusionObjective
+from ..objectives.objective import Objective
 from ..ranks import collectives, meeting
 from ..ranks.watchdog import Watchdog
 from .attempts import Attempt
@@ -38,7 +36,7 @@ class Loop:
         name: str,
         model: ShardedModel,
         method: Method,
-        objective: DiffusionObjective,
+        objective: Objective[Any],
         streams: Streams,
         train: TrainConfig,
         optimizer: OptimizerConfig,
@@ -73,8 +71,9 @@ class Loop:
         because a rank was asked to stop.
         """
         train = self._train
-        began_from, first_step = self._checkpoints.restore_newest(self._model)
-        self._attempt.begin(began_from, first_step)
+        beginning = self._checkpoints.restore_newest(self._model)
+        first_step = beginning.step
+        self._attempt.begin(beginning.folder, first_step)
         self._guard = LossGuard(self._max_loss_r_ratio, self._attempt.earlier_metrics())
         reader = Reader(
             self._streams,
@@ -83,6 +82,10 @@ class Loop:
             start=first_step,
             num_workers=train.dataloader_num_workers,
         )
+        if beginning.folder is None:
+            self._method.prepare(self._model, reader.read)
+        else:
+            self._method.state = beginning.state
         progress = StepProgress(self._name, first_step, train.max_train_steps)
         self._last_finish = time.perf_counter()
         previous: _StepInFlight | None = None
@@ -99,7 +102,7 @@ class Loop:
                 if stop or (train.checkpointing_steps and (step + 1) % train.checkpointing_steps == 0):
                     stop |= self._finish(previous, progress)
                     previous = None
-                    self._checkpoints.save(self._model, step + 1)
+                    self._checkpoints.save(self._model, step + 1, self._method.state)
                 if stop:
                     self._checkpoints.wait()
                     meeting.reset()
@@ -121,55 +124,27 @@ class Loop:
         self._watchdog.beat(step, "reading its samples")
         batches = reader.next()
         self._watchdog.beat(step, "computing")
-        looks_at_descent = self._train.descent_every > 0 and step % self._train.descent_every == 0
-        update = self._method.step(
-            self._model, batches.forget, batches.remain, step, keep_gradient_of_g=looks_at_descent
-        )
-        by_parameter = update.packet.by_parameter
-        update.packet.extend(non_finite_parameter=first_non_finite(by_parameter))
-        if looks_at_descent and "dot_gr" in update.packet.names:
-            update.packet.extend(**self._conflict(by_parameter))
+        every = self._train.descent_every
+        diagnose = every > 0 and step % every == 0
+        update = self._method.step(self._model, batches.forget, batches.remain, step, diagnose=diagnose)
+        packet = update.packet
+        packet.extend(non_finite_parameter=first_non_finite(packet.by_parameter))
         self._clip(update)
-        if update.gradient_of_g is None:
-            self._model.step(update.delta, step, update.skip)
-        else:
-            self._step_watched(update, step)
-        update.packet.extend(skipped=update.skip, meet=update.packet.meet)
-        return _StepInFlight(step, update.packet.to_host())
-
-    def _conflict(self, by_parameter: Tensor) -> dict[str, Tensor]:
-        """The cosine of ∇g and ∇L_r in each layer, 0 where a layer has no gradient; "conflict/layer", on the device."""
-        by_layer: dict[str, Tensor] = {}
-        for name, row in zip(self._model.parameter_names, by_parameter, strict=True):
-            layer = name.rpartition(".")[0]
-            by_layer[layer] = by_layer[layer] + row if layer in by_layer else row
-        gg, gr, rr = torch.stack(list(by_layer.values())).T[:3]
-        cosine = (gr / (gg * rr).clamp(min=1e-300).sqrt()).clamp(-1, 1)
-        return {f"conflict/{layer}": value for layer, value in zip(by_layer, cosine, strict=True)}
+        before = self._model.theta.clone() if update.observe is not None else None
+        self._model.step(update.delta, step, update.skip)
+        if update.observe is not None and before is not None:
+            packet.extend(**update.observe(before.axpy_(-1.0, self._model.theta)))
+        packet.extend(skipped=update.skip, meet=packet.meet)
+        return _StepInFlight(step, packet.to_host())
 
     def _clip(self, update: Update) -> None:
         if self._max_grad_norm is None:
             return
-        packet = update.packet
-        norm_squared = packet["dot_rr"]
-        if "lambda_t" in packet.names:
-            lambda_t = packet["lambda_t"]
-            norm_squared = norm_squared + 2 * lambda_t * packet["dot_gr"] + lambda_t.square() * packet["dot_gg"]
         # rounding can take the sum below zero where δ vanishes
-        norm = norm_squared.clamp(min=0).sqrt()
+        norm = update.norm_squared().clamp(min=0).sqrt()
         clip = (self._max_grad_norm / norm).clamp(max=1.0)
         update.delta.mul_(clip.float())
-        packet.extend(clip=clip)
-
-    def _step_watched(self, update: Update, step: int) -> None:
-        """A step that also measures ⟨∇g, θ_t - θ_{t+1}⟩: the guarantee is δ's, and Adam may break it."""
-        assert update.gradient_of_g is not None
-        moved = self._model.theta.clone()
-        self._model.step(update.delta, step, update.skip)
-        moved.axpy_(-1.0, self._model.theta)
-        grad_f, grad_phi = update.gradient_of_g
-        sums, _ = self._model.inner_products(grad_f, moved, grad_phi)
-        update.packet.extend(descent=collectives.sum_(sums)[1])
+        update.packet.extend(clip=clip)
 
     def _finish(self, step: _StepInFlight, progress: StepProgress) -> bool:
         """Logs a step whose packet has reached the host; every rank reads the same and decides alike.
@@ -186,7 +161,7 @@ class Loop:
         }
         now = time.perf_counter()
         seconds, self._last_finish = now - self._last_finish, now
-        line = {"step": step.number} | with_what_follows(values) | {"seconds": round(seconds, 4)}
+        line = {"step": step.number} | self._method.explain(values) | {"seconds": round(seconds, 4)}
         self._attempt.log(line | ({"conflict": conflict} if conflict else {}))
         if values["skipped"]:
             what = f"step {step.number}: {name_non_finite(values, self._model.parameter_names)}"
@@ -221,25 +196,6 @@ class Loop:
 class _StepInFlight:
     number: int
     packet: PendingPacket
-
-
-def with_what_follows(values: dict[str, float]) -> dict[str, float]:
-    """A packet's scalars and what follows: cosines of ∇g, ∇L_r and δ (Fig. 2), the shortfall of a clipped δ."""
-    if "dot_gr" not in values:
-        return values
-    gg, gr, rr, lambda_t = values["dot_gg"], values["dot_gr"], values["dot_rr"], values["lambda_t"]
-    delta_delta = rr + 2 * lambda_t * gr + lambda_t**2 * gg
-
-    def cosine(product: float, a: float, b: float) -> float:
-        return product / math.sqrt(a * b) if a > 0 and b > 0 else 0.0
-
-    if "a_t" in values and values.get("clip", 1.0) < 1.0:
-        values = values | {"shortfall": max(0.0, values["a_t"] - values["clip"] * (gr + lambda_t * gg))}
-    return values | {
-        "cos_g_r": cosine(gr, gg, rr),
-        "cos_delta_g": cosine(gr + lambda_t * gg, delta_delta, gg),
-        "cos_delta_r": cosine(rr + lambda_t * gr, delta_delta, rr),
-    }
 
 
 def name_non_finite(values: dict[str, float], parameter_names: Sequence[str]) -> str:

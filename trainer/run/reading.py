@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...shards.errors import DataError, shorten
 from ...shards.streaming.prefetch import Prefetch
 from ...shards.streaming.stream import SampleBatch, Stream
 from ..errors import OneRankError, TrainingError
-from ..objectives.diffusion import DiffusionBatch, DiffusionObjective
+from ..objectives.objective import Objective
 from ..ranks import collectives, meeting
 
 
@@ -24,8 +25,8 @@ class Streams:
 class Batches:
     """What one step works on: micro-batches of D_r and, where the method needs them, of D_f."""
 
-    remain: list[DiffusionBatch]
-    forget: list[DiffusionBatch]
+    remain: list[Any]
+    forget: list[Any]
     bad_samples: tuple[tuple[str, str], ...]  # (key, what is wrong)
 
 
@@ -33,13 +34,13 @@ class Reader:
     """Makes the batches of one step after the other. A sample that cannot be read counts for nothing in its place."""
 
     def __init__(
-        self, streams: Streams, objective: DiffusionObjective, bad_samples: BadSamples, *, start: int, num_workers: int
+        self, streams: Streams, objective: Objective[Any], bad_samples: BadSamples, *, start: int, num_workers: int
     ):
         self._streams = streams
         self._objective = objective
         self._bad_samples = bad_samples
         self._rank, self._world_size = collectives.rank(), collectives.world_size()
-        self._ahead = Prefetch(self._make, start=start, num_workers=num_workers)
+        self._ahead = Prefetch(self.read, start=start, num_workers=num_workers)
 
     def next(self) -> Batches:
         """The next step's; waits for it."""
@@ -54,7 +55,8 @@ class Reader:
         """Ends the threads."""
         self._ahead.close()
 
-    def _make(self, step: int) -> Batches:
+    def read(self, step: int) -> Batches:
+        """Any step's; threads may call it."""
         remain = self._read(self._streams.remain, step)
         if self._streams.forget is None:
             return Batches(self._objective.remain_batches(remain), [], remain.bad_samples)

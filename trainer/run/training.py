@@ -9,22 +9,12 @@ import torch
 
 from ...shards.dataset import Dataset
 from ...shards.streaming.stream import Stream
-from .. import methods
-from ..config import (
-    EngineConfig,
-    EraseDiffConfig,
-    MethodConfig,
-    MOOConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+from ..config import EngineConfig, MethodConfig, OptimizerConfig, TrainConfig
 from ..engine.sharded_model import ShardedModel
 from ..errors import Interrupted, TrainingError
-from ..models import unet2d as models
 from ..models.card import write_model_card
-from ..models.class_names import labels_of
 from ..models.lineage import Lineage, write_lineage
-from ..models.unet2d import DiffusionModel
+from ..models.model import Model
 from ..objectives.diffusion import DiffusionObjective
 from ..ranks import collectives, meeting
 from ..ranks.watchdog import Watchdog
@@ -40,7 +30,7 @@ DEFAULT_LABEL_DROP = 0.1
 
 def train(
     name: str,
-    model: DiffusionModel,
+    model: Model,
     method: MethodConfig,
     config: TrainConfig,
     optimizer: OptimizerConfig,
@@ -62,7 +52,7 @@ def train(
     collectives.together(lambda: check_kernels(device))
     label_drop = config.label_drop
     if label_drop is None:
-        label_drop = 0.0 if model.null_class is None else DEFAULT_LABEL_DROP
+        label_drop = 0.0 if model.conditions.null is None else DEFAULT_LABEL_DROP
     objective = DiffusionObjective(
         model,
         device,
@@ -70,16 +60,16 @@ def train(
         label_drop=label_drop,
         forget_label_drop=config.forget_label_drop,
         method=method,
-        remain_labels=labels_of(remain),
+        others=model.conditions.of_dataset(remain),
         forward_batch_size=engine.forward_batch_size,
     )
     sharded = ShardedModel(
-        model.unet,
+        model.module,
         engine,
         optimizer,
         device,
         max_train_steps=config.max_train_steps,
-        keep_original=isinstance(method, EraseDiffConfig | MOOConfig) and method.teacher == "frozen",
+        keep_original=method.keeps_original,
     )
 
     def stream(dataset: Dataset) -> Stream:
@@ -93,15 +83,14 @@ def train(
             on_bad_sample="skip",
         )
 
-    chosen = methods.make(method, objective)
-    streams = Streams(stream(remain), stream(forget) if forget is not None and chosen.needs_forget else None)
+    streams = Streams(stream(remain), stream(forget) if forget is not None and method.needs_forget else None)
     attempt = Attempt.create(run.path, run.free_settings | {"engine.device": device.type})
     checkpoints = Checkpoints(attempt, config.checkpoints_total_limit, run.identity.with_hashes(hashes))
     watchdog = Watchdog(attempt.folder, engine.step_timeout_seconds)
     loop = Loop(
         name,
         sharded,
-        chosen,
+        method.make(objective),
         objective,
         streams,
         config,
@@ -124,7 +113,7 @@ def train(
                 raise TrainingError(f"the last step left {broken} with NaN or Inf: no model is written")
 
             def write(folder: Path) -> None:
-                models.save(model, weights, folder)
+                model.save(weights, folder)
                 write_lineage(lineage, folder)
                 write_model_card(folder, run.path.resolve().name, model, lineage, method, config)
 

@@ -1,0 +1,109 @@
+"""A diffusion model as everything outside its family sees it. `families/` has one file a family."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .class_names import Names
+from .conditions import Condition, Conditions
+from .lineage import Lineage
+from .schedule import Schedule
+
+# a forward pass of the trained module: itself, or the sharded engine's
+Forward = Callable[..., Any]
+# what the module is told beside x_t and t, by its argument's name, [B, …] each
+Told = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(ABC):
+    """What trains, what it is told, and how images become what is noised.
+
+    Shapes: B samples, images [B, channels, image_size, image_size] in [-1, 1]; x_0, what is noised, [B, *latent_shape].
+    """
+
+    module: nn.Module
+    """What trains, as far as its parameters require a gradient."""
+    schedule: Schedule
+    conditions: Conditions
+    image_size: int
+    channels: int
+    folder: Path | None = None
+    """The pipeline it came from; None: made here."""
+    class_names: Names = ()
+    lineage: Lineage = field(default_factory=Lineage)
+    converts_images: bool = False
+    """Whether data of another shape may be made to fit."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one sample of what is noised."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
+    def num_classes(self) -> int:
+        """Classes the model counts, the null class among them; 0: it counts none."""
+        return self.conditions.num_classes
+
+    @property
+    def null_class(self) -> int | None:
+        """The index of the class that stands for no class; None: there is none."""
+        null = self.conditions.null
+        return null if isinstance(null, int) else None
+
+    def encode(self, images: Tensor, generators: Sequence[np.random.Generator] | None = None) -> Tensor:
+        """x_0 of images. generators: one a sample, for an encoder that draws; None: its most probable answer."""
+        return images
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Images of x_0, not clamped."""
+        return x_0
+
+    @abstractmethod
+    def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
+        """What `predict` takes for these conditions."""
+
+    def predict(
+        self, forward: Forward, x_t: Tensor, t: Tensor, told: Told, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """The module's output [B, *latent_shape] in fp32; `dtype` is that of the weights that `forward` reads."""
+        return self._predict(forward, x_t.to(dtype), t, told).float()
+
+    @abstractmethod
+    def _predict(self, forward: Forward, x_t: Tensor, t: Tensor, told: Told) -> Tensor: ...
+
+    def to(self, device: torch.device) -> Self:
+        """This model, all that predicts, encodes and decodes moved there, in place."""
+        self.module.to(device)
+        return self
+
+    def copied(self) -> Self:
+        """This model with a module of its own, to be trained."""
+        return replace(self, module=copy.deepcopy(self.module))
+
+    @abstractmethod
+    def sampled_like(self, other: Model) -> Model:
+        """This model with the sampler of `other`, as far as it is not of the training."""
+
+    def check_saveable(self) -> None:  # noqa: B027 most formats can take any weights
+        """Raises ConfigError where `save` would not write every trained tensor."""
+
+    @abstractmethod
+    def save(self, weights: dict[str, Tensor], folder: Path) -> None:
+        """Writes a complete pipeline with `weights`, fp32 CPU tensors by parameter name, in place of the model's own.
+
+        What was not trained is byte for byte what it was.
+        """
+
+    @abstractmethod
+    def example(self) -> str:
+        """Python that samples the pipeline with diffusers alone, the folder being the working directory."""

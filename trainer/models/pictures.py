@@ -1,0 +1,27 @@
+"""Images as pixels and pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """Images [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C]; what is not finite becomes black."""
+    levels = ((images + 1) * 127.5).round().clamp(0, 255).nan_to_num(0)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def to_grid(images: Tensor, num_columns: int, scale: int = 1) -> Image.Image:
+    """Images [N, C, H, W] in [-1, 1] as one picture, row by row, a pixel between them; enlarged by `scale`."""
+    pixels = to_pixels(images)
+    num, height, width, channels = pixels.shape
+    num_rows = -(-num // num_columns)
+    canvas = np.full((num_rows * (height + 1) - 1, num_columns * (width + 1) - 1, channels), 128, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = (i // num_columns) * (height + 1), (i % num_columns) * (width + 1)
+        canvas[top : top + height, left : left + width] = image
+    picture = Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

@@ -1,0 +1,131 @@
+"""A pipeline's folder: found, read, and written again with other weights. Nothing here knows what trains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..errors import ConfigError
+
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+# what a component's folder may hold that is weights, in any format
+_WEIGHT_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".pb", ".safetensors"}
+_PICKLED_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+
+
+def resolve(config: ModelConfig) -> Path:
+    """The pipeline's folder; a Hub id is downloaded, safetensors and configuration files only."""
+    folder = Path(config.path)
+    if folder.is_dir():
+        return folder
+    if config.path.count("/") != 1 or config.path.startswith((".", "/", "~")):
+        raise ConfigError(f"model.path = {config.path!r}: no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                config.path,
+                revision=config.revision,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"],
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"model.path = {config.path!r} is neither a folder here nor a model the Hub gave: {reason}"
+        ) from None
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """model_index.json; raises ConfigError where there is none."""
+    try:
+        return json.loads((folder / "model_index.json").read_text())
+    except FileNotFoundError:
+        of_a_run = (folder / "model" / "model_index.json").exists()
+        hint = f"; give '{folder / 'model'}'" if of_a_run else ""
+        raise ConfigError(
+            f"model.path = '{folder}' holds no model_index.json: not a diffusers pipeline{hint}"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{folder / 'model_index.json'} is not JSON: {error}") from None
+
+
+def class_of(index: dict[str, Any], component: str) -> str | None:
+    """The class that the index names for a part; None: the pipeline has no such part."""
+    return (index.get(component) or [None, None])[1]
+
+
+def components(index: dict[str, Any]) -> list[str]:
+    """Names of the pipeline's parts, which are folders of the same names."""
+    return [name for name, value in index.items() if isinstance(value, list) and value[0] is not None]
+
+
+def refuse_pickles(component: Path) -> None:
+    """Raises ConfigError for a part without safetensors weights."""
+    has_safetensors = any(component.glob("*.safetensors"))
+    pickles = sorted(path.name for path in component.glob("*") if path.suffix in _PICKLED_SUFFIXES)
+    if pickles and not has_safetensors:
+        raise ConfigError(
+            f"{component / pickles[0]} is pickled, and unpickling runs code: save the model as safetensors "
+            "(save_pretrained(..., safe_serialization=True))"
+        )
+    if not has_safetensors:
+        raise ConfigError(f"{component} holds no .safetensors weights")
+
+
+def stored_weights(component: Path) -> dict[str, Tensor]:
+    """The tensors of the files that `from_pretrained` reads: one file, or several and an index."""
+    whole = component / WEIGHTS_NAME
+    if whole.exists():
+        return load_file(whole)
+    index = json.loads((component / f"{WEIGHTS_NAME}.index.json").read_text())
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(index["weight_map"].values())):
+        tensors |= load_file(component / name)
+    return tensors
+
+
+def check_stores(component: Path, names: list[str]) -> None:
+    """Raises ConfigError where the part's file does not hold a tensor under the name it has in memory."""
+    stored = stored_weights(component)
+    absent = [name for name in names if name not in stored]
+    if absent:
+        raise ConfigError(
+            f"{component} stores {absent[0]} under an older name: load the pipeline with diffusers and "
+            "save_pretrained it once, then scrub that"
+        )
+
+
+def save_with(original: Path, trained: str, weights: dict[str, Tensor], folder: Path) -> None:
+    """Writes the pipeline in `original` into `folder`, the part `trained` with `weights` in place of its own.
+
+    The parts that model_index.json names are copied as they are, but for the trained one's weights, whatever their
+    format; nothing else of the folder is, since it may hold the original weights (checkpoints, averages). Tensors keep
+    the type they had.
+    """
+    folder.mkdir(parents=True)
+    shutil.copyfile(original / "model_index.json", folder / "model_index.json")
+    for component in components(read_index(original)):
+        shutil.copytree(original / component, folder / component, ignore=_left_out if component == trained else None)
+        (folder / component).chmod(0o700 | (folder / component).stat().st_mode)  # the original's may be read-only
+    tensors = stored_weights(original / trained)
+    for name, value in weights.items():
+        tensors[name] = value.to(tensors[name].dtype).contiguous()
+    save_file(tensors, folder / trained / WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def _left_out(directory: str, names: list[str]) -> list[str]:
+    """Whatever is or may hold weights: files of every such format, indexes of them, folders."""
+    return [
+        name
+        for name in names
+        if Path(name).suffix in _WEIGHT_SUFFIXES or name.endswith(".index.json") or (Path(directory) / name).is_dir()
+    ]

@@ -1,0 +1,34 @@
+"""What methods and the loop ask of an objective. With timesteps or without, of noise predictors or of encoders."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from ...shards.streaming.stream import SampleBatch
+from ..engine.sharded_model import ShardedModel, Weighted
+
+BatchT = TypeVar("BatchT", bound=Weighted)
+
+
+class Losses(Protocol[BatchT]):
+    """What a method minimises: L_r over D_r's micro-batches, L_f over D_f's."""
+
+    def with_forget_targets(self, model: ShardedModel, batches: list[BatchT]) -> list[BatchT]:
+        """D_f's micro-batches with what they are pulled towards, computed at the model's weights of now."""
+        ...
+
+    def loss(self, model: ShardedModel, batch: BatchT) -> Tensor:
+        """Of each sample, fp32 [B]: eq. (1) for D_r's batches, eq. (2) for D_f's."""
+        ...
+
+
+class Objective(Losses[BatchT], Protocol[BatchT]):
+    """The same, and where the micro-batches come from. Threads call both of these, ahead of the step."""
+
+    def remain_batches(self, samples: SampleBatch) -> list[BatchT]: ...
+
+    def forget_batches(self, samples: SampleBatch) -> list[BatchT]:
+        """`with_forget_targets` completes them."""
+        ...

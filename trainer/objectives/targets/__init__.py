@@ -1,0 +1,63 @@
+"""Forget targets, ε_f of eq. (2), a file each, found by name: what D_f pulls the model towards. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from ...config import TargetedConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ...models.conditions import Condition
+    from ...models.model import Model, Told
+
+# (x_t, t, told) → the model's output [B, *latent_shape], at the weights of now
+Predict = Callable[["Tensor", "Tensor", "Told"], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A micro-batch of D_f, noised, on the model's device: B samples of the model's latent shape."""
+
+    x_0: Tensor
+    epsilon: Tensor
+    x_t: Tensor
+    timesteps: Tensor  # [B]
+    conditions: Sequence[Condition]  # c of each sample
+    told: Told  # the same for the trained model, null where it was dropped
+
+
+class ForgetTarget(Protocol):
+    """One way to choose ε_f. What is random in it is drawn a sample at a time, ahead of the step."""
+
+    num_forwards: ClassVar[int]
+    """Forward passes over D_f's batch that it takes at θ_t."""
+    asks_a_model: ClassVar[bool]
+    """Whether `anchor` and `teacher` mean something to it."""
+
+    def __init__(self, config: TargetedConfig, others: Sequence[Condition]):
+        """others: what D_r's samples are told, each once."""
+        ...
+
+    @staticmethod
+    def check(config: TargetedConfig, model: Model, forget: Sequence[Condition], remain: Sequence[Condition]) -> None:
+        """Raises ConfigError where it cannot be computed: forget and remain are what the two sets' samples are told."""
+        ...
+
+    def draw(self, condition: Condition, shape: tuple[int, ...], generator: np.random.Generator) -> Any:
+        """What is random for one sample of this latent shape, told `condition`."""
+        ...
+
+    def prepare(self, drawn: Sequence[Any], batch: Noised, model: Model, device: torch.device) -> Any:
+        """The draws of a micro-batch as `compute` wants them."""
+        ...
+
+    def compute(self, prepared: Any, batch: Noised, predict: Predict) -> Tensor:
+        """ε_f [B, *latent_shape]; no gradient flows into it."""
+        ...

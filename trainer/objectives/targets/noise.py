@@ -1,0 +1,41 @@
+"""noise: ε_f ~ U(0, 1), elementwise, as the paper has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ...config import TargetedConfig
+from . import Noised, Predict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ...models.conditions import Condition
+    from ...models.model import Model
+
+
+class Target:
+    num_forwards: ClassVar[int] = 0
+    asks_a_model: ClassVar[bool] = False
+
+    def __init__(self, config: TargetedConfig, others: Sequence[Condition]):
+        pass
+
+    @staticmethod
+    def check(config: TargetedConfig, model: Model, forget: Sequence[Condition], remain: Sequence[Condition]) -> None:
+        pass
+
+    def draw(self, condition: Condition, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        return generator.random(shape, dtype=np.float32)
+
+    def prepare(self, drawn: Sequence[np.ndarray], batch: Noised, model: Model, device: torch.device) -> Tensor:
+        import torch
+
+        return torch.from_numpy(np.stack(drawn)).to(device, non_blocking=True)
+
+    def compute(self, prepared: Tensor, batch: Noised, predict: Predict) -> Tensor:
+        return prepared

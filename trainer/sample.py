@@ -1,0 +1,39 @@
+"""`sample`: a grid of images from a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .config import EngineConfig, SampleConfig
+from .config.toml import check_ranges
+from .errors import ConfigError
+from .models.families import load_model
+from .models.pictures import to_grid
+from .models.sampling import check_sampling, sample
+from .ranks import collectives
+
+
+def run_sample(config: SampleConfig) -> Path:
+    """Writes a grid of samples, a row for each condition; returns the file."""
+    check_ranges(config)
+    model = load_model(config.model)
+    known = model.conditions.known()
+    rows = list(config.labels) or known
+    unknown = [row for row in rows if row not in known] if model.num_classes else list(config.labels)
+    if unknown:
+        told = f"{known[0]} to {known[-1]}" if model.num_classes else "it counts none"
+        raise ConfigError(f"labels: {unknown[0]} is no class of the model ({told})")
+    check_sampling(config.sampling, model)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda', but torch sees no CUDA device: use device = 'cpu'")
+    output = Path(config.output)
+    if output.is_dir():
+        raise ConfigError(f"output = '{output}' is a folder: name a PNG file")
+    device = collectives.set_up(EngineConfig(device=config.device))
+    wanted = [row for row in rows for _ in range(config.num_images)]
+    images = sample(model, wanted, config.sampling, device=device)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    to_grid(images, config.num_images, config.scale).save(output, format="PNG")
+    return output
