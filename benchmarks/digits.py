@@ -32,8 +32,9 @@ from erasediff.trainer.config import (
     ScrubConfig,
     TrainConfig,
 )
+from erasediff.trainer.evidence.bench import Bench, Samples
 from erasediff.trainer.evidence.collect import Scrubbed, make_bench, run_entry
-from erasediff.trainer.evidence.evaluation import Bench, Samples, evaluate
+from erasediff.trainer.evidence.evaluation import evaluate
 from erasediff.trainer.evidence.retrained import retrain
 from erasediff.trainer.files import write_json
 from erasediff.trainer.models.families import load_model

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from erasediff.trainer.evidence import metrics
+from erasediff.trainer.evidence import metric_table, metrics
 from erasediff.trainer.evidence.metrics import Measurement
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -117,3 +118,8 @@ def test_what_is_not_a_number_has_a_reason_instead() -> None:
     for value in (math.nan, math.inf):
         found = metrics.measured(value, 8)
         assert found.value is None and found.n == 8 and found.reason
+
+
+def test_the_documented_table_is_the_one_that_is_computed() -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "record.md").read_text(encoding="utf-8")
+    assert metric_table.markdown() in documented

@@ -37,6 +37,7 @@ from ..run.provenance import (
     weights_sha256,
 )
 from . import report
+from .bench import Bench
 from .classifier import (
     Classifier,
     SmallCNN,
@@ -44,7 +45,7 @@ from .classifier import (
     load_classifier,
     train_classifier,
 )
-from .evaluation import Bench, Figures, evaluate, metric_names
+from .evaluation import Figures, evaluate, metric_names
 from .features import make_features, network_features
 from .images import Images
 from .metrics import min_frechet_samples
@@ -186,7 +187,8 @@ def run_evaluate(
     bench = make_bench(config, scrubbed, device)
     null_class = scrubbed.base.null_class
     notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, null_class=null_class)
-    thresholds = _thresholds(options, bench.metric_names(), bench.forgets_classes)
+    names = metric_names(options, bench.features.name, bench.forgets_classes)
+    thresholds = _thresholds(options, names, bench.forgets_classes)
     if collectives.is_main():
         for note in notes:
             print(note)

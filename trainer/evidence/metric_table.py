@@ -1,67 +1,206 @@
-"""Every metric once: what it is called, what it says, which direction is good. Tables, report and verdict read it."""
+"""Every metric once: what it is, which direction is good, what it needs, how it is computed, how it is written.
+
+Evaluation, thresholds, report, terminal table and docs/record.md read it: a metric more is an entry more, and the
+function that it names. In the order of the table.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from . import formulas
+from .bench import Measured
+from .metrics import Measurement
+
 Direction = Literal["lower", "higher", "near the retrained model's", "none"]
+Need = Literal["forgotten classes", "held-out samples"]
 _ARROWS: dict[Direction, str] = {"lower": " ↓", "higher": " ↑", "near the retrained model's": "", "none": ""}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table."""
+    """One entry."""
 
     title: str
     meaning: str
     """Follows the title: what the figure is of."""
     better: Direction
+    compute: Callable[[Measured], Measurement]
+    definition: str
+    """For docs/record.md."""
+    needs: Need | None = None
+    on_features: bool = False
+    """Whether it compares features: its name then carries their extractor's."""
     is_of_forgetting: bool = False
     """Whether it tells a model that forgot from one that did not."""
     worst_of: str | None = None
     """The metric whose classes it takes the worst of."""
+    ceiling: str | None = None
+    """The metric that says of the unscrubbed model how far this one can go; its own figure is the floor."""
+    of_unscrubbed: bool = False
+    """Whether it is of the unscrubbed model alone."""
 
     @property
     def heading(self) -> str:
         return self.title + _ARROWS[self.better]
 
 
-# by name, without the extractor of the features
 METRICS = {
-    "p_psi": Metric("P_psi", "probability of the forgotten class on samples asked to be of it", "lower", True),
-    "p_psi_worst_class": Metric("P_psi, worst class", "the forgotten class with the highest", "lower", True, "p_psi"),
+    "p_psi": Metric(
+        "P_psi",
+        "probability of the forgotten class on samples asked to be of it",
+        "lower",
+        formulas.p_psi,
+        "P_psi(y = c_f \\| x_f): mean probability a classifier gives the forgotten class on samples asked to be of it. "
+        "Only where a whole class is forgotten",
+        needs="forgotten classes",
+        is_of_forgetting=True,
+    ),
+    "p_psi_worst_class": Metric(
+        "P_psi, worst class",
+        "the forgotten class with the highest",
+        "lower",
+        formulas.p_psi_worst_class,
+        "that of the forgotten class where it is highest",
+        needs="forgotten classes",
+        is_of_forgetting=True,
+        worst_of="p_psi",
+    ),
     "entropy": Metric(
-        "entropy", "of the classifier on the same samples, in nats", "near the retrained model's", is_of_forgetting=True
+        "entropy",
+        "of the classifier on the same samples, in nats",
+        "near the retrained model's",
+        formulas.entropy,
+        "of the classifier's answer on the same samples, nats",
+        needs="forgotten classes",
+        is_of_forgetting=True,
     ),
-    "accuracy_remaining": Metric("accuracy on the rest", "share of samples of the right class", "higher"),
+    "accuracy_remaining": Metric(
+        "accuracy on the rest",
+        "share of samples of the right class",
+        "higher",
+        formulas.accuracy_remaining,
+        "share of samples of the remaining classes that the classifier puts into the class asked for",
+    ),
     "accuracy_worst_class": Metric(
-        "accuracy, worst class", "the remaining class with the lowest", "higher", worst_of="accuracy_remaining"
+        "accuracy, worst class",
+        "the remaining class with the lowest",
+        "higher",
+        formulas.accuracy_worst_class,
+        "that of the remaining class where it is lowest",
+        worst_of="accuracy_remaining",
     ),
-    "frechet_distance": Metric("Fréchet distance", "of the rest to real images", "lower"),
-    "precision": Metric("precision", "share of samples among real images, k = 3", "higher"),
-    "recall": Metric("recall", "share of real images among samples, k = 3", "higher"),
-    "integrity_remaining": Metric(
-        "change of the rest", "feature distance to the original's images from the same noise", "lower"
+    "frechet_distance": Metric(
+        "Fréchet distance",
+        "of the rest to real images",
+        "lower",
+        formulas.frechet_distance,
+        "between Gaussians fitted to features of real and of generated images of the remaining classes (Heusel et al. "
+        "2017); needs more samples than features",
+        on_features=True,
     ),
-    "integrity_forgotten": Metric("change of the forgotten", "the same, for the forgotten", "none"),
+    "precision": Metric(
+        "precision",
+        "share of samples among real images, k = 3",
+        "higher",
+        formulas.precision,
+        "improved precision, k = 3 (Kynkäänniemi et al. 2019)",
+        on_features=True,
+    ),
+    "recall": Metric(
+        "recall",
+        "share of real images among samples, k = 3",
+        "higher",
+        formulas.recall,
+        "improved recall, the same",
+        on_features=True,
+    ),
     "nearest_to_forget": Metric(
         "nearest to the forget set",
         "mean feature distance from its images to the nearest sample",
         "near the retrained model's",
+        formulas.nearest_to_forget,
+        "mean over D_f (its first 5,000 images) of the distance to the nearest sample generated for its classes; it "
+        "falls with n",
+        on_features=True,
         is_of_forgetting=True,
+    ),
+    "integrity_ceiling_remaining": Metric(
+        "change of the rest, ceiling",
+        "the same between images of one condition from different noise",
+        "none",
+        formulas.integrity_ceiling_remaining,
+        "of the unscrubbed model alone: `integrity_remaining` between its images of one label from different noise",
+        on_features=True,
+        of_unscrubbed=True,
+    ),
+    "integrity_remaining": Metric(
+        "change of the rest",
+        "feature distance to the original's images from the same noise",
+        "lower",
+        formulas.integrity_remaining,
+        "mean distance between features of the images that the original and this model make from the same noise and "
+        "label. The unscrubbed model's is the floor (the same again; exactly 0 on CPU)",
+        on_features=True,
+        ceiling="integrity_ceiling_remaining",
+    ),
+    "integrity_ceiling_forgotten": Metric(
+        "change of the forgotten, ceiling",
+        "the same between images of one condition from different noise",
+        "none",
+        formulas.integrity_ceiling_forgotten,
+        "the ceiling of `integrity_forgotten`, in the same way",
+        on_features=True,
+        of_unscrubbed=True,
+    ),
+    "integrity_forgotten": Metric(
+        "change of the forgotten",
+        "the same, for the forgotten",
+        "none",
+        formulas.integrity_forgotten,
+        "the same for the forgotten",
+        on_features=True,
+        ceiling="integrity_ceiling_forgotten",
     ),
     "membership_auc": Metric(
         "membership AUC",
         "telling the forget set from unseen images by the loss; 0 tells it as well as 1, .5: cannot be told",
         "near the retrained model's",
+        formulas.membership_auc,
+        "area under the curve of telling D_f from held-out samples of the same classes by a lower loss, averaged over "
+        "20 noise levels; .5: cannot be told apart, and 0 tells them apart as well as 1",
+        needs="held-out samples",
         is_of_forgetting=True,
     ),
-    "membership_gap": Metric("membership gap", "|membership AUC - .5|", "lower", True),
+    "membership_gap": Metric(
+        "membership gap",
+        "|membership AUC - .5|",
+        "lower",
+        formulas.membership_gap,
+        "\\|`membership_auc` − .5\\|",
+        needs="held-out samples",
+        is_of_forgetting=True,
+    ),
     "non_finite_samples": Metric(
-        "non-finite samples", "generated images with NaN or Inf; they are in no figure", "lower"
+        "non-finite samples",
+        "generated images with NaN or Inf; they are in no figure",
+        "lower",
+        formulas.non_finite_samples,
+        "how many generated samples hold a NaN or Inf",
     ),
 }
+
+
+def computed(features: str, *, forgets_classes: bool, with_held_out: bool, of_unscrubbed: bool) -> dict[str, Metric]:
+    """The metrics of a model, by the names they have with this extractor of features."""
+    needs = {"forgotten classes": forgets_classes, "held-out samples": with_held_out}
+    return {
+        f"{name}[{features}]" if metric.on_features else name: metric
+        for name, metric in METRICS.items()
+        if (metric.needs is None or needs[metric.needs]) and (of_unscrubbed or not metric.of_unscrubbed)
+    }
 
 
 def row_of(metric: str) -> Metric:
@@ -72,3 +211,15 @@ def row_of(metric: str) -> Metric:
 def extractor_of(metric: str) -> str:
     """The extractor that a metric's name carries; empty for none."""
     return metric.partition("[")[2].rstrip("]")
+
+
+def ceiling_of(metric: str) -> str | None:
+    """The name of its ceiling, with the same extractor."""
+    name, extractor = row_of(metric).ceiling, extractor_of(metric)
+    return f"{name}[{extractor}]" if name and extractor else name
+
+
+def markdown() -> str:
+    """The table as docs/record.md has it."""
+    rows = [f"| `{name}{'[…]' if row.on_features else ''}` | {row.definition} |" for name, row in METRICS.items()]
+    return "\n".join(["| metric | what it is |", "|---|---|", *rows]) + "\n"

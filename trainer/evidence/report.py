@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from ..config.toml import flatten
 from ..models.pictures import to_grid
 from . import charts
+from .bench import Bench, Samples
 from .charts import Axis, Series
-from .evaluation import Bench, Samples
 from .images import Images
-from .metric_table import extractor_of, row_of
+from .metric_table import ceiling_of, extractor_of, row_of
 from .metrics import Measurement
 from .record import Record
 from .report_page import definitions, details, page, section
@@ -238,8 +238,9 @@ def _cell(record: Record, model: str, metric: str) -> str:
     measurement: Measurement | None = record.models[model].metrics.get(metric)
     if measurement is None:
         return "–"
-    if metric.startswith("integrity_") and model == "unscrubbed":
-        ceiling = record.models[model].metrics[metric.replace("integrity_", "integrity_ceiling_")]
+    name = ceiling_of(metric)
+    if name is not None and model == "unscrubbed":
+        ceiling = record.models[model].metrics[name]
         about = f"floor, {_about(measurement)}<br>ceiling {_number(ceiling.value)}, {_about(ceiling)}"
         return f"{_number(measurement.value)}<small>{about}</small>"
     return _figure(measurement)

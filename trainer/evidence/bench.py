@@ -1,0 +1,117 @@
+"""What every model is measured with: samples asked for, real images, the judge, and what they make of one model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..config import JudgeConfig
+from ..models.conditions import Condition
+from ..models.model import Model
+from ..models.sampling import sample
+from ..run.provenance import DataStamp
+from .classifier import Classifier
+from .features import Features
+from .images import Asked, Images
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The same for every model."""
+
+    config: JudgeConfig
+    classifier: Classifier
+    features: Features
+    forget_conditions: dict[int, list[Condition]]
+    """What a model is told to make samples that stand for D_f, by the class that the judge should see: D_f's."""
+    remain_conditions: dict[int, list[Condition]]
+    """The same for D_r."""
+    forgets_classes: bool
+    """Whether nothing remains of them; else single samples are forgotten."""
+    real_remain: Images
+    real_forget: Images
+    held_out: Images | None
+    """Of the forgotten classes, seen by no model."""
+    held_out_stamp: DataStamp | None
+    """The dataset they are of."""
+    device: torch.device
+
+    @property
+    def forget_labels(self) -> list[int]:
+        return [*self.forget_conditions]
+
+    @property
+    def remain_labels(self) -> list[int]:
+        return [*self.remain_conditions]
+
+    @cached_property
+    def real_remain_features(self) -> Tensor:
+        """[N, D]."""
+        return self.features(self.real_remain.images)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a model generates for the bench."""
+
+    forget: Images
+    remain: Images
+
+    @classmethod
+    def of(cls, model: Model, bench: Bench) -> Samples:
+        """All ranks call it."""
+        config = bench.config
+        sides = (
+            (bench.forget_conditions, config.num_forget_samples_per_class),
+            (bench.remain_conditions, config.num_remain_samples_per_class),
+        )
+        asked = [Asked.in_turn(conditions, count * len(conditions)) for conditions, count in sides]
+        return cls(*(generate(model, bench, wanted, first) for first, wanted in enumerate(asked)))
+
+
+def generate(model: Model, bench: Bench, wanted: Asked, side: int) -> Images:
+    """Side 0 is the forgotten, 1 the remaining: each has noise of its own. All ranks call it."""
+    sampling = dataclasses.replace(bench.config.sampling, seed=bench.config.sampling.seed + side)
+    images = sample(model, wanted.conditions, sampling, device=bench.device)
+    return Images(images, torch.tensor(wanted.labels), wanted.conditions)
+
+
+class Measured:
+    """One model on the bench: what its metrics are computed from, each made once, when it is first asked for."""
+
+    def __init__(self, model: Model, bench: Bench, original: Samples | None):
+        """original: the unscrubbed model's samples; None: this is that model. All ranks make it."""
+        self.model = model
+        self.bench = bench
+        self.original = original
+        self.seed = bench.config.sampling.seed
+        self.samples = Samples.of(model, bench)
+        self.forget = self.samples.forget.where(self.samples.forget.is_finite)
+        self.remain = self.samples.remain.where(self.samples.remain.is_finite)
+        self.num_samples = len(self.samples.forget) + len(self.samples.remain)
+        self._made: dict[Any, Any] = {}
+        self.num_non_finite = self.num_samples - len(self.forget) - len(self.remain)
+
+    def once(self, make: Callable[[Measured], Made]) -> Made:
+        """What `make` makes of this model, made once: several metrics come from it."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
+
+    @cached_property
+    def forget_probabilities(self) -> Tensor:
+        """[N, classes], of the finite samples."""
+        return self.bench.classifier.probabilities(self.forget.images)
+
+    @cached_property
+    def remain_features(self) -> Tensor:
+        """[N, D], of the finite samples."""
+        return self.bench.features(self.remain.images)

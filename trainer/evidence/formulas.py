@@ -1,0 +1,167 @@
+"""Each metric of the table, from one model on the bench. What a figure rests on goes with it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ..models.sampling import CHUNK
+from . import membership, metrics
+from .bench import Measured, generate
+from .images import Asked
+from .intervals import score_interval
+from .metrics import Measurement, measured
+
+NEIGHBOURS = 3  # k of precision and recall
+NO_SAMPLE = "no finite sample"
+_FORGOTTEN, _REMAINING = 0, 1
+
+
+def p_psi(of: Measured) -> Measurement:
+    of_each = metrics.p_psi(of.forget_probabilities, of.forget.labels)
+    return _mean(of, of_each, of.forget.labels, of.bench.forget_labels, of.seed)
+
+
+def p_psi_worst_class(of: Measured) -> Measurement:
+    return _worst(p_psi(of), highest=True)
+
+
+def entropy(of: Measured) -> Measurement:
+    n = len(of.forget)
+    return measured(metrics.entropy(of.forget_probabilities), n, seed=of.seed, why_not="" if n else NO_SAMPLE)
+
+
+def accuracy_remaining(of: Measured) -> Measurement:
+    correct = metrics.accuracy(of.bench.classifier.probabilities(of.remain.images), of.remain.labels)
+    return _mean(of, correct, of.remain.labels, of.bench.remain_labels, of.seed + 1)
+
+
+def accuracy_worst_class(of: Measured) -> Measurement:
+    return _worst(accuracy_remaining(of), highest=False)
+
+
+def frechet_distance(of: Measured) -> Measurement:
+    few = _too_few(of, metrics.min_frechet_samples(of.bench.features.num_features))
+    if few is not None:
+        return few
+    distance = metrics.frechet_distance(of.bench.real_remain_features, of.remain_features)
+    return measured(distance, len(of.remain), seed=of.seed + 1, features=of.bench.features.name)
+
+
+def precision(of: Measured) -> Measurement:
+    return of.once(_precision_recall)[0]
+
+
+def recall(of: Measured) -> Measurement:
+    return of.once(_precision_recall)[1]
+
+
+def _precision_recall(of: Measured) -> list[Measurement]:
+    few = _too_few(of, NEIGHBOURS + 1)
+    if few is not None:
+        return [few, few]
+    both = metrics.precision_recall(of.bench.real_remain_features, of.remain_features, NEIGHBOURS)
+    about = {"seed": of.seed + 1, "features": of.bench.features.name}
+    return [measured(value, len(of.remain), **about) for value in both]
+
+
+def _too_few(of: Measured, needed: int) -> Measurement | None:
+    real, n = len(of.bench.real_remain), len(of.remain)
+    if min(n, real) >= needed:
+        return None
+    reason = f"needs at least {needed} samples on either side, there are {real} real and {n} generated"
+    return Measurement(None, n, of.seed + 1, of.bench.features.name, reason)
+
+
+def nearest_to_forget(of: Measured) -> Measurement:
+    features = of.bench.features
+    if not len(of.forget):
+        return Measurement(None, 0, of.seed, features.name, NO_SAMPLE)
+    distance = metrics.nearest_distance(features(of.bench.real_forget.images), features(of.forget.images))
+    return measured(distance, len(of.forget), seed=of.seed, features=features.name)
+
+
+def integrity_remaining(of: Measured) -> Measurement:
+    return _integrity(of, _REMAINING)
+
+
+def integrity_forgotten(of: Measured) -> Measurement:
+    return _integrity(of, _FORGOTTEN)
+
+
+def integrity_ceiling_remaining(of: Measured) -> Measurement:
+    return _integrity_ceiling(of, _REMAINING)
+
+
+def integrity_ceiling_forgotten(of: Measured) -> Measurement:
+    return _integrity_ceiling(of, _FORGOTTEN)
+
+
+def _integrity(of: Measured, side: int) -> Measurement:
+    """Feature distance to what the original makes from the same noise; for the original itself, to the same again."""
+    ours = of.samples.remain if side == _REMAINING else of.samples.forget
+    if of.original is None:
+        theirs = generate(of.model, of.bench, Asked(ours.conditions[:CHUNK], ours.labels[:CHUNK].tolist()), side)
+    else:
+        theirs = of.original.remain if side == _REMAINING else of.original.forget
+    ours = ours.where(torch.arange(len(theirs)))
+    both = ours.is_finite & theirs.is_finite
+    n, features = int(both.sum()), of.bench.features
+    distance = metrics.paired_distance(features(ours.images[both]), features(theirs.images[both]))
+    return measured(distance, n, why_not="" if n else NO_SAMPLE, seed=of.seed + side, features=features.name)
+
+
+def _integrity_ceiling(of: Measured, side: int) -> Measurement:
+    """The same between the original's own images of one label, from different noise."""
+    ours = of.remain if side == _REMAINING else of.forget
+    distance = metrics.other_seed_distance(of.bench.features(ours.images), ours.labels)
+    why_not = "needs at least 2 finite samples of each label"
+    return measured(distance, len(ours), why_not=why_not, seed=of.seed + side, features=of.bench.features.name)
+
+
+def membership_auc(of: Measured) -> Measurement:
+    return of.once(_membership_auc)
+
+
+def _membership_auc(of: Measured) -> Measurement:
+    assert of.bench.held_out is not None
+    members, others = of.bench.real_forget, of.bench.held_out
+    return membership.membership_auc(of.model, members, others, seed=of.seed, device=of.bench.device)
+
+
+def membership_gap(of: Measured) -> Measurement:
+    return membership.membership_gap(of.once(_membership_auc))
+
+
+def non_finite_samples(of: Measured) -> Measurement:
+    return Measurement(float(of.num_non_finite), of.num_samples, of.seed)
+
+
+def _mean(of: Measured, values_N: Tensor, labels_N: Tensor, classes: list[int], seed: int) -> Measurement:
+    """The mean of numbers in [0, 1], and of each class's by itself, with intervals."""
+
+    def mean(values: Tensor) -> Measurement:
+        n = len(values)
+        if not n:
+            return Measurement(None, 0, seed, reason=NO_SAMPLE)
+        value = values.mean().item()
+        low, high = score_interval(value, n)
+        return Measurement(value, n, seed, low=low, high=high)
+
+    names = of.bench.classifier.card.classes
+    by_class = {names[label]: mean(values_N[labels_N == label]) for label in classes}
+    return dataclasses.replace(mean(values_N), by_class=by_class)
+
+
+def _worst(measurement: Measurement, *, highest: bool) -> Measurement:
+    """The class with the highest, or lowest, figure; one without a figure is worse than any."""
+    sign = -1 if highest else 1
+
+    def order(name: str) -> float:
+        value = measurement.by_class[name].value
+        return float("-inf") if value is None else sign * value
+
+    name = min(measurement.by_class, key=order)
+    return dataclasses.replace(measurement.by_class[name], of_class=name)
