@@ -33,8 +33,9 @@ from erasediff.trainer.config import (
     TrainConfig,
 )
 from erasediff.trainer.evidence.bench import Bench, Samples
-from erasediff.trainer.evidence.collect import Scrubbed, make_bench, run_entry
 from erasediff.trainer.evidence.evaluation import evaluate
+from erasediff.trainer.evidence.finished import FinishedScrub, run_entry
+from erasediff.trainer.evidence.making import make_bench
 from erasediff.trainer.evidence.retrained import retrain
 from erasediff.trainer.files import write_json
 from erasediff.trainer.models.families import load_model
@@ -160,7 +161,7 @@ class ForDigit:
             classifier = self.rows.parent / "classifier.safetensors"
             judge = JudgeConfig(classifier=str(classifier) if classifier.exists() else None, device="cpu")
             config = EvaluateConfig(run=str(run), data=str(self.data), judge=judge)
-            bench = make_bench(config, Scrubbed.open(run), torch.device("cpu"))
+            bench = make_bench(config, FinishedScrub.open(run), torch.device("cpu"))
             if not classifier.exists():
                 bench.classifier.save(classifier)
             self._shared = bench, evaluate(self._load(self.base), bench).samples

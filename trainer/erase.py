@@ -16,21 +16,21 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from ..shards.dataset import Dataset
-from ..shards.errors import DataError
 from ..shards.requests.request import Request, read_request
 from ..shards.requests.select import select
 from ..shards.requests.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .config.toml import check_ranges
 from .errors import ConfigError, TrainingError
-from .evidence.collect import REPORT_NAME, Evidence, check_judge, check_yardstick, run_evaluate
+from .evidence.collect import REPORT_NAME, Evidence, run_evaluate
+from .evidence.options import check_judge
 from .evidence.record import RECORD_NAME, RequestEntry, read_record
-from .evidence.retrained import check_trained_without
+from .evidence.retrained import check_trained_without, named_retrained
 from .evidence.reuse import still_holds
 from .models.card import add_verdict
 from .models.families import load_model
@@ -61,7 +61,7 @@ def run_erase(
 
     Raises ThresholdError, publishing nothing, where the evidence does not hold what was asked, NotShownError where it
     does not show it and `publish` asks for that; ConfigError or DataError for a request, a model or data that cannot
-    work, before anything is written; for a yardstick that was trained on other samples than D_r, before the scrub.
+    work, before anything is written; for a retrained that was trained on other samples than D_r, before the scrub.
     """
     check_ranges(config)
     collectives.set_up(config.engine)
@@ -75,14 +75,12 @@ def run_erase(
     told = [model.conditions.of_dataset(data, rows) for rows in (chosen, remaining)]
     check_settings(config, model, *told)
     check_judge(config.judge, model, data, chosen, remaining, config.request)
-    yardstick = check_yardstick(config.judge, model) if before_evaluation is None else None
+    retrained = named_retrained(config.judge, model) if before_evaluation is None else None
     run = RunFolder(config, config.output)
     sets = run.path / "split"
-    problem = collectives.agree(_split(given, sets, request, forgotten_before) if collectives.is_main() else None)
-    if problem is not None:
-        raise ConfigError(str(problem))
-    if yardstick is not None:  # hours before the evaluation asks
-        check_trained_without(yardstick, DataStamp.of(Dataset.open(sets / REMAIN_NAME)))
+    collectives.on_main(lambda: _split(given, sets, request, forgotten_before))
+    if retrained is not None:  # hours before the evaluation asks
+        check_trained_without(retrained, DataStamp.of(Dataset.open(sets / REMAIN_NAME)))
     left_out = int(np.count_nonzero(forgotten_before & ~chosen))
     if left_out and collectives.is_main():
         told = describe_forgotten(model.lineage.forgotten)
@@ -101,9 +99,7 @@ def run_erase(
     meeting.check()
     if before_evaluation is not None:
         before_evaluation()
-    scrub_run, is_main = Path(scrub.output), collectives.is_main()
-    recorded = collectives.together(lambda: _recorded(run.path, config, scrub_run, scrubbed) if is_main else None)
-    evidence = cast(Evidence | None, collectives.agree(recorded))
+    evidence = collectives.on_main(lambda: _recorded(run.path, config, Path(scrub.output), scrubbed))
     if evidence is None:
         entry = RequestEntry(request.id, request.date.isoformat() if request.date else None, request.reason)
         judged = EvaluateConfig(run=scrub.output, data=config.data, judge=config.judge)
@@ -117,23 +113,21 @@ def run_erase(
     return Erasure(evidence, run.model_path)
 
 
-def _split(data: Dataset, sets: Path, request: Request, forgotten_before: np.ndarray) -> str | None:
-    """Makes D_f and D_r, or finds them; what is wrong otherwise."""
+def _split(data: Dataset, sets: Path, request: Request, forgotten_before: np.ndarray) -> None:
+    """Makes D_f and D_r, or finds them. Raises ConfigError for those of another request or other data."""
     if not sets.exists():
-        try:
-            split(data, sets, request=request, left_out=forgotten_before)
-        except DataError as error:
-            return str(error)
-        return None
+        split(data, sets, request=request, left_out=forgotten_before)
+        return
     recorded = json.loads((sets / REQUEST_NAME).read_text(encoding="utf-8"))
     if recorded["request"] != _plain(request):
-        return (
+        raise ConfigError(
             f"output = '{sets.parent}' was begun with another request than '{request.name}' holds now: "
             "choose another output"
         )
     if recorded["dataset"]["fingerprint"] != data.fingerprint:
-        return f"output = '{sets.parent}' was begun with other data than '{data.path}' holds now: choose another output"
-    return None
+        raise ConfigError(
+            f"output = '{sets.parent}' was begun with other data than '{data.path}' holds now: choose another output"
+        )
 
 
 def _plain(request: Request) -> dict[str, Any]:

@@ -92,25 +92,25 @@ def scrub(
 def _save_given(pipeline: DiffusionPipeline, folder: Path, engine: EngineConfig) -> Path:
     """A loaded pipeline as a folder beside the run; there already, with the same weights, when a run is continued."""
     collectives.set_up(engine)
-    problem = None
-    if collectives.is_main():
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        pipeline.save_pretrained(partial)
-        known = Path(str(pipeline.name_or_path)) / LINEAGE_NAME
-        if known.is_file():  # diffusers loads and saves what it knows, and this it does not
-            shutil.copyfile(known, partial / LINEAGE_NAME)
-        open_up(partial)
-        if not folder.exists():
-            partial.rename(folder)
-        else:
-            if _hashes(folder) != _hashes(partial):
-                problem = f"'{folder}' holds another model than the one given: remove it, or choose another output"
-            shutil.rmtree(partial)
-    problem = collectives.agree(problem)
-    if problem is not None:
-        raise ConfigError(str(problem))
+    collectives.on_main(lambda: _save_once(pipeline, folder))
     return folder
+
+
+def _save_once(pipeline: DiffusionPipeline, folder: Path) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial)
+    known = Path(str(pipeline.name_or_path)) / LINEAGE_NAME
+    if known.is_file():  # diffusers loads and saves what it knows, and this it does not
+        shutil.copyfile(known, partial / LINEAGE_NAME)
+    open_up(partial)
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    is_other = _hashes(folder) != _hashes(partial)
+    shutil.rmtree(partial)
+    if is_other:
+        raise ConfigError(f"'{folder}' holds another model than the one given: remove it, or choose another output")
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -24,9 +24,9 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.config.toml import decode, read_toml
 from erasediff.trainer.errors import ConfigError
-from erasediff.trainer.evidence import collect
 from erasediff.trainer.evidence.classifier import read_images
 from erasediff.trainer.evidence.collect import run_evaluate
+from erasediff.trainer.evidence.held_out import open_held_out
 from erasediff.trainer.models.class_names import match_classes
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.fitting import fit
@@ -101,7 +101,7 @@ def test_data_that_count_their_classes_otherwise_change_nothing(
 def test_held_out_samples_are_found_by_name(digits: Path, reversed_digits: Path, named_model: Path) -> None:
     model = load_model(ModelConfig(str(named_model)))
     remain = fit(Dataset.open(digits / "split" / "remain"), model).data
-    held_out = collect._open_held_out(str(reversed_digits / "split" / "forget"), model, [remain], [3])
+    held_out = open_held_out(str(reversed_digits / "split" / "forget"), model, [remain], [3])
     assert set(held_out.labels) == {3}
 
 

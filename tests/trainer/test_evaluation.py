@@ -34,10 +34,12 @@ from erasediff.trainer.config.toml import as_dict, read_toml
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence import metrics
 from erasediff.trainer.evidence.classifier import load_classifier, read_images, train_classifier
-from erasediff.trainer.evidence.collect import Evidence, Scrubbed, make_bench, run_evaluate
+from erasediff.trainer.evidence.collect import Evidence, run_evaluate
 from erasediff.trainer.evidence.evaluation import evaluate
 from erasediff.trainer.evidence.features import make_features
+from erasediff.trainer.evidence.finished import FinishedScrub
 from erasediff.trainer.evidence.images import Asked, Images
+from erasediff.trainer.evidence.making import make_bench
 from erasediff.trainer.evidence.membership import membership_auc, sample_losses
 from erasediff.trainer.evidence.relearning import relearn
 from erasediff.trainer.models.families import load_model
@@ -94,9 +96,9 @@ def test_integrity_has_floor_zero_and_a_ceiling(evidence: Evidence) -> None:
 
 
 def test_figures_are_of_the_images_they_name(digits: Path, run: Path, classifier: Path) -> None:
-    scrubbed = Scrubbed.open(run)
+    scrubbed = FinishedScrub.open(run)
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
-    figures = evaluate(scrubbed.result, bench)
+    figures = evaluate(scrubbed.scrubbed, bench)
     forget, remain = (
         bench.features(torch.from_numpy(read_images(data, 8, 1).images)) for data in (scrubbed.forget, scrubbed.remain)
     )
@@ -121,12 +123,12 @@ def test_every_image_has_noise_of_its_own(base_model: Path) -> None:
 
 def test_a_class_by_itself_is_judged_on_its_own_samples(digits: Path, run: Path, classifier: Path) -> None:
     """Two classes forgotten: P_psi of each, by hand from the images, and the worse of the two."""
-    scrubbed = Scrubbed.open(run)
+    scrubbed = FinishedScrub.open(run)
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
     bench = dataclasses.replace(
         bench, forget_conditions={c: [c] for c in (3, 7)}, remain_conditions={c: [c] for c in (0, 1, 2, 4, 5, 6, 8, 9)}
     )
-    figures = evaluate(scrubbed.result, bench)
+    figures = evaluate(scrubbed.scrubbed, bench)
     judge, shown = bench.classifier, figures.samples
     by_hand: dict[str, list[float]] = {"3": [], "7": []}
     for image, label in zip(shown.forget.images, shown.forget.labels.tolist(), strict=True):
@@ -187,13 +189,13 @@ def test_two_ranks_find_the_same(digits: Path, run: Path, classifier: Path, tmp_
 
 
 def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run: Path, classifier: Path) -> None:
-    scrubbed = Scrubbed.open(run)
+    scrubbed = FinishedScrub.open(run)
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
-    embedding = cast(torch.nn.Embedding, scrubbed.result.module.class_embedding)
-    sound = evaluate(scrubbed.result, bench)
+    embedding = cast(torch.nn.Embedding, scrubbed.scrubbed.module.class_embedding)
+    sound = evaluate(scrubbed.scrubbed, bench)
     with torch.no_grad():
         embedding.weight[5] = torch.nan
-    found = evaluate(scrubbed.result, bench).metrics
+    found = evaluate(scrubbed.scrubbed, bench).metrics
     # fifteen samples of each of nine classes
     assert found["non_finite_samples"].value == 15
     assert found["accuracy_remaining"].n == 120 and found["accuracy_remaining"].value is not None
@@ -202,7 +204,7 @@ def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run:
     assert frechet.value is None and frechet.n == 120 and "at least 129 samples" in str(frechet.reason)
     with torch.no_grad():
         embedding.weight[3] = torch.nan
-    found = evaluate(scrubbed.result, bench).metrics
+    found = evaluate(scrubbed.scrubbed, bench).metrics
     assert found["p_psi"].value is None and found["p_psi"].reason == "no finite sample"
     assert found["entropy"].value is None and found["entropy"].reason == "no finite sample"
     # a class without a figure is worse than any
@@ -212,11 +214,11 @@ def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run:
 
 
 def test_a_ceiling_needs_two_samples_of_each_label(digits: Path, run: Path, classifier: Path) -> None:
-    scrubbed = Scrubbed.open(run)
+    scrubbed = FinishedScrub.open(run)
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
     options = dataclasses.replace(bench.config, num_remain_samples_per_class=1)
     bench = dataclasses.replace(bench, config=options)
-    ceiling = evaluate(scrubbed.base, bench).metrics["integrity_ceiling_remaining[digits-cnn]"]
+    ceiling = evaluate(scrubbed.unscrubbed, bench).metrics["integrity_ceiling_remaining[digits-cnn]"]
     assert ceiling.value is None and ceiling.reason == "needs at least 2 finite samples of each label"
 
 
@@ -257,17 +259,17 @@ def test_membership_by_the_loss(base_model: Path, digits: Path) -> None:
 
 
 def test_relearning_leaves_the_model_alone_and_starts_at_its_p_psi(digits: Path, run: Path, classifier: Path) -> None:
-    scrubbed = Scrubbed.open(run)
+    scrubbed = FinishedScrub.open(run)
     judge = load_classifier(classifier)
-    images = Images.of_data(scrubbed.forget, scrubbed.base, 8)
-    before = weights_sha256(scrubbed.result.module.state_dict())
+    images = Images.of_data(scrubbed.forget, scrubbed.unscrubbed, 8)
+    before = weights_sha256(scrubbed.scrubbed.module.state_dict())
     config = RelearnConfig(num_images=8, num_steps=30, num_points=3, num_samples=12, learning_rate=1e-3)
     sampling = SamplingConfig(num_inference_steps=2)
-    points = relearn(scrubbed.result, judge, images, Asked.in_turn({3: [3]}, 12), config, sampling, device=CPU)
+    points = relearn(scrubbed.scrubbed, judge, images, Asked.in_turn({3: [3]}, 12), config, sampling, device=CPU)
     assert [point.step for point in points] == [0, 10, 20, 30]
-    assert weights_sha256(scrubbed.result.module.state_dict()) == before
+    assert weights_sha256(scrubbed.scrubbed.module.state_dict()) == before
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
-    assert points[0].p_psi == evaluate(scrubbed.result, bench).metrics["p_psi"].value
+    assert points[0].p_psi == evaluate(scrubbed.scrubbed, bench).metrics["p_psi"].value
     assert points[3].p_psi != points[0].p_psi
 
 
@@ -400,7 +402,7 @@ class TestRefusals:
     def test_nothing_is_trained_for_what_cannot_be_evaluated(
         self, digits: Path, run: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
     ) -> None:
-        monkeypatch.setattr("erasediff.trainer.evidence.collect.train_classifier", lambda *_, **__: pytest.fail())
+        monkeypatch.setattr("erasediff.trainer.evidence.making.train_classifier", lambda *_, **__: pytest.fail())
         with pytest.raises((ConfigError, DataError), match=message):
             run_evaluate(tiny_evaluation(run, digits, None, **options))
 

@@ -19,7 +19,7 @@ from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import EngineConfig, EraseConfig, ModelConfig, ScrubConfig, TrainConfig
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError
-from erasediff.trainer.evidence import collect
+from erasediff.trainer.evidence.held_out import open_held_out
 from erasediff.trainer.models.class_names import rows_forgotten_by
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.fitting import fit
@@ -202,7 +202,7 @@ def test_what_was_forgotten_is_not_unseen(digits: Path, without_twelve: Path, tm
     trained_on = fit(Dataset.open(digits / "split" / "forget"), model).data
     trained_on = trained_on.only(~np.isin(trained_on.keys, TWELVE))
     with pytest.raises(ConfigError, match="which the model has forgotten before"):
-        collect._open_held_out(str(tmp_path / "split" / "forget"), model, [trained_on], [label])
+        open_held_out(str(tmp_path / "split" / "forget"), model, [trained_on], [label])
 
 
 def test_a_loaded_pipeline_keeps_its_past(digits: Path, without_twelve: Path, tmp_path: Path) -> None:

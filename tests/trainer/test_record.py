@@ -16,7 +16,8 @@ from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.errors import ConfigError, NotShownError
 from erasediff.trainer.evidence import report
 from erasediff.trainer.evidence.classifier import ClassifierCard
-from erasediff.trainer.evidence.collect import Evidence, run_entry, run_evaluate
+from erasediff.trainer.evidence.collect import Evidence, run_evaluate
+from erasediff.trainer.evidence.finished import run_entry
 from erasediff.trainer.evidence.intervals import score_interval
 from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.evidence.record import (
@@ -30,7 +31,7 @@ from erasediff.trainer.evidence.record import (
 )
 from erasediff.trainer.evidence.relearning import RelearningPoint
 from erasediff.trainer.evidence.report import head
-from erasediff.trainer.evidence.thresholds import Verdict, judge, overall, parse_threshold
+from erasediff.trainer.evidence.thresholds import Verdict, hold, overall, parse_threshold
 from erasediff.trainer.run.provenance import DataStamp
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
 
@@ -192,7 +193,7 @@ def test_the_headline(
             models[name], metrics=models[name].metrics | {"p_psi": Measurement(value, 100, low=low, high=high)}
         )
     figures = {name: entry.metrics for name, entry in models.items()}
-    verdicts = judge([parse_threshold(f"p_psi <= {limit}")], figures)
+    verdicts = hold([parse_threshold(f"p_psi <= {limit}")], figures)
     record = dataclasses.replace(
         evidence.record, models=models, thresholds=verdicts, verdict=overall(verdicts, figures)
     )
@@ -220,7 +221,7 @@ def test_a_class_called_like_markup(evidence: Evidence, capsys: pytest.CaptureFi
         figures = {"accuracy_remaining": dataclasses.replace(mean, by_class={name: first})}
         figures["accuracy_worst_class"] = dataclasses.replace(first, of_class=name)
         models[model] = dataclasses.replace(entry, metrics=entry.metrics | figures)
-    verdicts = judge([parse_threshold("accuracy_worst_class >= 2")], {m: e.metrics for m, e in models.items()})
+    verdicts = hold([parse_threshold("accuracy_worst_class >= 2")], {m: e.metrics for m, e in models.items()})
     record = dataclasses.replace(evidence.record, models=models, thresholds=verdicts, forgotten_classes=[name])
     assert "<script>" not in head(record) and "for class [/b]&lt;script&gt;x" in head(record)
     show(dataclasses.replace(evidence, record=record))

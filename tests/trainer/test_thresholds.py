@@ -11,7 +11,7 @@ from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.evidence.thresholds import (
     check_thresholds,
     default_thresholds,
-    judge,
+    hold,
     mark_of,
     overall,
     parse_threshold,
@@ -74,7 +74,7 @@ def test_a_threshold_holds_or_not(text: str, limit: float | None, passed: bool |
         with pytest.raises(ConfigError, match=r"judge\.thresholds: 'p_psi<=\.05' is none; write"):
             parse_threshold(text)
         return
-    (verdict,) = judge([parse_threshold(text)], MODELS)
+    (verdict,) = hold([parse_threshold(text)], MODELS)
     assert verdict.passed is passed
     assert verdict.limit == (None if limit is None else pytest.approx(limit))
 
@@ -82,7 +82,7 @@ def test_a_threshold_holds_or_not(text: str, limit: float | None, passed: bool |
 def test_one_class_of_ten_that_is_not_forgotten() -> None:
     """Its P_psi of .9 leaves the mean at .099, within .1."""
     models = {"unscrubbed": {"p_psi": of_classes(*[0.95] * 10)}, "scrubbed": {"p_psi": of_classes(*[0.01] * 9, 0.9)}}
-    mean, worst = judge([parse_threshold("p_psi <= 0.1"), parse_threshold("p_psi_worst_class <= 0.1")], models)
+    mean, worst = hold([parse_threshold("p_psi <= 0.1"), parse_threshold("p_psi_worst_class <= 0.1")], models)
     assert mean.passed and not worst.passed
     assert (worst.value, worst.of_class) == (0.9, "c9")
     assert overall([mean, worst], models) == "failed"
@@ -97,10 +97,10 @@ def test_one_class_of_a_hundred_that_is_destroyed() -> None:
         "scrubbed": {"accuracy_remaining": of_classes(*[0.99] * 98, 0.05, 0.6)},
     }
     texts = ["accuracy_remaining >= unscrubbed - 0.02", "accuracy_worst_class >= unscrubbed - 0.1"]
-    mean, worst = judge([parse_threshold(text) for text in texts], models)
+    mean, worst = hold([parse_threshold(text) for text in texts], models)
     assert mean.passed and not worst.passed and worst.of_class == "c98"
     models["scrubbed"] = {"accuracy_remaining": of_classes(*[0.99] * 99, 0.6)}
-    (harmless,) = judge([parse_threshold(texts[1])], models)
+    (harmless,) = hold([parse_threshold(texts[1])], models)
     assert harmless.passed and harmless.of_class == "c99"
 
 
@@ -111,7 +111,7 @@ def test_too_few_samples_show_nothing(n: int, is_shown: bool) -> None:
         "unscrubbed": {"accuracy_remaining": of_classes(1.0, 1.0, n=n)},
         "scrubbed": {"accuracy_remaining": of_classes(0.98, 1.0, n=n)},
     }
-    (verdict,) = judge([parse_threshold("accuracy_worst_class >= unscrubbed - 0.05")], models)
+    (verdict,) = hold([parse_threshold("accuracy_worst_class >= unscrubbed - 0.05")], models)
     assert verdict.passed and verdict.shown is is_shown
     assert verdict.margin == pytest.approx(0.03) and verdict.margin_low is not None
     assert (verdict.margin_low >= 0) is is_shown
@@ -121,27 +121,27 @@ def test_too_few_samples_show_nothing(n: int, is_shown: bool) -> None:
 def test_a_margin_is_corrected_for_the_number_of_classes() -> None:
     """Against a number: its lower end is the class's own interval at 1 - .05/m."""
     models = {"scrubbed": {"accuracy_remaining": of_classes(0.9, 1.0, 1.0, 1.0, n=200)}}
-    (verdict,) = judge([parse_threshold("accuracy_worst_class >= 0.8")], models)
+    (verdict,) = hold([parse_threshold("accuracy_worst_class >= 0.8")], models)
     low, _ = score_interval(0.9, 200, for_each_of(4))
     assert verdict.margin_low == pytest.approx(low - 0.8)
 
 
 def test_the_tightest_class_decides_though_another_has_the_worse_figure() -> None:
     few = dataclasses.replace(of_classes(1.0, 0.97), by_class={"few": share(1.0, 5), "many": share(0.97, 5000)})
-    (verdict,) = judge([parse_threshold("accuracy_worst_class >= 0.9")], {"scrubbed": {"accuracy_remaining": few}})
+    (verdict,) = hold([parse_threshold("accuracy_worst_class >= 0.9")], {"scrubbed": {"accuracy_remaining": few}})
     assert verdict.of_class == "few" and verdict.passed and not verdict.shown
 
 
 def test_a_class_without_a_figure_decides() -> None:
     by_class = {"a": share(1.0), "b": Measurement(None, 0, reason="no finite sample")}
     models = {"scrubbed": {"accuracy_remaining": dataclasses.replace(share(1.0), by_class=by_class)}}
-    (verdict,) = judge([parse_threshold("accuracy_worst_class >= 0.1")], models)
+    (verdict,) = hold([parse_threshold("accuracy_worst_class >= 0.1")], models)
     assert not verdict.passed and verdict.of_class == "b" and said(verdict) == "no figure"
     # nothing is out of its limit, and nothing is shown
     assert overall([verdict], models) == "not shown" and mark_of(verdict)[0] == "NO FIGURE"
     # a class that is out of its limit fails, whatever another one lacks
     models["scrubbed"]["accuracy_remaining"].by_class["c"] = share(0.05)
-    (verdict,) = judge([parse_threshold("accuracy_worst_class >= 0.1")], models)
+    (verdict,) = hold([parse_threshold("accuracy_worst_class >= 0.1")], models)
     assert verdict.of_class == "c" and overall([verdict], models) == "failed" and mark_of(verdict)[0] == "FAIL"
 
 
@@ -149,11 +149,11 @@ def test_a_yardsticks_own_doubt_counts() -> None:
     """.02 under the limit: enough beside an exact yardstick, not beside one of 50 samples."""
     for n, is_shown in ((50, False), (100_000, True)):
         models = {"scrubbed": {"p_psi": of_classes(0.03, n=5000)}, "retrained": {"p_psi": of_classes(0.0, n=n)}}
-        (verdict,) = judge([parse_threshold("p_psi <= retrained + 0.05")], models)
+        (verdict,) = hold([parse_threshold("p_psi <= retrained + 0.05")], models)
         # the limit's lower end is .05 either way: a retrained model at 0 cannot be lower
         assert verdict.shown
         models["retrained"] = {"p_psi": of_classes(0.05, n=n)}
-        (verdict,) = judge([parse_threshold("p_psi <= retrained")], models)
+        (verdict,) = hold([parse_threshold("p_psi <= retrained")], models)
         assert verdict.passed and verdict.shown is is_shown
 
 
@@ -178,14 +178,14 @@ def test_a_threshold_that_the_unscrubbed_model_holds_too_tells_nothing() -> None
     ],
 )
 def test_what_shows_forgetting_holds_for_the_scrubbed_model_alone(text: str, shows: bool) -> None:
-    (verdict,) = judge([parse_threshold(text)], MODELS)
+    (verdict,) = hold([parse_threshold(text)], MODELS)
     assert shows_forgetting(verdict, MODELS) is shows
     assert overall([verdict], MODELS) == ("shown" if shows else "failed" if not verdict.passed else "not shown")
 
 
 def test_forgetting_alone_is_not_enough() -> None:
     def found(*texts: str) -> str:
-        return overall(judge([parse_threshold(text) for text in texts], MODELS), MODELS)
+        return overall(hold([parse_threshold(text) for text in texts], MODELS), MODELS)
 
     assert found("p_psi <= 0.15", "accuracy_worst_class >= unscrubbed - 0.1") == "shown"
     assert found("p_psi <= 0.15", "accuracy_worst_class >= unscrubbed - 0.03") == "not shown"

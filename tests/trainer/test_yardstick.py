@@ -20,7 +20,8 @@ from erasediff.trainer.config import (
     UNetConfig,
 )
 from erasediff.trainer.errors import ConfigError
-from erasediff.trainer.evidence.collect import load_yardstick, run_evaluate
+from erasediff.trainer.evidence.collect import run_evaluate
+from erasediff.trainer.evidence.retrained import load_retrained
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.pretrain import run_pretrain
@@ -92,9 +93,9 @@ def test_one_whose_classes_stand_in_another_order_is_refused(
     edit_json(other / "model_index.json", id2label={str(i): name for i, name in enumerate([*names[::-1], ""])})
     model = load_model(ModelConfig(str(base)))
     with pytest.raises(ConfigError, match="calls class 0 '9', the scrubbed model '0'"):
-        load_yardstick(ModelConfig(str(other), null_class=10), model)
+        load_retrained(ModelConfig(str(other), null_class=10), model)
     edit_json(other / "model_index.json", id2label={str(i): name for i, name in enumerate(names)})
-    load_yardstick(ModelConfig(str(other), null_class=10), model)
+    load_retrained(ModelConfig(str(other), null_class=10), model)
 
 
 def test_all_models_are_sampled_alike(base_model: Path, tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_all_models_are_sampled_alike(base_model: Path, tmp_path: Path) -> None:
     trained_with = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 500}
     own = {"timestep_spacing": "leading", "clip_sample_range": 0.3, "thresholding": True}
     edit_json(other / "scheduler" / "scheduler_config.json", **trained_with, **own)
-    yardstick = load_yardstick(
+    yardstick = load_retrained(
         ModelConfig(str(other), null_class=10), load_model(ModelConfig(str(base), null_class=10))
     )
 

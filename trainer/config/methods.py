@@ -1,11 +1,14 @@
-"""What a method says of itself before anything is loaded. Each method's file has a subclass of `MethodConfig`."""
+"""What a method says of itself before anything is loaded. Each method's file has a subclass of `MethodConfig`.
+
+Types of the rooms above this one (models, objectives, methods) are `Any` here: arrows run one way.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import PlainValidator, TypeAdapter
 
@@ -14,13 +17,6 @@ from ..errors import ConfigError
 from .base import Settings
 from .cost import Cost
 from .run import EngineConfig, OptimizerConfig, Precision, TrainConfig
-
-if TYPE_CHECKING:
-    from ..methods import Method
-    from ..models.conditions import Condition
-    from ..models.model import Model
-    from ..objectives.objective import Losses
-    from ..objectives.targets import ForgetTarget
 
 DEFAULT_METHOD = "erasediff"
 
@@ -40,8 +36,8 @@ class MethodConfig(Settings):
         """Whether it asks the frozen model for predictions."""
         return False
 
-    def target_kind(self) -> type[ForgetTarget] | None:
-        """What it trains towards on D_f."""
+    def target_kind(self) -> Any:
+        """The `ForgetTarget` that it trains towards on D_f; None: no such one."""
         return None
 
     def cost(self, precision: Precision) -> Cost:
@@ -55,7 +51,7 @@ class MethodConfig(Settings):
     def check(self, engine: EngineConfig) -> None:
         """Raises ConfigError where its options do not go together, or not with the engine's."""
 
-    def check_conditions(self, model: Model, forget: Sequence[Condition], remain: Sequence[Condition]) -> None:
+    def check_conditions(self, model: Any, forget: Sequence[Any], remain: Sequence[Any]) -> None:
         """Raises ConfigError where it cannot work on this model, told these conditions in D_f and in D_r."""
 
     def notes(self) -> list[str]:
@@ -66,8 +62,8 @@ class MethodConfig(Settings):
         """Options that change nothing as things are, and why: "method.xi", or "train.…" where it decides that."""
         return {}
 
-    def make(self, losses: Losses[Any]) -> Method:
-        """The method. Raises ConfigError for an objective that it cannot minimise."""
+    def make(self, losses: Any) -> Any:
+        """The `Method`, which minimises these `Losses`. Raises ConfigError for ones that it cannot."""
         raise NotImplementedError
 
 
@@ -87,10 +83,10 @@ class TargetedConfig(MethodConfig):
         if self.target not in known:
             raise ValueError(f"method.target = {self.target!r}: known are {', '.join(known)}")
 
-    def target_kind(self) -> type[ForgetTarget]:
-        return cast("type[ForgetTarget]", plugins.load("objectives.targets", self.target).Target)
+    def target_kind(self) -> Any:
+        return plugins.load("objectives.targets", self.target).Target
 
-    def check_conditions(self, model: Model, forget: Sequence[Condition], remain: Sequence[Condition]) -> None:
+    def check_conditions(self, model: Any, forget: Sequence[Any], remain: Sequence[Any]) -> None:
         self.target_kind().check(self, model, forget, remain)
 
     @property

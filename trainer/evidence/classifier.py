@@ -20,6 +20,7 @@ from ...shards.dataset import Dataset
 from ...shards.streaming.stream import SampleBatch, Stream
 from ..errors import ConfigError
 from ..files import open_up
+from ..models.model import Model
 from ..run.provenance import weights_sha256
 
 HELD_OUT_SHARE = 0.25
@@ -176,3 +177,17 @@ def read_images(data: Dataset, image_size: int, channels: int, max_images: int |
     """All of a dataset's samples, or the first so many in the stream's order; images in [-1, 1]."""
     count = len(data) if max_images is None else min(max_images, len(data))
     return Stream(data, seed=0, batch_size=count, image_size=image_size, channels=channels).batch(0)
+
+
+def load_for(path: str, data: Dataset, model: Model) -> Classifier:
+    """The classifier that `judge.classifier` names; ConfigError where it does not fit the data or the model."""
+    classifier = load_classifier(Path(path))
+    card = classifier.card
+    if (card.image_size, card.channels) != (model.image_size, model.channels):
+        raise ConfigError(
+            f"judge.classifier = '{path}' takes images of {card.image_size} pixels and {card.channels} "
+            f"channels, the model makes {model.image_size} pixels and {model.channels} channels: leave it out"
+        )
+    if card.classes != data.classes:
+        raise ConfigError(f"judge.classifier = '{path}' knows other classes than the data: leave it out")
+    return classifier

@@ -8,15 +8,18 @@ from pathlib import Path
 from ...shards.dataset import Dataset
 from ...shards.errors import DataError
 from ...shards.format.manifest import ImageShape
-from ..config import JudgeConfig, PretrainConfig, ScrubConfig
+from ..config import JudgeConfig, ModelConfig, PretrainConfig, ScrubConfig
 from ..config.toml import as_dict, decode, read_toml
 from ..errors import ConfigError
+from ..models.families import load_model
 from ..models.fitting import class_list
 from ..models.model import Model
+from ..models.sampling import check_sampling
 from ..pretrain import run_pretrain
 from ..ranks import meeting
-from ..run.provenance import DataStamp, Inputs, PretrainInputs, read_inputs
+from ..run.provenance import DataStamp, Inputs, PretrainInputs, read_inputs, weights_sha256
 from .classifier import ClassifierCard
+from .finished import FinishedScrub
 from .record import ModelEntry, Record, read_record
 
 RETRAINED_NAME = "retrained"  # the yardstick's run folder, in the scrub's
@@ -27,7 +30,7 @@ def is_record(judge: JudgeConfig) -> bool:
     return judge.retrained is not None and judge.retrained.endswith(".json")
 
 
-def read_yardstick(judge: JudgeConfig) -> Record:
+def read_retrained(judge: JudgeConfig) -> Record:
     """The record that `judge.retrained` names; ConfigError where it has no retrained model."""
     record = read_record(Path(str(judge.retrained)))
     if "retrained" not in record.models:
@@ -38,12 +41,12 @@ def read_yardstick(judge: JudgeConfig) -> Record:
     return record
 
 
-def recorded_yardstick(judge: JudgeConfig, inputs: Inputs, classifier: ClassifierCard) -> ModelEntry:
+def recorded_retrained(judge: JudgeConfig, inputs: Inputs, classifier: ClassifierCard) -> ModelEntry:
     """The retrained model's figures out of the record that `judge.retrained` names, with their date.
 
     Raises ConfigError where they are of other samples, were measured otherwise, or are not there.
     """
-    record = read_yardstick(judge)
+    record = read_retrained(judge)
     where = f"judge.retrained = '{judge.retrained}'"
     fingerprints = (inputs.forget.fingerprint, inputs.remain.fingerprint)
     if (record.forget.fingerprint, record.remain.fingerprint) != fingerprints:
@@ -67,13 +70,13 @@ def recorded_yardstick(judge: JudgeConfig, inputs: Inputs, classifier: Classifie
     return record.models["retrained"]
 
 
-def retrain(scrub: ScrubConfig, base: Model, output: Path) -> Path:
-    """Trains the yardstick on D_r with the settings the base model was pretrained with; returns its folder.
+def retrain(scrub: ScrubConfig, unscrubbed: Model, output: Path) -> Path:
+    """Trains the yardstick on D_r with the settings the unscrubbed model was pretrained with; returns its folder.
 
-    Its classes are those of `base`, in that order. Continues or reuses the run in `output`. All ranks call it. Raises
-    ConfigError where those settings are not known.
+    Its classes are those of `unscrubbed`, in that order. Continues or reuses the run in `output`. All ranks call it.
+    Raises ConfigError where those settings are not known.
     """
-    names, remain = class_list(base), Dataset.open(scrub.remain)
+    names, remain = class_list(unscrubbed), Dataset.open(scrub.remain)
     settings = dataclasses.replace(
         settings_of(Path(scrub.model.path)),
         data=scrub.remain,
@@ -85,11 +88,11 @@ def retrain(scrub: ScrubConfig, base: Model, output: Path) -> Path:
     return folder
 
 
-def check_retrainable(base: Model, data: Dataset) -> None:
+def check_retrainable(unscrubbed: Model, data: Dataset) -> None:
     """Raises ConfigError where the yardstick cannot be trained here: settings unknown, images of another shape."""
-    assert base.folder is not None
-    settings_of(base.folder)
-    if data.image_shape != ImageShape(base.image_size, base.image_size, base.channels):
+    assert unscrubbed.folder is not None
+    settings_of(unscrubbed.folder)
+    if data.image_shape != ImageShape(unscrubbed.image_size, unscrubbed.image_size, unscrubbed.channels):
         raise ConfigError(
             f"judge.with_retrained: '{data.path}' holds images of another shape than the model makes, and a model is "
             "trained on data as they are: give data of the model's shape, or name a yardstick in judge.retrained"
@@ -97,7 +100,7 @@ def check_retrainable(base: Model, data: Dataset) -> None:
 
 
 def settings_of(model: Path) -> PretrainConfig:
-    """What the base model was pretrained with; raises ConfigError where that is not known."""
+    """What the unscrubbed model was pretrained with; raises ConfigError where that is not known."""
     settings = pretrained_with(model)
     if settings is None:
         raise ConfigError(
@@ -118,22 +121,22 @@ def pretrained_with(model: Path) -> PretrainConfig | None:
         return None  # another command's run
 
 
-def check_trained_without(yardstick: Model, remain: DataStamp) -> list[str]:
+def check_trained_without(retrained: Model, remain: DataStamp) -> list[str]:
     """Lines to say of what the yardstick was trained on: one where that is not known.
 
     Raises ConfigError where it is known to have been trained on other samples than D_r.
     """
-    assert yardstick.folder is not None
-    known = _trained_on(yardstick)
+    assert retrained.folder is not None
+    known = _trained_on(retrained)
     if known is None:
         return [
-            f"yardstick   what '{yardstick.folder}' was trained on is not on record: whether it saw the forget set is "
+            f"yardstick   what '{retrained.folder}' was trained on is not on record: whether it saw the forget set is "
             "not known"
         ]
     other = next((name for name, fingerprint in known.items() if fingerprint != remain.fingerprint), None)
     if other is not None:
         raise ConfigError(
-            f"judge.retrained = '{yardstick.folder}' was trained on '{other}', which is not this run's remain set "
+            f"judge.retrained = '{retrained.folder}' was trained on '{other}', which is not this run's remain set "
             f"'{remain.path}': it is no yardstick for this erasure"
         )
     return []
@@ -155,3 +158,56 @@ def _trained_on(model: Model) -> dict[str, str] | None:
         return {settings.data: Dataset.open(settings.data).fingerprint}
     except DataError:
         return None  # gone, or elsewhere
+
+
+def named_retrained(options: JudgeConfig, unscrubbed: Model) -> Model | None:
+    """The model that `judge.retrained` names; None where it names a record, or nothing.
+
+    Raises ConfigError where that is no record of a retrained model, or no model that compares.
+    """
+    if is_record(options):
+        read_retrained(options)
+    elif options.retrained is not None:
+        model = load_retrained(ModelConfig(options.retrained, null_class=unscrubbed.null_class), unscrubbed)
+        check_sampling(options.sampling, model, "judge.sampling")
+        return model
+    return None
+
+
+def retrained_of(
+    options: JudgeConfig, scrub: FinishedScrub, classifier: ClassifierCard, named: Model | None
+) -> ModelEntry | Model | None:
+    """The recorded figures, or the model, `named` or trained now if asked to, or nothing."""
+    if is_record(options):
+        return recorded_retrained(options, scrub.inputs, classifier)
+    if options.with_retrained:
+        folder = retrain(scrub.config, scrub.unscrubbed, scrub.run / RETRAINED_NAME)
+        return load_retrained(ModelConfig(str(folder), null_class=scrub.unscrubbed.null_class), scrub.unscrubbed)
+    return named
+
+
+def load_retrained(config: ModelConfig, unscrubbed: Model) -> Model:
+    """A model to compare with `unscrubbed`, sampled as that is: its own is what it was trained with, no more.
+
+    Raises ConfigError for what is no model, one of other images or classes, and the unscrubbed model itself.
+    """
+    try:
+        model = load_model(config)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("model.path", "judge.retrained")) from None
+    ours = (unscrubbed.image_size, unscrubbed.channels, unscrubbed.num_classes)
+    theirs = (model.image_size, model.channels, model.num_classes)
+    if ours != theirs:
+        raise ConfigError(
+            f"judge.retrained = '{config.path}' makes images of {theirs[0]} pixels, {theirs[1]} channels and "
+            f"{theirs[2]} classes, the scrubbed model of {ours[0]}, {ours[1]} and {ours[2]}: they do not compare"
+        )
+    if weights_sha256(model.module.state_dict()) == weights_sha256(unscrubbed.module.state_dict()):
+        raise ConfigError(f"judge.retrained = '{config.path}' is the model before scrubbing, which saw the forget set")
+    for label, (theirs, ours) in enumerate(zip(model.class_names, unscrubbed.class_names, strict=False)):
+        if None not in (theirs, ours) and theirs != ours:
+            raise ConfigError(
+                f"judge.retrained = '{config.path}' calls class {label} {theirs!r}, the scrubbed model {ours!r}: train "
+                "it with the classes in that order (`erasediff pretrain --classes`)"
+            )
+    return model.sampled_like(unscrubbed)

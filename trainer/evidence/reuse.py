@@ -10,7 +10,7 @@ from ..models.families import load_model
 from ..run.provenance import weights_sha256
 from .classifier import load_classifier
 from .record import Record
-from .retrained import RETRAINED_NAME, is_record, read_yardstick
+from .retrained import RETRAINED_NAME, is_record, read_retrained
 
 
 def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -> bool:
@@ -26,7 +26,7 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -
     if held_out != (record.held_out and record.held_out.fingerprint):
         return False
     if is_record(judge):
-        return read_yardstick(judge).models["retrained"] == record.models.get("retrained")
+        return read_retrained(judge).models["retrained"] == record.models.get("retrained")
     folder = run / RETRAINED_NAME / "model" if judge.with_retrained else judge.retrained
     yardstick = record.models.get("retrained")
     if folder is None or yardstick is None:

@@ -109,7 +109,7 @@ def check_thresholds(thresholds: Sequence[Threshold], metrics: Sequence[str], wi
             )
 
 
-def judge(thresholds: Sequence[Threshold], models: Figures) -> list[Verdict]:
+def hold(thresholds: Sequence[Threshold], models: Figures) -> list[Verdict]:
     """Holds each threshold against the scrubbed model's figures. A figure that is missing passes none."""
     return [_judge(threshold, models, "scrubbed") for threshold in thresholds]
 

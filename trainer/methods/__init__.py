@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..engine import Packet, ShardedModel, ShardedVector
-    from ..run.reading import Batches
+    from ..objectives.objective import Batches
 
 # made when needed: not every step asks for it
 NormSquared = Callable[[], "Tensor"]

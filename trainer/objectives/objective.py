@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -32,3 +33,12 @@ class Objective(Losses[BatchT], Protocol[BatchT]):
     def forget_batches(self, samples: SampleBatch) -> list[BatchT]:
         """`with_forget_targets` completes them."""
         ...
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What one step works on: micro-batches of D_r and, where the method needs them, of D_f."""
+
+    remain: list[Any]
+    forget: list[Any]
+    bad_samples: tuple[tuple[str, str], ...]  # (key, what is wrong)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...shards.errors import DataError
 from ..config import EngineConfig
-from ..errors import ConfigError, LostRankError
+from ..errors import ConfigError, LostRankError, TrainingError
 
 Result = TypeVar("Result")
 
@@ -125,13 +125,32 @@ def barrier() -> None:
         dist.barrier()
 
 
-def agree(value: object) -> object:
+def agree(value: Result) -> Result:
     """Rank 0's value, on every rank."""
     if world_size() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_main(do: Callable[[], Result]) -> Result:
+    """What `do` returns on rank 0, which alone calls it, on every rank. All ranks call this.
+
+    Where it raises ConfigError, DataError, TrainingError or OSError there, every rank raises; an OSError's words are
+    rank 0's to say, the others raise a TrainingError.
+    """
+    found: list[Result] = []
+    problem: Exception | None = None
+    if is_main():
+        try:
+            found.append(do())
+        except (ConfigError, DataError, TrainingError, OSError) as error:
+            problem = error
+    found, told = agree((found, TrainingError(str(problem)) if isinstance(problem, OSError) else problem))
+    if told is not None:
+        raise problem or told
+    return found[0]
 
 
 def gather(value: object) -> list[Any]:

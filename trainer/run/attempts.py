@@ -18,7 +18,7 @@ import math
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -65,8 +65,7 @@ class Attempt:
     @classmethod
     def create(cls, run: Path, settings: dict[str, Any] | None = None) -> Attempt:
         """A new attempt, the newest of the run, with its `free_settings`. All ranks call it."""
-        claimed = _claim_number(run, settings or {}) if collectives.is_main() else None
-        return cls(run, int(str(collectives.agree(claimed))))
+        return cls(run, collectives.on_main(lambda: _claim_number(run, settings or {})))
 
     @property
     def folder(self) -> Path:
@@ -114,8 +113,7 @@ class Attempt:
 
     def earlier_metrics(self) -> list[dict[str, Any]]:
         """The lines of the steps before this attempt's first one, on every rank. All ranks call it, after `begin`."""
-        lines = read_metrics(self.run) if collectives.is_main() else None
-        return cast(list[dict[str, Any]], collectives.agree(lines))
+        return collectives.on_main(lambda: read_metrics(self.run))
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Appends a line; a number that is not finite becomes its name, JSON having none for it."""

@@ -83,12 +83,7 @@ class Checkpoints:
         shard = _Shard({name: _copy(held) for name, held in vectors.items()}, model.theta.layout)
         num_bytes = torch.tensor(shard.num_bytes, dtype=torch.float64, device=model.device)
         needed = int(collectives.sum_(num_bytes))
-        problem = None
-        if collectives.is_main():
-            problem = self._attempt.superseded() or _make_room(folder, needed)
-        problem = collectives.agree(problem)
-        if problem is not None:
-            raise TrainingError(str(problem))
+        collectives.on_main(lambda: self._claim(folder, needed))
         state = {
             "format": FORMAT,
             "step": step,
@@ -100,6 +95,11 @@ class Checkpoints:
         }
         self._saving = _Saving(self._attempt, folder, shard, needed, state, self._keep)
         self._saving.start()
+
+    def _claim(self, folder: Path, needed_bytes: int) -> None:
+        problem = self._attempt.superseded() or _make_room(folder, needed_bytes)
+        if problem is not None:
+            raise TrainingError(problem)
 
     def wait(self) -> None:
         """Until the save under way is complete, on all ranks. Raises TrainingError on all of them if it failed."""
@@ -124,9 +124,8 @@ class Checkpoints:
         A damaged one is named on stderr and passed over. Raises ConfigError where the checkpoint belongs to other
         settings, weights or data, TrainingError where a newer erasediff wrote it.
         """
-        earlier = _usable(self._attempt.run, before=self._attempt.number) if collectives.is_main() else []
-        folders: Any = collectives.agree([str(path) for path in reversed(earlier)])
-        for folder in map(Path, folders):
+        earlier = collectives.on_main(lambda: _usable(self._attempt.run, before=self._attempt.number))
+        for folder in reversed(earlier):
             state, problem = _verify(folder)
             if state is None:
                 if collectives.is_main():
@@ -335,7 +334,7 @@ def _hash_of(state: dict[str, Any]) -> str:
 
 def _verify(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     """A checkpoint's state once every file has shown its hash, or what is wrong; the ranks share the reading."""
-    state, problem = collectives.agree(_read_manifest(folder) if collectives.is_main() else None)  # pyright: ignore
+    state, problem = collectives.on_main(lambda: _read_manifest(folder))
     if state is None:
         return None, problem
     mine = sorted(state["files"])[collectives.rank() :: collectives.world_size()]

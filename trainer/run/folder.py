@@ -48,27 +48,21 @@ class RunFolder:
         self.model_path = self.path / "model"
         self.identity = Identity.of(config)
         self.free_settings = free_settings(config)
-        problem = collectives.agree(self._claim(config) if collectives.is_main() else None)
-        if problem is not None:
-            raise ConfigError(str(problem))
+        collectives.on_main(lambda: self._claim(config))
 
-    def _claim(self, config: Settings) -> str | None:
-        """Makes the folder or finds this very run in it; what is wrong otherwise."""
-        problem = _obstacle(self.path, self.identity)
-        if problem is not None:
-            return problem
+    def _claim(self, config: Settings) -> None:
+        """Makes the folder or finds this very run in it; raises ConfigError otherwise."""
+        check_output(config, str(self.path))
         self.path.mkdir(parents=True, exist_ok=True)
         if not self._lock():
-            return f"output = '{self.path}': another process is working on this run; wait for it, or end it first"
+            raise ConfigError(
+                f"output = '{self.path}': another process is working on this run; wait for it, or end it first"
+            )
         recorded = self.path / CONFIG_NAME
         if not recorded.exists():
             write_text(recorded, dump_toml(config))
-        try:
-            if not is_finished(self.path):
-                chain(self.path)
-        except ConfigError as error:
-            return str(error)
-        return None
+        if not is_finished(self.path):
+            chain(self.path)
 
     def _lock(self) -> bool:
         """Whether no other process works on this run, and from now on none can.
@@ -92,7 +86,7 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the model is there and counts, agreed by all ranks."""
-        return bool(collectives.agree(is_finished(self.path) if collectives.is_main() else None))
+        return collectives.on_main(lambda: is_finished(self.path))
 
     def hold_to(self, inputs: Inputs | PretrainInputs) -> None:
         """Notes what the run works on when it is started first. All ranks call it.
@@ -101,7 +95,7 @@ class RunFolder:
         or not, was begun on other weights or samples.
         """
         collectives.check_same_everywhere(inputs.hashes())
-        collectives.together(lambda: self._hold_to(inputs) if collectives.is_main() else None)
+        collectives.on_main(lambda: self._hold_to(inputs))
 
     def _hold_to(self, inputs: Inputs | PretrainInputs) -> None:
         if is_finished(self.path) and not (self.path / INPUTS_NAME).exists():
@@ -116,11 +110,9 @@ class RunFolder:
         With an attempt, the metrics of its chain appear beside it. Raises TrainingError on all ranks where that attempt
         no longer counts, where `write` raises it, or where the files cannot be written.
         """
-        problem = collectives.agree(self._publish(write, attempt) if collectives.is_main() else None)
-        if problem is not None:
-            raise TrainingError(str(problem))
+        collectives.on_main(lambda: self._publish(write, attempt))
 
-    def _publish(self, write: Callable[[Path], None], attempt: Attempt | None) -> str | None:
+    def _publish(self, write: Callable[[Path], None], attempt: Attempt | None) -> None:
         place = self.path if attempt is None else attempt.folder
         temporary = place / "model.partial"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -130,7 +122,7 @@ class RunFolder:
             sync_tree(temporary)
             superseded = None if attempt is None else attempt.superseded()
             if superseded is not None:
-                return f"{superseded}; no model is published"
+                raise TrainingError(f"{superseded}; no model is published")
             if attempt is not None:
                 lines = "".join(json.dumps(line) + "\n" for line in read_metrics(self.path))
                 write_text(self.path / METRICS_NAME, lines)
@@ -140,24 +132,17 @@ class RunFolder:
             sync(self.path)
             if attempt is not None:  # last: until then the same command makes the model anew
                 attempt.end(FINISHED)
-        except TrainingError as error:
-            return str(error)
         except (OSError, SafetensorError) as error:
-            return f"{temporary} cannot be made the model: {error}; once that is mended, the same command continues"
-        return None
+            raise TrainingError(
+                f"{temporary} cannot be made the model: {error}; once that is mended, the same command continues"
+            ) from None
 
 
 def check_output(config: Settings, output: str) -> None:
     """Raises ConfigError for a folder that this run can neither begin nor continue in; writes nothing."""
-    problem = _obstacle(Path(output), Identity.of(config))
-    if problem is not None:
-        raise ConfigError(problem)
-
-
-def _obstacle(path: Path, identity: Identity) -> str | None:
-    """What lies where the run wants to be, if it is not this very run or nothing."""
+    path, identity = Path(output), Identity.of(config)
     if path.exists() and not path.is_dir():
-        return f"output = '{path}' is a file: name a folder"
+        raise ConfigError(f"output = '{path}' is a file: name a folder")
     recorded = path / CONFIG_NAME
     if recorded.exists():
         theirs, ours = what_counts(read_toml(recorded)), identity.values
@@ -165,13 +150,12 @@ def _obstacle(path: Path, identity: Identity) -> str | None:
         if differing:
             key = differing[0]
             more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-            return (
+            raise ConfigError(
                 f"output = '{path}' holds another run: {key} = {theirs.get(key)!r} there, {ours.get(key)!r} "
                 f"here{more}; set it as it is there to continue that run, or choose another output"
             )
     elif path.exists() and any(entry.name not in _BEFORE_A_RUN for entry in path.iterdir()):
-        return f"output = '{path}' is not empty and holds no run: choose another output"
-    return None
+        raise ConfigError(f"output = '{path}' is not empty and holds no run: choose another output")
 
 
 def is_finished(run: Path) -> bool:

@@ -9,7 +9,7 @@ from ...shards.errors import DataError, shorten
 from ...shards.streaming.prefetch import Prefetch
 from ...shards.streaming.stream import SampleBatch, Stream
 from ..errors import OneRankError, TrainingError
-from ..objectives.objective import Objective
+from ..objectives.objective import Batches, Objective
 from ..ranks import collectives, meeting
 
 
@@ -19,15 +19,6 @@ class Streams:
 
     remain: Stream
     forget: Stream | None
-
-
-@dataclass(frozen=True)
-class Batches:
-    """What one step works on: micro-batches of D_r and, where the method needs them, of D_f."""
-
-    remain: list[Any]
-    forget: list[Any]
-    bad_samples: tuple[tuple[str, str], ...]  # (key, what is wrong)
 
 
 class Reader:

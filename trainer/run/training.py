@@ -6,12 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ...shards.dataset import Dataset
 from ...shards.streaming.stream import Stream
 from ..config import EngineConfig, MethodConfig, OptimizerConfig, TrainConfig
 from ..engine.sharded_model import ShardedModel
 from ..errors import Interrupted, TrainingError
+from ..methods import Method
 from ..models.card import write_model_card
 from ..models.lineage import Lineage, write_lineage
 from ..models.model import Model
@@ -84,13 +86,14 @@ def train(
         )
 
     streams = Streams(stream(remain), stream(forget) if forget is not None and method.needs_forget else None)
+    chosen: Method = method.make(objective)
     attempt = Attempt.create(run.path, run.free_settings | {"engine.device": device.type})
     checkpoints = Checkpoints(attempt, config.checkpoints_total_limit, run.identity.with_hashes(hashes))
     watchdog = Watchdog(attempt.folder, engine.step_timeout_seconds)
     loop = Loop(
         name,
         sharded,
-        method.make(objective),
+        chosen,
         objective,
         streams,
         config,
@@ -107,10 +110,7 @@ def train(
         with meeting.deferred(), collectives.naming_lost_ranks(), watchdog.watching():
             loop.run()
             weights = sharded.gather(sharded.optimizer.ema or sharded.theta)
-            broken = next((name for name, value in weights.items() if not value.isfinite().all()), None)
-            broken = collectives.agree(broken)
-            if broken is not None:
-                raise TrainingError(f"the last step left {broken} with NaN or Inf: no model is written")
+            collectives.on_main(lambda: _check_finite(weights))
 
             def write(folder: Path) -> None:
                 model.save(weights, folder)
@@ -122,3 +122,9 @@ def train(
         with suppress(OSError):  # a full disk is what ended it, perhaps
             attempt.end(str(error))
         raise
+
+
+def _check_finite(weights: dict[str, Tensor]) -> None:
+    broken = next((name for name, value in weights.items() if not value.isfinite().all()), None)
+    if broken is not None:
+        raise TrainingError(f"the last step left {broken} with NaN or Inf: no model is written")

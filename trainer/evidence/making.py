@@ -1,0 +1,75 @@
+"""A bench for a finished scrub: the classifier, and the images of each side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ...shards.dataset import Dataset
+from ..config import EvaluateConfig, JudgeConfig
+from ..errors import ConfigError
+from ..models.class_names import labels_of
+from ..models.fitting import fit
+from ..models.model import Model
+from ..run.provenance import DataStamp
+from .bench import Bench
+from .classifier import Classifier, load_for, train_classifier
+from .features import make_features
+from .finished import FinishedScrub
+from .held_out import open_held_out
+from .images import Images
+from .options import check_asked, gone_classes
+
+# real images that precision, recall and the Fréchet distance compare with, at most
+MAX_REAL_IMAGES = 5_000
+
+
+def make_bench(config: EvaluateConfig, scrub: FinishedScrub, device: torch.device) -> Bench:
+    """The judge and the real images; raises ConfigError where they do not fit the scrub."""
+    options, model = config.judge, scrub.unscrubbed
+    data = fit(Dataset.open(config.data), model).data
+    if data.classes != scrub.remain.classes:
+        raise ConfigError(
+            f"data = '{config.data}' has other classes than the run's remain set, '{scrub.config.remain}'"
+        )
+    forget_labels, remaining = labels_of(scrub.forget), labels_of(scrub.remain)
+    gone = gone_classes(forget_labels, remaining, data.classes, scrub.config.forget)
+    missing = sorted({*forget_labels, *remaining} - set(labels_of(data)))
+    if missing:
+        raise ConfigError(
+            f"data = '{config.data}' has no sample of class {data.classes[missing[0]]}: the classifier must know all"
+        )
+    # the judge takes minutes to train: first all that can be known without it
+    trained_on = [scrub.forget, scrub.remain]
+    check_asked(options, model, data, trained_on, forget_labels, len(remaining), bool(gone))
+    classifier = _classifier(options, data, model)
+
+    def images(dataset: Dataset, labels: Sequence[int] | None = None) -> Images:
+        return Images.of_data(dataset, model, MAX_REAL_IMAGES, labels)
+
+    held_out = stamp = None
+    if options.held_out is not None:
+        kept_apart = open_held_out(options.held_out, model, trained_on, forget_labels)
+        stamp = DataStamp.of(kept_apart)
+        # the loss depends on the class: only samples of the same classes compare
+        held_out = images(kept_apart, forget_labels)
+    return Bench(
+        config=options,
+        classifier=classifier,
+        features=make_features(options.features, classifier),
+        forget_conditions={label: model.conditions.of_class(label) for label in gone or forget_labels},
+        remain_conditions={label: model.conditions.of_class(label) for label in remaining},
+        forgets_classes=bool(gone),
+        real_remain=images(scrub.remain),
+        real_forget=images(scrub.forget),
+        held_out=held_out,
+        held_out_stamp=stamp,
+        device=device,
+    )
+
+
+def _classifier(options: JudgeConfig, data: Dataset, model: Model) -> Classifier:
+    if options.classifier is None:
+        return train_classifier(data, image_size=model.image_size, channels=model.channels)
+    return load_for(options.classifier, data, model)

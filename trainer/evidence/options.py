@@ -1,0 +1,109 @@
+"""An evaluation's settings held against the model and the data, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ...shards.dataset import Dataset
+from ..config import JudgeConfig
+from ..errors import ConfigError
+from ..models.class_names import labels_of
+from ..models.model import Model
+from ..models.sampling import check_sampling
+from .classifier import SmallCNN, classifier_name, load_for
+from .evaluation import metric_names
+from .features import network_features
+from .held_out import open_held_out
+from .metrics import min_frechet_samples
+from .retrained import check_retrainable
+from .thresholds import Threshold, check_thresholds, default_thresholds, parse_threshold
+
+
+def check_judge(
+    options: JudgeConfig,
+    model: Model,
+    data: Dataset,
+    chosen: np.ndarray,
+    remaining: np.ndarray,
+    request: str,
+) -> None:
+    """What can be said of an evaluation before there is anything to evaluate; raises ConfigError.
+
+    chosen: bool [N], the samples of `data` that are to be forgotten, as the file `request` says. remaining: bool [N],
+    D_r, neither these nor what the model has forgotten before.
+    """
+    check_device(options)
+    check_options(options, model)
+    forget_labels = labels_of(data, chosen)
+    still_there = labels_of(data, remaining)
+    gone = gone_classes(forget_labels, still_there, data.classes, request)
+    check_asked(options, model, data, [data], forget_labels, len(still_there), bool(gone))
+
+
+def check_asked(
+    options: JudgeConfig,
+    model: Model,
+    data: Dataset,
+    trained_on: Sequence[Dataset],
+    forget_labels: list[int],
+    num_remaining: int,
+    forgets_classes: bool,
+) -> None:
+    """Raises ConfigError for a judge, features, held-out samples or thresholds that cannot be; trains nothing."""
+    judge_name = (
+        classifier_name(data) if options.classifier is None else load_for(options.classifier, data, model).card.name
+    )
+    features, num_features = judge_name, SmallCNN.num_features
+    if options.features != "classifier":
+        network = network_features(options.features)
+        features, num_features = network.name, network.num_features
+    if options.held_out is not None:
+        open_held_out(options.held_out, model, trained_on, forget_labels)
+    thresholds = thresholds_of(options, metric_names(options, features, forgets_classes), forgets_classes)
+    num_samples, needed = num_remaining * options.num_remain_samples_per_class, min_frechet_samples(num_features)
+    of_distance = [threshold.text for threshold in thresholds if threshold.metric.startswith("frechet_distance")]
+    if of_distance and num_samples < needed:
+        raise ConfigError(
+            f"judge.thresholds: {of_distance[0]!r} needs {needed:,} samples, and judge.num_remain_samples_per_class = "
+            f"{options.num_remain_samples_per_class} of {num_remaining} classes makes {num_samples:,}: raise it, or "
+            "give thresholds without that one"
+        )
+    if options.with_retrained:
+        check_retrainable(model, trained_on[-1])
+
+
+def check_device(options: JudgeConfig) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("judge.device = 'cuda', but torch sees no CUDA device: use judge.device = 'cpu'")
+
+
+def check_options(options: JudgeConfig, model: Model) -> None:
+    """Raises ConfigError for numbers out of range, and for a model that knows no classes."""
+    model.conditions.of_class(0)
+    check_sampling(options.sampling, model, "judge.sampling")
+    if options.with_retrained and options.retrained is not None:
+        raise ConfigError("judge.with_retrained trains the yardstick that judge.retrained names: give one of them")
+
+
+def thresholds_of(options: JudgeConfig, metrics: Sequence[str], forgets_classes: bool) -> list[Threshold]:
+    """Those asked for, or the default ones; raises ConfigError where there is nothing to hold them against."""
+    with_retrained = options.with_retrained or options.retrained is not None
+    texts = options.thresholds or default_thresholds(metrics, forgets_classes, with_retrained)
+    thresholds = [parse_threshold(text) for text in texts]
+    check_thresholds(thresholds, metrics, with_retrained)
+    return thresholds
+
+
+def gone_classes(forget_labels: list[int], remaining: list[int], classes: Sequence[str], where: str) -> list[int]:
+    """The classes of which nothing remains; ConfigError where others are forgotten in part."""
+    gone = [label for label in forget_labels if label not in remaining]
+    if gone and len(gone) < len(forget_labels):
+        kept = next(label for label in forget_labels if label in remaining)
+        raise ConfigError(
+            f"'{where}' holds all of class {classes[gone[0]]} and a part of class {classes[kept]}: "
+            "erase whole classes and single samples in two requests"
+        )
+    return gone
