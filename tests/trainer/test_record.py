@@ -147,7 +147,7 @@ def test_the_report_needs_nothing_else(evidence: Evidence) -> None:
     assert page.references and all(ref.startswith("data:image/png;base64,") for ref in page.references)
     assert "script" not in page.tags and "url(" not in text and "@import" not in text
     assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
-    # before, after, retrained and real, ten classes
+    # unscrubbed, scrubbed, retrained and real, ten classes
     assert page.tags.count("img") == 4 * 10
 
 

@@ -8,13 +8,13 @@ _STYLE = """
 :root {
   color-scheme: light dark;
   --page: #f6f5f2; --card: #ffffff; --ink: #1c1b1a; --soft: #66625c; --rule: #e4e1db;
-  --before: #7a6ff0; --after: #0f8a7e; --retrained: #b7791f; --forget: #d4493a; --remain: #2f74d0;
+  --unscrubbed: #7a6ff0; --scrubbed: #0f8a7e; --retrained: #b7791f; --forget: #d4493a; --remain: #2f74d0;
   --good: #18794e; --good-wash: #e3f4ea; --bad: #c0362c; --bad-wash: #fdeae7; --wash: #faf0ee;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #131416; --card: #1c1e21; --ink: #eceae6; --soft: #a09b93; --rule: #303338;
-    --before: #a59cff; --after: #3ecdbc; --retrained: #e3b04b; --forget: #ff7a6b; --remain: #77aef8;
+    --unscrubbed: #a59cff; --scrubbed: #3ecdbc; --retrained: #e3b04b; --forget: #ff7a6b; --remain: #77aef8;
     --good: #5bd394; --good-wash: #16301f; --bad: #ff8577; --bad-wash: #3a1b18; --wash: #2a1f1e;
   }
 }
@@ -65,8 +65,8 @@ svg text { font: 11px system-ui, "Segoe UI", Roboto, sans-serif; fill: var(--sof
 svg .mark { fill: var(--ink); font-weight: 600; } svg .tick { font-size: 10px; }
 svg .grid { stroke: var(--rule); } svg .grid.zero { stroke: var(--soft); }
 svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-.before { stroke: var(--before); fill: var(--before); background: var(--before); }
-.after { stroke: var(--after); fill: var(--after); background: var(--after); }
+.unscrubbed { stroke: var(--unscrubbed); fill: var(--unscrubbed); background: var(--unscrubbed); }
+.scrubbed { stroke: var(--scrubbed); fill: var(--scrubbed); background: var(--scrubbed); }
 .retrained { stroke: var(--retrained); fill: var(--retrained); background: var(--retrained); }
 .forget { stroke: var(--forget); fill: var(--forget); background: var(--forget); }
 .remain { stroke: var(--remain); fill: var(--remain); background: var(--remain); }

@@ -1,0 +1,134 @@
+"""A family of models and a method of another package, scrubbed, sampled, judged and continued through the seams."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import toy.toy_family as toy
+from diffusers import DDPMScheduler
+from erasediff.shards import Dataset, build, split
+from erasediff.trainer.evidence.classifier import train_classifier
+from erasediff.trainer.models.pipeline import WEIGHTS_NAME
+from PIL import Image
+from ranks import check, run_ranks
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("toy_worker.py")
+TOY = ROOT / "tests" / "support" / "toy"
+
+
+@pytest.fixture(scope="module")
+def data(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/ and split/: 300 digits with captions of two phrasings; model/; and the package that brings both."""
+    folder = tmp_path_factory.mktemp("toy")
+    given = Dataset.open(digits / "data")
+    (folder / "images").mkdir()
+    with (folder / "captions.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "caption", "label"])
+        for i in range(300):
+            sample = given.read(i)
+            assert sample.label is not None
+            Image.fromarray(sample.image[..., 0]).save(folder / "images" / f"{i}.png")
+            word = toy.WORDS[sample.label + 3]
+            table.writerow([f"images/{i}.png", f"a {'small ' if i % 2 else ''}{word}", sample.label])
+    build(folder / "captions.csv", folder / "data")
+    split(folder / "data", folder / "split", ["3"])
+    train_classifier(Dataset.open(folder / "data"), image_size=8, channels=1, num_epochs=2).save(
+        folder / "classifier.safetensors"
+    )
+    make_pipeline(folder / "model")
+    package = folder / "package"
+    information = package / "toy-1.dist-info"
+    information.mkdir(parents=True)
+    shutil.copy(TOY / "toy_family.py", package)
+    (package / "averaged.py").write_text(documented_method())
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
+    shutil.copy(TOY / "entry_points.txt", information)
+    return folder
+
+
+def make_pipeline(folder: Path) -> None:
+    """With random weights."""
+    torch.manual_seed(0)
+    rows = torch.linalg.qr(torch.randn(64, 16)).Q.T.contiguous()
+    for part, tensors in (("denoiser", toy.Denoiser().state_dict()), ("autoencoder", {"rows": rows})):
+        (folder / part).mkdir(parents=True)
+        save_file(tensors, folder / part / WEIGHTS_NAME)
+    DDPMScheduler().save_pretrained(folder / "scheduler")
+    ours = {"denoiser": ["toy", "ToyDenoiser"], "autoencoder": ["toy", "Rows"]}
+    parts = ours | {"scheduler": ["diffusers", "DDPMScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "ToyPipeline"} | parts))
+
+
+def documented_method() -> str:
+    """The example in docs/methods.md, as it stands there."""
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return block
+
+
+@pytest.fixture(scope="module")
+def results(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Of one and of two ranks."""
+    found = {}
+    for world_size in (1, 2):
+        found[world_size] = tmp_path_factory.mktemp(f"ranks-{world_size}")
+        command = [str(WORKER), str(data), str(found[world_size])]
+        places = [str(data / "package"), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
+        check(run_ranks(world_size, command, environment={"PYTHONPATH": os.pathsep.join(places)}))
+    return found
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "denoiser" / WEIGHTS_NAME)
+
+
+def test_the_family_is_under_120_lines() -> None:
+    assert len((TOY / "toy_family.py").read_text().splitlines()) < 120
+
+
+@pytest.mark.parametrize("name", ["rl", "frozen"])
+def test_two_ranks_scrub_as_one_does(results: dict[int, Path], data: Path, name: str) -> None:
+    one, two, base = (
+        weights(results[1] / name),
+        weights(results[2] / name),
+        load_file(data / "model" / "denoiser" / WEIGHTS_NAME),
+    )
+    moved = sum((one[key] - base[key]).square().sum() for key in base) ** 0.5
+    apart = sum((one[key] - two[key]).square().sum() for key in base) ** 0.5
+    assert moved > 0 and apart <= 1e-3 * moved  # Adam's first steps
+    for part in ("autoencoder/" + WEIGHTS_NAME, "model_index.json"):
+        assert (results[1] / name / "model" / part).read_bytes() == (data / "model" / part).read_bytes()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_it_is_judged_relearned_and_drawn(results: dict[int, Path], world_size: int) -> None:
+    told = json.loads((results[world_size] / "told.json").read_text())
+    assert told == {"trains": True, "family": "Toy", "killed": True}
+    record = json.loads((results[world_size] / "rl" / "record.json").read_text())
+    for name in ("unscrubbed", "scrubbed"):
+        figures = record["models"][name]["metrics"]
+        assert figures["p_psi"]["n"] == 8 and figures["accuracy_remaining"]["n"] == 9 * 15
+        assert [point["step"] for point in record["models"][name]["relearning"]] == [0, 1, 2]
+    picture = Image.open(results[world_size] / "grid.png")
+    assert picture.size == (8 * 8, 8 * (10 * 9 - 1))
+    card = (results[world_size] / "rl" / "model" / "README.md").read_text()
+    assert "Told: a prompt." in card
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_methods_state_outlives_a_kill(results: dict[int, Path], world_size: int) -> None:
+    whole, killed = weights(results[world_size] / "whole"), weights(results[world_size] / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    (manifest, *_) = sorted((results[world_size] / "killed").glob("attempt-*/checkpoint-*/manifest.json"))
+    assert "method.average" in json.loads(manifest.read_text())["state"]["vectors"]
+    assert len(list((results[world_size] / "killed").glob("attempt-*"))) == 2

@@ -1,0 +1,113 @@
+"""A family of its own: latents of a linear autoencoder, told a prompt. Nothing in the trainer knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from erasediff.shards import Dataset, SampleBatch
+from erasediff.trainer.config import ModelConfig
+from erasediff.trainer.models.conditions import Condition
+from erasediff.trainer.models.lineage import read_lineage
+from erasediff.trainer.models.model import Forward, Model, Told
+from erasediff.trainer.models.pipeline import class_of, save_with, stored_weights
+from erasediff.trainer.models.schedule import DDPMSchedule
+from torch import Tensor, nn
+
+WORDS = ["", "a", "small", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+class Denoiser(nn.Module):
+    """ε of 16 numbers from them, the timestep and the mean of a prompt's words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(len(WORDS), 8, padding_idx=0)
+        self.layers = nn.Sequential(nn.Linear(16 + 1 + 8, 48), nn.SiLU(), nn.Linear(48, 16))
+
+    def forward(self, x: Tensor, t: Tensor, words: Tensor) -> Tensor:
+        told = self.words(words).mean(1)
+        time = t.expand(len(x))[:, None].to(x.dtype) / 1000
+        return self.layers(torch.cat([x.flatten(1), time, told], 1)).view_as(x)
+
+
+class Prompts:
+    """Conditions that are prompts; a class of the data is asked for in two ways."""
+
+    kind = "a prompt"
+    null: Condition = ""
+    num_classes = 0
+
+    def of_samples(self, samples: SampleBatch) -> list[Condition]:
+        return [*samples.texts]
+
+    def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
+        numbers = range(len(data)) if rows is None else np.flatnonzero(rows).tolist()
+        return sorted({data.text(i) for i in numbers})
+
+    def of_class(self, label: int) -> list[Condition]:
+        return [f"a {WORDS[label + 3]}", f"a small {WORDS[label + 3]}"]
+
+    def known(self) -> list[Condition]:
+        return [f"a {word}" for word in WORDS[3:]]
+
+    def check(self, data: Dataset) -> None:
+        assert all(data.text(i) for i in range(len(data)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy(Model):
+    autoencoder: Tensor  # [16, 64], orthonormal rows
+    schedule: DDPMSchedule
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return 16, 1, 1
+
+    def encode(self, images: Tensor, generators: Sequence[np.random.Generator] | None = None) -> Tensor:
+        return (images.flatten(1) @ self.autoencoder.T.to(images.device)).view(-1, 16, 1, 1)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        return (x_0.flatten(1) @ self.autoencoder.to(x_0.device)).view(-1, 1, 8, 8)
+
+    def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
+        rows = [[WORDS.index(word) for word in str(prompt).split()] for prompt in conditions]
+        return {"words": torch.tensor([row + [0] * (3 - len(row)) for row in rows]).to(device)}
+
+    def _predict(self, forward: Forward, x_t: Tensor, t: Tensor, told: Told) -> Tensor:
+        return forward(x_t, t, **told)
+
+    def sampled_like(self, other: Model) -> Toy:
+        assert isinstance(other, Toy)
+        return replace(self, schedule=self.schedule.sampled_like(other.schedule))
+
+    def save(self, weights: dict[str, Tensor], folder: Path) -> None:
+        assert self.folder is not None
+        save_with(self.folder, "denoiser", weights, folder)
+
+    def example(self) -> str:
+        return "# there is no diffusers pipeline for it\n"
+
+
+def recognises(index: dict[str, Any]) -> bool:
+    return class_of(index, "denoiser") == "ToyDenoiser"
+
+
+def load(config: ModelConfig, folder: Path, index: dict[str, Any]) -> Toy:
+    module = Denoiser()
+    module.load_state_dict(stored_weights(folder / "denoiser"))
+    return Toy(
+        module=module,
+        schedule=DDPMSchedule.load(folder, class_of(index, "scheduler"), f"model.path = {config.path!r}"),
+        conditions=Prompts(),
+        autoencoder=stored_weights(folder / "autoencoder")["rows"],
+        image_size=8,
+        channels=1,
+        folder=folder,
+        lineage=read_lineage(folder),
+        converts_images=config.convert_images,
+    )
