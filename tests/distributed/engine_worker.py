@@ -20,19 +20,15 @@ from engine_cases import (
     OPTIMIZERS,
     SPREADS,
     Case,
-    Reference,
-    ReferenceStep,
     ToyBatch,
-    distance,
-    dot,
     exact_cases,
     global_batch,
     make_module,
     micro_batches,
-    norm,
     per_sample_loss,
     rounded_cases,
 )
+from engine_reference import Reference, ReferenceStep, distance, dot, norm
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel

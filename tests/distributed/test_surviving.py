@@ -1,4 +1,4 @@
-"""Runs of two real ranks that are killed, stopped and broken: each continues to the undisturbed run's result."""
+"""Runs of two real ranks that are killed, stopped and broken, beside one undisturbed run: hence one long file."""
 
 from __future__ import annotations
 

@@ -1,18 +1,10 @@
-"""An erasure request, from its file to a published model or to none."""
+"""From a request to a published model, or to a record of why not."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,27 +12,21 @@ import tiny
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
-from erasediff.shards.errors import DataError
 from erasediff.shards.writing.build import build
-from erasediff.trainer import EraseDiffConfig, erase
+from erasediff.trainer import erase
 from erasediff.trainer.config import (
     EngineConfig,
     EraseConfig,
     ModelConfig,
     OptimizerConfig,
-    RelearnConfig,
-    SamplingConfig,
     TrainConfig,
 )
 from erasediff.trainer.config.toml import dump_toml
 from erasediff.trainer.erase import run_erase
-from erasediff.trainer.errors import ConfigError, ThresholdError, TrainingError
+from erasediff.trainer.errors import ThresholdError, TrainingError
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.evidence.collect import Evidence
 from erasediff.trainer.evidence.record import Record, read_record
-from erasediff.trainer.models.lineage import Lineage, TrainedOn, write_lineage
-from erasediff.trainer.ranks import meeting
-from erasediff.trainer.run.folder import is_finished
 from evidence_cases import make_classifier, sha256_of_file, tiny_judge
 from PIL import Image
 
@@ -240,183 +226,3 @@ def test_other_weights_than_those_evaluated_are_not_published(config: EraseConfi
         run_erase(failing)
     again = json.loads((output / "record.json").read_text())
     assert again["models"]["scrubbed"]["weights_sha256"] != record["models"]["scrubbed"]["weights_sha256"]
-
-
-class TestRefusals:
-    def test_an_unknown_selector(self, config: EraseConfig, capfd: pytest.CaptureFixture[str]) -> None:
-        Path(config.request).write_text('[[selectors]]\ncolour = "red"\n')
-        words = ["erase", "--request", config.request, "--model", config.model.path, "--data", config.data]
-        assert main([*words, "--output", config.output]) == 2
-        (line,) = capfd.readouterr().err.strip().splitlines()
-        assert config.request in line and "colour" in line
-        assert not Path(config.output).exists()
-
-    def test_a_request_that_changed(self, config: EraseConfig) -> None:
-        with pytest.raises(ZeroDivisionError):
-            run_erase(config, watch=lambda step, model: 1 / 0)  # pyright: ignore[reportArgumentType]
-        Path(config.request).write_text('[[selectors]]\nlabels = ["4"]\n')
-        with pytest.raises(ConfigError, match="was begun with another request than"):
-            run_erase(config)
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"thresholds": ("p_psi < 1",)}, "'p_psi < 1' is none"),
-            ({"thresholds": ("membership_auc <= 1",)}, "'membership_auc <= 1' is on a metric that is not computed"),
-            ({"thresholds": ("p_psi <= retrained",)}, r"set judge\.with_retrained"),
-            ({"with_retrained": True}, "is not the model/ of an `erasediff pretrain` run"),
-            ({"num_forget_samples_per_class": 0}, r"judge\.num_forget_samples_per_class = 0: at least 1"),
-            ({"num_threads": 0}, r"judge\.num_threads = 0: at least 1"),
-            ({"sampling": SamplingConfig(seed=-1)}, r"judge\.sampling\.seed = -1: at least 0"),
-            (
-                {"sampling": SamplingConfig(num_inference_steps=0)},
-                r"num_inference_steps = 0: at least 1",
-            ),
-            ({"sampling": SamplingConfig(guidance_scale=math.nan)}, r"guidance_scale = nan: a finite number"),
-            ({"relearning": RelearnConfig(learning_rate=-1)}, r"learning_rate = -1: more than 0"),
-            ({"features": "inception"}, "needs torch-fidelity"),
-            ({"features": "nowhere"}, "classifier, inception, or the folder of a CLIP model"),
-            ({"held_out": "nowhere"}, "nowhere: no such dataset folder"),
-            ({"retrained": "nowhere"}, "judge.retrained = 'nowhere': no such folder"),
-            ({"retrained": "nowhere.json"}, "nowhere.json: no such record"),
-        ],
-    )
-    def test_a_judge_that_cannot_work_is_refused_before_anything_is_written(
-        self, config: EraseConfig, options: dict[str, object], message: str
-    ) -> None:
-        broken = dataclasses.replace(config, judge=tiny_judge(Path(str(config.judge.classifier)), **options))
-        with pytest.raises((ConfigError, DataError), match=message):
-            run_erase(broken)
-        assert not Path(config.output).exists()
-
-    def test_held_out_samples_under_other_keys(self, config: EraseConfig, tmp_path: Path) -> None:
-        data = Dataset.open(config.data)
-        folder = tmp_path / "renamed"
-        for i in range(20):
-            image = folder / data.classes[data.labels[i]] / f"other-{i}.png"
-            image.parent.mkdir(parents=True, exist_ok=True)
-            image.write_bytes(data.read_bytes(i))
-        build(str(folder), tmp_path / "unseen")
-        judge = dataclasses.replace(config.judge, held_out=str(tmp_path / "unseen"))
-        with pytest.raises(ConfigError, match="held-out samples are those that no model was trained on"):
-            run_erase(dataclasses.replace(config, judge=judge))
-        assert not Path(config.output).exists()
-
-    def test_single_samples_with_nothing_to_say_whether_they_are_forgotten(self, config: EraseConfig) -> None:
-        Path(config.request).write_text(f"[[selectors]]\nkeys = {json.dumps(TWENTY)}\n")
-        for judge in (
-            dataclasses.replace(config.judge, thresholds=()),
-            dataclasses.replace(config.judge, thresholds=(), retrained="somewhere"),
-        ):
-            with pytest.raises(ConfigError, match="nothing would say whether single samples are forgotten"):
-                run_erase(dataclasses.replace(config, judge=judge))
-        assert not Path(config.output).exists()
-
-    def test_a_class_and_single_samples_at_once(self, config: EraseConfig) -> None:
-        Path(config.request).write_text('[[selectors]]\nlabels = ["3"]\n[[selectors]]\nkeys = ["digit-00006"]\n')
-        with pytest.raises(ConfigError, match="holds all of class 3 and a part of class 6"):
-            run_erase(config)
-        assert not Path(config.output).exists()
-
-    def test_a_scrub_that_cannot_work_is_refused_before_anything_is_written(self, config: EraseConfig) -> None:
-        with pytest.raises(ConfigError, match=r"method\.eta = -1"):
-            run_erase(dataclasses.replace(config, method=EraseDiffConfig(eta=-1)))
-        assert not Path(config.output).exists()
-
-    def test_a_yardstick_that_saw_other_samples_is_refused_before_the_scrub(
-        self, config: EraseConfig, tmp_path: Path
-    ) -> None:
-        yardstick = tiny.make_pipeline(tmp_path / "yardstick", seed=2)
-        write_lineage(Lineage(trained_on=(TrainedOn("all", "f" * 64, 1797),)), yardstick)
-        judge = dataclasses.replace(config.judge, retrained=str(yardstick))
-        with pytest.raises(ConfigError, match="was trained on 'all', which is not this run's remain set"):
-            run_erase(dataclasses.replace(config, judge=judge))
-        assert not (Path(config.output) / "scrub").exists()
-
-
-def inside(function: str) -> bool:
-    """Whether the main thread is in a function of that name."""
-    frame = sys._current_frames()[threading.main_thread().ident or 0]
-    while frame is not None:
-        if frame.f_code.co_name == function:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def stopped_by(number: signal.Signals, reached: Callable[[], bool], words: list[str]) -> int:
-    """Runs the command here and sends this process the signal once `reached`; returns its exit status."""
-
-    def watch() -> None:
-        while not over.is_set():
-            if reached():
-                os.kill(os.getpid(), number)
-                return
-            time.sleep(0.001)
-
-    over = threading.Event()
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        return main(words)
-    finally:
-        over.set()
-        watcher.join()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        meeting._signalled_at = None
-
-
-def test_a_stop_in_any_stage_leaves_with_75_and_the_same_command_continues(
-    config: EraseConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    config = dataclasses.replace(config, train=TrainConfig(max_train_steps=30, train_batch_size=4))
-    (tmp_path / "erase.toml").write_text(dump_toml(config))
-    words, output = ["erase", str(tmp_path / "erase.toml")], Path(config.output)
-
-    assert stopped_by(signal.SIGTERM, lambda: inside("as_completed"), words) == os.EX_TEMPFAIL
-    assert not (output / "split").exists() and (output / ".split.partial").exists(), "what was written is kept"
-    assert "stopped, what was done is kept; the same command continues" in capfd.readouterr().err
-
-    metrics = output / "scrub" / "attempt-0001" / "metrics.jsonl"
-    status = stopped_by(signal.SIGINT, lambda: metrics.exists(), words)
-    assert status == os.EX_TEMPFAIL, capfd.readouterr().err
-    assert "checkpoint saved; the same command continues" in capfd.readouterr().err
-    assert list(metrics.parent.glob("checkpoint-*/manifest.json")) and not meeting.is_asked()
-
-    # too late for the last step's packet: the scrub is done, and the evaluation does not begin
-    assert stopped_by(signal.SIGTERM, lambda: inside("publish_model"), words) == os.EX_TEMPFAIL
-    assert is_finished(output / "scrub") and not meeting.is_asked()
-
-    assert stopped_by(signal.SIGTERM, lambda: inside("evaluate"), words) == os.EX_TEMPFAIL
-    assert not (output / "record.json").exists()
-    assert capfd.readouterr().err.count("the same command continues") == 2
-
-    assert main(words) == 0
-    starts = read_record(output / "record.json").run.starts
-    assert [start["attempt"] for start in starts] == ["attempt-0001", "attempt-0002"]
-    assert "checkpoint saved" in starts[0]["ended"] and starts[1]["ended"] == "finished"
-    assert (output / "model").exists()
-
-
-def test_the_launcher_carries_a_request_out_on_two_ranks_and_is_stopped_in_between(
-    config: EraseConfig, tmp_path: Path
-) -> None:
-    (tmp_path / "erase.toml").write_text(dump_toml(config))
-    words = ["launch", "local", "-n", "2", "erase", str(tmp_path / "erase.toml")]
-    command, output = [sys.executable, "-m", "erasediff.launch", *words], Path(config.output)
-    launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (output / "scrub" / "model").exists():
-        assert launcher.poll() is None
-        time.sleep(0.001)
-    launcher.send_signal(signal.SIGTERM)
-    _, said = launcher.communicate(timeout=100)
-    assert launcher.returncode == os.EX_TEMPFAIL, said
-    assert "Traceback" not in said and not (output / "record.json").exists()
-    launched = subprocess.run(command, capture_output=True, text=True)
-    assert launched.returncode == 0, launched.stderr
-    record = read_record(output / "record.json")
-    assert record.verdict == "not shown" and record.run.starts[0]["world_size"] == 2
-    assert len(record.run.starts) == 1
-    DDPMPipeline.from_pretrained(output / "model")

@@ -36,7 +36,7 @@ from erasediff.trainer.run.provenance import DataStamp
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
 
 REQUEST = RequestEntry("<script>alert(1)</script>", "2026-11-20", "withdrawn & gone")
-DOCS = Path(__file__).parent.parent.parent / "docs" / "record.md"
+DOCS = Path(__file__).parents[3] / "docs" / "record.md"
 
 
 @pytest.fixture(scope="module")

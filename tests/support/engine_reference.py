@@ -1,0 +1,139 @@
+"""The one-process autograd reference that the engine is compared with.
+
+It knows nothing of ZeRO, shards, kernels or methods: it is Algorithm 1 over whole tensors, with the ranks' sub-batches
+accumulated one after the other in rank order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from engine_cases import (
+    DEVICE,
+    GLOBAL_BATCH_SIZE,
+    NUM_ITERATIONS,
+    ToyBatch,
+    global_batch,
+    make_module,
+    micro_batches,
+    per_sample_loss,
+)
+from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
+from erasediff.trainer.config import MethodConfig, OptimizerConfig
+from torch import Tensor, nn
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class ReferenceStep:
+    delta: Tensors
+    theta: Tensors
+    moved: float  # ‖θ_{t+1} - θ_t‖
+    lambda_t: float
+    amplification: float  # max(1, λ‖∇L_f‖/‖δ‖): how rounding of ∇L_f shows in δ
+
+
+class Reference:
+    """Algorithm 1 in one process; fp32, or the arithmetic of another precision for a single step."""
+
+    def __init__(self, world_size: int, precision: str = "fp32"):
+        self.module = make_module()
+        self._world_size = world_size
+        self._precision = precision
+
+    def gradient(self, theta: Tensors, batch: ToyBatch) -> tuple[float, Tensors]:
+        module = self.module
+        module.load_state_dict(theta)
+        dtype = {"bf16": torch.bfloat16, "fp64": torch.float64}.get(self._precision, torch.float32)
+        if dtype != torch.float32:
+            module = make_module().to(dtype)
+            module.load_state_dict(theta)
+        sums = torch.promote_types(dtype, torch.float32)
+        total = {name: torch.zeros_like(value, dtype=sums) for name, value in theta.items()}
+        loss = 0.0
+        for rank in range(self._world_size):
+            for micro_batch in micro_batches(batch, rank, self._world_size):
+                module.zero_grad()
+                with torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=self._precision == "bf16-autocast"):
+                    losses = per_sample_loss(module, micro_batch, dtype)
+                share = (losses * micro_batch.weights).sum() / GLOBAL_BATCH_SIZE
+                share.backward()
+                loss += share.item()
+                for name, parameter in module.named_parameters():
+                    if parameter.grad is not None:
+                        total[name] += parameter.grad
+        return loss, total
+
+    def delta(self, theta: Tensors, iteration: int, config: MethodConfig) -> tuple[Tensors, float, float]:
+        """(δ, λ_t, amplification)."""
+        _, grad_r = self.gradient(theta, global_batch(iteration, True))
+        if isinstance(config, FinetuneConfig):
+            return grad_r, 0.0, 1.0
+        forget = global_batch(iteration, False)
+        loss_f, grad_f = self.gradient(theta, forget)
+        grad_g = grad_f
+        if isinstance(config, MOOConfig):
+            lambda_t = config.weight
+        else:
+            g, difference = self.difference(theta, forget, loss_f, grad_f, config)
+            if config.gradient_of_g == "first_order":
+                grad_g = difference
+            gg, gr = dot(grad_g, grad_g), dot(grad_g, grad_r)
+            a_t = config.eta * (gg if config.barrier == "norm" else max(g, 0.0))
+            lambda_t = max(0.0, (a_t - gr) / gg) if gg > 0 else 0.0
+            lambda_t = min(lambda_t, config.lambda_cap or lambda_t)
+        delta = {name: grad_r[name] + lambda_t * grad_g[name] for name in grad_r}
+        return delta, lambda_t, max(1.0, lambda_t * norm(grad_f) / norm(delta))
+
+    def difference(
+        self, theta: Tensors, forget: ToyBatch, loss_f: float, grad_f: Tensors, config: EraseDiffConfig
+    ) -> tuple[float, Tensors]:
+        """g = L_f(θ) - L_f(φ^K), and ∇L_f(θ) - ∇L_f(φ^K)."""
+        phi, grad_k, loss_k = theta, grad_f, loss_f
+        for _ in range(config.num_inner_steps):
+            phi = {name: phi[name] - config.xi * grad_k[name] for name in phi}
+            loss_k, grad_k = self.gradient(phi, forget)
+        return loss_f - loss_k, {name: grad_f[name] - grad_k[name] for name in grad_f}
+
+    def steps(self, config: MethodConfig, optimizer: OptimizerConfig) -> list[ReferenceStep]:
+        parameters = {name: nn.Parameter(value.clone()) for name, value in make_module().state_dict().items()}
+        if optimizer.name == "sgd":
+            outer: torch.optim.Optimizer = torch.optim.SGD(
+                parameters.values(), lr=optimizer.learning_rate, momentum=optimizer.momentum
+            )
+        else:
+            outer = torch.optim.AdamW(
+                parameters.values(), lr=optimizer.learning_rate, weight_decay=optimizer.weight_decay
+            )
+        is_cosine = optimizer.lr_scheduler == "cosine"
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            outer, lambda step: 0.5 * (1 + math.cos(math.pi * step / 10)) if is_cosine else 1.0
+        )
+        steps = []
+        for iteration in range(NUM_ITERATIONS):
+            theta = {name: value.detach().clone() for name, value in parameters.items()}
+            delta, lambda_t, amplification = self.delta(theta, iteration, config)
+            for name, parameter in parameters.items():
+                parameter.grad = delta[name]
+            outer.step()
+            schedule.step()
+            after = {name: value.detach().clone() for name, value in parameters.items()}
+            moved = norm({name: after[name] - theta[name] for name in theta})
+            steps.append(ReferenceStep(delta, after, moved, lambda_t, amplification))
+        return steps
+
+
+def dot(a: Tensors, b: Tensors) -> float:
+    return sum(float(a[name].double().cpu().flatten() @ b[name].double().cpu().flatten()) for name in a)
+
+
+def norm(a: Tensors) -> float:
+    return dot(a, a) ** 0.5
+
+
+def distance(a: Tensors, b: Tensors) -> float:
+    assert a.keys() == b.keys()
+    return norm({name: a[name].double().cpu() - b[name].double().cpu() for name in a})

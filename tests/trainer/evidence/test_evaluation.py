@@ -1,0 +1,244 @@
+"""Models side by side: figures of the images they name, on any number of ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import cast
+
+import pytest
+import ranks
+import tiny
+import torch
+from erasediff.shards.dataset import Dataset
+from erasediff.shards.requests.request import Request, Selector
+from erasediff.shards.requests.split import split
+from erasediff.trainer.config import (
+    ModelConfig,
+    SamplingConfig,
+)
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence import metrics
+from erasediff.trainer.evidence.classifier import read_images
+from erasediff.trainer.evidence.collect import Evidence, run_evaluate
+from erasediff.trainer.evidence.evaluation import evaluate
+from erasediff.trainer.evidence.finished import FinishedScrub
+from erasediff.trainer.evidence.images import Images
+from erasediff.trainer.evidence.making import make_bench
+from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.sampling import CHUNK, sample
+from erasediff.trainer.scrubbing import run_scrub
+from evidence_cases import make_classifier, make_run, sha256_of_file, tiny_evaluation
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
+
+
+@pytest.fixture(scope="module")
+def evidence(digits: Path, run: Path, classifier: Path) -> Evidence:
+    return run_evaluate(tiny_evaluation(run, digits, classifier, relearn=True))
+
+
+def test_models_stand_side_by_side(evidence: Evidence) -> None:
+    record = evidence.record
+    assert list(record.models) == ["unscrubbed", "scrubbed"]
+    names = set(record.models["scrubbed"].metrics)
+    assert names >= {"p_psi", "entropy", "accuracy_remaining", "frechet_distance[digits-cnn]", "recall[digits-cnn]"}
+    for entry in record.models.values():
+        assert all(measurement.value is not None for measurement in entry.metrics.values()), entry.metrics
+        assert entry.metrics["p_psi"].n == 12 and entry.metrics["accuracy_remaining"].n == 135
+        assert entry.metrics["p_psi"].seed == 0 and entry.metrics["accuracy_remaining"].seed == 1
+        assert [point.step for point in entry.relearning] == [0, 1, 2]
+    assert record.forgotten_classes == ["3"]
+    assert (record.forget.num_samples, record.remain.num_samples) == (183, 1614)
+
+
+def test_integrity_has_floor_zero_and_a_ceiling(evidence: Evidence) -> None:
+    unscrubbed, scrubbed = (evidence.record.models[name].metrics for name in ("unscrubbed", "scrubbed"))
+    for side in ("remaining", "forgotten"):
+        assert unscrubbed[f"integrity_{side}[digits-cnn]"].value == 0.0
+        ceiling = unscrubbed[f"integrity_ceiling_{side}[digits-cnn]"].value
+        moved = scrubbed[f"integrity_{side}[digits-cnn]"].value
+        # three steps move a model, but less than other noise does
+        assert ceiling is not None and moved is not None and 0 < moved < ceiling
+
+
+def test_figures_are_of_the_images_they_name(digits: Path, run: Path, classifier: Path) -> None:
+    scrubbed = FinishedScrub.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    figures = evaluate(scrubbed.scrubbed, bench)
+    forget, remain = (
+        bench.features(torch.from_numpy(read_images(data, 8, 1).images)) for data in (scrubbed.forget, scrubbed.remain)
+    )
+    made = {side: bench.features(getattr(figures.samples, side).images) for side in ("forget", "remain")}
+    assert len(forget) == 183 and len(remain) == 1614
+    expected = {
+        "frechet_distance": metrics.frechet_distance(remain, made["remain"]),
+        "precision": metrics.precision_recall(remain, made["remain"], k=3)[0],
+        "recall": metrics.precision_recall(remain, made["remain"], k=3)[1],
+        "nearest_to_forget": metrics.nearest_distance(forget, made["forget"]),
+    }
+    for name, value in expected.items():
+        assert figures.metrics[f"{name}[digits-cnn]"].value == pytest.approx(value.item(), rel=1e-6), name
+
+
+def test_every_image_has_noise_of_its_own(base_model: Path) -> None:
+    model = load_model(ModelConfig(str(base_model), null_class=10))
+    images = sample(model, [3] * (CHUNK + 6), SamplingConfig(num_inference_steps=2))
+    # farther apart than rounding: a chunk of another size rounds otherwise
+    assert torch.nn.functional.pdist(images.flatten(1)).min() > 0.1
+
+
+def test_a_class_by_itself_is_judged_on_its_own_samples(digits: Path, run: Path, classifier: Path) -> None:
+    """Two classes forgotten: P_psi of each, by hand from the images, and the worse of the two."""
+    scrubbed = FinishedScrub.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    bench = dataclasses.replace(
+        bench, forget_conditions={c: [c] for c in (3, 7)}, remain_conditions={c: [c] for c in (0, 1, 2, 4, 5, 6, 8, 9)}
+    )
+    figures = evaluate(scrubbed.scrubbed, bench)
+    judge, shown = bench.classifier, figures.samples
+    by_hand: dict[str, list[float]] = {"3": [], "7": []}
+    for image, label in zip(shown.forget.images, shown.forget.labels.tolist(), strict=True):
+        by_hand[str(label)].append(judge.probabilities(image[None])[0, label].item())
+    found = figures.metrics["p_psi"].by_class
+    assert {name: len(values) for name, values in by_hand.items()} == {"3": 12, "7": 12}
+    for name, values in by_hand.items():
+        assert found[name].value == pytest.approx(sum(values) / 12, rel=1e-5) and found[name].n == 12
+    worst = max(by_hand, key=lambda name: sum(by_hand[name]))
+    assert figures.metrics["p_psi_worst_class"].of_class == worst
+    assert figures.metrics["p_psi_worst_class"].value == found[worst].value
+
+    right: dict[str, list[bool]] = {name: [] for name in "01245689"}
+    for image, label in zip(shown.remain.images, shown.remain.labels.tolist(), strict=True):
+        right[str(label)].append(judge.probabilities(image[None])[0].argmax().item() == label)
+    kept = figures.metrics["accuracy_remaining"].by_class
+    assert {name: kept[name].value for name in right} == {name: sum(values) / 15 for name, values in right.items()}
+    assert figures.metrics["accuracy_worst_class"].value == min(sum(values) / 15 for values in right.values())
+
+
+def test_only_images_of_the_asked_classes_are_loaded(digits: Path, base_model: Path) -> None:
+    """Before they are counted: the first five of a class that is one in ten."""
+    data = Dataset.open(digits / "data")
+    model = load_model(ModelConfig(str(base_model), null_class=10))
+    found = Images.of_data(data, model, 5, labels=[7])
+    assert found.labels.tolist() == found.conditions == [7] * 5
+    sevens = {data.read(i).image.tobytes() for i in range(len(data)) if data.labels[i] == 7}
+    for image in found.images:
+        assert ((image[0] + 1) * 127.5).round().to(torch.uint8).numpy().tobytes() in sevens
+    assert len(Images.of_data(data, model, labels=[7, 8])) == int(((data.labels == 7) | (data.labels == 8)).sum())
+
+
+def test_the_weights_evaluated_are_the_weights_saved(evidence: Evidence, run: Path, base_model: Path) -> None:
+    entries = evidence.record.models
+    assert entries["scrubbed"].weights_sha256 == sha256_of_file(run / "model")
+    assert entries["unscrubbed"].weights_sha256 == sha256_of_file(base_model)
+    assert entries["scrubbed"].weights_sha256 != entries["unscrubbed"].weights_sha256
+
+
+def test_two_ranks_find_the_same(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+    records = []
+    for world_size in (1, 2):
+        copy = tmp_path / f"run-{world_size}"
+        shutil.copytree(run, copy)
+        config = tiny_evaluation(copy, digits, classifier)
+        words = ["--run", config.run, "--data", config.data, "--judge.classifier", str(classifier), "--judge.relearn"]
+        words += ["--judge.num-forget-samples-per-class", "70", "--judge.num-remain-samples-per-class", "15"]
+        words += ["--judge.sampling.num-inference-steps", "2", "--judge.relearning.num-samples", "6"]
+        words += ["--judge.relearning.num-steps", "2", "--judge.relearning.num-points", "2"]
+        words += ["--judge.thresholds", "accuracy_remaining >= 0", "--judge.device", "cpu"]
+        # 3: a threshold on accuracy alone shows no forgetting
+        ranks.check(ranks.run_ranks(world_size, ["-m", "erasediff.launch", "evaluate", *words]), status=3)
+        records.append(json.loads((copy / "record.json").read_text()))
+    one, two = records
+    for name in ("unscrubbed", "scrubbed"):
+        assert one["models"][name]["metrics"] == two["models"][name]["metrics"]
+        assert one["models"][name]["relearning"] == two["models"][name]["relearning"]
+
+
+def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run: Path, classifier: Path) -> None:
+    scrubbed = FinishedScrub.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    embedding = cast(torch.nn.Embedding, scrubbed.scrubbed.module.class_embedding)
+    sound = evaluate(scrubbed.scrubbed, bench)
+    with torch.no_grad():
+        embedding.weight[5] = torch.nan
+    found = evaluate(scrubbed.scrubbed, bench).metrics
+    # fifteen samples of each of nine classes
+    assert found["non_finite_samples"].value == 15
+    assert found["accuracy_remaining"].n == 120 and found["accuracy_remaining"].value is not None
+    assert found["p_psi"] == sound.metrics["p_psi"]
+    frechet = found["frechet_distance[digits-cnn]"]
+    assert frechet.value is None and frechet.n == 120 and "at least 129 samples" in str(frechet.reason)
+    with torch.no_grad():
+        embedding.weight[3] = torch.nan
+    found = evaluate(scrubbed.scrubbed, bench).metrics
+    assert found["p_psi"].value is None and found["p_psi"].reason == "no finite sample"
+    assert found["entropy"].value is None and found["entropy"].reason == "no finite sample"
+    # a class without a figure is worse than any
+    assert (found["accuracy_worst_class"].of_class, found["accuracy_worst_class"].value) == ("5", None)
+    assert found["integrity_forgotten[digits-cnn]"].value is None
+    assert found["integrity_forgotten[digits-cnn]"].reason == "no finite sample"
+
+
+def test_a_ceiling_needs_two_samples_of_each_label(digits: Path, run: Path, classifier: Path) -> None:
+    scrubbed = FinishedScrub.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    options = dataclasses.replace(bench.config, num_remain_samples_per_class=1)
+    bench = dataclasses.replace(bench, config=options)
+    ceiling = evaluate(scrubbed.unscrubbed, bench).metrics["integrity_ceiling_remaining[digits-cnn]"]
+    assert ceiling.value is None and ceiling.reason == "needs at least 2 finite samples of each label"
+
+
+def test_single_samples_are_judged_by_membership_and_distance(
+    digits: Path, base_model: Path, classifier: Path, tmp_path: Path
+) -> None:
+    split(digits / "data", tmp_path / "sets", request=Request((Selector(keys=("digit-00003", "digit-00013")),)))
+    held_out = Request((Selector(keys=tuple(f"digit-{i:05d}" for i in range(100))),))
+    split(
+        tmp_path / "sets" / "remain",
+        tmp_path / "parts",
+        request=Request(
+            (
+                Selector(
+                    keys=tuple(key for key in held_out.selectors[0].keys if key not in ("digit-00003", "digit-00013"))
+                ),
+            )
+        ),
+    )
+    config = tiny.tiny_config(digits, base_model, tmp_path / "run")
+    config = dataclasses.replace(
+        config, forget=str(tmp_path / "sets" / "forget"), remain=str(tmp_path / "parts" / "remain")
+    )
+    run_scrub(config)
+    judged = tiny_evaluation(tmp_path / "run", digits, classifier, held_out=str(tmp_path / "parts" / "forget"))
+    record = run_evaluate(judged).record
+    assert record.forgotten_classes == [] and record.forget.num_samples == 2
+    found = record.models["scrubbed"].metrics
+    assert "p_psi" not in found
+    # both are 3s, and so are 9 of the held-out ones
+    same_class = sum(label == 3 for label in Dataset.open(tmp_path / "parts" / "forget").labels)
+    assert found["membership_auc"].n == 2 + same_class
+    assert found["nearest_to_forget[digits-cnn]"].n == 12
+    defaults = dataclasses.replace(
+        judged,
+        judge=dataclasses.replace(
+            judged.judge, thresholds=(), retrained=str(tiny.make_pipeline(tmp_path / "other", seed=2))
+        ),
+    )
+    first = run_evaluate(defaults).record.thresholds[0]
+    assert first.threshold == "membership_gap <= retrained + 0.05"
+    leaking = tiny_evaluation(tmp_path / "run", digits, classifier, held_out=str(digits / "data"))
+    with pytest.raises(ConfigError, match="held-out samples are those that no model was trained on"):
+        run_evaluate(leaking)

@@ -1,0 +1,56 @@
+"""The membership test, by hand and on a model that has memorised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from erasediff.shards.dataset import Dataset
+from erasediff.trainer.config import (
+    ModelConfig,
+)
+from erasediff.trainer.evidence.images import Images
+from erasediff.trainer.evidence.membership import membership_auc, sample_losses
+from erasediff.trainer.models.families import load_model
+from erasediff.trainer.randomness import sample_generator
+
+CPU = torch.device("cpu")
+
+
+def test_membership_by_the_loss(base_model: Path, digits: Path) -> None:
+    model = load_model(ModelConfig(str(base_model), null_class=10))
+    shown = Images.of_data(Dataset.open(digits / "data"), model, 24)
+    images, labels = shown.images, shown.labels
+    losses = sample_losses(model, shown, seed=4, device=CPU)
+    scheduler: Any = DDPMScheduler()
+
+    # the last image by hand, noised by diffusers' scheduler
+    noise = torch.from_numpy(sample_generator(4, "membership", 23).standard_normal((20, 1, 8, 8), dtype="float32"))
+    levels = torch.arange(25, 1000, 50)
+    x_t = scheduler.add_noise(images[23:].expand(20, -1, -1, -1), noise, cast(torch.IntTensor, levels))
+    with torch.no_grad():
+        output = model.module(x_t, levels, class_labels=labels[23:].expand(20)).sample
+    assert losses[23].item() == pytest.approx((output - noise).square().mean().item(), rel=1e-5)
+
+    members, others = shown.where(torch.arange(12)), shown.where(torch.arange(12, 24))
+    before = membership_auc(model, members, others, seed=4, device=CPU)
+    assert before.low is not None and before.high is not None and before.high - before.low < 0.7
+    few = membership_auc(model, shown.where(torch.arange(9)), others, seed=4, device=CPU)
+    assert (few.low, few.high) == (0, 1), "nine members tell nothing"
+    optimizer = torch.optim.Adam(model.module.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(250):
+        noise = torch.randn(members.images.shape, generator=generator)
+        t = torch.randint(0, 1000, (12,), generator=generator)
+        x_t = scheduler.add_noise(members.images, noise, cast(torch.IntTensor, t))
+        loss = (model.module(x_t, t, class_labels=members.labels).sample - noise).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = membership_auc(model, members, others, seed=4, device=CPU)
+    assert before.n == after.n == 24
+    assert before.value is not None and after.value is not None
+    assert after.value > max(before.value, 0.7)

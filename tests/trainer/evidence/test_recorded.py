@@ -1,0 +1,90 @@
+"""The retrained model's column: trained here, or out of a record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+from erasediff.trainer.config import (
+    EngineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    SamplingConfig,
+    TrainConfig,
+    UNetConfig,
+)
+from erasediff.trainer.config.toml import as_dict, read_toml
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence.classifier import load_classifier
+from erasediff.trainer.evidence.collect import run_evaluate
+from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.sampling import sample
+from erasediff.trainer.pretrain import run_pretrain
+from evidence_cases import make_classifier, make_run, sha256_of_file, tiny_evaluation
+
+
+@pytest.fixture(scope="module")
+def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
+
+
+def test_every_column_is_of_the_model_it_names(
+    digits: Path, run: Path, base_model: Path, classifier: Path, tmp_path: Path
+) -> None:
+    """Each model sampled and judged here by itself."""
+    other = tiny.make_pipeline(tmp_path / "other", seed=2)
+    record = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(other)), output=tmp_path).record
+    judge, found = load_classifier(classifier), {}
+    for name, folder in (("unscrubbed", base_model), ("scrubbed", run / "model"), ("retrained", other)):
+        model = load_model(ModelConfig(str(folder), null_class=10))
+        images = sample(model, [3] * 12, SamplingConfig(num_inference_steps=2, seed=0))
+        found[name] = judge.probabilities(images)[:, 3].mean().item()
+        assert record.models[name].metrics["p_psi"].value == pytest.approx(found[name], rel=1e-6), name
+        assert record.models[name].weights_sha256 == sha256_of_file(folder)
+    assert len(set(found.values())) == 3
+
+
+def test_a_recorded_yardstick_is_named_with_its_date(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+    other = tiny.make_pipeline(tmp_path / "other", seed=2)
+    first = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(other)), output=tmp_path)
+    again = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path)))
+    assert again.record.models["retrained"] == first.record.models["retrained"]
+    with pytest.raises(ConfigError, match=r"measured with judge\.num_forget_samples_per_class = 12, here it is 13"):
+        more = {"num_forget_samples_per_class": 13}
+        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), **more))
+    with pytest.raises(ConfigError, match=r"measured with judge\.relearn = False, here it is True"):
+        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), relearn=True))
+    # its integrity is the distance to the images of that original
+    values = json.loads(first.record_path.read_text())
+    values["models"]["unscrubbed"]["weights_sha256"] = "0" * 64
+    (tmp_path / "elsewhere.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="was measured beside another unscrubbed model"):
+        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(tmp_path / "elsewhere.json")))
+
+
+def test_a_yardstick_is_trained_with_the_same_settings(digits: Path, classifier: Path, tmp_path: Path) -> None:
+    pretrain = PretrainConfig(
+        data=str(digits / "data"),
+        output=str(tmp_path / "base"),
+        unet=UNetConfig(block_out_channels=(8, 8), norm_num_groups=4),
+        train=TrainConfig(max_train_steps=2, train_batch_size=4, seed=7),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        engine=EngineConfig(device="cpu"),
+    )
+    base = run_pretrain(pretrain)
+    run = make_run(digits, base, tmp_path / "run")
+    record = run_evaluate(tiny_evaluation(run, digits, classifier, with_retrained=True)).record
+    assert record.models["retrained"].metrics["p_psi"].n == 12
+    settings = read_toml(run / "retrained" / "config.toml")
+    assert settings["data"] == str(digits / "split" / "remain")
+    assert settings | {"data": "", "output": ""} == as_dict(pretrain) | {"data": "", "output": ""}
+    with pytest.raises(ConfigError, match="is the model before scrubbing, which saw the forget set"):
+        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(base)))

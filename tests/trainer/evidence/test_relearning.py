@@ -1,0 +1,47 @@
+"""The relearning curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from erasediff.trainer.config import (
+    RelearnConfig,
+    SamplingConfig,
+)
+from erasediff.trainer.evidence.classifier import load_classifier
+from erasediff.trainer.evidence.evaluation import evaluate
+from erasediff.trainer.evidence.finished import FinishedScrub
+from erasediff.trainer.evidence.images import Asked, Images
+from erasediff.trainer.evidence.making import make_bench
+from erasediff.trainer.evidence.relearning import relearn
+from erasediff.trainer.run.provenance import weights_sha256
+from evidence_cases import make_classifier, make_run, tiny_evaluation
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
+
+
+def test_relearning_leaves_the_model_alone_and_starts_at_its_p_psi(digits: Path, run: Path, classifier: Path) -> None:
+    scrubbed = FinishedScrub.open(run)
+    judge = load_classifier(classifier)
+    images = Images.of_data(scrubbed.forget, scrubbed.unscrubbed, 8)
+    before = weights_sha256(scrubbed.scrubbed.module.state_dict())
+    config = RelearnConfig(num_images=8, num_steps=30, num_points=3, num_samples=12, learning_rate=1e-3)
+    sampling = SamplingConfig(num_inference_steps=2)
+    points = relearn(scrubbed.scrubbed, judge, images, Asked.in_turn({3: [3]}, 12), config, sampling, device=CPU)
+    assert [point.step for point in points] == [0, 10, 20, 30]
+    assert weights_sha256(scrubbed.scrubbed.module.state_dict()) == before
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    assert points[0].p_psi == evaluate(scrubbed.scrubbed, bench).metrics["p_psi"].value
+    assert points[3].p_psi != points[0].p_psi
