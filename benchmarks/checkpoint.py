@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -26,6 +25,7 @@ from erasediff.trainer.ranks import collectives
 from erasediff.trainer.run.attempts import Attempt
 from erasediff.trainer.run.checkpoint import Checkpoints
 from erasediff.trainer.run.identity import Identity
+from rows import Rows
 
 BATCH_SIZE = 64
 NUM_STEPS = 6
@@ -56,7 +56,7 @@ def step(model: ShardedModel, number: int) -> None:
     model.step(delta, number, torch.zeros((), dtype=torch.float64))
 
 
-def row(channels: tuple[int, ...], folder: Path) -> str:
+def row(channels: tuple[int, ...], folder: Path) -> list[str]:
     engine = EngineConfig(device="cpu", num_threads=1)
     device = collectives.set_up(engine)
     unet = unet2d.make(UNetConfig(block_out_channels=channels), image_size=8, channels=1, num_classes=10).module
@@ -85,11 +85,17 @@ def row(channels: tuple[int, ...], folder: Path) -> str:
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     num_bytes = sum(path.stat().st_size for path in max(folder.glob("attempt-*/checkpoint-*")).glob("*.safetensors"))
     share = statistics.median(cpu_saves) / (EVERY * cpu_step)
-    return (
-        f"| {'-'.join(map(str, channels))} | {num_bytes / 1e6:.1f} | {1e3 * statistics.median(wall):.0f} "
-        f"| {1e3 * statistics.median(pauses):.1f} | {1e3 * statistics.median(writes):.0f} "
-        f"| {100 * share:.2f} | {grown / 1e6:.1f} |"
-    )
+    figures = [1e3 * statistics.median(wall), 1e3 * statistics.median(pauses), 1e3 * statistics.median(writes)]
+    step_ms, pause_ms, write_ms = figures
+    return [
+        "-".join(map(str, channels)),
+        f"{num_bytes / 1e6:.1f}",
+        f"{step_ms:.0f}",
+        f"{pause_ms:.1f}",
+        f"{write_ms:.0f}",
+        f"{100 * share:.2f}",
+        f"{grown / 1e6:.1f}",
+    ]
 
 
 def whole_scrubs(folder: Path) -> str:
@@ -125,13 +131,22 @@ def whole_scrubs(folder: Path) -> str:
     return f"whole scrubs: cpu {shown(cpu)}, wall {shown(wall)}"
 
 
+COLUMNS = [
+    "channels",
+    "checkpoint MB",
+    "step ms",
+    "pause ms",
+    "write ms",
+    "cpu of a save, % of 50 steps",
+    "peak MB added",
+]
+
+
 def main() -> None:
-    print(f"{datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}, 1 thread\n")
-    print("| channels | checkpoint MB | step ms | pause ms | write ms | cpu of a save, % of 50 steps | peak MB added |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    table = Rows(COLUMNS)
     for channels in ((32, 64), (128, 256)):
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-            print(row(channels, Path(folder)), flush=True)
+            table.add(*row(channels, Path(folder)))
     collectives.tear_down()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         print(f"\n{whole_scrubs(Path(folder))}")

@@ -1,4 +1,4 @@
-"""Gradient kernels against what one would write without them, and against the memory's own speed.
+"""Gradient kernels against what one would write without them, and the memory's own speed: one long file, all side by side.
 
     python benchmarks/kernels.py                    # on a GPU, full size
     python benchmarks/kernels.py --scale 0.1        # on a CPU, every tensor a tenth as long
@@ -15,18 +15,13 @@ What would not fit into the memory that is free (`--memory-gb` sets another boun
 # pyright: reportPrivateImportUsage=false
 
 import argparse
-import datetime
 import itertools
-import platform
-import shlex
 import statistics
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +31,7 @@ from erasediff.kernels.combine import combine_
 from erasediff.kernels.displace import displace
 from erasediff.kernels.inner_products import inner_products, inner_products_by_parameter
 from erasediff.kernels.table import ParameterTable
+from rows import Rows
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
@@ -342,24 +338,6 @@ def ceiling_of(x: Vectors, repeats: int) -> float:
     return 2 * size / min(copy, both)
 
 
-def describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        cpu_info = Path("/proc/cpuinfo")
-        models = [line.split(":", 1)[1].strip() for line in cpu_info.read_text().splitlines() if "model name" in line]
-        name = f"{models[0] if models else platform.processor()}, {torch.get_num_threads()} threads"
-    triton = __import__("triton").__version__ if find_spec("triton") else "none"
-    git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
-    return (
-        f"{name} · torch {torch.__version__} · triton {triton} · Python {platform.python_version()} · "
-        f"commit {commit.stdout.strip()}{' with changes' if changed.stdout.strip() else ''} · "
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d} · `python {shlex.join(sys.argv)}`"
-    )
-
-
 def free_bytes(device: torch.device) -> int:
     """What can still be allocated, the limit of a container taken into account."""
     if device.type == "cuda":
@@ -376,12 +354,13 @@ def bytes_of_check(num_elements: int) -> int:
     return 80 * min(num_elements, reference.PIECE)
 
 
-def left_out(columns: list[str], needed: int, free: int) -> str:
-    columns = [*columns, f"left out: needs {needed / 1e9:.1f} GB, {max(free, 0) / 1e9:.1f} GB are free"]
-    return f"| {' | '.join(columns)} {'| ' * (len(COLUMNS) - len(columns))}|"
+def left_out(columns: list[str], needed: int, free: int) -> list[str]:
+    return [*columns, f"left out: needs {needed / 1e9:.1f} GB, {max(free, 0) / 1e9:.1f} GB are free"]
 
 
-def rows(model: str, shard: str, dtype: str, arguments: argparse.Namespace, device: torch.device) -> Iterator[str]:
+def rows_of(
+    model: str, shard: str, dtype: str, arguments: argparse.Namespace, device: torch.device
+) -> Iterator[list[str]]:
     lengths = lengths_of(model, arguments.scale)
     pieces = pieces_of(lengths, SHARDS[shard])
     n = sum(length for _, length in pieces)
@@ -408,14 +387,14 @@ def rows(model: str, shard: str, dtype: str, arguments: argparse.Namespace, devi
                 launches, syncs = launches_and_syncs(run, device)
                 peak = extra_megabytes(run, device)
             except torch.OutOfMemoryError:
-                yield f"| {' | '.join([*columns, 'out of memory'])} {'| ' * (len(COLUMNS) - len(columns))}"
+                yield [*columns, "out of memory"]
                 continue
             deciles = statistics.quantiles(times, n=10, method="inclusive")
             low, median, high = deciles[1], deciles[4], deciles[7]
             columns += [f"{1e3 * median:.2f}", f"{1e3 * low:.2f}", f"{1e3 * high:.2f}"]
             columns += [f"{op.num_bytes / median / 1e9:.1f}", f"{op.num_bytes / median / ceiling:.0%}"]
             columns += [launches, syncs, f"{peak:.0f}", f"{error:.2g}"]
-            yield f"| {' | '.join(columns)} |"
+            yield columns
 
 
 def main() -> None:
@@ -429,13 +408,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    print(describe(device), end="\n\n")
-    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    table = Rows(COLUMNS, torch.cuda.get_device_name(device) if device.type == "cuda" else None)
     for model in arguments.models:
         for shard in arguments.shards:
             for dtype in arguments.dtypes:
-                for row in rows(model, shard, dtype, arguments, device):
-                    print(row, flush=True)
+                for row in rows_of(model, shard, dtype, arguments, device):
+                    table.add(*row)
 
 
 if __name__ == "__main__":

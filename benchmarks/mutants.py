@@ -1,4 +1,4 @@
-"""How many deliberate mistakes do the tests see? Mutants of the code, each run against the tests that reach it.
+"""How many deliberate mistakes do the tests see? One long file: mutants of the code, against the tests that reach them.
 
     make mutants                        or: python benchmarks/mutants.py --seed 1 --num 300
 

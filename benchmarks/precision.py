@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
-import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +24,7 @@ from erasediff.trainer.models.class_names import labels_of
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from erasediff.trainer.ranks import collectives
+from rows import Rows
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -134,12 +133,8 @@ def main() -> None:
     stream = Stream(forget, seed=0, batch_size=options.batch_size)
     drawn = [objective.forget_batches(stream.batch(number))[0] for number in range(options.batches)]
     batches = [objective.with_forget_targets(sharded, [batch])[0] for batch in drawn]
-    module = load_model(ModelConfig(path=options.model, null_class=options.null_class)).unet
-    print(
-        f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"{datetime.date.today()}\n\n"
-        f"| ξ | arithmetic | cosine of ∇g to fp64's, {len(batches)} batches | g over fp64's |\n|---|---|---|---|"
-    )
+    module = load_model(ModelConfig(path=options.model, null_class=options.null_class)).module
+    table = Rows(["ξ", "arithmetic", f"cosine of ∇g to fp64's, {len(batches)} batches", "g over fp64's"])
     for xi in options.xi:
         exact = [plain(module, theta, batch, xi, "fp64") for batch in batches]
         found = {
@@ -154,7 +149,7 @@ def main() -> None:
                 for (_, grad_g), (_, expected) in zip(results, exact, strict=True)
             ]
             ratios = [f"{g / expected:.3f}" for (g, _), (expected, _) in zip(results, exact, strict=True)]
-            print(f"| {xi:g} | {name} | {', '.join(cosines)} | {', '.join(ratios)} |", flush=True)
+            table.add(f"{xi:g}", name, ", ".join(cosines), ", ".join(ratios))
 
 
 if __name__ == "__main__":

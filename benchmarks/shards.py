@@ -1,4 +1,4 @@
-"""Reading and building shards against what one would use instead, and against what the machine allows.
+"""Reading and building shards against other ways and what the machine allows: one long file, all side by side.
 
     python benchmarks/shards.py                                    # latents, jpegs, order
     python benchmarks/shards.py latents jpegs --repeats 9
@@ -18,14 +18,11 @@ providers return is compared first: where ours is wrong, no figure is printed an
 
 import argparse
 import dataclasses
-import datetime
 import hashlib
 import io
 import json
 import os
-import platform
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -36,19 +33,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import PIL
 import safetensors.numpy
 from erasediff.shards import Dataset, Stream, build
 from erasediff.shards.format.index import index_dtype
 from erasediff.shards.format.manifest import Shard, write_manifest
 from erasediff.shards.streaming.order import Order
 from PIL import Image
+from rows import Rows
 
 BATCH_SIZE = 32
 RESUME_AT = 10_000_000
 SHARD_SAMPLES = 10_000
 NUM_BATCHES = 300
 COLUMNS = ["question", "provider", "unit", "median", "p20", "p80", "MB/s", "peak MB"]
+
+TABLE: Rows | None = None  # made once the options are read
 
 
 def main() -> int:
@@ -62,27 +61,12 @@ def main() -> int:
     if options.child:
         print(json.dumps(CHILDREN[options.child[0]](options.child[1])))
         return 0
-    print_header()
+    global TABLE
+    TABLE = Rows(COLUMNS)
     with tempfile.TemporaryDirectory() as folder:
         for question in options.questions:
             QUESTIONS[question](options, Path(folder) / question)
     return 0
-
-
-def print_header() -> None:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    versions = f"python {platform.python_version()}, numpy {np.__version__}, Pillow {PIL.__version__}"
-    print(f"`{shlex.join(['python', *sys.argv])}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {device()}")
-    print(f"{versions}, commit {commit.stdout.strip()}\n")
-    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-
-
-def device() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    return f"{model}, {os.cpu_count()} CPUs"
 
 
 def print_row(
@@ -92,9 +76,8 @@ def print_row(
     p20, median, p80 = np.quantile(values, [0.2, 0.5, 0.8])
     figures = [f"{value:,.4g}" if value < 100 else f"{value:,.0f}" for value in (median, p20, p80)]
     mb = f"{median * mb_a_unit:,.0f}" if mb_a_unit else ""
-    print(
-        f"| {' | '.join([question, provider, unit, *figures, mb, f'{peak_mb:,.0f}' if peak_mb else ''])} |", flush=True
-    )
+    assert TABLE is not None
+    TABLE.add(question, provider, unit, *figures, mb, f"{peak_mb:,.0f}" if peak_mb else "")
 
 
 def print_ratio(question: str, text: str, ours: list[float], theirs: list[float]) -> None:

@@ -14,11 +14,7 @@ status is 1.
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +29,7 @@ from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.objectives.diffusion import DiffusionBatch
 from erasediff.trainer.objectives.targets import Noised
 from erasediff.trainer.ranks import collectives
+from rows import Rows
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
@@ -203,6 +200,9 @@ def iteration(config: MethodConfig, options: argparse.Namespace, device: torch.d
     return run
 
 
+COLUMNS = ["op", "provider", "shape", "dtype", "median ms", "p20", "p80", "ratio", "fp32 price", "peak MB"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="digits")
@@ -216,22 +216,14 @@ def main() -> int:
         if not error <= 1e-5:
             print(f"{name}: δ is off by {error:.1e} of its norm; no figure is printed", file=sys.stderr)
             return 1
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
-    threads = torch.get_num_threads()
-    print(
-        f"{where}, {threads} threads of {os.cpu_count()} cores, torch {torch.__version__}, commit {commit.strip()}, "
-        f"{datetime.date.today()}, load {os.getloadavg()[0]:.1f}\n\n"
-        "| op | provider | shape | dtype | median ms | p20 | p80 | ratio | fp32 price | peak MB |\n" + "|---" * 10 + "|"
-    )
+    table = Rows(COLUMNS, torch.cuda.get_device_name() if device.type == "cuda" else None)
 
     def row(op: str, provider: str, precision: str, seconds: list[float], ratio: str = "–", price: str = "–") -> None:
         p20, *_, p80 = statistics.quantiles(seconds, n=5)
         median = statistics.median(seconds)
         peak = f"{torch.cuda.max_memory_allocated() / 1e6:.0f}" if device.type == "cuda" else "–"
-        figures = f"{median * 1e3:.1f} | {p20 * 1e3:.1f} | {p80 * 1e3:.1f} | {ratio} | {price} | {peak}"
-        shape = f"{options.model} × {options.batch_size}"
-        print(f"| {op} | {provider} | {shape} | {precision} | {figures} |", flush=True)
+        figures = [f"{value * 1e3:.1f}" for value in (median, p20, p80)]
+        table.add(op, provider, f"{options.model} × {options.batch_size}", precision, *figures, ratio, price, peak)
 
     medians: dict[str, list[float]] = {}
     autocasts = options.precision == "bf16-autocast"

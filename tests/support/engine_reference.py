@@ -78,6 +78,7 @@ class Reference:
         if isinstance(config, MOOConfig):
             lambda_t = config.weight
         else:
+            assert isinstance(config, EraseDiffConfig)
             g, difference = self.difference(theta, forget, loss_f, grad_f, config)
             if config.gradient_of_g == "first_order":
                 grad_g = difference

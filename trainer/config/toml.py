@@ -111,10 +111,9 @@ def _explain(kind: type[Settings], error: ValidationError, prefix: str = "") -> 
     if first["type"] == "value_error":
         return str(first.get("ctx", {})["error"])  # our own check, which names its keys
     bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    for bound, words in bounds.items():
-        if bound in first.get("ctx", {}):
-            limit = first["ctx"][bound]
-            return f"{key} = {first['input']}: {words} {'2^63' if limit == 1 << 63 else format(limit, 'g')}"
+    for bound, limit in first.get("ctx", {}).items():
+        if bound in bounds:
+            return f"{key} = {first['input']}: {bounds[bound]} {'2^63' if limit == 1 << 63 else format(limit, 'g')}"
     if first["type"] == "finite_number":
         return f"{key} = {first['input']}: a finite number"
     return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -61,8 +61,8 @@ class Checkpoints:
         self._identity = identity
         self._saving: Saving | None = None
 
-    def save(self, model: ShardedModel, step: int, state: Mapping[str, ShardedVector] | None = None) -> None:
-        """Copies the model's and the method's `state` after `step` steps; a thread writes them as
+    def save(self, model: ShardedModel, step: int, of_method: Mapping[str, ShardedVector] | None = None) -> None:
+        """Copies the model's and the method's state after `step` steps; a thread writes them as
         checkpoint-<step>. Waits for the save before it.
 
         Raises TrainingError on all ranks where that one failed, where the disk has no room for this one, or where a
@@ -71,7 +71,7 @@ class Checkpoints:
         self.wait()
         folder = self._attempt.folder / f"checkpoint-{step:06d}"
         vectors = {"theta": model.theta} | model.optimizer.vectors()
-        vectors |= {_METHOD + name: vector for name, vector in (state or {}).items()}
+        vectors |= {_METHOD + name: vector for name, vector in (of_method or {}).items()}
         shard = RankSlices({name: _copy(held) for name, held in vectors.items()}, model.theta.layout)
         num_bytes = torch.tensor(shard.num_bytes, dtype=torch.float64, device=model.device)
         needed = int(collectives.sum_(num_bytes))

@@ -47,7 +47,7 @@ class Prompts:
 
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
         numbers = range(len(data)) if rows is None else np.flatnonzero(rows).tolist()
-        return sorted({data.text(i) for i in numbers})
+        return [*sorted({data.text(i) for i in numbers})]
 
     def of_class(self, label: int) -> list[Condition]:
         return [f"a {WORDS[label + 3]}", f"a small {WORDS[label + 3]}"]

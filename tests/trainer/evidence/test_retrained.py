@@ -24,6 +24,7 @@ from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.evidence.retrained import load_retrained
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import sample
+from erasediff.trainer.models.schedule import DDPMSchedule
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.randomness import sample_generator
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
@@ -126,6 +127,7 @@ def test_all_models_are_sampled_alike(base_model: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(sample(yardstick, [4, 7], config), x.clamp(-1, 1), rtol=0, atol=1e-6)
     # what its loss is measured with is its own
     expected = DDPMScheduler(**trained_with).alphas_cumprod
+    assert isinstance(yardstick.schedule, DDPMSchedule)
     assert torch.equal(yardstick.schedule.scheduler.alphas_cumprod, expected)
 
 

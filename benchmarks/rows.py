@@ -1,0 +1,62 @@
+"""What every benchmark writes: rows, as Markdown on the terminal and as JSON in build/benchmarks/, and where from.
+
+A line of JSON has the row's columns and, under `provenance`, device, threads, versions, commit, date, load and command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "triton", "deepspeed", "diffusers", "numpy", "pillow")
+
+
+def provenance(device: str | None = None) -> dict[str, str]:
+    """device: the accelerator's name; None: the CPU's is found."""
+    found = {"device": device or f"{_cpu()}, {os.cpu_count()} cores", "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    described = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
+    load = f"{os.getloadavg()[0]:.1f}"
+    threads = os.environ.get("OMP_NUM_THREADS", "as many as cores")
+    about = {"commit": commit, "date": f"{datetime.now(UTC):%Y-%m-%d}", "load": load, "threads": threads}
+    return found | about | {"command": f"python {shlex.join(sys.argv)}"}
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+class Rows:
+    """A table that grows; its heading and where it comes from are printed when it is made."""
+
+    def __init__(self, columns: Sequence[str], device: str | None = None, path: Path | None = None):
+        """path: of the JSON lines, which are added to what is there."""
+        self._columns = columns
+        self._provenance = provenance(device)
+        self._path = path or ROOT / "build" / "benchmarks" / f"{Path(sys.argv[0]).stem}.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        print(" · ".join(f"{key} {value}" for key, value in self._provenance.items()) + "\n")
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+
+    def add(self, *cells: object) -> None:
+        """A row; columns that are left out at its end are empty."""
+        texts = [*map(str, cells), *[""] * (len(self._columns) - len(cells))]
+        print(f"| {' | '.join(texts)} |", flush=True)
+        row = dict(zip(self._columns, texts, strict=True))
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row | {"provenance": self._provenance}, ensure_ascii=False) + "\n")
