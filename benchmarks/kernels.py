@@ -1,4 +1,4 @@
-"""Gradient kernels against what one would write without them, and the memory's own speed: one long file, all side by side.
+"""Gradient kernels against what one would write without them and the memory's own speed: one long file, side by side.
 
     python benchmarks/kernels.py                    # on a GPU, full size
     python benchmarks/kernels.py --scale 0.1        # on a CPU, every tensor a tenth as long
