@@ -23,7 +23,7 @@ class Erase:
 
     def run(self) -> None:
         with meeting.on_signals():
-            from ..trainer.erase import run_erase
+            from ..trainer.erase import WITHDRAWN_NAME, run_erase
             from ..trainer.errors import ThresholdError
             from ..trainer.evidence.record import RECORD_NAME
             from ..trainer.ranks.collectives import is_main, leaving_together
@@ -34,7 +34,12 @@ class Erase:
                     erasure = run_erase(self.config)
                 except ThresholdError as error:
                     model = Path(self.config.output) / "model"
-                    told = f"{model} is what an earlier call published" if model.exists() else "no model is published"
+                    withdrawn = model.with_name(WITHDRAWN_NAME)
+                    told = "no model is published"
+                    if model.exists():
+                        told = f"{model} is what an earlier call published"
+                    elif withdrawn.exists():
+                        told = f"{told}, what was published before is in {withdrawn}"
                     more = f"{self.config.output}/{RECORD_NAME} and the report beside it say more"
                     raise type(error)(f"{error}; {told}, {more}") from None
                 if is_main():

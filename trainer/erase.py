@@ -5,6 +5,7 @@
     OUTPUT/scrub/                      the scrub's run folder
     OUTPUT/record.json, report.html    the evidence
     OUTPUT/model/                      the scrubbed pipeline: there only if the evidence allows it, see `publish`
+    OUTPUT/model.withdrawn/            what was published there, where a new evaluation says otherwise
 
 Each stage that is done is not done again: the same command continues after a kill.
 """
@@ -26,7 +27,7 @@ from ..shards.requests.select import select
 from ..shards.requests.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .config.toml import check_ranges
-from .errors import ConfigError, TrainingError
+from .errors import ConfigError, ThresholdError, TrainingError
 from .evidence.collect import REPORT_NAME, Evidence, run_evaluate
 from .evidence.options import check_judge
 from .evidence.record import RECORD_NAME, RequestEntry, read_record
@@ -41,6 +42,8 @@ from .run.folder import RunFolder
 from .run.loop import Watch
 from .run.provenance import DataStamp, weights_sha256
 from .scrubbing import check_settings, run_scrub
+
+WITHDRAWN_NAME = "model.withdrawn"
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ def run_erase(
     be in the making).
 
     Raises ThresholdError, publishing nothing, where the evidence does not hold what was asked, NotShownError where it
-    does not show it and `publish` asks for that; ConfigError or DataError for a request, a model or data that cannot
-    work, before anything is written; for a retrained that was trained on other samples than D_r, before the scrub.
+    does not show it and `publish` asks for that (what an earlier evaluation published is withdrawn); ConfigError or
+    DataError for a request, a model or data that cannot work, before anything is written; for a yardstick that was
+    trained on other samples than D_r, before the scrub.
     """
     check_ranges(config)
     collectives.set_up(config.engine)
@@ -100,17 +104,31 @@ def run_erase(
     if before_evaluation is not None:
         before_evaluation()
     evidence = collectives.on_main(lambda: _recorded(run.path, config, Path(scrub.output), scrubbed))
+    is_new = evidence is None
     if evidence is None:
         entry = RequestEntry(request.id, request.date.isoformat() if request.date else None, request.reason)
         judged = EvaluateConfig(run=scrub.output, data=config.data, judge=config.judge)
         evidence = run_evaluate(judged, output=run.path, request=entry)
-    if config.publish == "shown":
-        evidence.require_shown()
-    else:
-        evidence.require_within_limits()
+    try:
+        if config.publish == "shown":
+            evidence.require_shown()
+        else:
+            evidence.require_within_limits()
+    except ThresholdError:
+        if is_new:
+            collectives.on_main(lambda: _withdraw(run.model_path))
+        raise
     if not run.is_finished:
         run.publish_model(lambda folder: _copy(scrubbed, folder, config, evidence))
     return Erasure(evidence, run.model_path)
+
+
+def _withdraw(model: Path) -> None:
+    """What was published on the evidence before this one no longer stands: it is kept under another name."""
+    if model.exists():
+        withdrawn = model.with_name(WITHDRAWN_NAME)
+        shutil.rmtree(withdrawn, ignore_errors=True)
+        model.rename(withdrawn)
 
 
 def _split(data: Dataset, sets: Path, request: Request, forgotten_before: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
@@ -152,7 +153,11 @@ def test_a_record_is_not_taken_for_another_judge_or_held_out_set(config: EraseCo
     _unseen_digits(Path(config.data), unseen, 0)
     yardstick = tiny.make_pipeline(tmp_path / "yardstick", seed=2)
     judge = dataclasses.replace(
-        config.judge, classifier=str(judge_path), held_out=str(unseen), retrained=str(yardstick)
+        config.judge,
+        classifier=str(judge_path),
+        held_out=str(unseen),
+        retrained=str(yardstick),
+        thresholds=("accuracy_remaining >= 0.01",),
     )
     config = dataclasses.replace(config, judge=judge)
 
@@ -179,6 +184,16 @@ def test_a_record_is_not_taken_for_another_judge_or_held_out_set(config: EraseCo
     shutil.rmtree(yardstick)
     tiny.make_pipeline(yardstick, seed=3)
     assert evaluated().models["retrained"].weights_sha256 == sha256_of_file(yardstick)
+
+    # a judge by whom it fails: what was published on the evidence before is withdrawn
+    published = sha256_of_file(Path(config.output) / "model")
+    constant = {name: torch.zeros_like(value) for name, value in other.network.state_dict().items()}
+    other.network.load_state_dict(constant | {"head.bias": torch.eye(10)[3] * 50})
+    dataclasses.replace(other, card=dataclasses.replace(other.card, held_out_accuracy=0.1)).save(judge_path)
+    with pytest.raises(ThresholdError):
+        evaluated()
+    assert not (Path(config.output) / "model").exists()
+    assert sha256_of_file(Path(config.output) / "model.withdrawn") == published
 
 
 def _unseen_digits(data: Path, folder: Path, first: int) -> None:

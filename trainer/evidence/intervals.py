@@ -24,6 +24,7 @@ def score_interval(mean: float, n: int, confidence: float = CONFIDENCE) -> tuple
     probabilities it is wider than it need be, and never empty where all of them are equal.
     """
     z_squared = _z(confidence) ** 2
+    mean = min(1.0, max(0.0, mean))  # a sum's rounding may have left it a little outside
     centre = (mean + z_squared / (2 * n)) / (1 + z_squared / n)
     half = math.sqrt(z_squared * (mean * (1 - mean) / n + z_squared / (4 * n * n))) / (1 + z_squared / n)
     return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))

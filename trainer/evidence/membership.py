@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..models.sampling import CHUNK
 from ..randomness import sample_generator
 from ..ranks import collectives
 from .images import Images
-from .intervals import normal_interval
+from .intervals import normal_interval, score_interval
 from .metrics import Measurement, auc
 
 # noise levels a sample's loss is averaged over: spread evenly, a draw of noise at each
@@ -56,7 +57,11 @@ def sample_losses(model: Model, images: Images, *, seed: int, device: torch.devi
 
 def membership_auc(model: Model, members: Images, held_out: Images, *, seed: int, device: torch.device) -> Measurement:
     """AUC of telling `members` from `held_out` images by a lower loss; .5: they cannot be told apart."""
-    losses = [sample_losses(model, images, seed=seed, device=device) for images in (members, held_out)]
+    return auc_of([sample_losses(model, images, seed=seed, device=device) for images in (members, held_out)], seed)
+
+
+def auc_of(losses: Sequence[Tensor], seed: int) -> Measurement:
+    """The AUC, and its interval, of telling members by the losses of both, [N] and [M]."""
     finite = [loss[loss.isfinite()] for loss in losses]
     n = sum(map(len, finite))
     if not all(map(len, finite)):
@@ -65,6 +70,8 @@ def membership_auc(model: Model, members: Images, held_out: Images, *, seed: int
     if min(map(len, finite)) < MIN_SAMPLES:  # it may be anywhere
         return Measurement(value.item(), n, seed, low=0.0, high=1.0)
     low, high = normal_interval(value.item(), variance.item())
+    if variance == 0:  # all told apart: DeLong's says that this is certain
+        low, high = score_interval(value.item(), min(map(len, finite)))
     return Measurement(value.item(), n, seed, low=max(0.0, low), high=min(1.0, high))
 
 

@@ -168,6 +168,10 @@ def read_record(path: Path) -> Record:
         raise ConfigError(
             f"{path} has schema {schema}, newer than this erasediff reads ({schema_name()}): upgrade erasediff"
         )
+    if int(match[1]) < SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} has schema {schema}, an older erasediff's: remove it, and the same command evaluates again"
+        )
     try:
         return _ADAPTER.validate_python(values)
     except ValidationError as error:

@@ -110,7 +110,7 @@ def _trade_off(record: Record) -> str:
         return ""
     heights = [mark.points[0][1] for mark in marks]
     across = Axis("P_psi of the forgotten", 0, 1)
-    chart = charts.dots(marks, across, Axis(quality, 0, 1.25 * max(heights)), "forgetting against quality")
+    chart = charts.dots(marks, across, Axis(quality, 0, 1.25 * max(heights) or 1.0), "forgetting against quality")
     note = "Up: the Fréchet distance of the rest to real images. The corner at the left below is best."
     return section("Forgetting against quality", f"<figure>{chart}</figure>", note)
 

@@ -181,16 +181,22 @@ def overall(verdicts: Sequence[Verdict], models: Figures) -> Overall:
     return "shown" if is_shown else "not shown"
 
 
+def is_on_forgetting(threshold: Threshold) -> bool:
+    """Whether it asks for forgetting: on a metric that tells it, and not for more of what should be less."""
+    row = row_of(threshold.metric)
+    return row.is_of_forgetting and row.better != ("higher" if threshold.at_most else "lower")
+
+
 def tells_nothing(text: str, models: Figures) -> bool:
     """Whether a threshold on forgetting holds for the unscrubbed model as well, which has forgotten nothing."""
     threshold = parse_threshold(text)
-    return row_of(threshold.metric).is_of_forgetting and _judge(threshold, models, "unscrubbed").passed
+    return is_on_forgetting(threshold) and _judge(threshold, models, "unscrubbed").passed
 
 
 def shows_forgetting(verdict: Verdict, models: Figures) -> bool:
     """Whether it is a threshold on forgetting that the scrubbed model is shown to hold and the unscrubbed one fails."""
-    is_of_forgetting = row_of(parse_threshold(verdict.threshold).metric).is_of_forgetting
-    return verdict.shown and is_of_forgetting and not tells_nothing(verdict.threshold, models)
+    on_forgetting = is_on_forgetting(parse_threshold(verdict.threshold))
+    return verdict.shown and on_forgetting and not tells_nothing(verdict.threshold, models)
 
 
 def mark_of(verdict: Verdict) -> tuple[str, str]:

@@ -95,3 +95,8 @@ def test_an_auc_below_a_half_tells_as_much(area: tuple[float, float, float], gap
     value, low, high = area
     found = membership_gap(Measurement(value, 40, low=low, high=high))
     assert (found.value, found.low, found.high) == pytest.approx(gap)
+
+
+@pytest.mark.parametrize("mean", [-1e-16, 1 + 1e-15])
+def test_a_mean_that_rounding_left_outside_has_an_interval(mean: float) -> None:
+    assert score_interval(mean, 50) == score_interval(float(round(mean)), 50)

@@ -13,7 +13,7 @@ from erasediff.trainer.config import (
     ModelConfig,
 )
 from erasediff.trainer.evidence.images import Images
-from erasediff.trainer.evidence.membership import membership_auc, sample_losses
+from erasediff.trainer.evidence.membership import auc_of, membership_auc, sample_losses
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.randomness import sample_generator
 
@@ -54,3 +54,10 @@ def test_membership_by_the_loss(base_model: Path, digits: Path) -> None:
     assert before.n == after.n == 24
     assert before.value is not None and after.value is not None
     assert after.value > max(before.value, 0.7)
+
+
+def test_members_that_are_all_told_apart_are_not_certain() -> None:
+    """By Wilson's interval of 12 of 12: n / (n + z²)."""
+    found = auc_of([torch.arange(12.0), torch.arange(20.0) + 12], seed=0)
+    assert found.value == found.high == 1
+    assert found.low == pytest.approx(12 / (12 + 1.959964**2), rel=1e-5)

@@ -217,3 +217,11 @@ def test_a_metric_that_is_not_computed() -> None:
     with pytest.raises(ConfigError, match=r"set judge\.with_retrained"):
         check_thresholds([parse_threshold("p_psi <= retrained + 0.05")], ["p_psi"], False)
     check_thresholds([parse_threshold("p_psi <= retrained + 0.05")], ["p_psi"], True)
+
+
+def test_a_threshold_in_the_wrong_direction_shows_no_forgetting() -> None:
+    """More P_psi than the unscrubbed model has is no forgetting, though that one fails it."""
+    models = {"unscrubbed": {"p_psi": of_classes(0.01, n=5000)}, "scrubbed": {"p_psi": of_classes(0.9, n=5000)}}
+    verdicts = hold([parse_threshold("p_psi >= 0.5")], models)
+    assert verdicts[0].shown and not shows_forgetting(verdicts[0], models)
+    assert overall(verdicts, models) == "not shown"
