@@ -131,6 +131,7 @@ def undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPat
     return run
 
 
+@pytest.mark.timeout(900)  # seven starts of two ranks
 def test_a_run_that_is_killed_and_stopped_again_and_again_has_the_undisturbed_result(
     undisturbed: Run, digits: Path, base_model: Path, tmp_path: Path
 ) -> None:
