@@ -29,7 +29,7 @@ import psutil
 import torch
 from erasediff.kernels.combine import combine_
 from erasediff.kernels.displace import displace
-from erasediff.kernels.inner_products import inner_products, inner_products_by_parameter
+from erasediff.kernels.inner_products import inner_products_by_parameter
 from erasediff.kernels.table import ParameterTable
 from rows import Rows
 from torch import Tensor
@@ -158,12 +158,10 @@ def sums_ops(x: Vectors) -> Iterator[Op]:
         return [a.dot(a), a.dot(b), b.dot(b)]
 
     size = u.numel() * u.element_size()
-    ours = {OURS: lambda: inner_products(u, v)}
+    ours = {OURS: lambda: inner_products_by_parameter(u, v, table=x.table)[0]}
     largest = 3 * 4 * max(x.lengths)
     extra = {"loop": largest, "foreach": size, "cat": 2 * size}
     yield Op("inner_products", 2 * size, ours | {"loop": loop, "foreach": foreach, "cat": cat}, error_of(u, v), extra)
-    ours = {OURS: lambda: inner_products_by_parameter(u, v, table=x.table)[0]}
-    yield Op("inner_products by parameter", 2 * size, ours, error_of(u, v), {})
 
     def loop_first_order() -> list[float]:
         totals = [0.0] * 6
@@ -178,7 +176,7 @@ def sums_ops(x: Vectors) -> Iterator[Op]:
         d = a - torch.cat(ws)
         return [d.dot(d), d.dot(b), b.dot(b), a.dot(a), a.dot(b), a.dot(d)]
 
-    ours = {OURS: lambda: inner_products(u, v, w)}
+    ours = {OURS: lambda: inner_products_by_parameter(u, v, w, table=x.table)[0]}
     others = {"loop": loop_first_order, "cat": cat_first_order}
     extra = {"loop": 2 * largest, "cat": 4 * size}
     yield Op("inner_products first_order", 3 * size, ours | others, error_of(u, v, w), extra)

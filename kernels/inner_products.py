@@ -5,46 +5,26 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .table import ParameterTable, as_dtype, check_result, check_shards, check_table
+from .table import ParameterTable, as_dtype, check_shards, check_table
 from .tiles import CPU_CHUNK, CPU_ROW, FIRST_ORDER_CPU_ROW, SMALL
-
-
-def inner_products(u: Tensor, v: Tensor, w: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
-    """The inner products of a rank's shards, on u's device, without a host sync.
-
-    u, v, w: flat shards, fp32 or bf16 each, of equal length (0 allowed): u = ∇L_f(θ), v = ∇L_r, w = ∇L_f(φ^K).
-    Returns fp64, written to `out` where given (a piece of the step's packet):
-        without w, [3]: ⟨u,u⟩, ⟨u,v⟩, ⟨v,v⟩
-        with w, [6]: ⟨d,d⟩, ⟨d,v⟩, ⟨v,v⟩, ⟨u,u⟩, ⟨u,v⟩, ⟨u,d⟩, where d = u − w in fp32, element by element
-    so that the first three are ⟨∇g,∇g⟩, ⟨∇g,∇L_r⟩, ⟨∇L_r,∇L_r⟩ either way. They cover this rank's shard only: all
-    ranks add theirs up.
-
-    |result − exact| ≤ 1e-6 · ‖u‖‖v‖ (with w: d in place of u). The same data give the same bits, on CUDA at the same
-    alignment (that of a tensor of its own is always the same). NaN and Inf propagate, and nothing else gives them: any
-    fp32 scale will do.
-
-    Raises ValueError for shards that do not fit together, or another `out`.
-    """
-    check_shards(u=u, v=v, w=w)
-    if out is not None:
-        check_result("out", out, ((3 if w is None else 6,),))
-    if u.is_cuda:
-        from .inner_products_triton import inner_products_triton
-
-        return inner_products_triton(u, v, w, out=out)
-    sums = inner_products_torch(u, v, w)
-    return sums if out is None else out.copy_(sums)
 
 
 def inner_products_by_parameter(
     u: Tensor, v: Tensor, w: Tensor | None = None, *, table: ParameterTable
 ) -> tuple[Tensor, Tensor]:
-    """`inner_products` and the same per parameter, from one read of the gradients.
+    """The inner products of a rank's shards, in all and per parameter, on u's device, without a host sync.
 
-    u, v, w: as for `inner_products`. table: the pieces of the shard; elements that it does not cover count nowhere.
-    Returns (sums [3 or 6], by_parameter [P, 3 or 6]), fp64 on u's device. A parameter with no piece on this rank has
-    a row of zeros: all ranks add theirs up. The sums agree with those of `inner_products` to its error bound, not
-    bit for bit: the shard is cut at parameters.
+    u, v, w: flat shards, fp32 or bf16 each, of equal length (0 allowed): u = ∇L_f(θ), v = ∇L_r, w = ∇L_f(φ^K).
+    table: the pieces of the shard; elements that it does not cover count nowhere.
+    Returns (sums [3 or 6], by_parameter [P, 3 or 6]), fp64:
+        without w: ⟨u,u⟩, ⟨u,v⟩, ⟨v,v⟩
+        with w: ⟨d,d⟩, ⟨d,v⟩, ⟨v,v⟩, ⟨u,u⟩, ⟨u,v⟩, ⟨u,d⟩, where d = u − w in fp32, element by element
+    so that the first three are ⟨∇g,∇g⟩, ⟨∇g,∇L_r⟩, ⟨∇L_r,∇L_r⟩ either way. They cover this rank's shard only, and a
+    parameter with no piece on this rank has a row of zeros: all ranks add theirs up.
+
+    |result − exact| ≤ 1e-6 · ‖u‖‖v‖ (with w: d in place of u). The same data give the same bits, on CUDA at the same
+    alignment (that of a tensor of its own is always the same). NaN and Inf propagate, and nothing else gives them: any
+    fp32 scale will do.
 
     Raises ValueError for shards that do not fit together or a table that reaches past their end.
     """
@@ -66,11 +46,6 @@ def first_non_finite(by_parameter: Tensor) -> Tensor:
     order = torch.arange(len(bad), device=bad.device)
     first = torch.where(bad, order, len(bad)).amin() if len(bad) else order.new_zeros(())
     return torch.where(first == len(bad), -1, first)
-
-
-def inner_products_torch(u: Tensor, v: Tensor, w: Tensor | None = None) -> Tensor:
-    """`inner_products` in plain torch, for the CPU."""
-    return _sums_of(u, v, w, list(_cut(0, u.numel()))).sum(0)
 
 
 def inner_products_by_parameter_torch(

@@ -1,4 +1,4 @@
-"""Triton form of `inner_products`: two launches, whatever the number of parameters."""
+"""Triton form of `inner_products_by_parameter`: three launches, whatever the number of parameters."""
 
 # a kernel is Triton's language, not Python: launch options, argument types and branches mean other things
 # pyright: reportArgumentType=false, reportCallIssue=false, reportInvalidTypeForm=false, reportOperatorIssue=false
@@ -9,11 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .index_triton import first_element
 from .table import ParameterTable
 from .tiles import (
     ALIGNMENT,
-    CHUNK,
     FIRST_ORDER_REGISTERS,
     FP_FUSION,
     NUM_WARPS,
@@ -105,32 +103,24 @@ def _sums_of_chunk(
     return smallest, magnitude
 
 
-@triton.jit(do_not_specialize=["n", "num_chunks"])
+@triton.jit(do_not_specialize=["num_chunks"])
 def _chunk_sums(
     u,
     v,
     w,
     bounds,
     partials,  # fp64 [3 or 6, num_chunks]
-    n,
     num_chunks,
     HAS_W: tl.constexpr,
-    HAS_TABLE: tl.constexpr,
-    CHUNK: tl.constexpr,
     TILE: tl.constexpr,
     TILE_AGAIN: tl.constexpr,
     ALIGNMENT: tl.constexpr,
     SMALL: tl.constexpr,
 ):
     for chunk in range(tl.program_id(0), num_chunks, tl.num_programs(0)):
-        if HAS_TABLE:
-            start = tl.load(bounds + chunk * 3)
-            end = tl.load(bounds + chunk * 3 + 1)
-            origin = tl.multiple_of(start // ALIGNMENT * ALIGNMENT, ALIGNMENT)
-        else:
-            start = first_element(chunk, CHUNK)
-            end = tl.minimum(start + CHUNK, n)
-            origin = start
+        start = tl.load(bounds + chunk * 3)
+        end = tl.load(bounds + chunk * 3 + 1)
+        origin = tl.multiple_of(start // ALIGNMENT * ALIGNMENT, ALIGNMENT)
         out = partials + chunk
         smallest, magnitude = _sums_of_chunk(u, v, w, start, end, origin, out, num_chunks, tl.float32, HAS_W, TILE)
         # over- or underflow, rare: this chunk again in fp64, over what was stored
@@ -165,16 +155,6 @@ def _add_up(
     tl.store(sums + row * tl.num_programs(1) + column, tl.sum(total))
 
 
-def inner_products_triton(
-    u: Tensor, v: Tensor, w: Tensor | None = None, *, out: Tensor | None = None, num_programs: int | None = None
-) -> Tensor:
-    """`inner_products`; num_programs does not change the result."""
-    partials = _partials(u, v, w, None, num_programs)
-    sums = torch.empty(len(partials), dtype=torch.float64, device=u.device) if out is None else out
-    _total(partials, sums)
-    return sums
-
-
 def inner_products_by_parameter_triton(
     u: Tensor, v: Tensor, w: Tensor | None = None, *, table: ParameterTable, num_programs: int | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -194,18 +174,17 @@ def inner_products_by_parameter_triton(
     return sums, by_parameter
 
 
-def _partials(u: Tensor, v: Tensor, w: Tensor | None, table: ParameterTable | None, num_programs: int | None) -> Tensor:
+def _partials(u: Tensor, v: Tensor, w: Tensor | None, table: ParameterTable, num_programs: int | None) -> Tensor:
     """The sums of each chunk, fp64 [3 or 6, chunks]."""
-    bounds = None if table is None else table.chunks(u.device).bounds
-    num_chunks = triton.cdiv(u.numel(), CHUNK) if bounds is None else len(bounds)
+    bounds = table.chunks(u.device).bounds
+    num_chunks = len(bounds)
     partials = torch.empty(3 if w is None else 6, num_chunks, dtype=torch.float64, device=u.device)
     if num_chunks:
         programs = num_programs or PROGRAMS_PER_SM * torch.cuda.get_device_properties(u.device).multi_processor_count
         with torch.cuda.device_of(u):
             _chunk_sums[(min(programs, num_chunks),)](
-                u, v, u if w is None else w, u if bounds is None else bounds, partials, u.numel(), num_chunks,
-                HAS_W=w is not None, HAS_TABLE=bounds is not None,
-                CHUNK=CHUNK, TILE=REDUCTION_TILE, TILE_AGAIN=REDUCTION_TILE_AGAIN, ALIGNMENT=ALIGNMENT,
+                u, v, u if w is None else w, bounds, partials, num_chunks,
+                HAS_W=w is not None, TILE=REDUCTION_TILE, TILE_AGAIN=REDUCTION_TILE_AGAIN, ALIGNMENT=ALIGNMENT,
                 SMALL=SMALL, num_warps=NUM_WARPS, maxnreg=REGISTERS if w is None else FIRST_ORDER_REGISTERS,
                 enable_fp_fusion=FP_FUSION,
             )  # fmt: skip

@@ -6,8 +6,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .table import check_result
-
 Barrier = Literal["norm", "value"]
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
@@ -37,22 +35,19 @@ def multiplier(
     barrier: Barrier,
     g: Tensor | None = None,
     lambda_cap: float | None = None,
-    out: Tensor | None = None,
 ) -> Multiplier:
     """λ_t = max(0, (a_t − ⟨∇g,∇L_r⟩) / ‖∇g‖²), Theorem 3.1 of arXiv 2401.05779, without a host sync.
 
-    sums: fp64 [3] or [6] from `inner_products`, already added up over all ranks; the first three are read for λ_t,
-        all of them for `finite`.
+    sums: fp64 [3] or [6] from `inner_products_by_parameter`, already added up over all ranks; the first three are read
+        for λ_t, all of them for `finite`.
     eta: η ≥ 0 of the barrier: "norm": a_t = η‖∇g‖²; "value": a_t = η·max(g, 0).
     g: 0-dim on sums' device, g = L_f(θ) − L_f(φ^K), the mean over all ranks; needed by "value".
     lambda_cap: ≥ 0, an upper limit to λ_t. It gives up the constraint: `shortfall` says by how much.
-    out: fp64 [6] on sums' device, receives the result (a piece of the step's packet).
 
     Where the sums or g are not finite, or δ would overflow (‖∇L_r‖ + λ_t‖∇g‖ beyond fp32), `finite` is 0 and so is
     everything else: δ = ∇L_r then stays defined, and must not be applied.
 
-    Raises ValueError for an unknown barrier, a missing g, an eta or lambda_cap out of range, or sums or out of another
-    shape.
+    Raises ValueError for an unknown barrier, a missing g, an eta or lambda_cap out of range, or sums of another shape.
     """
     if barrier not in ("norm", "value"):
         raise ValueError(f'barrier: expected "norm" or "value", found {barrier!r}')
@@ -62,10 +57,11 @@ def multiplier(
         raise ValueError(f"eta: expected a finite number >= 0, found {eta}")
     if lambda_cap is not None and not lambda_cap >= 0:
         raise ValueError(f"lambda_cap: expected a number >= 0, found {lambda_cap}")
-    check_result("sums", sums, ((3,), (6,)))
-    if out is None:
-        out = torch.empty(6, dtype=torch.float64, device=sums.device)
-    check_result("out", out, ((6,),))
+    # a kernel reads them through their pointer
+    if sums.dtype != torch.float64 or sums.shape not in ((3,), (6,)) or not sums.is_contiguous():
+        found = f"{sums.dtype} {list(sums.shape)}{'' if sums.is_contiguous() else ', not contiguous'}"
+        raise ValueError(f"sums: expected contiguous torch.float64 [3] or [6], found {found}")
+    out = torch.empty(6, dtype=torch.float64, device=sums.device)
     cap = math.inf if lambda_cap is None else lambda_cap
     if sums.is_cuda:
         from .multiplier_triton import multiplier_triton

@@ -119,14 +119,6 @@ def check_table(table: ParameterTable, shard: Tensor) -> None:
         raise ValueError(f"table: reaches element {table.end}, the shards have {shard.numel()}")
 
 
-def check_result(name: str, result: Tensor, shapes: tuple[tuple[int, ...], ...]) -> None:
-    """Raise ValueError unless a result that kernels read or write is contiguous fp64 of one of the shapes."""
-    if result.dtype != torch.float64 or result.shape not in shapes or not result.is_contiguous():
-        expected = " or ".join(str(list(shape)) for shape in shapes)
-        found = f"{result.dtype} {list(result.shape)}{'' if result.is_contiguous() else ', not contiguous'}"
-        raise ValueError(f"{name}: expected contiguous torch.float64 {expected}, found {found}")
-
-
 def as_dtype(piece: Tensor, scratch: Tensor) -> Tensor:
     """The piece in the scratch's dtype: itself where it has it, else a copy at the scratch's start."""
     return piece if piece.dtype == scratch.dtype else scratch[: piece.numel()].copy_(piece)

@@ -30,7 +30,7 @@ PROGRAMS_PER_SM = 4
 # registers a thread may take: 4 programs fit an SM's 65,536, of the first-order sums, which hold twice as much, 2
 REGISTERS, FIRST_ORDER_REGISTERS = 64, 128
 
-# partial sums added up at a time by the second stage: one row with all of them, or many rows with a few each
+# partial sums added up at a time: many rows with a few each, a row for each parameter, then one of all parameters
 TOTAL_TILE, TOTAL_WARPS = 4_096, 16
 ROW_TILE, ROW_WARPS = 128, 4
 

@@ -182,10 +182,6 @@ class Dataset:
         length = int(row[f"{kind}_length"])
         return self.files.read(int(row["shard"]), int(row[f"{kind}_offset"]), length) if length else b""
 
-    def close(self) -> None:
-        """Close the shards; reading opens them again."""
-        self.files.close()
-
 
 def decode_key(key: bytes) -> str:
     """A key of the index as text; raises `DataError`."""

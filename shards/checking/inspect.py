@@ -12,6 +12,7 @@ from ..format.images import open_image
 from ..format.index import IMAGE_EXTENSIONS, NO_LABEL
 
 _TILE_PIXELS = 64
+_SHEET_COLUMNS = 10
 _NAME_PIXELS = 96
 _MAX_SHEET_CLASSES = 50
 
@@ -49,13 +50,13 @@ def summarise(dataset: Dataset) -> Summary:
     )
 
 
-def contact_sheet(dataset: Dataset, columns: int = 10) -> Image.Image:
+def contact_sheet(dataset: Dataset) -> Image.Image:
     """A row of pictures for each class (at most 50), evenly spaced through the dataset; one row set without classes.
 
     Raises `DataError` when the dataset has no image.
     """
-    rows = _sheet_rows(dataset, columns)
-    sheet = Image.new("RGB", (_NAME_PIXELS + columns * _TILE_PIXELS, len(rows) * _TILE_PIXELS), "white")
+    rows = _sheet_rows(dataset)
+    sheet = Image.new("RGB", (_NAME_PIXELS + _SHEET_COLUMNS * _TILE_PIXELS, len(rows) * _TILE_PIXELS), "white")
     draw = ImageDraw.Draw(sheet)
     for y, (name, samples) in enumerate(rows):
         draw.text((4, y * _TILE_PIXELS + _TILE_PIXELS // 2 - 6), name[:15], fill="black")
@@ -75,7 +76,7 @@ def save_sheet(dataset: Dataset, path: Path) -> None:
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); choose another --sheet") from error
 
 
-def _sheet_rows(dataset: Dataset, columns: int) -> list[tuple[str, list[int]]]:
+def _sheet_rows(dataset: Dataset) -> list[tuple[str, list[int]]]:
     is_image = np.isin(dataset.index["extension"], np.arange(len(IMAGE_EXTENSIONS)))
     if not is_image.any():
         raise DataError(f"{dataset.path}: no images to show; leave --sheet out")
@@ -85,7 +86,7 @@ def _sheet_rows(dataset: Dataset, columns: int) -> list[tuple[str, list[int]]]:
     unlabelled = np.flatnonzero(is_image & (labels == NO_LABEL))
     if len(unlabelled):
         groups.append(("", unlabelled))
-    return [(name, _spread(rows, columns)) for name, rows in groups]
+    return [(name, _spread(rows, _SHEET_COLUMNS)) for name, rows in groups]
 
 
 def _spread(rows: np.ndarray, num: int) -> list[int]:

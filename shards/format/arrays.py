@@ -41,16 +41,11 @@ class ArrayPlace:
 Layout = tuple[ArrayPlace, ...]
 
 
-def parse_arrays(data: bytes, extension: str, where: str) -> dict[str, np.ndarray]:
-    """Name → array, views of `data`, read only; an `.npy` has one, named `array`. Raises `DataError` naming `where`."""
-    return {
-        place.name: np.frombuffer(data, place.dtype, math.prod(place.shape), place.start).reshape(place.shape)
-        for place in array_layout(data, extension, where)
-    }
-
-
 def array_layout(data: bytes, extension: str, where: str) -> Layout:
-    """Where each array lies; raises `DataError` when the header is not one, or its arrays are not exactly the rest."""
+    """Where each array lies; an `.npy` has one, named `array`.
+
+    Raises `DataError` naming `where` when the header is not one, or its arrays are not exactly the rest.
+    """
     try:
         header_bytes = _npy_header_bytes(data) if extension == "npy" else _safetensors_header_bytes(data)
         layout = _parse_header(data[:header_bytes], extension)

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 from ..errors import DataError
@@ -15,24 +14,16 @@ class Prefetch(Generic[Made]):
     """Iterates over `(b, make(b))` from `start` on, without end; `make` is a stream's `batch`, or calls it.
 
     Threads, since decoding, reading and scaling leave Python's lock alone: there is no process and no shared memory
-    that could stay behind. What comes out does not depend on `num_workers` (0 works when asked) or `num_ahead` (batches
-    kept ready; None for two a worker). An error comes out in its batch's turn. Close it, or use it as a context
-    manager.
+    that could stay behind. What comes out does not depend on `num_workers` (0 works when asked); two batches a worker
+    are kept ready. An error comes out in its batch's turn. Close it.
     """
 
-    def __init__(
-        self,
-        make: Callable[[int], Made],
-        *,
-        start: int = 0,
-        num_workers: int = 2,
-        num_ahead: int | None = None,
-    ) -> None:
+    def __init__(self, make: Callable[[int], Made], *, start: int = 0, num_workers: int = 2) -> None:
         if num_workers < 0 or start < 0:
             raise DataError(f"num_workers: {num_workers}, start: {start}; at least 0 is needed")
         self._make = make
         self._next = start
-        self._num_ahead = max(1, 2 * num_workers if num_ahead is None else num_ahead)
+        self._num_ahead = 2 * num_workers
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="prefetch") if num_workers else None
         self._ready: deque[Future[Made]] = deque()
 
@@ -50,14 +41,6 @@ class Prefetch(Generic[Made]):
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._drop()
-
-    def __enter__(self) -> "Prefetch[Made]":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _take(self, pool: ThreadPoolExecutor) -> Made:
         while len(self._ready) < self._num_ahead:

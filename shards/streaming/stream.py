@@ -1,6 +1,5 @@
-"""Batches out of datasets, in an order that does not depend on ranks, workers or restarts."""
+"""Batches out of a dataset, in an order that does not depend on ranks, workers or restarts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,9 +8,8 @@ import numpy as np
 from ..dataset import Dataset, decode_key
 from ..errors import DataError
 from .loaders import PIXELS, Buffers, ImageLoader, make_loader
-from .mixture import Mixture
 from .order import Order
-from .transform import Crop, Transform, normalise
+from .transform import Transform, normalise
 
 DEFAULT_WINDOW_SHARDS = 16
 
@@ -43,12 +41,9 @@ class Stream:
     The order is a pure function of (`seed`, position): batch b is positions [b·B, (b+1)·B), crossing epochs, whatever
     the number of ranks. There is no state: resuming is calling `batch` with the next number. Threads may share one.
 
-    dataset: one, or several with the same classes; each goes through its own epochs, repeated as often as needed.
-    weights: shares of several datasets, rounded to 1/1024; None makes them proportional to their numbers of samples.
-    image_size: pixels; images become squares of it (shorter side resized, cropped). None takes them as they are, and
+    image_size: pixels; images become squares of it (the middle square, resized). None takes them as they are, and
         raises `DataError` if they differ.
-    channels: 1 or 3; None keeps the datasets', or takes 3 where images differ.
-    crop, flip: see `transform.Transform`; random ones depend on (seed, position) alone.
+    channels: 1 or 3; None keeps the dataset's, or takes 3 where images differ.
     dtype: "uint8" leaves the pixels as they are, to be scaled on the device.
     window_shards: samples mix within so many shards; more mixes better, less keeps reads in fewer files.
     on_bad_sample: "error" raises; "skip" gives a sample that cannot be read weight 0 in its place, and names it in the
@@ -57,32 +52,25 @@ class Stream:
 
     def __init__(
         self,
-        dataset: Dataset | Sequence[Dataset],
+        dataset: Dataset,
         *,
         seed: int,
         batch_size: int,
-        weights: Sequence[float] | None = None,
         image_size: int | None = None,
         channels: int | None = None,
-        crop: Crop = "center",
-        flip: bool = False,
         dtype: Literal["float32", "uint8"] = "float32",
         window_shards: int = DEFAULT_WINDOW_SHARDS,
         on_bad_sample: Literal["error", "skip"] = "error",
     ) -> None:
-        self.datasets = (dataset,) if isinstance(dataset, Dataset) else tuple(dataset)
-        _check_options(batch_size, image_size, channels, crop, dtype, window_shards, on_bad_sample)
-        _check_datasets(self.datasets, weights)
+        _check_options(batch_size, image_size, channels, dtype, window_shards, on_bad_sample)
+        self._dataset = dataset
         self.batch_size = batch_size
         self._skips_bad_samples = on_bad_sample == "skip"
         self._dtype = dtype
-        transform = Transform(image_size, channels or _channels(self.datasets), crop, flip, seed)
-        self._loader = make_loader(self.datasets, transform)
-        self._mixture = Mixture(weights or [len(dataset) for dataset in self.datasets], seed=seed)
-        self._orders = [
-            Order([s.num_samples for s in dataset.manifest.shards], seed=seed + number, window_shards=window_shards)
-            for number, dataset in enumerate(self.datasets)
-        ]
+        own_channels = dataset.image_shape.channels if dataset.image_shape else 3
+        self._loader = make_loader(dataset, Transform(image_size, channels or own_channels))
+        shard_sizes = [shard.num_samples for shard in dataset.manifest.shards]
+        self._order = Order(shard_sizes, seed=seed, window_shards=window_shards)
 
     def batch(self, b: int, rank: int = 0, world_size: int = 1) -> SampleBatch:
         """Rows [rank·n, (rank+1)·n) of global batch `b`, n = ceil(batch_size / world_size).
@@ -95,15 +83,15 @@ class Stream:
         num_rows = -(-self.batch_size // world_size)
         places = np.arange(rank * num_rows, (rank + 1) * num_rows)
         positions = b * self.batch_size + np.minimum(places, self.batch_size - 1)
-        sources, rows = self._locate(positions)
-        keys = tuple(decode_key(key) for key in self._gather("key", sources, rows).tolist())
+        rows = self._order.rows(positions)
+        keys = tuple(decode_key(key) for key in self._dataset.index["key"][rows].tolist())
         texts = [""] * num_rows
-        buffers, is_good, bad_samples = self._load(positions, sources, rows, keys, texts)
+        buffers, is_good, bad_samples = self._load(positions, rows, keys, texts)
         # an array may be called like the pixels of images
         pixels = buffers.pop(PIXELS) if isinstance(self._loader, ImageLoader) else None
         return SampleBatch(
             images=np.empty((num_rows, 0, 0, 0), np.float32) if pixels is None else self._images(pixels),
-            labels=self._labels(sources, rows),
+            labels=self._dataset.labels_at(rows),
             weights=((places < self.batch_size) & is_good).astype(np.float32),
             positions=positions,
             keys=keys,
@@ -112,26 +100,16 @@ class Stream:
             arrays=buffers or None,
         )
 
-    def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number of the dataset and row in it, for each position."""
-        sources, local = self._mixture.locate(positions)
-        rows = np.empty_like(positions)
-        for number in set(sources.tolist()):
-            here = sources == number
-            rows[here] = self._orders[number].rows(local[here])
-        return sources, rows
-
     def _load(
-        self, positions: np.ndarray, sources: np.ndarray, rows: np.ndarray, keys: tuple[str, ...], texts: list[str]
+        self, positions: np.ndarray, rows: np.ndarray, keys: tuple[str, ...], texts: list[str]
     ) -> tuple[Buffers, np.ndarray, tuple[tuple[str, str], ...]]:
         """Contents, which of them are good, and what is wrong with the others; fills `texts`."""
         buffers = self._loader.allocate(len(positions))
         is_good = np.ones(len(positions), dtype=bool)
         bad_samples: dict[str, str] = {}
-        has_text = (self._gather("text_length", sources, rows) > 0).tolist()
-        columns = [self._gather(field, sources, rows).tolist() for field in ("shard", "offset", "length")]
-        places = list(zip(*columns, strict=True))
-        numbers = sources.tolist()
+        index = self._dataset.index
+        has_text = (index["text_length"][rows] > 0).tolist()
+        places = list(zip(*(index[field][rows].tolist() for field in ("shard", "offset", "length")), strict=True))
         first: dict[int, int] = {}
         for k, position in enumerate(positions.tolist()):
             same = first.setdefault(position, k)
@@ -139,10 +117,10 @@ class Stream:
                 _copy_row(buffers, same, k)
                 texts[k], is_good[k] = texts[same], is_good[same]
                 continue
-            dataset, row = self.datasets[numbers[k]], int(rows[k])
+            row = int(rows[k])
             try:
-                self._loader.load(dataset, row, places[k], position, buffers, k)
-                texts[k] = dataset.text(row) if has_text[k] else ""
+                self._loader.load(row, places[k], buffers, k)
+                texts[k] = self._dataset.text(row) if has_text[k] else ""
             except DataError as error:
                 if not self._skips_bad_samples:
                     raise
@@ -153,26 +131,6 @@ class Stream:
 
     def _images(self, pixels: np.ndarray) -> np.ndarray:
         return pixels if self._dtype == "uint8" else normalise(pixels)
-
-    def _labels(self, sources: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        if len(self.datasets) == 1:
-            return self.datasets[0].labels_at(rows)
-        labels = np.empty(len(rows), dtype=np.int64)
-        for number, dataset in enumerate(self.datasets):
-            here = sources == number
-            labels[here] = dataset.labels_at(rows[here])
-        return labels
-
-    def _gather(self, field: str, sources: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """A column of the index, for each row of its dataset."""
-        if len(self.datasets) == 1:
-            return self.datasets[0].index[field][rows]
-        columns = [dataset.index[field] for dataset in self.datasets]
-        values = np.empty(len(rows), dtype=np.result_type(*columns))
-        for number, column in enumerate(columns):
-            here = sources == number
-            values[here] = column[rows[here]]
-        return values
 
 
 def _copy_row(buffers: Buffers, source: int, target: int) -> None:
@@ -185,26 +143,10 @@ def _clear_row(buffers: Buffers, k: int) -> None:
         buffer[k] = 0
 
 
-def _channels(datasets: Sequence[Dataset]) -> int:
-    channels = {dataset.image_shape.channels if dataset.image_shape else 3 for dataset in datasets}
-    return channels.pop() if len(channels) == 1 else 3
-
-
-def _check_datasets(datasets: Sequence[Dataset], weights: Sequence[float] | None) -> None:
-    if not datasets:
-        raise DataError("dataset: none given; a stream needs at least one")
-    if weights is not None and len(weights) != len(datasets):
-        raise DataError(f"weights: {len(weights)} for {len(datasets)} datasets; give one for each")
-    for dataset in datasets:
-        if dataset.classes != datasets[0].classes:
-            raise DataError(f"{datasets[0].path} and {dataset.path} have different classes; build them with the same")
-
-
 def _check_options(
     batch_size: int,
     image_size: int | None,
     channels: int | None,
-    crop: str,
     dtype: str,
     window_shards: int,
     on_bad_sample: str,
@@ -215,8 +157,6 @@ def _check_options(
         raise DataError(f"image_size: {image_size} pixels; at least 1 is needed")
     if channels not in (None, 1, 3):
         raise DataError(f"channels: {channels}; 1 (grey) or 3 (RGB) are possible")
-    if crop not in ("center", "random"):
-        raise DataError(f"crop: {crop!r}; center and random are possible")
     if dtype not in ("float32", "uint8"):
         raise DataError(f"dtype: {dtype!r}; float32 and uint8 are possible")
     if window_shards < 1:

@@ -24,11 +24,9 @@ class Form:
         return self.name == "triton"
 
     def sums(self, u: Tensor, v: Tensor, w: Tensor | None = None, num_programs: int = 3) -> Tensor:
-        if self.is_triton:
-            from erasediff.kernels.inner_products_triton import inner_products_triton
-
-            return inner_products_triton(u, v, w, num_programs=num_programs)
-        return inner_products.inner_products_torch(u, v, w)
+        """Of shards of one parameter."""
+        table = ParameterTable.from_rows([(0, 0, u.numel())], 1)
+        return self.sums_by_parameter(u, v, w, table=table, num_programs=num_programs)[0]
 
     def sums_by_parameter(
         self, u: Tensor, v: Tensor, w: Tensor | None = None, *, table: ParameterTable, num_programs: int = 3

@@ -12,18 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kernels.py"
 LENGTHS = [6 << 20, 3, 2_000_000, 70_000, 1]
 
 
-def load() -> Any:
-    """As the script finds it: its folder is on the path of no test, where `kernels` is Hugging Face's."""
-    load_file("rows", BENCHMARKS / "rows.py")
-    return load_file("kernels_benchmark", BENCHMARKS / "kernels.py")
-
-
-def load_file(name: str, path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(name, path)
+def load(name: str, script: Path) -> Any:
+    """The module of a file whose folder stays off sys.path, or `import kernels` would find the benchmark."""
+    spec = importlib.util.spec_from_file_location(name, script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -31,9 +26,14 @@ def load_file(name: str, path: Path) -> Any:
     return module
 
 
+def load_benchmark() -> Any:
+    load("rows", SCRIPT.with_name("rows.py"))
+    return load("kernels_benchmark", SCRIPT)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_provider_takes_more_than_its_estimate(dtype: torch.dtype) -> None:
-    benchmark, cpu = load(), torch.device("cpu")
+    benchmark, cpu = load_benchmark(), torch.device("cpu")
     x = benchmark.Vectors(list(enumerate(LENGTHS)), len(LENGTHS), dtype, cpu)
     held = [x.g_f, x.g_r, x.g_phi, x.delta, x.theta, x.working]
     assert benchmark.Vectors.num_bytes(sum(LENGTHS), dtype) == sum(tensor.nbytes for tensor in held)
@@ -49,8 +49,7 @@ def test_no_provider_takes_more_than_its_estimate(dtype: torch.dtype) -> None:
 def rows(memory_gb: float) -> list[list[str]]:
     """The columns of each row, of a fiftieth of an eighth of Stable Diffusion's gradients: 47 MB, and 172 to check."""
     arguments = Namespace(scale=0.02, repeats=2, memory_gb=memory_gb)
-    lines = load().rows("sd1", "0 of 8", "fp32", arguments, torch.device("cpu"))
-    return [[column.strip() for column in line.split("|")[1:-1]] for line in lines]
+    return list(load_benchmark().rows_of("sd1", "0 of 8", "fp32", arguments, torch.device("cpu")))
 
 
 def test_what_does_not_fit_is_left_out_and_says_so() -> None:

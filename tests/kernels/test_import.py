@@ -10,10 +10,12 @@ sys.modules["triton"] = None
 import torch
 from erasediff.kernels.combine import combine_
 from erasediff.kernels.displace import displace
-from erasediff.kernels.inner_products import inner_products
+from erasediff.kernels.inner_products import inner_products_by_parameter
 from erasediff.kernels.multiplier import multiplier
+from erasediff.kernels.table import ParameterTable
 u = torch.ones(5)
-m = multiplier(inner_products(u, u), eta=2.0, barrier="norm")
+sums, _ = inner_products_by_parameter(u, u, table=ParameterTable.from_rows([(0, 0, 5)], 1))
+m = multiplier(sums, eta=2.0, barrier="norm")
 print(displace(torch.empty(5), combine_(u, m.lambda_t, u), u, 1.0).tolist())
 """
 

@@ -6,7 +6,7 @@ import mmap
 import gradient_reference as reference
 import pytest
 import torch
-from erasediff.kernels.inner_products import first_non_finite, inner_products, inner_products_by_parameter
+from erasediff.kernels.inner_products import first_non_finite, inner_products_by_parameter
 from erasediff.kernels.table import ParameterTable
 from erasediff.kernels.tiles import CHUNK, CPU_CHUNK, REDUCTION_TILE
 from hypothesis import given, settings
@@ -106,14 +106,16 @@ def test_the_number_of_threads_does_not_change_a_bit(first_order):
     n = 3 * CPU_CHUNK + 5
     u, v, noise = (torch.randn(n, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
     w = third(u, noise, first_order)
-    table = ParameterTable.from_rows([(1, 0, 2 * CPU_CHUNK + 1), (0, 2 * CPU_CHUNK + 1, CPU_CHUNK + 4)], 2)
+    # the whole of it, and in two pieces
+    tables = [
+        ParameterTable.from_rows([(0, 0, n)], 1),
+        ParameterTable.from_rows([(1, 0, 2 * CPU_CHUNK + 1), (0, 2 * CPU_CHUNK + 1, CPU_CHUNK + 4)], 2),
+    ]
     threads, found = torch.get_num_threads(), []
     try:
         for num_threads in (1, 2, 3):
             torch.set_num_threads(num_threads)
-            found.append(
-                torch.cat([inner_products(u, v, w)[None], inner_products_by_parameter(u, v, w, table=table)[1]])
-            )
+            found.append(torch.cat([inner_products_by_parameter(u, v, w, table=table)[1] for table in tables]))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(other, found[0]) for other in found[1:])
@@ -268,15 +270,6 @@ def test_first_non_finite():
     assert first_non_finite(rows[:0]) == -1
 
 
-def test_result_goes_into_the_packet():
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    packet = torch.full((5,), math.nan, dtype=torch.float64, device=device)
-    ones = torch.ones(4, device=device)
-    inner_products(ones, ones, out=packet[1:4])
-    assert packet[1:4].tolist() == [4.0, 4.0, 4.0]
-    assert packet[[0, 4]].isnan().all()
-
-
 @pytest.mark.parametrize(
     ("rows", "message"),
     [([(0, 0, 5), (1, 4, 5)], "overlap"), ([(2, 0, 5)], "num_parameters"), ([(0, -1, 5)], ">= 0")],
@@ -286,14 +279,15 @@ def test_wrong_tables_are_refused(rows, message):
         ParameterTable.from_rows(rows, num_parameters=2)
 
 
-def test_shards_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="v: 3 elements"):
-        inner_products(torch.ones(4), torch.ones(3))
-    with pytest.raises(ValueError, match="float64"):
-        inner_products(torch.ones(4), torch.ones(4, dtype=torch.float64))
-    with pytest.raises(ValueError, match="flat"):
-        inner_products(torch.ones(8)[::2], torch.ones(4))
-    with pytest.raises(ValueError, match=r"out: .* \[3\], found torch.float32"):
-        inner_products(torch.ones(4), torch.ones(4), out=torch.ones(3))
-    with pytest.raises(ValueError, match="reaches element 5"):
-        inner_products_by_parameter(torch.ones(4), torch.ones(4), table=ParameterTable.from_rows([(0, 0, 5)], 1))
+@pytest.mark.parametrize(
+    ("u", "v", "message"),
+    [
+        (torch.ones(4), torch.ones(3), "v: 3 elements"),
+        (torch.ones(4), torch.ones(4, dtype=torch.float64), "float64"),
+        (torch.ones(8)[::2], torch.ones(4), "flat"),
+        (torch.ones(3), torch.ones(3), "reaches element 4"),
+    ],
+)
+def test_shards_that_do_not_fit_are_refused(u, v, message):
+    with pytest.raises(ValueError, match=message):
+        inner_products_by_parameter(u, v, table=ParameterTable.from_rows([(0, 0, 4)], 1))

@@ -50,20 +50,17 @@ def main() -> None:
                 "w": shard,
                 "bounds": "*i64",
                 "partials": "*fp64",
-                "n": "i64",
                 "num_chunks": "i32",
             },
-            {"HAS_W": True, "HAS_TABLE": dtype == "bf16", "CHUNK": tiles.CHUNK, "TILE": tiles.REDUCTION_TILE}
+            {"HAS_W": True, "TILE": tiles.REDUCTION_TILE}
             | {"TILE_AGAIN": tiles.REDUCTION_TILE_AGAIN, "ALIGNMENT": tiles.ALIGNMENT, "SMALL": tiles.SMALL},
             tiles.NUM_WARPS,
             maxnreg=tiles.FIRST_ORDER_REGISTERS,
         )
         found[f"combine {dtype}"] = instructions(
             _combine,
-            {"g_r": shard, "g_f": shard, "g_phi": shard, "lambda_t": "*fp64", "bounds": "*i64", "group_of": "*i64"}
-            | {"n": "i64"},
-            {"HAS_PHI": True, "HAS_GROUPS": dtype == "bf16", "TILE": tiles.ELEMENTWISE_TILE}
-            | {"ALIGNMENT": tiles.ALIGNMENT, "SMALLEST": tiles.SMALLEST, "LARGEST": tiles.LARGEST},
+            {"g_r": shard, "g_f": shard, "g_phi": shard, "lambda_t": "*fp64", "n": "i64"},
+            {"HAS_PHI": True, "TILE": tiles.ELEMENTWISE_TILE, "SMALLEST": tiles.SMALLEST, "LARGEST": tiles.LARGEST},
             tiles.NUM_WARPS,
         )
     found["displace"] = instructions(

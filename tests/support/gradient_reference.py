@@ -10,7 +10,7 @@ PIECE = 1 << 24
 
 
 def sums(u: Tensor, v: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What `inner_products` returns, and for each the product of the norms of its factors."""
+    """The sums that `inner_products_by_parameter` returns, and for each the product of the norms of its factors."""
     pairs = [(0, 0), (0, 1), (1, 1)] if w is None else [(2, 2), (2, 1), (1, 1), (0, 0), (0, 1), (0, 2)]
     total = torch.zeros(len(pairs), dtype=torch.float64, device=u.device)
     squares = torch.zeros(3, dtype=torch.float64, device=u.device)

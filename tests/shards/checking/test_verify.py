@@ -192,8 +192,8 @@ def test_inspect(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_contact_sheet_shows_the_samples(digits: Dataset) -> None:
-    pixels = np.asarray(contact_sheet(digits, columns=3).convert("L"))
-    assert pixels.shape == (640, 96 + 3 * 64)
+    pixels = np.asarray(contact_sheet(digits).convert("L"))
+    assert pixels.shape == (640, 96 + 10 * 64)
     first_zero = digits.read(int(np.flatnonzero(digits.labels == 0)[0])).image[:, :, 0]
     tile = Image.fromarray(first_zero).resize((62, 62), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(pixels[:62, 96:158], np.asarray(tile))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from erasediff.shards import DataError, Dataset, Stream, build
-from erasediff.shards.format.arrays import parse_arrays
+from erasediff.shards.format.arrays import Layout, array_layout
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -25,20 +25,25 @@ def npy(array: np.ndarray, allow_pickle: bool = False) -> bytes:
     return buffer.getvalue()
 
 
+def check_layout(layout: Layout, data: bytes, arrays: dict[str, np.ndarray]) -> None:
+    """The layout has these arrays, and their bytes lie in `data` where it says."""
+    assert {place.name: (place.dtype, place.shape) for place in layout} == {
+        name: (array.dtype, array.shape) for name, array in arrays.items()
+    }
+    for place in layout:
+        assert data[place.start : place.start + place.num_bytes] == arrays[place.name].tobytes()
+
+
 @given(ARRAYS)
-def test_npy_as_numpy_writes_it(array: np.ndarray) -> None:
-    parsed = parse_arrays(npy(np.ascontiguousarray(array)), "npy", "here")
-    np.testing.assert_array_equal(parsed["array"], np.ascontiguousarray(array))
-    assert parsed["array"].dtype == array.dtype
+def test_npy_as_numpy_writes_and_reads_it(array: np.ndarray) -> None:
+    data = npy(np.ascontiguousarray(array))
+    check_layout(array_layout(data, "npy", "here"), data, {"array": np.load(io.BytesIO(data))})
 
 
 @given(st.dictionaries(st.text(min_size=1).filter(lambda name: name != "__metadata__"), ARRAYS, max_size=4))
-def test_safetensors_as_the_library_writes_them(arrays: dict[str, np.ndarray]) -> None:
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    parsed = parse_arrays(safetensors.numpy.save(arrays), "safetensors", "here")
-    assert set(parsed) == set(arrays)
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(parsed[name], array)
+def test_safetensors_as_the_library_writes_and_reads_them(arrays: dict[str, np.ndarray]) -> None:
+    data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    check_layout(array_layout(data, "safetensors", "here"), data, safetensors.numpy.load(data))
 
 
 @given(st.binary(max_size=300), st.sampled_from(["npy", "safetensors"]))
@@ -58,7 +63,7 @@ def test_safetensors_as_the_library_writes_them(arrays: dict[str, np.ndarray]) -
 )
 def test_anything_else_is_our_error(data: bytes, extension: str) -> None:
     with pytest.raises(DataError, match="here: "):
-        parse_arrays(data, extension, "here")
+        array_layout(data, extension, "here")
 
 
 def npy_header(shape: str) -> bytes:
@@ -69,13 +74,13 @@ def npy_header(shape: str) -> bytes:
 @pytest.mark.parametrize("shape", [f"({'1, ' * 65})", f"({2**62}, 0)", f"({2**70}, 0)"])
 def test_shapes_that_numpy_cannot_make(shape: str) -> None:
     with pytest.raises(DataError, match="here: shape of"):
-        parse_arrays(npy_header(shape) + bytes(4 if "0" not in shape else 0), "npy", "here")
+        array_layout(npy_header(shape) + bytes(4 if "0" not in shape else 0), "npy", "here")
 
 
 def test_offsets_are_whole_numbers() -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]}}).encode()
     with pytest.raises(DataError, match="here: array 'a' overlaps"):
-        parse_arrays(struct.pack("<Q", len(header)) + header + bytes(4), "safetensors", "here")
+        array_layout(struct.pack("<Q", len(header)) + header + bytes(4), "safetensors", "here")
 
 
 @given(data=st.data())
@@ -84,7 +89,7 @@ def test_damaged_headers_are_our_error_or_read(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         original[data.draw(st.integers(0, len(original) - 1))] = data.draw(st.integers(0, 255))
     try:
-        parse_arrays(bytes(original), "npy", "here")
+        array_layout(bytes(original), "npy", "here")
     except DataError as error:
         assert "here: " in str(error)
 

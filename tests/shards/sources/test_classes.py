@@ -79,8 +79,6 @@ def test_a_reader_may_count_classes_otherwise(pictures: Path, tmp_path: Path) ->
     assert [-1 if (label := seen.read(i).label) is None else label for i in range(len(seen))] == expected
     batch = Stream(seen, seed=0, batch_size=30, image_size=8, channels=1).batch(0)
     assert batch.labels.tolist() == [expected[dataset.keys.index(key)] for key in batch.keys]
-    mixed = Stream([seen, seen], seed=0, batch_size=30, image_size=8, channels=1).batch(0)
-    assert mixed.labels.tolist() == [expected[dataset.keys.index(key)] for key in mixed.keys]
     dogs = seen.only(seen.labels == 0)
     assert {class_of(key) for key in dogs.keys} == {"dog"} and set(dogs.labels) == {0}
     assert Stream(dogs, seed=0, batch_size=3, image_size=8, channels=1).batch(0).labels.tolist() == [0, 0, 0]

@@ -4,10 +4,8 @@ import itertools
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 from erasediff.shards import Dataset, Prefetch, SampleBatch, Stream, split
-from erasediff.shards.streaming.mixture import BLOCK_SLOTS, Mixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,44 +121,3 @@ def test_every_remaining_sample_once_an_epoch_and_no_excluded_one_ever(
     for epoch in range(2):
         assert sorted(keys[epoch * len(remain) : (epoch + 1) * len(remain)]) == sorted(remain.keys)
     assert not excluded & set(keys)
-
-
-@given(weights=st.lists(st.floats(0.001, 1000), min_size=2, max_size=6), block=st.integers(0, 10**9))
-def test_a_mixture_keeps_its_shares_and_counts_each_source_on(weights: list[float], block: int) -> None:
-    mixture = Mixture(weights, seed=4)
-    start = block * BLOCK_SLOTS
-    sources, local = mixture.locate(np.arange(start, start + BLOCK_SLOTS))
-    counts = np.bincount(sources, minlength=len(weights))
-    shares = np.array(weights) / sum(weights)
-    assert counts.sum() == BLOCK_SLOTS
-    assert counts.min() >= 1
-    # whole slots, and a rare source may take one from the most frequent
-    assert (np.abs(counts - shares * BLOCK_SLOTS) <= len(weights)).all()
-    for source, count in enumerate(counts.tolist()):
-        assert local[sources == source].tolist() == list(range(block * count, (block + 1) * count))
-
-
-def test_two_sources_with_weights(sets: tuple[Dataset, Dataset]) -> None:
-    forget, remain = sets
-    stream = Stream([forget, remain], weights=[1, 1], seed=0, batch_size=512)
-    batches = [stream.batch(b) for b in range(8)]
-    for even, odd in zip(batches[::2], batches[1::2], strict=True):
-        labels = np.concatenate([even.labels, odd.labels])
-        assert np.count_nonzero(labels == 3) == 512
-    # the small source comes round evenly, epoch after epoch
-    keys = [key for batch in batches for key, label in zip(batch.keys, batch.labels, strict=True) if label == 3]
-    assert sorted(keys[: len(forget)]) == sorted(keys[len(forget) : 2 * len(forget)]) == sorted(forget.keys)
-    assert sorted(set(batches[0].keys)) != sorted(set(batches[1].keys))
-
-
-def test_without_weights_sources_are_in_proportion(sets: tuple[Dataset, Dataset]) -> None:
-    labels = Stream(list(sets), seed=0, batch_size=1024).batch(3).labels
-    assert abs(np.count_nonzero(labels == 3) - 1024 * 183 / 1797) <= 1
-
-
-@pytest.mark.parametrize("world_size", WORLDS)
-def test_mixtures_do_not_depend_on_the_world(sets: tuple[Dataset, Dataset], world_size: int) -> None:
-    stream = Stream(list(sets), weights=[0.3, 0.7], seed=3, batch_size=37)
-    for b in (0, 27, 28):
-        parts = [stream.batch(b, rank, world_size) for rank in range(world_size)]
-        assert real_keys(parts) == list(stream.batch(b).keys)

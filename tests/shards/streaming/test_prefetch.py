@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def prefetch_threads() -> list[threading.Thread]:
 @pytest.mark.parametrize("num_workers", [0, 1, 4])
 def test_the_same_batches_in_order(digits: Dataset, num_workers: int) -> None:
     stream = Stream(digits, seed=0, batch_size=64)
-    with Prefetch(partial(stream.batch, rank=1, world_size=3), start=20, num_workers=num_workers) as batches:
+    with closing(Prefetch(partial(stream.batch, rank=1, world_size=3), start=20, num_workers=num_workers)) as batches:
         for expected in range(20, 60):
             b, batch = next(batches)
             assert b == expected
@@ -40,8 +41,8 @@ def test_an_error_comes_out_in_its_batchs_turn(digits: Dataset, tmp_path: Path) 
     row = dataset.index[dataset.keys.index(bad_key)]
     data[int(row["offset"]) : int(row["offset"]) + int(row["length"])] = bytes(int(row["length"]))
     tar.write_bytes(data)
-    dataset.close()
-    with pytest.raises(DataError, match=bad_key), Prefetch(stream.batch, num_workers=4) as batches:
+    dataset.files.close()
+    with pytest.raises(DataError, match=bad_key), closing(Prefetch(stream.batch, num_workers=4)) as batches:
         for expected, (b, _) in enumerate(batches):
             assert b == expected < 3
     # asking again is the same error, not the batch after it

@@ -1,9 +1,7 @@
-"""Resize, crop, flip and scaling."""
+"""The middle square, resizing and scaling."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,12 +16,9 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def transform(
-    size: int | None, channels: int = 1, crop: Literal["center", "random"] = "center", flip: bool = False
-) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Pixels and a position to pixels."""
-    function = Transform(size, channels, crop, flip, seed=9)
-    return lambda pixels, position: np.asarray(function(png(pixels), "", position))
+def transform(size: int, pixels: np.ndarray) -> np.ndarray:
+    """Pixels to pixels, grey."""
+    return np.asarray(Transform(size, channels=1)(png(pixels), ""))
 
 
 def test_scaling_is_exact() -> None:
@@ -50,38 +45,14 @@ def test_colours_stay_in_their_channels(tmp_path: Path) -> None:
 def test_the_middle_is_kept() -> None:
     pixels = np.zeros((10, 30), np.uint8)
     pixels[:, 10:20] = 255
-    assert (transform(10)(pixels, 0) == 255).all()
-    assert (transform(10)(pixels.T.copy(), 0) == 255).all()
+    assert (transform(10, pixels) == 255).all()
+    assert (transform(10, pixels.T.copy()) == 255).all()
 
 
 def test_resizing_keeps_the_mean() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-    assert abs(transform(16)(pixels, 0).mean() - pixels.mean()) < 2
-    assert (transform(100)(np.full((7, 9), 77, np.uint8), 0) == 77).all()
-
-
-def test_random_crop_and_flip_depend_on_the_position_alone() -> None:
-    pixels = np.tile(np.arange(30, dtype=np.uint8), (10, 1))
-    augment = transform(10, crop="random", flip=True)
-    views = [augment(pixels, position)[0].astype(int) for position in range(400)]
-    again = [augment(pixels, position)[0].astype(int) for position in range(400)]
-    np.testing.assert_array_equal(views, again)
-    mirrored = np.mean([view[0] > view[-1] for view in views])
-    assert 0.42 < mirrored < 0.58
-    lefts = np.array([view.min() for view in views])
-    assert set(lefts.tolist()) >= set(range(1, 20))
-    assert abs(lefts.mean() - 10) < 1.5
-
-
-def test_ranks_augment_alike(pictures: Path, tmp_path: Path) -> None:
-    dataset = build(pictures, tmp_path / "pets")
-    stream = Stream(dataset, seed=5, batch_size=20, image_size=7, crop="random", flip=True)
-    whole = stream.batch(2)
-    parts = [stream.batch(2, rank, 3) for rank in range(3)]
-    np.testing.assert_array_equal(np.concatenate([part.images for part in parts])[:20], whole.images)
-    # the same picture in another epoch is seen another way
-    views = {image.tobytes() for image, key in zip(whole.images, whole.keys, strict=True) if key == whole.keys[0]}
-    assert len(views) == whole.keys.count(whole.keys[0])
+    assert abs(transform(16, pixels).mean() - pixels.mean()) < 2
+    assert (transform(100, np.full((7, 9), 77, np.uint8)) == 77).all()
 
 
 def test_uint8_pixels(digits: Dataset) -> None:
