@@ -42,11 +42,16 @@ from coverage import CoverageData  # pyright: ignore[reportMissingImports]
 PACKAGES = ("trainer", "kernels", "launch", "shards")
 FILES = (
     "trainer/methods/*.py",
-    *(f"trainer/{name}.py" for name in ("diffusion", "engine", "packet", "optimizer", "loop", "sampling")),
-    *(f"trainer/evidence/{name}.py" for name in ("metrics", "intervals", "evaluation", "thresholds")),
+    "trainer/objectives/*.py",
+    "trainer/objectives/targets/*.py",
+    *(f"trainer/engine/{name}.py" for name in ("sharded_model", "packet", "optimizer", "vector")),
+    *(f"trainer/models/{name}.py" for name in ("conditions", "sampling", "schedule")),
+    "trainer/run/loop.py",
+    *(f"trainer/evidence/{name}.py" for name in ("metrics", "formulas", "intervals", "thresholds")),
     *(f"trainer/evidence/{name}.py" for name in ("membership", "relearning")),
     "kernels/*.py",
-    *(f"shards/{name}.py" for name in ("order", "split", "select", "request")),
+    "shards/streaming/order.py",
+    *(f"shards/requests/{name}.py" for name in ("split", "select", "request")),
 )
 # Triton's forms run in its interpreter in some tests and nowhere else here
 LEFT_OUT = re.compile(r"_triton\.py$|/__init__\.py$|kernels/tiles\.py$")
