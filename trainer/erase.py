@@ -76,8 +76,8 @@ def run_erase(
     data = fit(given, model).data
     forgotten_before = forgotten_rows(model.lineage.forgotten, data)
     remaining = ~(chosen | forgotten_before)
-    told = [model.conditions.of_dataset(data, rows) for rows in (chosen, remaining)]
-    check_settings(config, model, *told)
+    conditions = [model.conditions.of_dataset(data, rows) for rows in (chosen, remaining)]
+    check_settings(config, model, *conditions)
     check_judge(config.judge, model, data, chosen, remaining, config.request)
     retrained = named_retrained(config.judge, model) if before_evaluation is None else None
     run = RunFolder(config, config.output)
@@ -104,7 +104,6 @@ def run_erase(
     if before_evaluation is not None:
         before_evaluation()
     evidence = collectives.on_main(lambda: _recorded(run.path, config, Path(scrub.output), scrubbed))
-    is_new = evidence is None
     if evidence is None:
         entry = RequestEntry(request.id, request.date.isoformat() if request.date else None, request.reason)
         judged = EvaluateConfig(run=scrub.output, data=config.data, judge=config.judge)
@@ -115,19 +114,19 @@ def run_erase(
         else:
             evidence.require_within_limits()
     except ThresholdError:
-        if is_new:
-            collectives.on_main(lambda: _withdraw(run.model_path))
+        collectives.on_main(lambda: _withdraw(run.model_path, evidence.record_path))
         raise
     if not run.is_finished:
         run.publish_model(lambda folder: _copy(scrubbed, folder, config, evidence))
     return Erasure(evidence, run.model_path)
 
 
-def _withdraw(model: Path) -> None:
-    """What was published on the evidence before this one no longer stands: it is kept under another name."""
-    if model.exists():
+def _withdraw(model: Path, record: Path) -> None:
+    """What was published on evidence before this no longer stands: it is kept under another name."""
+    if model.exists() and model.stat().st_mtime_ns < record.stat().st_mtime_ns:
         withdrawn = model.with_name(WITHDRAWN_NAME)
-        shutil.rmtree(withdrawn, ignore_errors=True)
+        if withdrawn.exists():
+            shutil.rmtree(withdrawn)
         model.rename(withdrawn)
 
 

@@ -8,6 +8,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
 
+from .errors import ConfigError
+
 
 @cache
 def names(kind: str) -> tuple[str, ...]:
@@ -27,6 +29,8 @@ def load(kind: str, name: str) -> ModuleType:
 def _places(kind: str) -> dict[str, str]:
     package = importlib.import_module(f"..{kind}", __name__)
     ours = {found.name: f"{package.__name__}.{found.name}" for found in pkgutil.iter_modules(package.__path__)}
-    theirs = {found.name: found.module for found in entry_points(group=f"erasediff.{kind}")}
     ours = {name: place for name, place in sorted(ours.items()) if not name.startswith("_")}
-    return ours | {name: place for name, place in sorted(theirs.items()) if name not in ours}
+    theirs = {found.name: found.module for found in entry_points(group=f"erasediff.{kind}")}
+    if twice := sorted(ours.keys() & theirs.keys()):
+        raise ConfigError(f"{theirs[twice[0]]} is named {twice[0]!r} in erasediff.{kind}, as one of ours is: rename it")
+    return ours | dict(sorted(theirs.items()))

@@ -19,12 +19,10 @@ def run_sample(config: SampleConfig) -> Path:
     """Writes a grid of samples, a row for each condition; returns the file."""
     check_ranges(config)
     model = load_model(config.model)
-    known = model.conditions.known()
-    rows = list(config.labels) or known
-    unknown = [row for row in rows if row not in known] if model.num_classes else list(config.labels)
-    if unknown:
-        told = f"{known[0]} to {known[-1]}" if model.num_classes else "it counts none"
-        raise ConfigError(f"labels: {unknown[0]} is no class of the model ({told})")
+    conditions = model.conditions
+    rows = [conditions.parse(given, "labels") for given in config.labels] or conditions.known()
+    if model.null_class is not None and model.null_class in rows:
+        raise ConfigError(f"labels: {model.null_class} stands for no class of the model")
     check_sampling(config.sampling, model)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = 'cuda', but torch sees no CUDA device: use device = 'cpu'")

@@ -209,8 +209,7 @@ def plan(config: ScrubConfig) -> Plan:
             f"{first[1]}, …): split both from one dataset"
         )
     _check_never_forgotten(planned.remain, model)
-    told = [model.conditions.of_dataset(data) for data in (planned.forget, planned.remain)]
-    check_settings(config, model, *told)
+    check_settings(config, model, *(model.conditions.of_dataset(data) for data in (planned.forget, planned.remain)))
     return planned
 
 

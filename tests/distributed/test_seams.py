@@ -8,14 +8,19 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import toy.toy_family as toy
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from erasediff.shards import Dataset, build, split
+from erasediff.trainer.config import ModelConfig, SamplingConfig
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.models.pipeline import WEIGHTS_NAME
+from erasediff.trainer.models.sampling import sample
+from erasediff.trainer.randomness import sample_generator
 from PIL import Image
 from ranks import check, run_ranks
 from safetensors.torch import load_file, save_file
@@ -49,7 +54,8 @@ def data(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     package = folder / "package"
     information = package / "toy-1.dist-info"
     information.mkdir(parents=True)
-    shutil.copy(TOY / "toy_family.py", package)
+    for name in ("toy_family.py", "doubled.py"):
+        shutil.copy(TOY / name, package)
     (package / "averaged.py").write_text(documented_method())
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
     shutil.copy(TOY / "entry_points.txt", information)
@@ -60,11 +66,12 @@ def make_pipeline(folder: Path) -> None:
     """With random weights."""
     torch.manual_seed(0)
     rows = torch.linalg.qr(torch.randn(64, 16)).Q.T.contiguous()
-    for part, tensors in (("denoiser", toy.Denoiser().state_dict()), ("autoencoder", {"rows": rows})):
+    frozen = {"rows": rows, "words": torch.randn(len(toy.WORDS), 8)}
+    for part, tensors in (("denoiser", toy.Denoiser().state_dict()), ("frozen", frozen)):
         (folder / part).mkdir(parents=True)
         save_file(tensors, folder / part / WEIGHTS_NAME)
     DDPMScheduler().save_pretrained(folder / "scheduler")
-    ours = {"denoiser": ["toy", "ToyDenoiser"], "autoencoder": ["toy", "Rows"]}
+    ours = {"denoiser": ["toy", "ToyDenoiser"], "frozen": ["toy", "Frozen"]}
     parts = ours | {"scheduler": ["diffusers", "DDPMScheduler"]}
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "ToyPipeline"} | parts))
 
@@ -96,7 +103,7 @@ def test_the_family_is_under_120_lines() -> None:
     assert len((TOY / "toy_family.py").read_text().splitlines()) < 120
 
 
-@pytest.mark.parametrize("name", ["rl", "frozen"])
+@pytest.mark.parametrize("name", ["rl", "frozen", "rounded"])
 def test_two_ranks_scrub_as_one_does(results: dict[int, Path], data: Path, name: str) -> None:
     one, two, base = (
         weights(results[1] / name),
@@ -105,8 +112,9 @@ def test_two_ranks_scrub_as_one_does(results: dict[int, Path], data: Path, name:
     )
     moved = sum((one[key] - base[key]).square().sum() for key in base) ** 0.5
     apart = sum((one[key] - two[key]).square().sum() for key in base) ** 0.5
-    assert moved > 0 and apart <= 1e-3 * moved  # Adam's first steps
-    for part in ("autoencoder/" + WEIGHTS_NAME, "model_index.json"):
+    # Adam's first steps; bf16 rounds what each rank predicts
+    assert moved > 0 and apart <= (0.3 if name == "rounded" else 1e-3) * moved
+    for part in ("frozen/" + WEIGHTS_NAME, "model_index.json"):
         assert (results[1] / name / "model" / part).read_bytes() == (data / "model" / part).read_bytes()
 
 
@@ -121,6 +129,8 @@ def test_it_is_judged_relearned_and_drawn(results: dict[int, Path], world_size: 
         assert [point["step"] for point in record["models"][name]["relearning"]] == [0, 1, 2]
     picture = Image.open(results[world_size] / "grid.png")
     assert picture.size == (8 * 8, 8 * (10 * 9 - 1))
+    drawn = {picture.crop((0, 72 * row, 64, 72 * row + 64)).tobytes() for row in range(10)}
+    assert len(drawn) == 10, "each prompt has its own picture"
     card = (results[world_size] / "rl" / "model" / "README.md").read_text()
     assert "Told: a prompt." in card
 
@@ -132,3 +142,28 @@ def test_a_methods_state_outlives_a_kill(results: dict[int, Path], world_size: i
     (manifest, *_) = sorted((results[world_size] / "killed").glob("attempt-*/checkpoint-*/manifest.json"))
     assert "method.average" in json.loads(manifest.read_text())["state"]["vectors"]
     assert len(list((results[world_size] / "killed").glob("attempt-*"))) == 2
+
+
+def test_two_ranks_find_what_one_finds(results: dict[int, Path]) -> None:
+    one, two = (json.loads((results[n] / "rl" / "record.json").read_text())["models"] for n in (1, 2))
+    for name, metric in one["unscrubbed"]["metrics"].items():
+        found = two["unscrubbed"]["metrics"][name]
+        assert (found["n"], found["value"]) == (metric["n"], pytest.approx(metric["value"], rel=1e-4)), name
+
+
+def test_a_sample_is_what_the_family_makes_of_its_prompt(data: Path) -> None:
+    """By hand: DDIM on the latents, the denoiser told the mean of the prompt's words, the rows transposed."""
+    given = toy.load(ModelConfig(str(data / "model")), data / "model", {"scheduler": ["diffusers", "DDPMScheduler"]})
+    found = sample(given, ["a small three", "a nine"], SamplingConfig(guidance_scale=1.0, num_inference_steps=2))
+    scheduler: Any = DDIMScheduler.from_pretrained(data / "model" / "scheduler")
+    scheduler.set_timesteps(2)
+    noise = [sample_generator(0, "sample", i).standard_normal((16, 1, 1), dtype=np.float32) for i in range(2)]
+    x = torch.from_numpy(np.stack(noise))
+    table = load_file(data / "model" / "frozen" / WEIGHTS_NAME)
+    told = torch.stack([table["words"][[1, 2, 6]].mean(0), table["words"][[1, 12]].mean(0)])
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(given.module(x, t, told), int(t), x, return_dict=False)[0]
+    expected = (x.flatten(1) @ table["rows"]).view(-1, 1, 8, 8).clamp(-1, 1)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert (found[0] - found[1]).abs().max() > 1e-3

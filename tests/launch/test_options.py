@@ -151,3 +151,8 @@ def test_none_is_written_as_in_a_file(words: list[str]) -> None:
     required = ["--model.path", "m", "--forget", "f", "--remain", "r", "--output", "o"]
     settings = read_settings(ScrubConfig, [*required, *words], prog="erasediff scrub")
     assert isinstance(settings.method, EraseDiffConfig) and settings.method.lambda_cap is None
+
+
+def test_a_method_that_is_no_section_is_no_other_method(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_toml.write_text("method = 'moo'\n" + run_toml.read_text().replace("[method]", "[engine]", 1))
+    assert "method = 'moo': a section with a name" in fails(["scrub", str(run_toml)], capsys)

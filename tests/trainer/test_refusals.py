@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from erasediff.shards import build, split
 from erasediff.trainer import EraseDiffConfig, MOOConfig
-from erasediff.trainer.config import EngineConfig, ModelConfig, OptimizerConfig, TrainConfig
+from erasediff.trainer.config import EngineConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
 from erasediff.trainer.errors import ConfigError
-from erasediff.trainer.scrubbing import run_scrub
+from erasediff.trainer.scrubbing import plan, run_scrub
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import make_pipeline, tiny_config
@@ -175,3 +176,16 @@ def test_sets_of_other_classes_are_refused(digits: Path, base_model: Path, tmp_p
     config = tiny_config(digits, base_model, tmp_path / "run")
     with pytest.raises(ConfigError, match="have different classes"):
         run_scrub(dataclasses.replace(config, forget=str(tmp_path / "other" / "forget")))
+
+
+@dataclass(frozen=True)
+class Targetless(MethodConfig):
+    """It reads D_f, and would train towards it."""
+
+    name: str = "targetless"
+
+
+def test_a_method_that_names_no_target_is_refused(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'targetless' reads forget samples and says no target for them"):
+        plan(tiny_config(digits, base_model, tmp_path / "run", method=Targetless()))
+    assert not (tmp_path / "run").exists()

@@ -105,8 +105,8 @@ class SampleConfig(Settings):
     """The model to sample."""
     output: str
     """The PNG file to write."""
-    labels: tuple[int, ...] = ()
-    """Classes, a row for each; none given: all of them without the null class."""
+    labels: tuple[int | str, ...] = ()
+    """Classes by their index, or prompts, a row for each; none given: all classes without the null class."""
     num_images: AtLeast1 = 8
     """Images of each class."""
     scale: AtLeast1 = 8

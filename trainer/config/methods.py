@@ -73,8 +73,9 @@ class TargetedConfig(MethodConfig):
 
     target: str = "rl"
     """ε_f of eq. (2): the model's own prediction under another condition c_m (rl), or uniform noise (noise)."""
-    anchor: int | None = None
-    """With rl: always this class as c_m, the null class too; none draws c_m per sample among the remaining classes."""
+    anchor: int | str | None = None
+    """With rl: always this class (its index), the null class too, or this prompt as c_m; none draws c_m per sample
+    among what the remaining samples are told."""
     teacher: Literal["current", "frozen"] = "current"
     """Whose prediction the rl target is: the model being scrubbed (the paper's) or the original one."""
 
@@ -91,13 +92,15 @@ class TargetedConfig(MethodConfig):
 
     @property
     def keeps_original(self) -> bool:
-        return self.teacher == "frozen"
+        weights = self.target_kind().weights
+        return weights == "original" or (weights == "teacher" and self.teacher == "frozen")
 
     def without_effect(self) -> dict[str, str]:
-        if self.target_kind().asks_a_model:
-            return {}
+        weights = self.target_kind().weights
+        if weights == "original":
+            return {"method.teacher": f"the {self.target} target always asks the original model"}
         why = f"the {self.target} target asks no model for a prediction"
-        return {"method.anchor": why, "method.teacher": why}
+        return {"method.anchor": why, "method.teacher": why} if weights == "none" else {}
 
 
 def method_names() -> tuple[str, ...]:
@@ -119,7 +122,9 @@ def _by_name(value: Any) -> MethodConfig:
     """A section as its method's options."""
     if isinstance(value, MethodConfig):
         return value
-    section = dict(value) if isinstance(value, Mapping) else {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"method = {value!r}: a section with a name, [method] in a file")
+    section = dict(value)
     kind = method_kind(section.get("name", DEFAULT_METHOD))
     # by way of JSON, whose lists become tuples; types as they stand
     return TypeAdapter(kind).validate_json(json.dumps(section), strict=True)

@@ -11,7 +11,7 @@ from pydantic import Field
 from .base import AtLeast0, AtLeast1, Decay, NotNegative, Positive, Probability, Seed, Settings
 
 Precision = Literal["fp32", "bf16-autocast", "bf16"]
-Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
+LRSchedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
 
 # the share of the old weights that an average may still hold at the end of a run
 MAX_OLD_WEIGHTS = 0.05
@@ -25,7 +25,7 @@ class OptimizerConfig(Settings):
     """adamw, adam or sgd."""
     learning_rate: Positive = 1e-4
     """Peak learning rate; with erasediff's noise target 3e-4 by default."""
-    lr_scheduler: Schedule = "constant"
+    lr_scheduler: LRSchedule = "constant"
     """Schedule of the learning rate over max_train_steps."""
     lr_warmup_steps: AtLeast0 = 0
     """Steps over which the learning rate rises from 0; with every schedule but constant."""

@@ -71,7 +71,11 @@ def decode(kind: type[SettingsT], values: dict[str, Any], source: str) -> Settin
     section = values.get("method")
     if isinstance(section, dict):
         # first by itself: what is wrong with it is told by its own name
-        _strictly(method_kind(section.get("name", DEFAULT_METHOD)), section, source, "method.")
+        try:
+            method = method_kind(section.get("name", DEFAULT_METHOD))
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}" if source else str(error)) from None
+        _strictly(method, section, source, "method.")
     return _strictly(kind, values, source)
 
 
@@ -113,7 +117,9 @@ def _explain(kind: type[Settings], error: ValidationError, prefix: str = "") -> 
     bounds = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
     for bound, limit in first.get("ctx", {}).items():
         if bound in bounds:
-            return f"{key} = {first['input']}: {bounds[bound]} {'2^63' if limit == 1 << 63 else format(limit, 'g')}"
+            or_none = f", or '{NONE}'" if _may_be_none(kind, location) else ""
+            number = "2^63" if limit == 1 << 63 else format(limit, "g")
+            return f"{key} = {first['input']}: {bounds[bound]} {number}{or_none}"
     if first["type"] == "finite_number":
         return f"{key} = {first['input']}: a finite number"
     return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
@@ -125,3 +131,10 @@ def _fields_at(kind: type[Settings], location: list[str]) -> list[str]:
         hint = typing.get_type_hints(kinds[0])[name]
         kinds = list(typing.get_args(hint)) if isinstance(hint, types.UnionType) else [hint]
     return [field.name for inner in kinds if dataclasses.is_dataclass(inner) for field in dataclasses.fields(inner)]
+
+
+def _may_be_none(kind: type[Settings], location: list[str]) -> bool:
+    hint: Any = kind
+    for name in location:
+        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+    return type(None) in typing.get_args(hint)

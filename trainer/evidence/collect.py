@@ -82,8 +82,8 @@ def run_evaluate(
     if retrained is not None:
         notes += check_trained_without(retrained, scrub.inputs.remain)
     bench = make_bench(config, scrub, device)
-    null_class = scrub.unscrubbed.null_class
-    notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, null_class=null_class)
+    has_null = scrub.unscrubbed.conditions.has_null
+    notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, has_null=has_null)
     names = metric_names(options, bench.features.name, bench.forgets_classes)
     thresholds = thresholds_of(options, names, bench.forgets_classes)
     if collectives.is_main():

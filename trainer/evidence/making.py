@@ -54,12 +54,13 @@ def make_bench(config: EvaluateConfig, scrub: FinishedScrub, device: torch.devic
         stamp = DataStamp.of(kept_apart)
         # the loss depends on the class: only samples of the same classes compare
         held_out = images(kept_apart, forget_labels)
+    asked = model.conditions.of_class
     return Bench(
         config=options,
         classifier=classifier,
         features=make_features(options.features, classifier),
-        forget_conditions={label: model.conditions.of_class(label) for label in gone or forget_labels},
-        remain_conditions={label: model.conditions.of_class(label) for label in remaining},
+        forget_conditions={label: asked(label, data.classes[label]) for label in gone or forget_labels},
+        remain_conditions={label: asked(label, data.classes[label]) for label in remaining},
         forgets_classes=bool(gone),
         real_remain=images(scrub.remain),
         real_forget=images(scrub.forget),

@@ -49,8 +49,7 @@ def sample_losses(model: Model, images: Images, *, seed: int, device: torch.devi
         for i, level in enumerate(levels):
             epsilon = noise_BLCHW[:, i]
             t = torch.from_numpy(np.full(len(x_0), level, dtype=schedule.timestep_type)).to(device)
-            output = model.predict(model.module, schedule.noised(x_0, epsilon, t), t, told)
-            apart = schedule.target(x_0, epsilon, t) - output
+            apart = model.residual(x_0, epsilon, t, told)
             losses[start : start + CHUNK] += apart.double().square().flatten(1).mean(1) / NUM_NOISE_LEVELS
     return collectives.sum_(losses).cpu()
 

@@ -53,10 +53,15 @@ def check_asked(
     forgets_classes: bool,
 ) -> None:
     """Raises ConfigError for a judge, features, held-out samples or thresholds that cannot be; trains nothing."""
-    judge_name = (
-        classifier_name(data) if options.classifier is None else load_for(options.classifier, data, model).card.name
-    )
-    features, num_features = judge_name, SmallCNN.num_features
+    unlabelled = np.flatnonzero(data.labels < 0)
+    if len(unlabelled):
+        found = f"{len(unlabelled):,} samples without a label, {data.key(int(unlabelled[0]))} for one"
+        raise ConfigError(f"'{data.path}' has {found}: the classifier judges by classes, build the dataset with labels")
+    if not num_remaining:
+        raise ConfigError(f"'{data.path}': no class remains, so nothing would say whether the rest is kept")
+    features, num_features = classifier_name(data), SmallCNN.num_features
+    if options.classifier is not None:
+        features = load_for(options.classifier, data, model).card.name
     if options.features != "classifier":
         network = network_features(options.features)
         features, num_features = network.name, network.num_features
@@ -82,7 +87,8 @@ def check_device(options: JudgeConfig) -> None:
 
 def check_options(options: JudgeConfig, model: Model) -> None:
     """Raises ConfigError for numbers out of range, and for a model that knows no classes."""
-    model.conditions.of_class(0)
+    if not model.conditions.asks_for_classes:
+        raise ConfigError("the evaluation asks for samples by class, and the model is unconditional")
     check_sampling(options.sampling, model, "judge.sampling")
     if options.with_retrained and options.retrained is not None:
         raise ConfigError("judge.with_retrained trains the yardstick that judge.retrained names: give one of them")

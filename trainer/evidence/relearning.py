@@ -81,7 +81,6 @@ def _loss(model: Model, images: Images, seed: int, step: int, device: torch.devi
         timesteps[i] = schedule.draw(generator)
         generator.standard_normal(dtype=np.float32, out=noise[i])
     epsilon, t = torch.from_numpy(noise).to(device), torch.from_numpy(timesteps).to(device)
-    x_0 = model.encode(images.images.to(device))
-    told = model.told(images.conditions, device)
-    output = model.predict(model.module, schedule.noised(x_0, epsilon, t), t, told)
-    return (schedule.target(x_0, epsilon, t) - output).square().mean()
+    with torch.no_grad():
+        x_0, told = model.encode(images.images.to(device)), model.told(images.conditions, device)
+    return model.residual(x_0, epsilon, t, told).square().mean()

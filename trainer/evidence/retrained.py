@@ -195,6 +195,11 @@ def load_retrained(config: ModelConfig, unscrubbed: Model) -> Model:
         model = load_model(config)
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.path", "judge.retrained")) from None
+    if type(model) is not type(unscrubbed):
+        raise ConfigError(
+            f"judge.retrained = '{config.path}' is a {type(model).__name__}, the scrubbed model a "
+            f"{type(unscrubbed).__name__}: they do not compare"
+        )
     ours = (unscrubbed.image_size, unscrubbed.channels, unscrubbed.num_classes)
     theirs = (model.image_size, model.channels, model.num_classes)
     if ours != theirs:

@@ -37,6 +37,8 @@ class Method(Protocol):
 
     state: Mapping[str, ShardedVector]
     """What it carries from step to step, by name: saved in checkpoints and put back before `step` goes on."""
+    advice: str
+    """Options of its own to lower where the remain loss runs away, such as "method.eta or "."""
 
     def prepare(self, model: ShardedModel, read: Callable[[int], Batches]) -> None:
         """Makes `state` before the first step of a run, not of one that goes on. read: any step's micro-batches."""
@@ -58,6 +60,7 @@ class Stateless:
     """The parts of a `Method` that carries nothing and explains nothing."""
 
     state: Mapping[str, ShardedVector] = {}
+    advice = ""
 
     def prepare(self, model: ShardedModel, read: Callable[[int], Batches]) -> None:
         pass

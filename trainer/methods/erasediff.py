@@ -47,7 +47,7 @@ class EraseDiffConfig(TargetedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eta is None:
-            object.__setattr__(self, "eta", 1e-4 if self.target == "noise" else 0.5)
+            object.__setattr__(self, "eta", self.target_kind().eta)
 
     @property
     def needs_inner_loop(self) -> bool:
@@ -69,10 +69,7 @@ class EraseDiffConfig(TargetedConfig):
         return Cost(self.num_inner_steps + 1, target + ends, exact_forwards=ends * autocasts)
 
     def default_sections(self) -> dict[str, TrainConfig | OptimizerConfig]:
-        if self.target != "noise":
-            return super().default_sections()
-        # noise asks for little a step, so for more of them
-        return {"train": TrainConfig(max_train_steps=150), "optimizer": OptimizerConfig(learning_rate=3e-4)}
+        return self.target_kind().default_sections()
 
     def check(self, engine: EngineConfig) -> None:
         """Also where bf16 weights would swallow the inner steps; autocast is off where it would."""
@@ -112,6 +109,8 @@ Config = EraseDiffConfig
 
 
 class EraseDiff(Stateless):
+    advice = "method.eta, method.lambda_cap or "
+
     def __init__(self, config: EraseDiffConfig, losses: Losses[Any]):
         self._config = config
         self._losses = losses

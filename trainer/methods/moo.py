@@ -36,6 +36,8 @@ Config = MOOConfig
 
 
 class MOO(Stateless):
+    advice = "method.weight or "
+
     def __init__(self, config: MOOConfig, losses: Losses[Any]):
         self._config = config
         self._losses = losses

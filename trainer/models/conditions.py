@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable
 from typing import Protocol
 
 import numpy as np
@@ -12,8 +12,8 @@ from ...shards.streaming.stream import SampleBatch
 from ..errors import ConfigError
 from .class_names import labels_of
 
-# a class's index, a prompt, or None where the model is told nothing
-Condition = int | str | None
+# a class's index, a prompt, whatever else a family tells its model; None where it is told nothing
+Condition = Hashable
 
 
 class Conditions(Protocol):
@@ -25,8 +25,18 @@ class Conditions(Protocol):
         ...
 
     @property
+    def is_unconditional(self) -> bool:
+        """Whether the model is told nothing at all."""
+        ...
+
+    @property
+    def has_null(self) -> bool:
+        """Whether some condition stands for none of the others: label drop and guidance need one."""
+        ...
+
+    @property
     def null(self) -> Condition:
-        """The condition that stands for none of the others; None: the model has no such one."""
+        """That condition; without meaning where there is none."""
         ...
 
     @property
@@ -42,11 +52,17 @@ class Conditions(Protocol):
         """What its samples, or those of `rows` (bool [N]), are told, each once, in a fixed order."""
         ...
 
-    def of_class(self, label: int) -> list[Condition]:
-        """The conditions that ask for a class of the data, by turns.
+    @property
+    def asks_for_classes(self) -> bool:
+        """Whether `of_class` has an answer."""
+        ...
 
-        Raises ConfigError where the model cannot be asked for one.
-        """
+    def of_class(self, label: int, name: str) -> list[Condition]:
+        """The conditions that ask for a class of the data, by turns. name: what the data call it."""
+        ...
+
+    def parse(self, given: int | str, option: str) -> Condition:
+        """A condition as a person gives it; raises ConfigError, naming the option, for what is none."""
         ...
 
     def known(self) -> list[Condition]:
@@ -62,10 +78,13 @@ class ClassConditions:
     """One of the model's classes, by its index."""
 
     kind = "a class"
+    is_unconditional = False
+    asks_for_classes = True
 
     def __init__(self, num_classes: int, null: int | None):
         self.num_classes = num_classes
         self.null = null
+        self.has_null = null is not None
 
     def of_samples(self, samples: SampleBatch) -> list[Condition]:
         return samples.labels.tolist()
@@ -73,8 +92,13 @@ class ClassConditions:
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
         return [*labels_of(data, rows)]
 
-    def of_class(self, label: int) -> list[Condition]:
+    def of_class(self, label: int, name: str) -> list[Condition]:
         return [label]
+
+    def parse(self, given: int | str, option: str) -> Condition:
+        if not isinstance(given, int) or not 0 <= given < self.num_classes:
+            raise ConfigError(f"{option} = {given} is no class of the model (0 to {self.num_classes - 1})")
+        return given
 
     def known(self) -> list[Condition]:
         return [label for label in range(self.num_classes) if label != self.null]
@@ -92,6 +116,9 @@ class NoConditions:
     """Nothing: the model is unconditional."""
 
     kind = "nothing"
+    is_unconditional = True
+    asks_for_classes = False
+    has_null = False
     null: Condition = None
     num_classes = 0
 
@@ -101,16 +128,16 @@ class NoConditions:
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
         return [None]
 
-    def of_class(self, label: int) -> list[Condition]:
-        raise ConfigError("the evaluation asks for samples by class, and the model is unconditional")
+    def of_class(self, label: int, name: str) -> list[Condition]:
+        raise NotImplementedError
+
+    def parse(self, given: int | str, option: str) -> Condition:
+        if given != 0:
+            raise ConfigError(f"{option} = {given}: the model is unconditional, leave it out")
+        return None
 
     def known(self) -> list[Condition]:
         return [None]
 
     def check(self, data: Dataset) -> None:
         pass
-
-
-def in_turn(conditions: Sequence[Condition], count: int) -> list[Condition]:
-    """So many of them, by turns."""
-    return [conditions[i % len(conditions)] for i in range(count)]

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ class Model(ABC):
     converts_images: bool = False
     """Whether data of another shape may be made to fit."""
 
+    objective: ClassVar[str] = "diffusion"
+    """The file of `objectives/` that makes its micro-batches and losses."""
+
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """Of one sample of what is noised."""
@@ -59,6 +62,9 @@ class Model(ABC):
         """The index of the class that stands for no class; None: there is none."""
         null = self.conditions.null
         return null if isinstance(null, int) else None
+
+    encoder_draws: ClassVar[bool] = False
+    """Whether `encode` is given generators in training."""
 
     def encode(self, images: Tensor, generators: Sequence[np.random.Generator] | None = None) -> Tensor:
         """x_0 of images. generators: one a sample, for an encoder that draws; None: its most probable answer."""
@@ -76,14 +82,26 @@ class Model(ABC):
         self, forward: Forward, x_t: Tensor, t: Tensor, told: Told, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """The module's output [B, *latent_shape] in fp32; `dtype` is that of the weights that `forward` reads."""
+        told = {name: value.to(dtype) if value.is_floating_point() else value for name, value in told.items()}
         return self._predict(forward, x_t.to(dtype), t, told).float()
+
+    def residual(self, x_0: Tensor, epsilon: Tensor, t: Tensor, told: Told) -> Tensor:
+        """Target minus output of eq. (1) [B, *latent_shape], by the model's own weights."""
+        output = self.predict(self.module, self.schedule.noised(x_0, epsilon, t), t, told)
+        return self.schedule.target(x_0, epsilon, t) - output
 
     @abstractmethod
     def _predict(self, forward: Forward, x_t: Tensor, t: Tensor, told: Told) -> Tensor: ...
 
+    @property
+    def frozen_parts(self) -> tuple[nn.Module, ...]:
+        """What encodes, decodes and tells, and does not train."""
+        return ()
+
     def to(self, device: torch.device) -> Self:
-        """This model, all that predicts, encodes and decodes moved there, in place."""
-        self.module.to(device)
+        """This model, all its parts moved there, in place."""
+        for part in (self.module, *self.frozen_parts):
+            part.to(device)
         return self
 
     def copied(self) -> Self:

@@ -60,12 +60,12 @@ def denoise(
         sample_generator(config.seed, "sample", first + i).standard_normal(model.latent_shape, dtype=np.float32)
         for i in range(len(conditions))
     ]
-    x = torch.from_numpy(np.stack(noise)).to(device)
-    null = model.conditions.null if config.guidance_scale != 1.0 else None
-    told = model.told([*conditions, *([] if null is None else [null] * len(conditions))], device)
+    x = sampler.begin(torch.from_numpy(np.stack(noise)).to(device))
+    is_guided = model.conditions.has_null and config.guidance_scale != 1.0
+    told = model.told([*conditions, *[model.conditions.null] * (len(conditions) * is_guided)], device)
     for t in sampler.timesteps:
-        output = model.predict(forward, x if null is None else torch.cat([x, x]), t, told, dtype)
-        if null is not None:
+        output = model.predict(forward, torch.cat([x, x]) if is_guided else x, t, told, dtype)
+        if is_guided:
             with_condition, without = output.chunk(2)
             output = without + config.guidance_scale * (with_condition - without)
         x = sampler.step(output, t, x)

@@ -47,13 +47,17 @@ class Sampler(Protocol):
     timesteps: Iterable[Tensor]
     """In their order, 0-dim."""
 
+    def begin(self, noise: Tensor) -> Tensor:
+        """x at the first timestep, from noise of unit variance."""
+        ...
+
     def step(self, output: Tensor, t: Tensor, x: Tensor) -> Tensor:
-        """x [B, C, H, W] at the timestep after `t`, from the model's output at `t`."""
+        """x at the timestep after `t`, from the model's output at `t`."""
         ...
 
 
 class Schedule(Protocol):
-    """A noise schedule. x_0, ε and x_t are [B, C, H, W], timesteps `t` [B]; all on one device."""
+    """A noise schedule. x_0, ε and x_t are [B, *latent_shape], timesteps `t` [B]; all on one device."""
 
     @property
     def num_timesteps(self) -> int:
@@ -119,13 +123,13 @@ class DDPMSchedule:
         return ((np.arange(count) + 0.5) * self.num_timesteps / count).astype(np.int64).tolist()
 
     def noised(self, x_0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
-        signal, noise = self._signal_and_noise(t)
+        signal, noise = self._signal_and_noise(t, x_0.ndim)
         return signal * x_0 + noise * epsilon
 
     def target(self, x_0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
         if self.scheduler.config["prediction_type"] == "epsilon":
             return epsilon
-        signal, noise = self._signal_and_noise(t)
+        signal, noise = self._signal_and_noise(t, x_0.ndim)
         return signal * epsilon - noise * x_0
 
     def sampler(self, num_steps: int) -> Sampler:
@@ -142,13 +146,14 @@ class DDPMSchedule:
         assert isinstance(scheduler, DDPMScheduler)
         return DDPMSchedule(scheduler)
 
-    def _signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ_t and √(1 - ᾱ_t), [B, 1, 1, 1]."""
+    def _signal_and_noise(self, t: Tensor, num_dimensions: int) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1 - ᾱ_t), [B, 1, …]."""
         if t.device not in self._factors:
             alphas_cumprod = self.scheduler.alphas_cumprod
             self._factors[t.device] = alphas_cumprod.sqrt().to(t.device), (1 - alphas_cumprod).sqrt().to(t.device)
         signal_T, noise_T = self._factors[t.device]
-        return signal_T[t].view(-1, 1, 1, 1), noise_T[t].view(-1, 1, 1, 1)
+        shape = (-1, *[1] * (num_dimensions - 1))
+        return signal_T[t].view(shape), noise_T[t].view(shape)
 
 
 class _DDIM:
@@ -158,6 +163,9 @@ class _DDIM:
         ddim.set_timesteps(num_steps)
         self._scheduler = ddim
         self.timesteps: Iterable[Tensor] = ddim.timesteps
+
+    def begin(self, noise: Tensor) -> Tensor:
+        return noise
 
     def step(self, output: Tensor, t: Tensor, x: Tensor) -> Tensor:
         return self._scheduler.step(output, int(t), x, return_dict=False)[0]

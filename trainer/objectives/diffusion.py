@@ -20,7 +20,6 @@ from torch import Tensor
 from ...shards.streaming.stream import SampleBatch
 from ..config import MethodConfig
 from ..engine.sharded_model import ShardedModel
-from ..errors import ConfigError
 from ..models.conditions import Condition
 from ..models.model import Model, Told
 from ..randomness import sample_generator
@@ -54,10 +53,7 @@ class DiffusionObjective:
         others: Sequence[Condition] = (),
         forward_batch_size: int | None = None,
     ):
-        """others: what D_r's samples are told, each once.
-
-        Raises ConfigError for a method that reads forget samples and does not say towards what it trains on them.
-        """
+        """others: what D_r's samples are told, each once."""
         self._model = model
         self._device = device
         self._seed = seed
@@ -65,10 +61,6 @@ class DiffusionObjective:
         kind = None if method is None else method.target_kind()
         self._target = None if method is None or kind is None else kind(method, others)
         self._asks_original = method is not None and kind is not None and method.keeps_original
-        if method is not None and method.needs_forget and kind is None:
-            raise ConfigError(
-                f"method.name = {method.name!r} says no target for forget samples: it cannot train on them"
-            )
         self._forward_batch_size = forward_batch_size
 
     def remain_batches(self, samples: SampleBatch) -> list[DiffusionBatch]:
@@ -79,6 +71,7 @@ class DiffusionObjective:
         """Micro-batches of D_f; `with_forget_targets` completes them."""
         return self._batches(samples, "forget")
 
+    @torch.no_grad()
     def _batches(self, samples: SampleBatch, purpose: Purpose) -> list[DiffusionBatch]:
         num_samples = len(samples.labels)
         size = self._forward_batch_size or num_samples
@@ -98,7 +91,6 @@ class DiffusionObjective:
         forget_target = self._target if purpose == "forget" else None
         told: list[Condition] = []
         drawn: list[Any] = []
-        generators = []
         for i, (position, condition) in enumerate(zip(positions.tolist(), conditions, strict=True)):
             # one generator a sample, always drawn from in this order: no setting changes another's draws
             generator = sample_generator(self._seed, purpose, position)
@@ -108,19 +100,32 @@ class DiffusionObjective:
             if forget_target is not None:
                 drawn.append(forget_target.draw(condition, model.latent_shape, generator))
             told.append(null if is_dropped else condition)
-            generators.append(generator)
 
         def on_device(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(self._device, non_blocking=True)
 
         t, noise = on_device(timesteps_B), on_device(epsilon)
-        x_0 = model.encode(_scaled(on_device(samples.images[rows])), generators)
+        x_0 = model.encode(_scaled(on_device(samples.images[rows])), self._encoder_draws(purpose, positions))
         x_t = schedule.noised(x_0, noise, t)
         noised = Noised(x_0, noise, x_t, t, conditions, model.told(told, self._device))
         weights = on_device(samples.weights[rows])
         if forget_target is None:
             return DiffusionBatch(noised, schedule.target(x_0, noise, t), weights)
         return DiffusionBatch(noised, None, weights, forget_target.prepare(drawn, noised, model, self._device))
+
+    def _encoder_draws(self, purpose: Purpose, positions: np.ndarray) -> list[np.random.Generator] | None:
+        """Generators of their own: what else is drawn for a sample changes nothing here."""
+        if not self._model.encoder_draws:
+            return None
+        return [sample_generator(self._seed, f"{purpose}-encode", position) for position in positions.tolist()]
+
+    def with_own_targets(self, batches: list[DiffusionBatch]) -> list[DiffusionBatch]:
+        """Forget batches with the target of eq. (1): what training on them was."""
+        schedule = self._model.schedule
+        return [
+            replace(batch, target=schedule.target(batch.noised.x_0, batch.noised.epsilon, batch.noised.timesteps))
+            for batch in batches
+        ]
 
     @torch.no_grad()
     def with_forget_targets(self, model: ShardedModel, batches: list[DiffusionBatch]) -> list[DiffusionBatch]:
@@ -148,3 +153,6 @@ class DiffusionObjective:
 def _scaled(images: Tensor) -> Tensor:
     """Pixels (uint8) as fp32 in [-1, 1], rounded as `transform.normalise` rounds; others as they are."""
     return (images.float() - 127.5) / 127.5 if images.dtype == torch.uint8 else images
+
+
+Objective = DiffusionObjective  # what the file is asked for by name

@@ -20,6 +20,10 @@ class Losses(Protocol[BatchT]):
         """D_f's micro-batches with what they are pulled towards, computed at the model's weights of now."""
         ...
 
+    def with_own_targets(self, batches: list[BatchT]) -> list[BatchT]:
+        """D_f's micro-batches with what eq. (1) compares them with."""
+        ...
+
     def loss(self, model: ShardedModel, batch: BatchT) -> Tensor:
         """Of each sample, fp32 [B]: eq. (1) for D_r's batches, eq. (2) for D_f's."""
         ...

@@ -137,17 +137,18 @@ def agree(value: Result) -> Result:
 def on_main(do: Callable[[], Result]) -> Result:
     """What `do` returns on rank 0, which alone calls it, on every rank. All ranks call this.
 
-    Where it raises ConfigError, DataError, TrainingError or OSError there, every rank raises; an OSError's words are
-    rank 0's to say, the others raise a TrainingError.
+    Where it raises ConfigError, DataError or TrainingError there, every rank raises the same; what else it raises is
+    rank 0's to tell, and the others raise a TrainingError.
     """
     found: list[Result] = []
     problem: Exception | None = None
     if is_main():
         try:
             found.append(do())
-        except (ConfigError, DataError, TrainingError, OSError) as error:
+        except Exception as error:
             problem = error
-    found, told = agree((found, TrainingError(str(problem)) if isinstance(problem, OSError) else problem))
+    is_ours = isinstance(problem, ConfigError | DataError | TrainingError)
+    found, told = agree((found, problem if problem is None or is_ours else TrainingError(f"rank 0: {problem}")))
     if told is not None:
         raise problem or told
     return found[0]

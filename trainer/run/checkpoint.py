@@ -71,6 +71,7 @@ class Checkpoints:
         self.wait()
         folder = self._attempt.folder / f"checkpoint-{step:06d}"
         vectors = {"theta": model.theta} | model.optimizer.vectors()
+        assert not any(mark in name for name in of_method or {} for mark in "/@"), "a name stands in a file's names"
         vectors |= {_METHOD + name: vector for name, vector in (of_method or {}).items()}
         shard = RankSlices({name: _copy(held) for name, held in vectors.items()}, model.theta.layout)
         num_bytes = torch.tensor(shard.num_bytes, dtype=torch.float64, device=model.device)

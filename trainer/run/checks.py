@@ -23,6 +23,10 @@ def check_conditions(
         raise ConfigError(
             f"model.null_class = {model.null_class} is the label of samples in the data: the null class has none"
         )
+    if method.needs_forget and method.target_kind() is None:
+        raise ConfigError(
+            f"method.name = {method.name!r} reads forget samples and says no target for them: it is refused"
+        )
     method.check_conditions(model, forget, remain)
 
 
@@ -30,7 +34,7 @@ def check_train(train: TrainConfig, model: Model) -> None:
     """Raises ConfigError for label drop without anything to drop to."""
     for name in ("label_drop", "forget_label_drop"):
         drop = getattr(train, name)
-        if drop and model.conditions.null is None:
+        if drop and not model.conditions.has_null:
             raise ConfigError(f"train.{name} = {drop} needs a null class to drop to: set model.null_class")
 
 

@@ -39,11 +39,11 @@ def _of_engine(engine: EngineConfig, on_cuda: bool) -> dict[str, str]:
     return found
 
 
-def judge_effect_notes(judge: JudgeConfig, *, forgets_classes: bool, null_class: int | None) -> list[str]:
+def judge_effect_notes(judge: JudgeConfig, *, forgets_classes: bool, has_null: bool) -> list[str]:
     """The same of an evaluation's settings."""
     scale, found = judge.sampling.guidance_scale, []
     if judge.relearn and not forgets_classes:
         found.append("no effect   judge.relearn = True: it measures a class, and single samples are forgotten")
-    if null_class is None and scale != SamplingConfig().guidance_scale:
+    if not has_null and scale != SamplingConfig().guidance_scale:
         found.append(f"no effect   judge.sampling.guidance_scale = {scale}: the model has no null class")
     return found

@@ -15,7 +15,7 @@ from ..engine.packet import PendingPacket
 from ..engine.sharded_model import ShardedModel
 from ..errors import Interrupted, LostRankError, OneRankError, TrainingError
 from ..methods import Method, Update
-from ..objectives.objective import Objective
+from ..objectives.objective import Batches, Objective
 from ..ranks import collectives, meeting
 from ..ranks.watchdog import Watchdog
 from .attempts import Attempt
@@ -82,14 +82,14 @@ class Loop:
             start=first_step,
             num_workers=train.dataloader_num_workers,
         )
-        if beginning.folder is None:
-            self._method.prepare(self._model, reader.read)
-        else:
-            self._method.state = beginning.state
         progress = StepProgress(self._name, first_step, train.max_train_steps)
         self._last_finish = time.perf_counter()
         previous: _StepInFlight | None = None
         try:
+            if beginning.folder is None:
+                self._method.prepare(self._model, lambda number: self._read_for_preparing(reader, number))
+            else:
+                self._method.state = beginning.state
             if self._watch is not None:
                 self._watch(first_step, self._model)
             for step in range(first_step, train.max_train_steps):
@@ -119,6 +119,12 @@ class Loop:
         finally:
             reader.close()
             progress.close()
+
+    def _read_for_preparing(self, reader: Reader, number: int) -> Batches:
+        self._watchdog.beat(0, "reading its samples")
+        batches = reader.at(number)
+        self._watchdog.beat(0, "computing")
+        return batches
 
     def _step(self, step: int, reader: Reader) -> _StepInFlight:
         self._watchdog.beat(step, "reading its samples")
@@ -154,15 +160,15 @@ class Loop:
         packet = step.packet.read()
         wants_to_meet = packet.pop("meet") > 0
         values = {name: value for name, value in packet.items() if "/" not in name}
-        conflict = {
-            name.partition("/")[2]: round(value, 4) if math.isfinite(value) else None
-            for name, value in packet.items()
-            if "/" in name
-        }
+        groups: dict[str, dict[str, float | None]] = {}
+        for name, value in packet.items():
+            group, slash, member = name.partition("/")
+            if slash:
+                groups.setdefault(group, {})[member] = round(value, 4) if math.isfinite(value) else None
         now = time.perf_counter()
         seconds, self._last_finish = now - self._last_finish, now
         line = {"step": step.number} | self._method.explain(values) | {"seconds": round(seconds, 4)}
-        self._attempt.log(line | ({"conflict": conflict} if conflict else {}))
+        self._attempt.log(line | groups)
         if values["skipped"]:
             what = f"step {step.number}: {name_non_finite(values, self._model.parameter_names)}"
             if self._train.non_finite == "stop":
@@ -174,7 +180,7 @@ class Loop:
         damage = self._guard.exceeds(values)
         if damage is not None:
             raise TrainingError(
-                f"step {step.number}: {damage}; no model is written. Lower method.eta, method.lambda_cap or "
+                f"step {step.number}: {damage}; no model is written. Lower {self._method.advice}"
                 "optimizer.learning_rate, or set train.max_loss_r_ratio higher, or to 'none'"
             )
         progress.update(step.number, {key: values[key] for key in ("loss_r", "loss_f", "lambda_t") if key in values})

@@ -31,7 +31,7 @@ class Reader:
         self._objective = objective
         self._bad_samples = bad_samples
         self._rank, self._world_size = collectives.rank(), collectives.world_size()
-        self._ahead = Prefetch(self.read, start=start, num_workers=num_workers)
+        self._ahead = Prefetch(self._make, start=start, num_workers=num_workers)
 
     def next(self) -> Batches:
         """The next step's; waits for it."""
@@ -42,12 +42,20 @@ class Reader:
         self._bad_samples.note(step, batches.bad_samples)
         return batches
 
+    def at(self, step: int) -> Batches:
+        """Any step's; waits for it."""
+        try:
+            batches = self._make(step)
+        except DataError as error:
+            raise OneRankError(str(error)) from error
+        self._bad_samples.note(step, batches.bad_samples)
+        return batches
+
     def close(self) -> None:
         """Ends the threads."""
         self._ahead.close()
 
-    def read(self, step: int) -> Batches:
-        """Any step's; threads may call it."""
+    def _make(self, step: int) -> Batches:
         remain = self._read(self._streams.remain, step)
         if self._streams.forget is None:
             return Batches(self._objective.remain_batches(remain), [], remain.bad_samples)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...shards.dataset import Dataset
 from ...shards.streaming.stream import Stream
+from .. import plugins
 from ..config import EngineConfig, MethodConfig, OptimizerConfig, TrainConfig
 from ..engine.sharded_model import ShardedModel
 from ..errors import Interrupted, TrainingError
@@ -17,7 +18,6 @@ from ..methods import Method
 from ..models.card import write_model_card
 from ..models.lineage import Lineage, write_lineage
 from ..models.model import Model
-from ..objectives.diffusion import DiffusionObjective
 from ..ranks import collectives, meeting
 from ..ranks.watchdog import Watchdog
 from .attempts import Attempt
@@ -54,8 +54,10 @@ def train(
     collectives.together(lambda: check_kernels(device))
     label_drop = config.label_drop
     if label_drop is None:
-        label_drop = 0.0 if model.conditions.null is None else DEFAULT_LABEL_DROP
-    objective = DiffusionObjective(
+        label_drop = DEFAULT_LABEL_DROP if model.conditions.has_null else 0.0
+    for part in model.frozen_parts:
+        part.to(device)
+    objective = plugins.load("objectives", model.objective).Objective(
         model,
         device,
         seed=config.seed,

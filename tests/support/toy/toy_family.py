@@ -22,35 +22,34 @@ WORDS = ["", "a", "small", "zero", "one", "two", "three", "four", "five", "six",
 
 
 class Denoiser(nn.Module):
-    """ε of 16 numbers from them, the timestep and the mean of a prompt's words."""
+    """ε of 16 numbers from them, the timestep and a prompt's embedding."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = nn.Embedding(len(WORDS), 8, padding_idx=0)
         self.layers = nn.Sequential(nn.Linear(16 + 1 + 8, 48), nn.SiLU(), nn.Linear(48, 16))
 
     def forward(self, x: Tensor, t: Tensor, words: Tensor) -> Tensor:
-        told = self.words(words).mean(1)
         time = t.expand(len(x))[:, None].to(x.dtype) / 1000
-        return self.layers(torch.cat([x.flatten(1), time, told], 1)).view_as(x)
+        return self.layers(torch.cat([x.flatten(1), time, words], 1)).view_as(x)
 
 
 class Prompts:
     """Conditions that are prompts; a class of the data is asked for in two ways."""
 
-    kind = "a prompt"
-    null: Condition = ""
-    num_classes = 0
+    kind, null, num_classes = "a prompt", "", 0
+    is_unconditional, has_null, asks_for_classes = False, True, True
 
     def of_samples(self, samples: SampleBatch) -> list[Condition]:
         return [*samples.texts]
 
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
-        numbers = range(len(data)) if rows is None else np.flatnonzero(rows).tolist()
-        return [*sorted({data.text(i) for i in numbers})]
+        return [*sorted({data.text(i) for i in range(len(data)) if rows is None or rows[i]})]
 
-    def of_class(self, label: int) -> list[Condition]:
-        return [f"a {WORDS[label + 3]}", f"a small {WORDS[label + 3]}"]
+    def of_class(self, label: int, name: str) -> list[Condition]:
+        return [f"a {WORDS[int(name) + 3]}", f"a small {WORDS[int(name) + 3]}"]
+
+    def parse(self, given: int | str, option: str) -> Condition:
+        return str(given)
 
     def known(self) -> list[Condition]:
         return [f"a {word}" for word in WORDS[3:]]
@@ -61,22 +60,26 @@ class Prompts:
 
 @dataclass(frozen=True, kw_only=True)
 class Toy(Model):
-    autoencoder: Tensor  # [16, 64], orthonormal rows
+    frozen: nn.ParameterDict  # the autoencoder's orthonormal rows, the words' embeddings: they must not train
     schedule: DDPMSchedule
+
+    @property
+    def frozen_parts(self) -> tuple[nn.Module, ...]:
+        return (self.frozen,)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
         return 16, 1, 1
 
     def encode(self, images: Tensor, generators: Sequence[np.random.Generator] | None = None) -> Tensor:
-        return (images.flatten(1) @ self.autoencoder.T.to(images.device)).view(-1, 16, 1, 1)
+        return (images.flatten(1) @ self.frozen["rows"].T).view(-1, 16, 1, 1)
 
     def decode(self, x_0: Tensor) -> Tensor:
-        return (x_0.flatten(1) @ self.autoencoder.to(x_0.device)).view(-1, 1, 8, 8)
+        return (x_0.flatten(1) @ self.frozen["rows"]).view(-1, 1, 8, 8)
 
     def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
-        rows = [[WORDS.index(word) for word in str(prompt).split()] for prompt in conditions]
-        return {"words": torch.tensor([row + [0] * (3 - len(row)) for row in rows]).to(device)}
+        rows = [[WORDS.index(word) for word in str(prompt).split()] or [0] for prompt in conditions]
+        return {"words": torch.stack([self.frozen["words"][row].mean(0) for row in rows]).to(device)}
 
     def _predict(self, forward: Forward, x_t: Tensor, t: Tensor, told: Told) -> Tensor:
         return forward(x_t, t, **told)
@@ -99,12 +102,14 @@ def recognises(index: dict[str, Any]) -> bool:
 
 def load(config: ModelConfig, folder: Path, index: dict[str, Any]) -> Toy:
     module = Denoiser()
+    frozen = nn.ParameterDict({"rows": torch.empty(16, 64), "words": torch.empty(len(WORDS), 8)})
     module.load_state_dict(stored_weights(folder / "denoiser"))
+    frozen.load_state_dict(stored_weights(folder / "frozen"))
     return Toy(
         module=module,
         schedule=DDPMSchedule.load(folder, class_of(index, "scheduler"), f"model.path = {config.path!r}"),
         conditions=Prompts(),
-        autoencoder=stored_weights(folder / "autoencoder")["rows"],
+        frozen=frozen,
         image_size=8,
         channels=1,
         folder=folder,

@@ -67,9 +67,9 @@ def test_what_changes_nothing_is_named(method: MethodConfig, sections: dict[str,
 
 def test_a_judges_settings_too() -> None:
     judge = JudgeConfig(relearn=True, sampling=SamplingConfig(guidance_scale=3.0))
-    assert judge_effect_notes(judge, forgets_classes=True, null_class=10) == []
-    assert judge_effect_notes(JudgeConfig(), forgets_classes=False, null_class=None) == []
-    assert judge_effect_notes(judge, forgets_classes=False, null_class=None) == [
+    assert judge_effect_notes(judge, forgets_classes=True, has_null=True) == []
+    assert judge_effect_notes(JudgeConfig(), forgets_classes=False, has_null=False) == []
+    assert judge_effect_notes(judge, forgets_classes=False, has_null=False) == [
         "no effect   judge.relearn = True: it measures a class, and single samples are forgotten",
         "no effect   judge.sampling.guidance_scale = 3.0: the model has no null class",
     ]

@@ -172,11 +172,8 @@ def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int
             f"unet.block_out_channels has {depth} resolutions, each half the last: images of {image_size} pixels "
             f"are not divisible by {2 ** (depth - 1)}"
         )
-    for name in ("layers_per_block", "norm_num_groups", "num_train_timesteps", "attention_head_dim"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"unet.{name} = {getattr(config, name)}: at least 1")
     for channels_here in config.block_out_channels:
-        if channels_here < 1 or channels_here % config.norm_num_groups:
+        if channels_here % config.norm_num_groups:
             raise ConfigError(
                 f"unet.block_out_channels has {channels_here}: not a multiple of unet.norm_num_groups = "
                 f"{config.norm_num_groups}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from ...config import TargetedConfig
+from ...config import OptimizerConfig, TargetedConfig, TrainConfig
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +38,15 @@ class ForgetTarget(Protocol):
 
     num_forwards: ClassVar[int]
     """Forward passes over D_f's batch that it takes at θ_t."""
-    asks_a_model: ClassVar[bool]
-    """Whether `anchor` and `teacher` mean something to it."""
+    weights: ClassVar[Literal["none", "teacher", "original"]]
+    """Whose they are: none's, those that `teacher` chooses, or always the original model's."""
+    eta: ClassVar[float]
+    """EraseDiff's η where nobody sets one."""
+
+    @staticmethod
+    def default_sections() -> dict[str, TrainConfig | OptimizerConfig]:
+        """EraseDiff's sections that nobody has set."""
+        ...
 
     def __init__(self, config: TargetedConfig, others: Sequence[Condition]):
         """others: what D_r's samples are told, each once."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from ...config import TargetedConfig
+from ...config import OptimizerConfig, TargetedConfig, TrainConfig
 from . import Noised, Predict
 
 if TYPE_CHECKING:
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 class Target:
     num_forwards: ClassVar[int] = 0
-    asks_a_model: ClassVar[bool] = False
+    weights: ClassVar[Literal["none"]] = "none"
+    eta: ClassVar[float] = 1e-4
+
+    @staticmethod
+    def default_sections() -> dict[str, TrainConfig | OptimizerConfig]:
+        """It asks for little a step, so for more of them."""
+        return {"train": TrainConfig(max_train_steps=150), "optimizer": OptimizerConfig(learning_rate=3e-4)}
 
     def __init__(self, config: TargetedConfig, others: Sequence[Condition]):
         pass

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from ...config import TargetedConfig
+from ...config import OptimizerConfig, TargetedConfig, TrainConfig
 from ...errors import ConfigError
 from . import Noised, Predict
 
@@ -30,7 +30,12 @@ class Teacher:
 
 class Target:
     num_forwards: ClassVar[int] = 1
-    asks_a_model: ClassVar[bool] = True
+    weights: ClassVar[Literal["teacher"]] = "teacher"
+    eta: ClassVar[float] = 0.5
+
+    @staticmethod
+    def default_sections() -> dict[str, TrainConfig | OptimizerConfig]:
+        return {"train": TrainConfig(), "optimizer": OptimizerConfig()}
 
     def __init__(self, config: TargetedConfig, others: Sequence[Condition]):
         self._anchor = config.anchor
@@ -39,23 +44,23 @@ class Target:
 
     @staticmethod
     def check(config: TargetedConfig, model: Model, forget: Sequence[Condition], remain: Sequence[Condition]) -> None:
-        if model.conditions.known() == [None]:
+        if model.conditions.is_unconditional:
             raise ConfigError(
                 "method.target = 'rl' compares predictions under two classes, and this model is unconditional: "
                 "use method.target = 'noise'"
             )
-        anchor = config.anchor
-        if anchor is None:
-            if any(set(remain) <= {condition} for condition in forget):
+        if config.anchor is None:
+            others = set(remain)
+            if any(others <= {condition} for condition in forget):
                 raise ConfigError(
                     "method.target = 'rl' needs another class in the remain set to relabel to: "
                     "set method.anchor, or use method.target = 'noise'"
                 )
-        elif not 0 <= anchor < model.num_classes:
-            raise ConfigError(f"method.anchor = {anchor} is no class of the model (0 to {model.num_classes - 1})")
-        elif any(anchor in one.classes.values() for one in model.lineage.forgotten):
+            return
+        anchor = model.conditions.parse(config.anchor, "method.anchor")
+        if any(anchor in one.classes.values() for one in model.lineage.forgotten):
             raise ConfigError(f"method.anchor = {anchor} is a class that the model has forgotten: choose another")
-        elif anchor in forget:
+        if anchor in forget:
             raise ConfigError(f"method.anchor = {anchor} is a class that is to be forgotten: choose another")
 
     def draw(self, condition: Condition, shape: tuple[int, ...], generator: np.random.Generator) -> Condition:
