@@ -83,6 +83,9 @@ def of_engine(model: ShardedModel, batch: DiffusionBatch, xi: float, reading: st
     """(g, ∇g) as the method's step takes them; without ∇g where the reading has no difference of gradients."""
 
     class Given:
+        def with_own_targets(self, batches: Any) -> Any:
+            return batches
+
         def with_forget_targets(self, model: ShardedModel, batches: Any) -> Any:
             return batches
 

@@ -70,6 +70,9 @@ READINGS: dict[str, MethodConfig] = {
 class GivenTargets:
     """The objective's two calls on batches that are drawn already; the rl target costs its forward pass."""
 
+    def with_own_targets(self, batches: list[DiffusionBatch]) -> list[DiffusionBatch]:
+        return batches
+
     def with_forget_targets(self, model: ShardedModel, batches: list[DiffusionBatch]) -> list[DiffusionBatch]:
         with torch.no_grad():
             for batch in batches:
