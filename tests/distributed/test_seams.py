@@ -54,7 +54,7 @@ def data(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     package = folder / "package"
     information = package / "toy-1.dist-info"
     information.mkdir(parents=True)
-    for name in ("toy_family.py", "doubled.py"):
+    for name in ("toy_family.py", "doubled.py", "started.py"):
         shutil.copy(TOY / name, package)
     (package / "averaged.py").write_text(documented_method())
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
@@ -121,7 +121,12 @@ def test_two_ranks_scrub_as_one_does(results: dict[int, Path], data: Path, name:
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_it_is_judged_relearned_and_drawn(results: dict[int, Path], world_size: int) -> None:
     told = json.loads((results[world_size] / "told.json").read_text())
-    assert told == {"trains": True, "family": "Toy", "killed": True}
+    assert told == {
+        "trains": True,
+        "family": "Toy",
+        "stopped": True,
+        "raised": ["KeyError", "TrainingError"][:world_size],
+    }
     record = json.loads((results[world_size] / "rl" / "record.json").read_text())
     for name in ("unscrubbed", "scrubbed"):
         figures = record["models"][name]["metrics"]
@@ -136,12 +141,23 @@ def test_it_is_judged_relearned_and_drawn(results: dict[int, Path], world_size: 
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_methods_state_outlives_a_kill(results: dict[int, Path], world_size: int) -> None:
+def test_a_methods_state_outlives_a_stop(results: dict[int, Path], world_size: int) -> None:
     whole, killed = weights(results[world_size] / "whole"), weights(results[world_size] / "killed")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     (manifest, *_) = sorted((results[world_size] / "killed").glob("attempt-*/checkpoint-*/manifest.json"))
     assert "method.average" in json.loads(manifest.read_text())["state"]["vectors"]
     assert len(list((results[world_size] / "killed").glob("attempt-*"))) == 2
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_method_may_read_before_its_first_step(results: dict[int, Path], world_size: int) -> None:
+    """The first step's own batch: the average of its gradient with itself is that gradient."""
+    logged = {}
+    for name in ("whole", "started"):
+        logged[name] = json.loads((results[world_size] / name / "metrics.jsonl").read_text().splitlines()[0])
+    assert logged["started"]["dot_rr"] == logged["whole"]["dot_rr"] > 0
+    assert logged["started"]["dot_dd"] == pytest.approx(logged["started"]["dot_rr"], rel=1e-6)
+    assert logged["whole"]["dot_dd"] == pytest.approx(0.25 * logged["whole"]["dot_rr"], rel=1e-6)
 
 
 def test_two_ranks_find_what_one_finds(results: dict[int, Path]) -> None:

@@ -27,6 +27,7 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.config.methods import method_kind
 from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.errors import TrainingError
 from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.ranks import collectives
@@ -89,8 +90,14 @@ def main() -> None:
     try:
         run_scrub(config("killed", averaged), watch=kill)
     except Killed:
-        told["killed"] = True
+        told["stopped"] = True
     run_scrub(config("killed", averaged))
+    run_scrub(config("started", method_kind("started")("started"), steps=1))
+    # whatever rank 0 meets, no rank waits for it
+    try:
+        collectives.on_main(lambda: {}["nothing"])
+    except (KeyError, TrainingError) as error:
+        told["raised"] = collectives.gather(type(error).__name__)
     if collectives.is_main():
         (OUT / "told.json").write_text(json.dumps(told))
     torch.distributed.barrier()

@@ -135,7 +135,7 @@ class ShardedModel:
             self._working_copy_of = None
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
+    def at_original(self) -> Iterator[None]:
         """Inside, forward passes are those of the original, frozen model (made with `keep_original`); no gradient."""
         assert self.original is not None, "made without keep_original"
         self._write_working_copy(self.original, None, 0.0, self.original)

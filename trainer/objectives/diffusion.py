@@ -137,7 +137,7 @@ class DiffusionObjective:
         def predict(x_t: Tensor, t: Tensor, told: Told) -> Tensor:
             return self._predict(model, x_t, t, told)
 
-        with model.reference() if self._asks_original else nullcontext():
+        with model.at_original() if self._asks_original else nullcontext():
             return [replace(batch, target=target.compute(batch.prepared, batch.noised, predict)) for batch in batches]
 
     def _predict(self, model: ShardedModel, x_t: Tensor, t: Tensor, told: Told) -> Tensor:

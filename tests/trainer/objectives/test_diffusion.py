@@ -142,3 +142,16 @@ def test_unconditional_models_are_told_no_class(digits: Path, tmp_path: Path) ->
     model = load(make_pipeline(tmp_path / "model", num_classes=None), null_class=None)
     (batch,) = objective(model, EraseDiffConfig(target="noise")).forget_batches(samples(digits, "forget"))
     assert not batch.noised.told
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_forget_samples_own_targets_are_those_of_training_on_them(
+    digits: Path, tmp_path: Path, prediction_type: Any
+) -> None:
+    model = load(make_pipeline(tmp_path / "model", prediction_type=prediction_type))
+    asked = objective(model, EraseDiffConfig())
+    (batch,) = asked.with_own_targets(asked.forget_batches(samples(digits, "forget")))
+    noised, scheduler = batch.noised, DDPMScheduler(num_train_timesteps=1000, prediction_type=prediction_type)
+    velocity = scheduler.get_velocity(noised.x_0, noised.epsilon, noised.timesteps)  # pyright: ignore[reportArgumentType]
+    expected = noised.epsilon if prediction_type == "epsilon" else velocity
+    assert batch.target is not None and torch.allclose(batch.target, expected, atol=1e-6)
