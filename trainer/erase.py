@@ -123,7 +123,8 @@ def run_erase(
 
 def _withdraw(model: Path, record: Path) -> None:
     """What was published on evidence before this no longer stands: it is kept under another name."""
-    if model.exists() and model.stat().st_mtime_ns < record.stat().st_mtime_ns:
+    card = model / "README.md"  # written last
+    if model.exists() and card.stat().st_mtime_ns < record.stat().st_mtime_ns:
         withdrawn = model.with_name(WITHDRAWN_NAME)
         if withdrawn.exists():
             shutil.rmtree(withdrawn)

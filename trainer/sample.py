@@ -22,7 +22,7 @@ def run_sample(config: SampleConfig) -> Path:
     conditions = model.conditions
     rows = [conditions.parse(given, "labels") for given in config.labels] or conditions.known()
     if model.null_class is not None and model.null_class in rows:
-        raise ConfigError(f"labels: {model.null_class} stands for no class of the model")
+        raise ConfigError(f"labels: {model.null_class} is no class of the model: it stands for none")
     check_sampling(config.sampling, model)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = 'cuda', but torch sees no CUDA device: use device = 'cpu'")

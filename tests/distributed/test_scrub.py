@@ -70,7 +70,7 @@ def test_a_mistake_is_said_once_and_ends_every_rank(digits: Path, base_model: Pa
 EACH_ITS_DISK = """
 import os, sys
 from erasediff.launch.cli import main
-from erasediff.trainer.distributed import end_process
+from erasediff.trainer.ranks.collectives import end_process
 end_process(main([word.replace("DISK", "disk-" + os.environ["RANK"]) for word in sys.argv[1:]]))
 """
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 from pathlib import Path
 from typing import cast
 
 import pytest
-import ranks
 import tiny
 import torch
 from erasediff.shards.dataset import Dataset
@@ -145,26 +142,6 @@ def test_the_weights_evaluated_are_the_weights_saved(evidence: Evidence, run: Pa
     assert entries["scrubbed"].weights_sha256 == sha256_of_file(run / "model")
     assert entries["unscrubbed"].weights_sha256 == sha256_of_file(base_model)
     assert entries["scrubbed"].weights_sha256 != entries["unscrubbed"].weights_sha256
-
-
-def test_two_ranks_find_the_same(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
-    records = []
-    for world_size in (1, 2):
-        copy = tmp_path / f"run-{world_size}"
-        shutil.copytree(run, copy)
-        config = tiny_evaluation(copy, digits, classifier)
-        words = ["--run", config.run, "--data", config.data, "--judge.classifier", str(classifier), "--judge.relearn"]
-        words += ["--judge.num-forget-samples-per-class", "70", "--judge.num-remain-samples-per-class", "15"]
-        words += ["--judge.sampling.num-inference-steps", "2", "--judge.relearning.num-samples", "6"]
-        words += ["--judge.relearning.num-steps", "2", "--judge.relearning.num-points", "2"]
-        words += ["--judge.thresholds", "accuracy_remaining >= 0", "--judge.device", "cpu"]
-        # 3: a threshold on accuracy alone shows no forgetting
-        ranks.check(ranks.run_ranks(world_size, ["-m", "erasediff.launch", "evaluate", *words]), status=3)
-        records.append(json.loads((copy / "record.json").read_text()))
-    one, two = records
-    for name in ("unscrubbed", "scrubbed"):
-        assert one["models"][name]["metrics"] == two["models"][name]["metrics"]
-        assert one["models"][name]["relearning"] == two["models"][name]["relearning"]
 
 
 def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run: Path, classifier: Path) -> None:
