@@ -252,7 +252,8 @@ def _is_in_a_function(tree: ast.Module, line: int) -> bool:
 
 def _cover(folder: Path, tests: tuple[str, ...]) -> None:
     tree = _export(folder / "covered")
-    config = (folder / "coverage.ini").resolve()
+    # not coverage.*, which coverage deletes
+    config = (folder / "measure.ini").resolve()
     config.write_text(COVERAGE.format(sources=",".join(PACKAGES), folder=folder.resolve()))
     report = folder.resolve() / "durations.jsonl"
     report.unlink(missing_ok=True)
