@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@echo "installed in $$(( $$(date +%s) - $$(cat .install-start) )) s"; rm .install-start
 	@touch $@
 
-# torch's CUDA wheels ask for exactly one Triton; tests/test_install.py has the recorded pairs
+# torch's CUDA wheels ask for exactly one Triton; kernels/versions.py has the recorded pairs
 constraints-cuda.txt: constraints.txt
 	sed -e '1s/.*/# constraints.txt with the Triton that the CUDA wheel of its torch asks for: `make $@` writes it./' \
 	  -e 's/^triton==.*/triton==3.7.1/' $< > $@

@@ -45,6 +45,8 @@ COMMANDS = {
     "pretrain": ("train", "Pretrain", "train a class-conditional diffusion model on a dataset"),
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
     "launch local": ("local", "Local", "run scrub, pretrain or erase on several processes of this machine"),
+    "launch doctor": ("doctor.command", "Doctor", "look whether this machine, or every node of a job, can carry a run"),
+    "doctor": ("doctor.command", "Doctor", "the same; so a launcher names it: erasediff launch local -n 2 doctor"),
     "sample": ("evaluate", "Sample", "generate a grid of images"),
     "evaluate": ("evaluate", "Evaluate", "measure a scrubbed model beside the one it came from"),
 }

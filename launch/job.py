@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..trainer.errors import ConfigError
+from .doctor.command import Doctor
 from .erase import Erase
 from .train import Pretrain, Scrub
 
 # commands that all ranks of a job run together
-COMMANDS = {"scrub": Scrub, "pretrain": Pretrain, "erase": Erase}
+COMMANDS = {"scrub": Scrub, "pretrain": Pretrain, "erase": Erase, "doctor": Doctor}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from erasediff.kernels.versions import TRITON_OF_TORCH
 from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).parent.parent
@@ -49,10 +50,6 @@ def test_torchvision_is_not_pulled_in() -> None:
     """Beside a CPU torch its only build breaks transformers and diffusers."""
     assert find_spec("torchvision") is None
     assert "torchvision" not in (REPOSITORY / "constraints.txt").read_text()
-
-
-# what the CUDA wheels of torch ask for, as their metadata has it; the CPU wheels ask for none
-TRITON_OF_TORCH = {"2.11.0": "3.6.0", "2.13.0": "3.7.1"}
 
 
 def pinned(name: str) -> dict[str, str]:

@@ -32,7 +32,7 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     check_ranges(config)
     config = dataclasses.replace(config, optimizer=config.optimizer.fitted(config.train.max_train_steps))
     device = collectives.set_up(config.engine)
-    data, model = collectives.together(lambda: _plan(config))
+    data, model = collectives.together(lambda: plan(config))
     run = RunFolder(config, config.output)
     inputs = PretrainInputs(DataStamp.of(data))
     run.hold_to(inputs)
@@ -62,7 +62,7 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     return run.model_path
 
 
-def _plan(config: PretrainConfig) -> tuple[Dataset, Model]:
+def plan(config: PretrainConfig) -> tuple[Dataset, Model]:
     """The data and a new model; raises ConfigError or DataError for what cannot work."""
     data = Dataset.open(config.data)
     shape = data.image_shape

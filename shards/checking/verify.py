@@ -10,7 +10,7 @@ import numpy as np
 from ..dataset import Dataset, check_disjoint, check_size
 from ..errors import DataError
 from ..format.index import fingerprint, load_index
-from ..format.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, read_manifest
+from ..format.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Shard, read_manifest
 from ..requests.split import FORGET_NAME, REMAIN_NAME
 from ..writing.assemble import check_unique
 from ..writing.jobs import Progress, StopFlag, resolve_num_workers, run_jobs
@@ -41,7 +41,7 @@ def _dataset_problems(path: Path, decode: bool, num_workers: int, progress: Prog
         index = load_index(path / INDEX_NAME)
     except DataError as error:
         return [str(error)]
-    problems = _index_problems(path / INDEX_NAME, manifest, index)
+    problems = index_problems(path / INDEX_NAME, manifest, index)
     if problems:
         # offsets of another index would only produce noise
         return problems
@@ -50,7 +50,8 @@ def _dataset_problems(path: Path, decode: bool, num_workers: int, progress: Prog
     return [line for lines in run_jobs(jobs, num_workers, progress) for line in lines]
 
 
-def _index_problems(path: Path, manifest: Manifest, index: np.ndarray) -> list[str]:
+def index_problems(path: Path, manifest: Manifest, index: np.ndarray) -> list[str]:
+    """Whether an index is the one that the manifest tells of."""
     advice = "build the dataset again"
     counts = [shard.num_samples for shard in manifest.shards]
     expected = np.repeat(np.arange(len(counts)), counts)
@@ -68,12 +69,15 @@ def _check_shard(dataset: Dataset, number: int, decode: bool, stop: StopFlag) ->
     shard = dataset.manifest.shards[number]
     path = dataset.path / shard.path
     problems = _attempt(lambda: check_size(path, shard.bytes))
-    if problems:
-        return problems
+    return problems or file_problems(path, shard) + shard_problems(dataset, number, decode, stop)
+
+
+def file_problems(path: Path, shard: Shard) -> list[str]:
+    """Whether a shard's bytes are those that the manifest tells of."""
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-            problems.append(f"{path}: SHA-256 is not the recorded one; copy or build it again")
-    return problems + shard_problems(dataset, number, decode, stop)
+            return [f"{path}: SHA-256 is not the recorded one; copy or build it again"]
+    return []
 
 
 def _attempt(check: Callable[[], None]) -> list[str]:

@@ -27,6 +27,13 @@ def ema_decay(decay: float, step: int) -> float:
     return min(decay, (1 + step) / (10 + step)) if step > 0 else 0.0
 
 
+def vector_names(config: OptimizerConfig) -> list[str]:
+    """What `OuterOptimizer.vectors` has once a step is done: as many vectors as long as θ are saved beside it."""
+    moments = {"adamw": ["exp_avg", "exp_avg_sq"], "adam": ["exp_avg", "exp_avg_sq"]}
+    of_sgd = ["momentum_buffer"] if config.momentum else []
+    return moments.get(config.name, of_sgd) + (["ema"] if config.ema_decay is not None else [])
+
+
 class OuterOptimizer:
     """Applies δ to θ. Elementwise, so its result does not depend on how θ is sharded."""
 
