@@ -17,6 +17,9 @@ def test_the_python_snippet_runs(digits: Path, base_model: Path, tmp_path: Path)
     (tmp_path / "sets").symlink_to(digits / "split")
     # as written, but for the number of steps
     code = code.replace("max_train_steps=100", "max_train_steps=2")
+    # torch's compiler takes seconds to import, and nothing of it runs
+    code += "import sys, torch\nassert 'torch._inductor.compile_fx' not in sys.modules\n"
+    code += "assert torch.compile.__name__ == 'compile', 'it stays for who wants it'"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "scrubbed" / "model_index.json").exists()

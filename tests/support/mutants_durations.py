@@ -1,4 +1,4 @@
-"""A pytest plugin for benchmarks/mutants.py: how long each test took, its fixtures included, a line a phase."""
+"""A pytest plugin for benchmarks/mutants.py: how long each test took and how it ended, a line a phase."""
 
 import json
 import os
@@ -8,5 +8,7 @@ import pytest
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # who started the workers hears of it too
+        return
     with Path(os.environ["MUTANTS_DURATIONS"]).open("a") as file:
-        file.write(json.dumps([report.nodeid, report.duration]) + "\n")
+        file.write(json.dumps([report.nodeid, report.duration, report.outcome]) + "\n")

@@ -11,6 +11,7 @@ an upgrade that changes any of this is seen.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -45,7 +46,19 @@ def _import_deepspeed(device: torch.device) -> Any:
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # compiled at first use otherwise: nodes may have no compiler
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _import_muon()
     return deepspeed
+
+
+def _import_muon() -> None:
+    """DeepSpeed asks whether an optimizer is its Muon, whose file compiles as it is imported, and that brings torch's
+    whole compiler: seconds of every start, for functions that no placeholder runs. They stay as they are written.
+    """
+    compiler, torch.compile = torch.compile, lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        torch.compile = compiler
 
 
 def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
