@@ -79,6 +79,12 @@ def test_every_process_group_waits_as_long_as_is_set(world_size: int) -> None:
     assert set(found) == {collective_timeout(EngineConfig()).total_seconds()}
 
 
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_no_step_starts_a_process(world_size: int) -> None:
+    """DeepSpeed counts a CPU's devices at every reduction of stage 3: once is enough."""
+    assert results(world_size)["started"] in ([], ["numactl"])
+
+
 def test_the_persistence_threshold_decides_what_stays_whole() -> None:
     found = results(1)["persistent"]
     assert found["nothing-persistent-overlap"] == 0

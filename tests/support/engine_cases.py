@@ -61,15 +61,12 @@ class Case:
 
 # together they use every operation of the engine
 _EVERY_OPERATION = ("envelope-norm", "envelope-value-K3", "first_order-norm-K3", "moo")
-_EXACT_CASES = [
-    Case(method, "sgd", stage, "fp32")
-    for method, stage in itertools.product(METHODS, (1, 2, 3))
-    # stages 1 and 2 differ in what is reduced where, and in no operation
-    if stage > 1 or method in _EVERY_OPERATION
-] + [
-    # the optimizer is elementwise: it sees neither stage nor method
-    Case(method, "adamw", 2, "fp32")
-    for method in ("envelope-norm", "first_order-value-K3", "finetune")
+_STAGE_CASES = [Case(method, "sgd", stage, "fp32") for method in _EVERY_OPERATION for stage in (1, 2, 3)]
+# a method sees neither stage nor number of ranks
+_METHOD_CASES = [Case(method, "sgd", 2, "fp32") for method in METHODS if method not in _EVERY_OPERATION]
+# nor does the optimizer, which is elementwise
+_OPTIMIZER_CASES = [
+    Case(method, "adamw", 2, "fp32") for method in ("envelope-norm", "first_order-value-K3", "finetune")
 ]
 _ROUNDED_CASES = [
     Case(method, "sgd", stage, precision)
@@ -114,10 +111,12 @@ _ROUNDED_SPREAD_CASES = [
 
 
 def exact_cases(world_size: int) -> list[Case]:
-    """All on two ranks, and on GPUs; on one and three what the number of ranks can change."""
-    if world_size == 2 or DEVICE.type == "cuda":
-        return _EXACT_CASES + _SPREAD_CASES
-    return [case for case in _EXACT_CASES if case.method in _EVERY_OPERATION]
+    """All on GPUs; on a CPU every operation at every stage, and the rest on one number of ranks."""
+    if DEVICE.type == "cuda":
+        more = [dataclasses.replace(case, zero_stage=3) for case in _METHOD_CASES]
+        return _STAGE_CASES + _METHOD_CASES + more + _OPTIMIZER_CASES + _SPREAD_CASES
+    more = {1: _METHOD_CASES, 2: _OPTIMIZER_CASES + _SPREAD_CASES}
+    return _STAGE_CASES + more.get(world_size, [])
 
 
 def rounded_cases(world_size: int) -> list[Case]:

@@ -11,6 +11,7 @@ an upgrade that changes any of this is seen.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -46,19 +47,23 @@ def _import_deepspeed(device: torch.device) -> Any:
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # compiled at first use otherwise: nodes may have no compiler
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    _import_muon()
+    _spare_time()
     return deepspeed
 
 
-def _import_muon() -> None:
-    """DeepSpeed asks whether an optimizer is its Muon, whose file compiles as it is imported, and that brings torch's
-    whole compiler: seconds of every start, for functions that no placeholder runs. They stay as they are written.
-    """
+@functools.cache
+def _spare_time() -> None:
+    """Without a change to any result."""
+    # DeepSpeed asks whether an optimizer is its Muon, whose file compiles as it is imported, which brings torch's whole
+    # compiler, 3.5 s a start: those functions, which our placeholder does not run, stay as they are written
     compiler, torch.compile = torch.compile, lambda function: function
     try:
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     finally:
         torch.compile = compiler
+    # stage 3 on a CPU counts devices at every reduction, each time by starting `numactl`, there or not
+    numa: Any = importlib.import_module("deepspeed.utils.numa")
+    numa.get_numa_cores = functools.cache(numa.get_numa_cores)
 
 
 def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
