@@ -141,7 +141,9 @@ def test_shard_borders_do_not_matter(form, dtype, first_order):
 
 @pytest.mark.parametrize(("n", "num_values"), [(CHUNK, 30), (40_003, 30), (3 * CPU_CHUNK, 5)])
 def test_shard_borders_do_not_matter_where_all_elements_are_equal(form, n, num_values):
-    for value in torch.linspace(1, 2, num_values).tolist():
+    values = torch.linspace(1, 2, num_values)
+    # interpreted, a value takes seconds
+    for value in values[:: 5 if form.is_triton and form.device.type == "cpu" else 1].tolist():
         u = torch.full((n,), value, device=form.device)
         assert difference_between_worlds(form, u, -u) <= 2e-7
 

@@ -61,14 +61,14 @@ def test_iterates_reach_the_constrained_optimum(barrier: Any, eta: float) -> Non
     one = torch.ones(1)
     remain: Any = [Quadratic(torch.eye(2), torch.tensor([2.0, 1.0]), one)]
     forget: Any = [Quadratic(torch.tensor([[1.0, 1.0]]), torch.tensor([0.5, 0.5]), one)]
-    model = make_model(Point(-1.0, 3.0), OptimizerConfig(name="sgd", learning_rate=0.02))
+    model = make_model(Point(-1.0, 3.0), OptimizerConfig(name="sgd", learning_rate=0.1))
     config = EraseDiffConfig(barrier=barrier, eta=eta, lambda_cap=None, num_inner_steps=10, xi=0.1)
     method = config.make(Quadratics())
-    for step in range(600):
+    for step in range(120):
         update = method.step(model, forget, remain, step, diagnose=False)
         model.step(update.delta, step, update.skip)
     # (2, 1) less half of its excess 2 along (1, 1)
-    assert torch.allclose(model.gather(model.theta)["x"], torch.tensor([1.0, 0.0]), atol=2e-3)
+    assert torch.allclose(model.gather(model.theta)["x"], torch.tensor([1.0, 0.0]), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
