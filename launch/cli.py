@@ -44,7 +44,12 @@ COMMANDS = {
     "shards inspect": ("shards", "Inspect", "count a dataset's samples and draw a contact sheet"),
     "pretrain": ("train", "Pretrain", "train a class-conditional diffusion model on a dataset"),
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
-    "launch local": ("local", "Local", "run scrub, pretrain or erase on several processes of this machine"),
+    "launch local": ("local", "Local", "run a command on several processes of this machine"),
+    "launch slurm": ("slurm.submit", "Slurm", "submit a command to a SLURM cluster"),
+    "launch sweep": ("slurm.sweep", "Sweep", "submit many runs as an array"),
+    "launch status": ("slurm.watch", "Status", "say what became of a run's jobs"),
+    "launch logs": ("slurm.watch", "Logs", "show what the ranks of a run's job said, the first error on top"),
+    "launch cancel": ("slurm.watch", "Cancel", "end a run's job, saved where it can be"),
     "launch doctor": ("doctor.command", "Doctor", "look whether this machine, or every node of a job, can carry a run"),
     "doctor": ("doctor.command", "Doctor", "the same; so a launcher names it: erasediff launch local -n 2 doctor"),
     "sample": ("evaluate", "Sample", "generate a grid of images"),
@@ -86,15 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         read(module, options, name, rest).run()
     except (ConfigError, DataError) as error:
-        return _fail(error, 2)
+        return fail(error, 2)
     except LostRankError as error:
-        return _fail(error, os.EX_UNAVAILABLE)
+        return fail(error, os.EX_UNAVAILABLE)
     except NotShownError as error:
-        return _fail(error, EXIT_NOT_SHOWN)
+        return fail(error, EXIT_NOT_SHOWN)
     except TrainingError as error:
-        return _fail(error, 1)
+        return fail(error, 1)
     except Interrupted as stop:
-        return _fail(stop, os.EX_TEMPFAIL)
+        return fail(stop, os.EX_TEMPFAIL)
     except KeyboardInterrupt:
         print("erasediff: interrupted", file=sys.stderr)
         return 130
@@ -102,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:  # a full disk, a folder that may not be written: the system's own words name it
-        return _fail(error, 1)
+        return fail(error, 1)
     return 0
 
 
@@ -114,7 +119,8 @@ def read(module: str, options: str, name: str, words: list[str]) -> Command:
     return parse(kind, words, prog=f"erasediff {name}")
 
 
-def _fail(error: BaseException, status: int) -> int:
+def fail(error: BaseException, status: int) -> int:
+    """Says an error in one line, on the rank that is to say it; the status."""
     # where torch's elastic launchers look for what a rank has to say
     if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         told = {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}

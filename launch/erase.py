@@ -21,6 +21,19 @@ class Erase:
         words = ["--model.path" + word[7:] if word == "--model" or word[:8] == "--model=" else word for word in words]
         return cls(read_settings(EraseConfig, words, prog=prog))
 
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output)
+
+    @property
+    def datasets(self) -> list[str]:
+        return [self.config.data]
+
+    def check(self) -> None:
+        from ..trainer.erase import check
+
+        check(self.config)
+
     def run(self) -> None:
         with meeting.on_signals():
             from ..trainer.erase import WITHDRAWN_NAME, run_erase

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..trainer.config import EvaluateConfig, SampleConfig
+from ..trainer.ranks import meeting
 from .options import read_settings
 
 
@@ -17,10 +19,29 @@ class Sample:
     def read(cls, words: Sequence[str], prog: str) -> Sample:
         return cls(read_settings(SampleConfig, words, prog=prog))
 
-    def run(self) -> None:
-        from ..trainer.sample import run_sample
+    @property
+    def folder(self) -> Path:
+        picture = Path(self.config.output)
+        return picture.with_name(f"{picture.stem}-run")
 
-        print(f"picture: {run_sample(self.config)}")
+    @property
+    def datasets(self) -> list[str]:
+        return []
+
+    def check(self) -> None:
+        from ..trainer.sample import check
+
+        check(self.config)
+
+    def run(self) -> None:
+        with meeting.on_signals():
+            from ..trainer.ranks.collectives import is_main, leaving_together
+            from ..trainer.sample import run_sample
+
+            with leaving_together():
+                picture = run_sample(self.config)
+                if is_main():
+                    print(f"picture: {picture}")
 
 
 @dataclass(frozen=True)
@@ -31,12 +52,27 @@ class Evaluate:
     def read(cls, words: Sequence[str], prog: str) -> Evaluate:
         return cls(read_settings(EvaluateConfig, words, prog=prog))
 
-    def run(self) -> None:
-        from ..trainer.evidence.collect import run_evaluate
-        from ..trainer.ranks.collectives import is_main
-        from .evidence_table import show
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run)
 
-        evidence = run_evaluate(self.config)
-        if is_main():
-            show(evidence)
-        evidence.require_shown()
+    @property
+    def datasets(self) -> list[str]:
+        return [self.config.data]
+
+    def check(self) -> None:
+        from ..trainer.evidence.collect import check
+
+        check(self.config)
+
+    def run(self) -> None:
+        with meeting.on_signals():
+            from ..trainer.evidence.collect import run_evaluate
+            from ..trainer.ranks.collectives import is_main, leaving_together
+            from .evidence_table import show
+
+            with leaving_together():
+                evidence = run_evaluate(self.config)
+                if is_main():
+                    show(evidence)
+                evidence.require_shown()

@@ -1,38 +1,91 @@
-"""What is launched, wherever it runs: a command's words, the folder it writes to, and on how many ranks."""
+"""What is launched, wherever it runs: a command, the folder for what a launcher writes about it, and its ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from ..trainer.errors import ConfigError
 from .doctor.command import Doctor
 from .erase import Erase
+from .evaluate import Evaluate, Sample
 from .train import Pretrain, Scrub
 
-# commands that all ranks of a job run together
-COMMANDS = {"scrub": Scrub, "pretrain": Pretrain, "erase": Erase, "doctor": Doctor}
+
+class RankedCommand(Protocol):
+    """A command that all ranks of a job run together."""
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def folder(self) -> Path:
+        """Where a launcher keeps logs and what else it writes."""
+        ...
+
+    @property
+    def datasets(self) -> list[str]:
+        """Folders of the datasets that the run reads sample by sample."""
+        ...
+
+    def check(self) -> None:
+        """Raises what the run itself would refuse, devices aside: they are another machine's. Writes nothing."""
+        ...
+
+
+COMMANDS: dict[str, Any] = {
+    "scrub": Scrub,
+    "pretrain": Pretrain,
+    "erase": Erase,
+    "evaluate": Evaluate,
+    "sample": Sample,
+    "doctor": Doctor,
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a launcher gives a job."""
+
+    nodes: int
+    ranks_per_node: int
+
+    @property
+    def num_ranks(self) -> int:
+        return self.nodes * self.ranks_per_node
 
 
 @dataclass(frozen=True)
 class Job:
-    """One command on `num_ranks` processes."""
+    """One command on many processes."""
 
     words: tuple[str, ...]
     """As on the command line, without `erasediff`."""
-    output: Path
-    """The command's; logs lie in logs/ there."""
-    num_ranks: int
+    read: RankedCommand
+    """What they say."""
+    resources: Resources
 
     @classmethod
-    def read(cls, words: Sequence[str], num_ranks: int, prog: str) -> Job:
+    def of(cls, words: Sequence[str], resources: Resources, prog: str) -> Job:
         """Raises ConfigError for options that the command itself would refuse; nothing is loaded."""
         command, *rest = words
         if "--dry-run" in rest:
             raise ConfigError(f"--dry-run needs one process: erasediff {command} --dry-run")
-        config = COMMANDS[command].read(rest, prog=f"{prog} {command}").config
-        return cls(tuple(words), Path(config.output), num_ranks)
+        return cls(tuple(words), COMMANDS[command].read(rest, prog=f"{prog} {command}"), resources)
+
+    @property
+    def command(self) -> str:
+        return self.words[0]
+
+    @property
+    def config(self) -> Any:
+        return self.read.config
+
+    @property
+    def folder(self) -> Path:
+        return self.read.folder
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -10,13 +10,13 @@ from typing import Annotated
 import tyro
 
 from ..trainer.errors import ConfigError
-from .job import Job, split_words
+from .job import Job, Resources, split_words
 from .options import parse
 
 
 @dataclass(frozen=True)
 class Options:
-    """Run scrub, pretrain or erase on several processes of this machine, one a rank; each rank logs to OUTPUT/logs.
+    """Run a command on several processes of this machine, one a rank; each rank logs to OUTPUT/logs.
 
     When one rank fails all end, and its error is shown. SIGTERM and Ctrl-C stop with what was done saved (exit code 75:
     the same command continues); a second one 2 s later or more stops at once.
@@ -43,7 +43,7 @@ class Local:
             raise ConfigError(f"--num-processes {options.num_processes}: at least 1")
         if options.kill_delay_seconds < 0:
             raise ConfigError(f"--kill-delay-seconds {options.kill_delay_seconds}: at least 0")
-        return cls(Job.read(command, options.num_processes, prog), options.kill_delay_seconds)
+        return cls(Job.of(command, Resources(1, options.num_processes), prog), options.kill_delay_seconds)
 
     def run(self) -> None:
         """Leaves through SystemExit with the exit status of the rank that failed first."""

@@ -71,10 +71,10 @@ def run_here(job: Job, kill_delay_seconds: int) -> int:
     Raises ConfigError where the logs have no place.
     """
     try:
-        logs = DefaultLogsSpecs(str(job.output / LOGS_NAME), redirects=Std.ALL, tee={0: Std.ALL})
+        logs = DefaultLogsSpecs(str(job.folder / LOGS_NAME), redirects=Std.ALL, tee={0: Std.ALL})
     except OSError as error:
-        raise ConfigError(f"output = '{job.output}': {error.strerror}") from None
-    ranks = Ranks(sys.executable, job.arguments, _environments(job.num_ranks), logs, kill_delay_seconds)
+        raise ConfigError(f"output = '{job.folder}': {error.strerror}") from None
+    ranks = Ranks(sys.executable, job.arguments, _environments(job.resources.num_ranks), logs, kill_delay_seconds)
 
     def forward(number: int, frame: FrameType | None) -> None:
         ranks.send(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..trainer.config import PretrainConfig, ScrubConfig
 from ..trainer.config.methods import method_names
@@ -19,6 +20,19 @@ class Pretrain:
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Pretrain:
         return cls(read_settings(PretrainConfig, words, prog=prog))
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output)
+
+    @property
+    def datasets(self) -> list[str]:
+        return [self.config.data]
+
+    def check(self) -> None:
+        from ..trainer.pretrain import check
+
+        check(self.config)
 
     def run(self) -> None:
         with meeting.on_signals():
@@ -47,6 +61,19 @@ class Scrub:
             "--dry-run prints the resolved settings and what would happen, and stops."
         )
         return cls(read_settings(ScrubConfig, words, prog=prog, note=note), dry_run)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output)
+
+    @property
+    def datasets(self) -> list[str]:
+        return [self.config.forget, self.config.remain]
+
+    def check(self) -> None:
+        from ..trainer.scrubbing import check
+
+        check(self.config)
 
     def run(self) -> None:
         with meeting.on_signals():

@@ -14,6 +14,7 @@ from .format.images import decode
 from .format.index import EXTENSIONS, NO_LABEL, fingerprint, hash_numbers, load_index
 from .format.manifest import INDEX_NAME, ImageShape, Manifest, read_manifest
 from .format.shard_files import ShardFiles
+from .format.staging import nearest
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Dataset:
         self.classes = manifest.classes if classes is None else classes
         """Class names; a label is a position in it."""
         self._label_table = label_table
+        near = nearest(path)
         self.files = ShardFiles(
-            [path / shard.path for shard in manifest.shards], [shard.bytes for shard in manifest.shards]
+            [near / shard.path for shard in manifest.shards], [shard.bytes for shard in manifest.shards]
         )
 
     @classmethod
@@ -60,12 +62,13 @@ class Dataset:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        index = load_index(path / INDEX_NAME)
+        near = nearest(path)
+        index = load_index(near / INDEX_NAME)
         if not len(index) == manifest.num_samples == sum(shard.num_samples for shard in manifest.shards):
             found = f"{len(index):,} rows for {manifest.num_samples:,} samples"
             raise DataError(f"{path / INDEX_NAME}: {found}: index out of date; build the dataset again")
         for shard in manifest.shards:
-            check_size(path / shard.path, shard.bytes)
+            check_size(near / shard.path, shard.bytes)
         return cls(path, manifest, index)
 
     def only(self, rows: np.ndarray) -> "Dataset":

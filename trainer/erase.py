@@ -37,8 +37,9 @@ from .models.card import add_verdict
 from .models.families import load_model
 from .models.fitting import fit
 from .models.lineage import describe_forgotten, forgotten_rows
+from .models.model import Model
 from .ranks import collectives, meeting
-from .run.folder import RunFolder
+from .run.folder import RunFolder, check_output
 from .run.loop import Watch
 from .run.provenance import DataStamp, weights_sha256
 from .scrubbing import check_settings, run_scrub
@@ -52,6 +53,44 @@ class Erasure:
 
     evidence: Evidence
     model: Path
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A request that has been read and checked: nothing is written."""
+
+    request: Request
+    given: Dataset
+    model: Model
+    chosen: np.ndarray
+    """bool [len(given)]: D_f."""
+    forgotten_before: np.ndarray
+    """bool [len(given)]: in neither set."""
+
+
+def check(config: EraseConfig) -> None:
+    """Raises ConfigError or DataError where the run would be refused, its device aside; writes nothing."""
+    check_ranges(config)
+    check_output(config, config.output)
+    planned = _plan(config)
+    retrained = named_retrained(config.judge, planned.model)
+    remain = Path(config.output) / "split" / REMAIN_NAME
+    if retrained is not None and remain.exists():
+        check_trained_without(retrained, DataStamp.of(Dataset.open(remain)))
+
+
+def _plan(config: EraseConfig) -> _Plan:
+    request = read_request(Path(config.request))
+    given = Dataset.open(config.data)
+    chosen = select(given, request)
+    model = load_model(config.model)
+    data = fit(given, model).data
+    forgotten_before = forgotten_rows(model.lineage.forgotten, data)
+    remaining = ~(chosen | forgotten_before)
+    conditions = [model.conditions.of_dataset(data, rows) for rows in (chosen, remaining)]
+    check_settings(config, model, *conditions)
+    check_judge(config.judge, model, data, chosen, remaining, config.request)
+    return _Plan(request, given, model, chosen, forgotten_before)
 
 
 def run_erase(
@@ -69,23 +108,15 @@ def run_erase(
     """
     check_ranges(config)
     collectives.set_up(config.engine)
-    request = read_request(Path(config.request))
-    given = Dataset.open(config.data)
-    chosen = select(given, request)
-    model = load_model(config.model)
-    data = fit(given, model).data
-    forgotten_before = forgotten_rows(model.lineage.forgotten, data)
-    remaining = ~(chosen | forgotten_before)
-    conditions = [model.conditions.of_dataset(data, rows) for rows in (chosen, remaining)]
-    check_settings(config, model, *conditions)
-    check_judge(config.judge, model, data, chosen, remaining, config.request)
+    planned = _plan(config)
+    request, given, model, forgotten_before = planned.request, planned.given, planned.model, planned.forgotten_before
     retrained = named_retrained(config.judge, model) if before_evaluation is None else None
     run = RunFolder(config, config.output)
     sets = run.path / "split"
     collectives.on_main(lambda: _split(given, sets, request, forgotten_before))
     if retrained is not None:  # hours before the evaluation asks
         check_trained_without(retrained, DataStamp.of(Dataset.open(sets / REMAIN_NAME)))
-    left_out = int(np.count_nonzero(forgotten_before & ~chosen))
+    left_out = int(np.count_nonzero(forgotten_before & ~planned.chosen))
     if left_out and collectives.is_main():
         told = describe_forgotten(model.lineage.forgotten)
         print(f"left out    {left_out:,} samples that the model has forgotten before ({told})")

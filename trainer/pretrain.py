@@ -21,16 +21,15 @@ from .models.model import Model
 from .ranks import collectives
 from .run.checks import check_engine, check_optimizer, check_train
 from .run.effects import effect_notes
-from .run.folder import RunFolder
+from .run.folder import RunFolder, check_output
 from .run.loop import Watch
-from .run.provenance import DataStamp, PretrainInputs
+from .run.provenance import DataStamp, PretrainInputs, check_inputs
 from .run.training import train
 
 
 def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     """Runs or continues the training; returns the pipeline's folder. All ranks call it."""
-    check_ranges(config)
-    config = dataclasses.replace(config, optimizer=config.optimizer.fitted(config.train.max_train_steps))
+    config = _fitted(config)
     device = collectives.set_up(config.engine)
     data, model = collectives.together(lambda: plan(config))
     run = RunFolder(config, config.output)
@@ -60,6 +59,19 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
             watch=watch,
         )
     return run.model_path
+
+
+def check(config: PretrainConfig) -> None:
+    """Raises ConfigError or DataError where the run would be refused, its device aside; writes nothing."""
+    config = _fitted(config)
+    check_output(config, config.output)
+    data, _ = plan(config)
+    check_inputs(Path(config.output), PretrainInputs(DataStamp.of(data)))
+
+
+def _fitted(config: PretrainConfig) -> PretrainConfig:
+    check_ranges(config)
+    return dataclasses.replace(config, optimizer=config.optimizer.fitted(config.train.max_train_steps))
 
 
 def plan(config: PretrainConfig) -> tuple[Dataset, Model]:

@@ -9,14 +9,34 @@ import torch
 from .config import EngineConfig, SampleConfig
 from .config.toml import check_ranges
 from .errors import ConfigError
+from .models.conditions import Condition
 from .models.families import load_model
+from .models.model import Model
 from .models.pictures import to_grid
 from .models.sampling import check_sampling, sample
 from .ranks import collectives
 
 
 def run_sample(config: SampleConfig) -> Path:
-    """Writes a grid of samples, a row for each condition; returns the file."""
+    """Writes a grid of samples, a row for each condition; returns the file. All ranks call it."""
+    model, rows = check(config)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda', but torch sees no CUDA device: use device = 'cpu'")
+    device = collectives.set_up(EngineConfig(device=config.device))
+    wanted = [row for row in rows for _ in range(config.num_images)]
+    images = sample(model, wanted, config.sampling, device=device)
+    output = Path(config.output)
+    collectives.on_main(lambda: _write(images, config, output))
+    return output
+
+
+def _write(images: torch.Tensor, config: SampleConfig, output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    to_grid(images, config.num_images, config.scale).save(output, format="PNG")
+
+
+def check(config: SampleConfig) -> tuple[Model, list[Condition]]:
+    """The model, and what each row is told. Raises ConfigError for what cannot work, writes nothing."""
     check_ranges(config)
     model = load_model(config.model)
     conditions = model.conditions
@@ -24,14 +44,6 @@ def run_sample(config: SampleConfig) -> Path:
     if model.null_class is not None and model.null_class in rows:
         raise ConfigError(f"labels: {model.null_class} is no class of the model: it stands for none")
     check_sampling(config.sampling, model)
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device = 'cuda', but torch sees no CUDA device: use device = 'cpu'")
-    output = Path(config.output)
-    if output.is_dir():
-        raise ConfigError(f"output = '{output}' is a folder: name a PNG file")
-    device = collectives.set_up(EngineConfig(device=config.device))
-    wanted = [row for row in rows for _ in range(config.num_images)]
-    images = sample(model, wanted, config.sampling, device=device)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    to_grid(images, config.num_images, config.scale).save(output, format="PNG")
-    return output
+    if Path(config.output).is_dir():
+        raise ConfigError(f"output = '{config.output}' is a folder: name a PNG file")
+    return model, rows

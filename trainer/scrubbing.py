@@ -243,13 +243,19 @@ def fitted(config: ScrubConfig) -> ScrubConfig:
     return dataclasses.replace(config, optimizer=config.optimizer.fitted(config.train.max_train_steps))
 
 
+def check(config: ScrubConfig) -> Plan:
+    """Raises ConfigError or DataError where the run would be refused, its device aside; writes nothing."""
+    config = fitted(config)
+    check_output(config, config.output)
+    planned = plan(config)
+    check_inputs(Path(config.output), planned.inputs())
+    return planned
+
+
 def dry_run(config: ScrubConfig) -> str:
     """What `--dry-run` prints. Raises ConfigError or DataError where the run would be refused; writes nothing."""
-    config = fitted(config)
     collectives.check_device(config.engine)
-    check_output(config, config.output)
-    planned, run = plan(config), Path(config.output)
-    check_inputs(run, planned.inputs())
+    planned, run = check(config), Path(config.output)
     finished = f"\nfinished    already: {run / 'model'}; the same command changes nothing" if is_finished(run) else ""
     return planned.describe() + finished
 

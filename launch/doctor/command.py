@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import tyro
@@ -70,6 +71,17 @@ class Doctor:
             timeout_seconds=options.timeout_seconds,
         )
         return cls(config, options.as_json)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output)
+
+    @property
+    def datasets(self) -> list[str]:
+        return []
+
+    def check(self) -> None:
+        """Whatever is wrong, it is there to say so."""
 
     def run(self) -> None:
         """Prints on rank 0, as it goes; raises TrainingError on every rank where a check failed."""

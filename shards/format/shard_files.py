@@ -17,6 +17,7 @@ class ShardFiles:
     def __init__(self, paths: Sequence[Path], sizes_bytes: Sequence[int]) -> None:
         self.paths = paths
         self._sizes_bytes = sizes_bytes
+        self.num_bytes_read = 0
         self._open: dict[int, BinaryIO] = {}
         self._lock = threading.Lock()
 
@@ -33,6 +34,7 @@ class ShardFiles:
         except OSError as error:
             raise self._unreadable(shard, error) from error
         self._check_length(shard, offset, length, len(data))
+        self._count(len(data))
         return data
 
     def read_into(self, shard: int, offset: int, targets: Sequence[memoryview], length: int) -> None:
@@ -46,6 +48,12 @@ class ShardFiles:
         if num_read < length:
             # rare: a signal came, or the file is too short, which `read` finds out
             _fill(targets, self.read(shard, offset, length))
+        else:
+            self._count(num_read)
+
+    def _count(self, num_bytes: int) -> None:
+        with self._lock:
+            self.num_bytes_read += num_bytes
 
     def close(self) -> None:
         """Close every file; a later read opens its file again."""

@@ -72,6 +72,11 @@ class Stream:
         shard_sizes = [shard.num_samples for shard in dataset.manifest.shards]
         self._order = Order(shard_sizes, seed=seed, window_shards=window_shards)
 
+    @property
+    def num_bytes_read(self) -> int:
+        """Of the dataset's shards, by this process."""
+        return self._dataset.files.num_bytes_read
+
     def batch(self, b: int, rank: int = 0, world_size: int = 1) -> SampleBatch:
         """Rows [rank·n, (rank+1)·n) of global batch `b`, n = ceil(batch_size / world_size).
 

@@ -39,7 +39,8 @@ class Settings:
         """Each section that `values` may name in part, as it is where nobody sets any of it."""
         assert dataclasses.is_dataclass(cls)
         factories = {field.name: field.default_factory for field in dataclasses.fields(cls)}
-        return {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
+        made = {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
+        return {name: section for name, section in made.items() if dataclasses.is_dataclass(section)}
 
 
 def class_names(words: tuple[str, ...], option: str) -> tuple[str, ...]:

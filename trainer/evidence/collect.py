@@ -58,6 +58,29 @@ class Evidence:
         raise NotShownError(f"forgetting is not shown: {why}")
 
 
+def check(config: EvaluateConfig) -> None:
+    """Raises ConfigError or DataError for what cannot be evaluated, the device aside; writes nothing."""
+    check_ranges(config)
+    _open(config, None)
+
+
+def _open(config: EvaluateConfig, output: Path | None) -> tuple[FinishedScrub, Path, list[str], Model | None]:
+    """The scrub, the folder for its record, what is to be said before, and the retrained model where one is named."""
+    options = config.judge
+    scrub = FinishedScrub.open(Path(config.run))
+    output = output or scrub.run
+    check_options(options, scrub.unscrubbed)
+    if not os.access(output, os.W_OK):
+        raise ConfigError(f"'{output}' may not be written: {RECORD_NAME} and {REPORT_NAME} go there")
+    others = [Dataset.open(path) for path in (config.data, options.held_out) if path is not None]
+    fitted = [scrub.fitted_forget, scrub.fitted_remain, *(fit(data, scrub.unscrubbed) for data in others)]
+    notes = data_notes(*fitted, first=labels_of(scrub.forget))
+    retrained = named_retrained(options, scrub.unscrubbed)
+    if retrained is not None:
+        notes += check_trained_without(retrained, scrub.inputs.remain)
+    return scrub, output, notes, retrained
+
+
 def run_evaluate(
     config: EvaluateConfig, *, output: Path | None = None, request: RequestEntry | None = None
 ) -> Evidence:
@@ -70,17 +93,7 @@ def run_evaluate(
     options = config.judge
     check_device(options)
     device = collectives.set_up(EngineConfig(device=options.device, num_threads=options.num_threads))
-    scrub = FinishedScrub.open(Path(config.run))
-    output = output or scrub.run
-    check_options(options, scrub.unscrubbed)
-    if not os.access(output, os.W_OK):
-        raise ConfigError(f"'{output}' may not be written: {RECORD_NAME} and {REPORT_NAME} go there")
-    others = [Dataset.open(path) for path in (config.data, options.held_out) if path is not None]
-    fitted = [scrub.fitted_forget, scrub.fitted_remain, *(fit(data, scrub.unscrubbed) for data in others)]
-    notes = data_notes(*fitted, first=labels_of(scrub.forget))
-    retrained = named_retrained(options, scrub.unscrubbed)
-    if retrained is not None:
-        notes += check_trained_without(retrained, scrub.inputs.remain)
+    scrub, output, notes, retrained = _open(config, output)
     bench = make_bench(config, scrub, device)
     has_null = scrub.unscrubbed.conditions.has_null
     notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, has_null=has_null)

@@ -19,12 +19,15 @@ from ..errors import Interrupted
 # a second signal within this time is taken for an echo of the first: launchers and terminals both send it on
 ECHO_SECONDS = 2.0
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
 _STOPPED = "stopped, what was done is kept; the same command continues"
 
 _asked = threading.Event()
 _has_news = threading.Event()
 _signalled_at: float | None = None
 _is_deferred = False
+_is_patient = False
 
 
 def ask() -> None:
@@ -73,13 +76,21 @@ def check() -> None:
         raise Interrupted(_STOPPED)
 
 
+def be_patient() -> None:
+    """From now on a second signal ends nothing: who sends it (SLURM) kills by itself when the time is over."""
+    global _is_patient
+    _is_patient = True
+
+
 @contextmanager
 def on_signals() -> Iterator[None]:
-    """Inside, SIGTERM and Ctrl-C raise Interrupted or, `deferred`, ask for a stop; again 2 s later they end all.
+    """Inside, SIGTERM, SIGUSR2 (SLURM's) and Ctrl-C raise Interrupted or, `deferred`, ask for a stop.
+
+    SIGTERM or Ctrl-C again 2 s later end the process, unless it is to `be_patient`.
 
     For commands, in the main thread, around everything slow. Every rank uses it.
     """
-    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
     try:
         yield
     finally:
@@ -96,5 +107,5 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         if not _is_deferred:
             raise Interrupted(_STOPPED)
         ask()
-    elif now - _signalled_at >= ECHO_SECONDS:
+    elif now - _signalled_at >= ECHO_SECONDS and not _is_patient and number != signal.SIGUSR2:
         os._exit(128 + number)

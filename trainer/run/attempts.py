@@ -51,6 +51,8 @@ class Manifest:
     """None: it ended before its first step."""
     bad_samples: list[str] = field(default_factory=list)
     """Keys of samples that could not be read and were left out."""
+    num_bytes_read: list[int] = field(default_factory=list)
+    """Of samples, by each rank, from its first step to the last of the run."""
     ended: str | None = None
     """"finished", or why not; None: it was killed, or is still at work."""
 
@@ -99,6 +101,11 @@ class Attempt:
         """Notes which samples could not be read and were left out."""
         if collectives.is_main():
             self._note(bad_samples=keys)
+
+    def note_bytes_read(self, by_rank: list[int]) -> None:
+        """Notes how much of the shards each rank has read."""
+        if collectives.is_main():
+            self._note(num_bytes_read=by_rank)
 
     def end(self, how: str) -> None:
         """Notes how the attempt ended."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -11,6 +13,7 @@ from ...kernels.displace import displace
 from ...kernels.start import KernelError, start
 from ..config import MAX_OLD_WEIGHTS, EngineConfig, MethodConfig, OptimizerConfig, TrainConfig
 from ..errors import ConfigError
+from ..files import alone
 from ..models.conditions import Condition
 from ..models.model import Model
 
@@ -77,11 +80,15 @@ def check_engine(engine: EngineConfig, model: Model) -> None:
 
 
 def check_kernels(device: torch.device) -> None:
-    """Raises ConfigError where the gradient kernels cannot start on a CUDA device. Nothing to check on a CPU."""
+    """Raises ConfigError where the gradient kernels cannot start on a CUDA device. Nothing to check on a CPU.
+
+    A node's ranks do it one after the other: the first builds Triton's driver, the others find it.
+    """
     if device.type != "cuda":
         return
     probe = torch.zeros(16, device=device)
     try:
-        start(lambda: displace(torch.empty_like(probe), probe, probe, 1.0))
+        with alone(Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")):
+            start(lambda: displace(torch.empty_like(probe), probe, probe, 1.0))
     except KernelError as error:
         raise ConfigError(str(error)) from None

@@ -30,11 +30,12 @@ from .identity import Identity, free_settings, what_counts
 from .provenance import INPUTS_NAME, Inputs, PretrainInputs, record_inputs
 
 LOGS_NAME = "logs"  # what the ranks print, where a launcher keeps it
+SLURM_NAME = "slurm"  # what was submitted, and what became of it
 LOCK_NAME = "lock"
 CONFIG_NAME = "config.toml"
 
 # what may lie in a folder in which no run has begun
-_BEFORE_A_RUN = frozenset({LOGS_NAME, LOCK_NAME, f"{CONFIG_NAME}.partial"})
+_BEFORE_A_RUN = frozenset({LOGS_NAME, SLURM_NAME, LOCK_NAME, f"{CONFIG_NAME}.partial"})
 
 # locks this process holds, by path: they end with it, however it ends
 _locks: dict[Path, IO[str]] = {}

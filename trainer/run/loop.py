@@ -110,6 +110,7 @@ class Loop:
             if previous is not None:
                 self._finish(previous, progress)
             self._checkpoints.wait()
+            self._attempt.note_bytes_read(collectives.gather(self._streams.num_bytes_read))
         except (OneRankError, LostRankError):
             raise
         except TrainingError:  # on every rank: a checkpoint under way is still worth having

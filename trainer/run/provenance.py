@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..files import write_json
 
 INPUTS_NAME = "inputs.json"
+COMMIT_NAME = "COMMIT"  # beside a copy of the code: the commit it was copied from
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -86,12 +87,15 @@ InputsT = TypeVar("InputsT", bound=Inputs | PretrainInputs)
 def versions() -> dict[str, str]:
     """Of the packages that figures depend on, and of the code: a commit where it runs from a git checkout."""
     found = {name: version(name) for name in ("erasediff", "torch", "deepspeed", "diffusers", "torchmetrics", "numpy")}
-    commit = _commit()
-    return found | ({"commit": commit} if commit else {})
+    described = commit()
+    return found | ({"commit": described} if described else {})
 
 
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parent.parent
+def commit() -> str | None:
+    """Of the code that runs, `-dirty` where it was changed since; None where it is neither a checkout nor a copy."""
+    root = Path(__file__).resolve().parents[2]
+    if (root / COMMIT_NAME).exists():
+        return (root / COMMIT_NAME).read_text().strip()
     if not (root / ".git").exists():
         return None
     try:

@@ -20,6 +20,11 @@ class Streams:
     remain: Stream
     forget: Stream | None
 
+    @property
+    def num_bytes_read(self) -> int:
+        """Of samples, by this process."""
+        return sum(stream.num_bytes_read for stream in (self.remain, self.forget) if stream is not None)
+
 
 class Reader:
     """Makes the batches of one step after the other. A sample that cannot be read counts for nothing in its place."""

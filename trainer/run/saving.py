@@ -40,6 +40,7 @@ class Saving(threading.Thread):
         self._state = state
         self._keep = keep
         self._rank, self._world_size = collectives.rank(), collectives.world_size()
+        self._began = time.monotonic()
 
     def run(self) -> None:
         try:
@@ -76,7 +77,8 @@ class Saving(threading.Thread):
             files[name] = json.loads(stamp.read_text())
         self._attempt.sync_metrics()
         state = self._state | {"files": files}
-        write_json(self.folder / MANIFEST, {"state": state, "sha256": hash_of(state)})
+        seconds = round(time.monotonic() - self._began, 3)
+        write_json(self.folder / MANIFEST, {"state": state, "sha256": hash_of(state), "seconds": seconds})
         try:
             self._remove_old()
         except (OSError, ConfigError) as error:  # this one is there: the run goes on

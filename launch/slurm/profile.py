@@ -1,0 +1,110 @@
+"""What a job asks of a SLURM cluster: a TOML file a cluster, each key also an option."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ...trainer.config.base import AtLeast1, Positive, Settings
+from ...trainer.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Profile(Settings):
+    """Submit a command to SLURM, one task a rank, and leave; nothing has to stay logged in.
+
+    The job runs the code and the settings as they are now. Where it is asked to stop, loses a node or a rank, it is
+    queued again and goes on from its newest checkpoint.
+    """
+
+    nodes: AtLeast1 = 1
+    """Nodes of the job."""
+    tasks_per_node: AtLeast1 | None = None
+    """Ranks on each node; none: one for each GPU, or one."""
+    gpus_per_node: AtLeast1 | None = None
+    """GPUs of each node, which all its tasks see: each takes the one of its SLURM_LOCALID."""
+    gpus_per_task: AtLeast1 | None = None
+    """Instead: GPUs that SLURM gives each task for itself. A rank takes one."""
+    cpus_per_task: AtLeast1 | None = None
+    """Cores of each rank; its threads, where OMP_NUM_THREADS is not set."""
+    mem_gb: Positive | None = None
+    """Memory of each node."""
+    timeout_min: AtLeast1 = 60
+    """Time limit, minutes; at its end the run saves and is queued again."""
+    partition: str | None = None
+    """As sbatch has it; so are the next ones."""
+    account: str | None = None
+    """Whom the time is charged to."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that the nodes must have."""
+    reservation: str | None = None
+    """A reservation's name."""
+    dependency: str | None = None
+    """For instance afterok:1234. What that job will make cannot be checked before, and is not."""
+    nodelist: str | None = None
+    """Nodes that the job must have."""
+    exclude: str | None = None
+    """Nodes that it must not have."""
+    exclusive: bool = False
+    """No other job on its nodes."""
+    signal_delay_s: AtLeast1 | Literal["auto"] = "auto"
+    """So long before the time limit the run is told to save and stop. It must hold a step and a save.
+    auto: 90 s, or more where an earlier start of the run was slower."""
+    max_fruitless_starts: AtLeast1 = 2
+    """So many starts that end the same way without a new checkpoint, one after another, are enough: the job fails."""
+    setup: tuple[str, ...] = ()
+    """Shell lines before the ranks start, once, on the first node: module load …"""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables of every rank."""
+    network_interface: str | None = None
+    """Where gloo and NCCL listen: ib0, say; none lets them choose."""
+    cache_dir: str | None = None
+    """Folder for compiled kernels on each node's own disk; none: a folder of yours in its temporary one."""
+    stage_to: str | None = None
+    """Folder on each node's own disk: the datasets are copied there first, once a node, and verified."""
+    doctor: bool = False
+    """Each start first looks whether its nodes can carry the run (launch doctor), and fails where they cannot."""
+    python: str | None = None
+    """The interpreter on the nodes; none: this one, or python3 in a container."""
+    container: Literal["pyxis", "apptainer"] | None = None
+    """What runs the container image; enroot is pyxis's."""
+    container_image: str | None = None
+    """The image, with erasediff's dependencies in it."""
+    container_mounts: tuple[str, ...] = ()
+    """Folders to mount, SOURCE[:TARGET]; the run's folder and this one are mounted anyway."""
+    srun_args: tuple[str, ...] = ()
+    """More arguments of srun."""
+    sbatch: dict[str, Annotated[str, Field()]] = field(default_factory=dict)
+    """More options of sbatch, without dashes before them: {comment = "…"}."""
+
+    @property
+    def ranks_per_node(self) -> int:
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+    @property
+    def num_ranks(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+    def check(self) -> None:
+        """Raises ConfigError for settings that cannot go together."""
+        if self.gpus_per_node and self.gpus_per_task:
+            raise ConfigError("gpus_per_node and gpus_per_task: give one of them")
+        if self.gpus_per_node and self.ranks_per_node > self.gpus_per_node:
+            raise ConfigError(
+                f"tasks_per_node = {self.ranks_per_node}, gpus_per_node = {self.gpus_per_node}: a GPU carries one rank"
+            )
+        if (self.container is None) != (self.container_image is None):
+            raise ConfigError("container and container_image: give both, or neither")
+        if self.container_mounts and self.container is None:
+            raise ConfigError("container_mounts needs a container")
+        for word in (*self.environment, *self.sbatch):
+            if not word.replace("-", "_").isidentifier():
+                raise ConfigError(f"{word!r} is no name: environment has NAME = value, sbatch has option = value")
+
+    @property
+    def has_gpus(self) -> bool:
+        return bool(self.gpus_per_node or self.gpus_per_task)

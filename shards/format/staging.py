@@ -1,0 +1,72 @@
+"""Datasets copied to a disk that is nearer: a node's own. Whoever opens the dataset's folder reads the copy.
+
+The environment says where copies are, for a process and those it starts: the folder's name stays what runs and records
+know it by.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from ..errors import DataError
+from .manifest import INDEX_NAME, MANIFEST_NAME, read_manifest
+
+VARIABLE = "ERASEDIFF_STAGED"
+_CHUNK_BYTES = 1 << 20
+
+
+def nearest(folder: Path) -> Path:
+    """The copy of a dataset's folder that this process is to read, or the folder itself."""
+    copies = json.loads(os.environ.get(VARIABLE, "{}"))
+    return Path(copies.get(str(folder.absolute()), folder))
+
+
+def stage(folder: Path, place: Path) -> Path:
+    """Copies a dataset into a folder of its own below `place`, verified by hash; whoever comes later finds it there.
+
+    Processes of one machine may call it at once: one copies. Raises DataError for a file that is not what the dataset's
+    manifest says, OSError where there is no room.
+    """
+    manifest = read_manifest(folder)
+    digest = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
+    place.mkdir(parents=True, exist_ok=True)
+    copy = place / f"{manifest.name}-{digest[:16]}"
+    with (place / f"{copy.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if copy.exists():
+            return copy
+        files = {shard.path: (shard.bytes, shard.sha256) for shard in manifest.shards}
+        files[INDEX_NAME] = ((folder / INDEX_NAME).stat().st_size, manifest.index_sha256)
+        needed, free = sum(size for size, _ in files.values()), shutil.disk_usage(place).free
+        if needed > free:
+            raise DataError(f"{place}: {folder} needs {needed:,} bytes, {free:,} are free: name another folder")
+        partial = copy.with_name(f"{copy.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        for name, (_, expected) in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            if _copy(folder / name, partial / name) != expected:
+                raise DataError(f"{folder / name} is not what {MANIFEST_NAME} says: copy or build it again")
+        shutil.copyfile(folder / MANIFEST_NAME, partial / MANIFEST_NAME)
+        partial.rename(copy)
+    return copy
+
+
+def staged(folders: list[Path], place: Path) -> dict[str, str]:
+    """Copies datasets; the environment in which their folders stand for the copies."""
+    copies = {str(folder.absolute()): str(stage(folder, place)) for folder in folders}
+    return {VARIABLE: json.dumps(json.loads(os.environ.get(VARIABLE, "{}")) | copies)}
+
+
+def _copy(source: Path, target: Path) -> str:
+    """SHA-256 (hex) of what was read and written."""
+    digest = hashlib.sha256()
+    with source.open("rb") as read, target.open("wb") as write:
+        while chunk := read.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            write.write(chunk)
+    return digest.hexdigest()

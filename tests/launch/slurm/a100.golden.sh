@@ -1,0 +1,45 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=my-project
+#SBATCH --chdir=/FOLDER
+#SBATCH --cpus-per-task=12
+#SBATCH --error=/FOLDER/run/slurm/%j/%j_0_log.err
+#SBATCH --exclusive
+#SBATCH --gpus-per-node=8
+#SBATCH --job-name=scrub-run
+#SBATCH --mem=921600M
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output=/FOLDER/run/slurm/%j/%j_0_log.out
+#SBATCH --partition=a100
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=1440
+#SBATCH --wckey=erasediff
+
+# setup
+export PYTHONPATH=/FOLDER/run/slurm/CODE${PYTHONPATH:+:$PYTHONPATH}
+export HF_HUB_OFFLINE=1
+export GLOO_SOCKET_IFNAME=ib0
+export NCCL_SOCKET_IFNAME=ib0
+export NCCL_IB_HCA=mlx5
+module load cuda/13
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /FOLDER/run/slurm/%j/%j_%t_log.out --error /FOLDER/run/slurm/%j/%j_%t_log.err --kill-on-bad-exit=1 --cpus-per-task=12 /PYTHON -u -m submitit.core._submit /FOLDER/run/slurm/%j
+
+
+# teardown
+status=$?
+/PYTHON -m erasediff.launch.slurm.after /FOLDER/run --status $status --ran $SECONDS --limit 86310 --fruitless 2 --ranks 32
+verdict=$?
+if [ $verdict -eq 75 ]; then
+  state=$(scontrol show job --oneliner $SLURM_JOB_ID)
+  case "$state" in
+    *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID && sleep 120 ;;
+  esac
+fi
+exit $verdict

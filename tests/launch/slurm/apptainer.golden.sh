@@ -1,0 +1,36 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/FOLDER
+#SBATCH --error=/FOLDER/run/slurm/%j/%j_0_log.err
+#SBATCH --gpus-per-node=4
+#SBATCH --job-name=scrub-run
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --open-mode=append
+#SBATCH --output=/FOLDER/run/slurm/%j/%j_0_log.out
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=60
+#SBATCH --wckey=erasediff
+
+# setup
+export PYTHONPATH=/FOLDER/run/slurm/CODE${PYTHONPATH:+:$PYTHONPATH}
+export HF_HUB_OFFLINE=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /FOLDER/run/slurm/%j/%j_%t_log.out --error /FOLDER/run/slurm/%j/%j_%t_log.err --kill-on-bad-exit=1 apptainer exec --nv --bind /FOLDER:/FOLDER --bind /FOLDER/run:/FOLDER/run --bind /data:/data /images/erasediff.sif python3 -u -m submitit.core._submit /FOLDER/run/slurm/%j
+
+
+# teardown
+status=$?
+apptainer exec --nv --bind /FOLDER:/FOLDER --bind /FOLDER/run:/FOLDER/run --bind /data:/data /images/erasediff.sif python3 -m erasediff.launch.slurm.after /FOLDER/run --status $status --ran $SECONDS --limit 3510 --fruitless 2 --ranks 8
+verdict=$?
+if [ $verdict -eq 75 ]; then
+  state=$(scontrol show job --oneliner $SLURM_JOB_ID)
+  case "$state" in
+    *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID && sleep 120 ;;
+  esac
+fi
+exit $verdict

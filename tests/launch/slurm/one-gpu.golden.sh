@@ -1,0 +1,39 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/FOLDER
+#SBATCH --cpus-per-task=8
+#SBATCH --error=/FOLDER/run/slurm/%j/%j_0_log.err
+#SBATCH --gpus-per-task=1
+#SBATCH --job-name=scrub-run
+#SBATCH --mem=65536M
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/FOLDER/run/slurm/%j/%j_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=240
+#SBATCH --wckey=erasediff
+
+# setup
+export PYTHONPATH=/FOLDER/run/slurm/CODE${PYTHONPATH:+:$PYTHONPATH}
+export HF_HUB_OFFLINE=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /FOLDER/run/slurm/%j/%j_%t_log.out --error /FOLDER/run/slurm/%j/%j_%t_log.err --kill-on-bad-exit=1 --cpus-per-task=8 /PYTHON -u -m submitit.core._submit /FOLDER/run/slurm/%j
+
+
+# teardown
+status=$?
+/PYTHON -m erasediff.launch.slurm.after /FOLDER/run --status $status --ran $SECONDS --limit 14310 --fruitless 2 --ranks 1
+verdict=$?
+if [ $verdict -eq 75 ]; then
+  state=$(scontrol show job --oneliner $SLURM_JOB_ID)
+  case "$state" in
+    *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID && sleep 120 ;;
+  esac
+fi
+exit $verdict

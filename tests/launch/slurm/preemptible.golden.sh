@@ -1,0 +1,40 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/FOLDER
+#SBATCH --cpus-per-task=12
+#SBATCH --error=/FOLDER/run/slurm/%j/%j_0_log.err
+#SBATCH --gpus-per-node=8
+#SBATCH --job-name=scrub-run
+#SBATCH --mem=921600M
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --open-mode=append
+#SBATCH --output=/FOLDER/run/slurm/%j/%j_0_log.out
+#SBATCH --partition=preemptible
+#SBATCH --qos=low
+#SBATCH --requeue
+#SBATCH --signal=USR2@180
+#SBATCH --time=2880
+#SBATCH --wckey=erasediff
+
+# setup
+export PYTHONPATH=/FOLDER/run/slurm/CODE${PYTHONPATH:+:$PYTHONPATH}
+export HF_HUB_OFFLINE=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /FOLDER/run/slurm/%j/%j_%t_log.out --error /FOLDER/run/slurm/%j/%j_%t_log.err --kill-on-bad-exit=1 --cpus-per-task=12 /PYTHON -u -m submitit.core._submit /FOLDER/run/slurm/%j
+
+
+# teardown
+status=$?
+/PYTHON -m erasediff.launch.slurm.after /FOLDER/run --status $status --ran $SECONDS --limit 172620 --fruitless 4 --ranks 16
+verdict=$?
+if [ $verdict -eq 75 ]; then
+  state=$(scontrol show job --oneliner $SLURM_JOB_ID)
+  case "$state" in
+    *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID && sleep 120 ;;
+  esac
+fi
+exit $verdict

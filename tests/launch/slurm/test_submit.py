@@ -1,0 +1,156 @@
+"""What is submitted, seen on a machine without SLURM: the script, and what is refused before the queue."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from erasediff.launch.cli import main
+from erasediff.launch.job import Job, Resources
+from erasediff.launch.slurm.delay import signal_delay
+from erasediff.launch.slurm.profile import Profile
+from erasediff.launch.slurm.snapshot import code_path, keep_code, keep_config
+from erasediff.launch.slurm.submit import read_profile
+from erasediff.trainer.errors import ConfigError
+
+HERE = Path(__file__).parent
+PROFILES = HERE.parent.parent.parent / "docs" / "profiles"
+
+
+@pytest.fixture
+def run_toml(digits: Path, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scrub's settings, relative to the folder that this process works in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").symlink_to(digits)
+    (tmp_path / "base").symlink_to(base_model)
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'forget = "digits/split/forget"\nremain = "digits/split/remain"\noutput = "run"\n'
+        '[model]\npath = "base"\nnull_class = 10\n[train]\nmax_train_steps = 2\n'
+    )
+    return path
+
+
+def printed(words: list[str], capsys: pytest.CaptureFixture[str], status: int = 0) -> str:
+    """What a command prints: without an error on stdout, else on stderr."""
+    left = main(words)
+    out, err = capsys.readouterr()
+    assert left == status, err
+    return err if status else out
+
+
+def anonymous(script: str, folder: Path) -> str:
+    """Without what differs between machines and versions."""
+    code = code_path(folder / "run" / "slurm").name
+    return script.replace(code, "CODE").replace(str(folder), "/FOLDER").replace(sys.executable, "/PYTHON")
+
+
+@pytest.mark.parametrize("profile", ["a100", "preemptible", "one-gpu", "apptainer", "pyxis"])
+def test_a_dry_run_prints_the_script(run_toml: Path, capsys: pytest.CaptureFixture[str], profile: str) -> None:
+    file = PROFILES / f"{profile}.toml"
+    if not file.exists():
+        file = HERE / f"{profile}.toml"
+    words = ["launch", "slurm", "scrub", str(run_toml), "--profile", str(file), "--dry-run"]
+    said = anonymous(printed(words, capsys), run_toml.parent)
+    golden = HERE / f"{profile}.golden.sh"
+    if os.environ.get("ERASEDIFF_WRITE_GOLDEN"):
+        golden.write_text(said)
+    assert said == golden.read_text()
+    assert not (run_toml.parent / "run").exists()
+
+
+def test_options_beat_the_profile(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["launch", "slurm", "--profile", str(PROFILES / "one-gpu.toml"), "--partition", "debug", "--nodes", "3"]
+    said = printed([*words, "--dry-run", "scrub", str(run_toml)], capsys)
+    assert "#SBATCH --partition=debug\n" in said and "#SBATCH --nodes=3\n" in said and "--ranks 3\n" in said
+    assert "#SBATCH --time=240\n" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--nodes", "0"], "nodes = 0: at least 1"),
+        (["--gpus-per-node", "2", "--gpus-per-task", "1"], "gpus_per_node and gpus_per_task: give one of them"),
+        (["--gpus-per-node", "2", "--tasks-per-node", "3"], "a GPU carries one rank"),
+        (["--container", "pyxis"], "container and container_image: give both, or neither"),
+        (["--timeout-min", "1"], "timeout_min = 1 leaves no time for a step"),
+        (["--timeout-min", "2", "--signal-delay-s", "100"], "timeout_min = 2 leaves no time for a step"),
+        (["--gpus-per-node", "2", "--", "--engine.device", "cpu"], "device = 'cpu', and the profile asks for GPUs"),
+        (["--", "--engine.device", "cuda"], "device = 'cuda', and the profile asks for no GPU"),
+        (["--", "--train.max-train-steps", "0"], "train.max_train_steps = 0: at least 1"),
+        (["--", "--forget", "nowhere"], "nowhere"),
+        (["--", "--method.anchor", "3"], "method.anchor = 3 is a class that is to be forgotten"),
+        (["--", "--output", "run.toml"], "is a file"),
+    ],
+)
+def test_what_is_refused_before_the_queue(
+    run_toml: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    at = words.index("--") if "--" in words else len(words)
+    ours, theirs = words[:at], words[at + 1 :]
+    said = printed(["launch", "slurm", *ours, "--dry-run", "scrub", str(run_toml), *theirs], capsys, status=2)
+    assert expected in said and said.count("\n") == 1
+    assert not (run_toml.parent / "run").exists()
+
+
+def test_without_slurm_a_submission_says_so(
+    run_toml: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = printed(["launch", "slurm", "scrub", str(run_toml)], capsys, status=2)
+    assert "no sbatch here" in said and "--dry-run shows the script" in said
+    assert not (run_toml.parent / "run").exists()
+
+
+def test_the_delay_holds_the_slowest_step_and_save_so_far(tmp_path: Path) -> None:
+    assert signal_delay(Profile(), tmp_path) == 90
+    attempt = tmp_path / "attempt-0001"
+    (attempt / "checkpoint-000010").mkdir(parents=True)
+    (attempt / "metrics.jsonl").write_text('{"step": 0, "seconds": 40.0}\n{"step": 1, "seconds": 100.0}\n{"ste')
+    (attempt / "checkpoint-000010" / "manifest.json").write_text('{"seconds": 60.0}')
+    assert signal_delay(Profile(), tmp_path) == 255  # 1.5 × 160 + 15
+    with pytest.raises(ConfigError, match="the slowest step took 100 s and the slowest save 60 s"):
+        signal_delay(Profile(signal_delay_s=120), tmp_path)
+    with pytest.raises(ConfigError, match="give at least 5"):
+        signal_delay(Profile(timeout_min=4), tmp_path)
+
+
+def test_what_is_submitted_stays_as_it_was(run_toml: Path) -> None:
+    slurm = run_toml.parent / "run" / "slurm"
+    job = Job.of(["scrub", str(run_toml), "--method.name", "moo"], Resources(1, 1), "launch slurm")
+    words = keep_config(slurm, job)
+    code = keep_code(slurm)
+    run_toml.write_text("changed")
+    assert Job.of(words, Resources(1, 1), "").config == job.config
+    assert (code / "erasediff" / "trainer" / "methods" / "moo.py").exists()
+    assert keep_code(slurm) == code  # once
+
+
+def test_a_hub_id_is_pinned_to_its_revision(base_model: Path, tmp_path: Path) -> None:
+    """In a cache as the Hub's client keeps it, without a network."""
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    cache = tmp_path / "hub" / "models--someone--model"
+    shutil.copytree(base_model, cache / "snapshots" / revision)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(revision)
+    code = (
+        "from erasediff.trainer.config import ModelConfig, SampleConfig\n"
+        "from erasediff.launch.slurm.snapshot import pinned\n"
+        "print(pinned(SampleConfig(ModelConfig('someone/model'), 'grid.png')).model)\n"
+        "pinned(SampleConfig(ModelConfig('someone/other'), 'grid.png'))\n"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert f"path='someone/model', revision='{revision}'" in done.stdout, done.stderr
+    assert "ConfigError: model.path = 'someone/other' is neither a folder here" in done.stderr
+
+
+def test_every_profile_of_the_docs_is_read() -> None:
+    profiles = {path.stem: read_profile(str(path), [], "") for path in PROFILES.glob("*.toml")}
+    assert profiles["a100"].num_ranks == 32
+    assert profiles["preemptible"].num_ranks == 16
+    assert profiles["one-gpu"].num_ranks == 1

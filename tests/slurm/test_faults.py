@@ -1,0 +1,125 @@
+"""Time limits, preemption, lost nodes and loops on a real SLURM: minutes each, for they wait for SLURM's own clocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from erasediff.launch.slurm.folder import starts
+from ranks import check, run_ranks
+from slurm_runs import Cluster, Run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# enough for a run to be at work when SLURM's clock strikes
+LONG = 1500
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = Run(digits, base_model, tmp_path_factory.mktemp("local") / "run")
+    check(run_ranks(2, ["-m", "erasediff.launch", *run.scrub]))
+    return run.output
+
+
+@pytest.fixture(scope="module")
+def long_undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = Run(digits, base_model, tmp_path_factory.mktemp("local") / "run", LONG)
+    check(run_ranks(2, ["-m", "erasediff.launch", *run.scrub], timeout_seconds=800))
+    return run.output
+
+
+def test_a_real_time_limit(
+    cluster: Cluster, long_undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    run = Run(digits, base_model, tmp_path / "run", LONG)
+    run.submit("--timeout-min", "2", "--signal-delay-s", "30")
+    end = run.end(0)
+    assert (end.status, end.is_requeued, end.kind) == (75, True, "time limit")
+    assert run.until_end(800).name == "COMPLETED", run.said()
+    assert len(starts(run.job_folder)) >= 2
+    assert run.is_equal_to(long_undisturbed)
+
+
+@pytest.mark.parametrize("partition", ["low", "low-at-once"])
+def test_preemption_with_and_without_grace_time(
+    cluster: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path, partition: str
+) -> None:
+    run = Run(digits, base_model, tmp_path / "run")
+    run.submit("--partition", partition)
+    run.until_step(5, start=0)
+    # it takes both nodes whole, for a while
+    other = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 5", "--output=/dev/null"]
+    subprocess.run(other, check=True, cwd=tmp_path, capture_output=True)
+    assert run.until_end().name == "COMPLETED", run.said()
+    assert len(starts(run.job_folder)) >= 2
+    assert run.is_equal_to(undisturbed)
+
+
+def test_a_node_that_loses_its_power(
+    cluster_with_spare: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    run = Run(digits, base_model, tmp_path / "run")
+    run.submit()
+    run.until_step(5, start=0)
+    cluster_with_spare.do("power-off", "node2")
+    assert run.until_end().name == "COMPLETED", run.said()
+    hosts = {said["host"] for said in starts(run.job_folder)[-1].ranks().values()}
+    assert "node2" not in hosts and len(hosts) == 2
+    assert run.is_equal_to(undisturbed)
+    cluster_with_spare.do("power-on", "node2")
+
+
+@pytest.mark.parametrize("node", ["node1", "node2"])
+def test_an_unplugged_node_changes_nothing_when_it_is_back(
+    cluster_with_spare: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path, node: str
+) -> None:
+    """The first of a job's nodes carries the batch script and rank 0."""
+    run = Run(digits, base_model, tmp_path / "run")
+    run.submit("--exclude", "node3")
+    run.until_step(5, start=0)
+    subprocess.run(["scontrol", "update", f"jobid={run.job}", "excnodelist="], check=True)
+    cluster_with_spare.do("unplug", node)
+    run.until("a second start", lambda: starts(run.job_folder)[-1].number == 1)
+    cluster_with_spare.do("plug", node)
+    assert run.until_end().name == "COMPLETED", run.said()
+    assert node not in {said["host"] for said in starts(run.job_folder)[-1].ranks().values()}
+    assert run.is_equal_to(undisturbed)
+    assert run.state().restarts == 1  # the batch script that was left over asked for nothing
+
+
+def test_with_accounting(
+    cluster_with_accounting: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    run = Run(digits, base_model, tmp_path / "run")
+    job = run.submit()
+    run.until_step(5, start=0)
+    subprocess.run(["scancel", "--signal", "USR2", job], check=True)
+    assert run.until_end().name == "COMPLETED", run.said()
+    assert run.is_equal_to(undisturbed)
+    assert "COMPLETED" in run.launch("status", "run").stdout
+
+
+def test_a_loop_ends_and_says_so(cluster: Cluster, digits: Path, base_model: Path, tmp_path: Path) -> None:
+    """Rank 1 is killed at every start, before there is a checkpoint."""
+    run = Run(digits, base_model, tmp_path / "run")
+    run.scrub += ["--train.checkpointing-steps", "0"]
+    run.submit()
+    for number in range(2):
+        run.until("a step", lambda attempt=number + 1: has_stepped(run, attempt))
+        os.kill(run.pid(rank=1), signal.SIGKILL)
+    state = run.until_end()
+    assert state.name == "FAILED"
+    end = run.end(1)
+    assert not end.is_requeued and "2 starts have ended so without a new checkpoint" in end.how
+    assert len(starts(run.job_folder)) == 2
+    told = run.launch("status", "run").stdout
+    assert "FAILED" in told and "2 starts have ended so" in told
+
+
+def has_stepped(run: Run, attempt: int) -> bool:
+    path = run.output / f"attempt-{attempt:04d}" / "metrics.jsonl"
+    return path.exists() and bool([json.loads(line) for line in path.read_text().splitlines()[:1]])
