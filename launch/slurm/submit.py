@@ -151,7 +151,7 @@ def submit(job: Job, profile: Profile) -> Submission:
         words = keep_config(slurm, job)
         keep_code(slurm)
         with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats what sbatch says
-            submitted = made.submit(Task(words, str(slurm), str(folder), profile.cache_dir, profile.stage_to, profile.doctor))
+            submitted = made.submit(task(words, slurm, folder, profile))
     except (FailedJobError, FailedSubmissionError) as error:
         raise ConfigError(f"SLURM refuses the job: {refusal(str(error))}") from None
     except OSError as error:
@@ -166,6 +166,11 @@ def submit(job: Job, profile: Profile) -> Submission:
     )
     note_submission(folder, noted)
     return noted
+
+
+def task(words: tuple[str, ...], slurm: Path, run: Path, profile: Profile) -> Task:
+    """What the ranks run. slurm: the folder of the jobs' folders; run: the run's own."""
+    return Task(words, str(slurm), str(run), profile.cache_dir, profile.stage_to, profile.doctor)
 
 
 def refusal(error: str) -> str:

@@ -26,9 +26,8 @@ from . import controller
 from .delay import signal_delay
 from .folder import Submission, note_submission, submissions
 from .profile import Profile
-from .submit import check, read_profile, refusal, taken
+from .submit import check, read_profile, refusal, taken, task
 from .table import newest_of_each, table
-from .task import Task
 from .watch import ASK_SECONDS
 
 _FLAGS = ("--dry-run", "--wait")
@@ -137,19 +136,12 @@ class Sweep:
         made.check()
         try:
             keep_code(slurm)
-            tasks = [
-                Task(
-                    keep_config(job.folder.absolute() / "slurm", job),
-                    str(slurm),
-                    str(job.folder.absolute()),
-                    self.profile.cache_dir,
-                    self.profile.stage_to,
-                    self.profile.doctor,
-                )
-                for job in jobs.values()
-            ]
+            tasks = []
+            for job in jobs.values():
+                run = job.folder.absolute()
+                tasks.append(task(keep_config(run / "slurm", job), slurm, run, self.profile))
             with contextlib.redirect_stderr(io.StringIO()), made.batch():
-                handles = [made.submit(task) for task in tasks]
+                handles = [made.submit(one) for one in tasks]
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(f"SLURM refuses the job: {refusal(str(error))}") from None
         except OSError as error:

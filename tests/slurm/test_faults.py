@@ -15,7 +15,7 @@ from slurm_runs import Cluster, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # enough for a run to be at work when SLURM's clock strikes
-LONG = 1500
+LONG = 1000
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def test_a_sweep_shows_what_failed_and_runs_it_alone(
     (tmp_path / "sweep.toml").write_text(
         'output = "sweep"\nconfig = "shared.toml"\n[runs.well]\n[runs.ill]\nforget = "damaged"\n'
     )
-    sweep = ["sweep", "sweep.toml", "--timeout-min", "15"]
+    sweep = ["sweep", "sweep.toml", "--timeout-min", "15", "--doctor"]
     done = shared.launch(*sweep, "--wait")
     assert done.returncode == 1, done.stdout + done.stderr
     well, ill = done.stdout.splitlines()[-2:]
