@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from erasediff.shards import Dataset, split
 from erasediff.trainer.config import EngineConfig, OptimizerConfig, PretrainConfig, ScrubConfig, TrainConfig, UNetConfig
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.pretrain import run_pretrain
+from erasediff.trainer.run.provenance import versions
 from erasediff.trainer.scrubbing import dry_run, run_scrub
 from tiny import make_pipeline, tiny_config
 
@@ -23,6 +25,14 @@ def own(digits: Path, base_model: Path, tmp_path: Path) -> ScrubConfig:
     split(digits / "data", tmp_path / "split", ["3"])
     train = TrainConfig(max_train_steps=1, train_batch_size=4)
     return tiny_config(tmp_path, tmp_path / "base", tmp_path / "run", train=train)
+
+
+def test_the_commit_is_that_of_the_checkout() -> None:
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        pytest.skip("not a git checkout")
+    described = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    assert versions()["commit"] == subprocess.run(described, capture_output=True, text=True).stdout.strip()
 
 
 def words_of(config: ScrubConfig) -> list[str]:

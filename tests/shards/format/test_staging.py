@@ -1,0 +1,50 @@
+"""A dataset's copy on a nearer disk: verified, made once, read in place of the folder that it stands for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from erasediff.shards import DataError, Dataset
+from erasediff.shards.format.staging import stage, staged
+
+
+@pytest.fixture
+def far(digits: Dataset, tmp_path: Path) -> Path:
+    shutil.copytree(digits.path, tmp_path / "far")
+    return tmp_path / "far"
+
+
+def test_the_copy_is_read_under_the_folders_name(
+    far: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name, value), *_ = staged([far], tmp_path / "near").items()
+    for shard in far.glob("*.tar"):
+        shard.unlink()
+    with pytest.raises(DataError):
+        Dataset.open(far)
+    monkeypatch.setenv(name, value)
+    data = Dataset.open(far)
+    assert data.path == far and data.fingerprint == digits.fingerprint
+    for row in range(0, len(digits), 20):
+        assert (data.read(row).image == digits.read(row).image).all()
+    assert data.files.num_bytes_read == int(digits.index["length"][::20].sum())
+
+
+def test_it_is_made_once(far: Path, tmp_path: Path) -> None:
+    copy = stage(far, tmp_path / "near")
+    shard = min(copy.glob("*.tar"))
+    made = shard.stat()
+    assert stage(far, tmp_path / "near") == copy
+    assert shard.stat().st_mtime_ns == made.st_mtime_ns and shard.stat().st_ino == made.st_ino
+
+
+@pytest.mark.parametrize("name", ["digits-000000.tar", "index.npy"])
+def test_a_file_that_is_not_as_it_was_built_is_named(far: Path, tmp_path: Path, name: str) -> None:
+    content = bytearray((far / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (far / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} is not what dataset.json says"):
+        stage(far, tmp_path / "near")
+    assert not [path for path in (tmp_path / "near").iterdir() if not path.name.endswith((".lock", ".partial"))]
