@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import typing
 from collections.abc import Sequence
@@ -23,10 +24,12 @@ OptionsT = TypeVar("OptionsT")
 _LEFT_OUT = "\0left to the command line"
 
 
-def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, note: str = "") -> SettingsT:
+def read_settings(
+    kind: type[SettingsT], words: Sequence[str], *, prog: str, note: str = "", usage: str = "[FILE.toml] [OPTIONS]"
+) -> SettingsT:
     """`kind` from [FILE.toml] OPTION…: what the file leaves out has its default, what an option names is the option's.
 
-    `note` ends the description that --help prints.
+    `usage` and `note` are what --help prints before the options.
 
     Raises ConfigError for the file and for the options, leaves through SystemExit for --help.
     """
@@ -48,7 +51,7 @@ def read_settings(kind: type[SettingsT], words: Sequence[str], *, prog: str, not
         words,
         default=default,
         prog=prog,
-        description=f"{(kind.__doc__ or '').strip()}\n\n{prog} [FILE.toml] [OPTIONS]: options beat the file.\n{note}",
+        description=f"{inspect.cleandoc(kind.__doc__ or '')}\n\n{prog} {usage}: options beat the file.\n{note}",
         config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
     )
     try:

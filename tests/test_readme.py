@@ -30,7 +30,7 @@ def test_the_commands_it_names_exist() -> None:
     from erasediff.launch.cli import COMMANDS
 
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL))
-    command = r"^(?:.*-m erasediff\.launch|erasediff) (\w+(?: (?:build|split))?)"
+    command = r"^(?:.*-m erasediff\.launch|erasediff) (\w+(?: (?:build|split|doctor|slurm|status))?)"
     named = re.findall(command, blocks, re.MULTILINE)
     assert len(named) >= 6
     assert set(named) <= set(COMMANDS)

@@ -21,8 +21,8 @@ from .folder import Submission, note_submission, submissions
 from .profile import Profile
 from .task import Task
 
+_USAGE = "[--profile FILE.toml] [OPTIONS] COMMAND …"
 _NOTE = """\
-[PROFILE OPTIONS] COMMAND …: --profile FILE.toml holds the options below; options beat the file.
 --dry-run prints the script that sbatch would get. --wait follows the job until it ends, and leaves with its status."""
 # words that count wherever they stand
 _FLAGS = ("--dry-run", "--wait")
@@ -60,7 +60,11 @@ class Slurm:
         if self.wait:
             from .watch import follow
 
-            status = follow(job.folder, submission)
+            try:
+                status = follow(job.folder, submission)
+            except KeyboardInterrupt:
+                print(f"\nerasediff: job {submission.job} goes on without being watched", file=sys.stderr)
+                raise
             if status:
                 sys.exit(status)
 
@@ -84,7 +88,7 @@ def taken(words: list[str], option: str) -> tuple[str | None, list[str]]:
 def read_profile(file: str | None, words: Sequence[str], prog: str) -> Profile:
     """Raises ConfigError for a file or options that cannot work."""
     given = [] if file is None else [file]
-    profile = read_settings(Profile, [*given, *words], prog=prog, note=_NOTE)
+    profile = read_settings(Profile, [*given, *words], prog=prog, note=_NOTE, usage=_USAGE)
     profile.check()
     return profile
 
