@@ -70,9 +70,8 @@ class Sweep:
     def read(cls, words: Sequence[str], prog: str) -> Sweep:
         words = list(words)
         if not words or words[0] in ("-h", "--help"):
-            print(
-                f"usage: {prog} SWEEP.toml [--profile FILE.toml] [PROFILE OPTIONS]\n\n{inspect.cleandoc(cls.__doc__ or '')}"
-            )
+            print(f"usage: {prog} SWEEP.toml [--profile FILE.toml] [PROFILE OPTIONS]\n")
+            print(inspect.cleandoc(cls.__doc__ or ""))
             print("\nSWEEP.toml has output, config, command, parallel, [runs.NAME] and [grid]; docs/operations.md.\n")
             raise SystemExit(0 if words else 2)
         path = Path(words.pop(0))

@@ -33,7 +33,7 @@ def long_undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.Te
 
 
 def test_a_real_time_limit(
-    cluster: Cluster, long_undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
+    cluster_with_spare: Cluster, long_undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
 ) -> None:
     run = Run(digits, base_model, tmp_path / "run", LONG)
     run.submit("--timeout-min", "2", "--signal-delay-s", "30")
@@ -46,7 +46,7 @@ def test_a_real_time_limit(
 
 @pytest.mark.parametrize("partition", ["low", "low-at-once"])
 def test_preemption_with_and_without_grace_time(
-    cluster: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path, partition: str
+    cluster_with_spare: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path, partition: str
 ) -> None:
     run = Run(digits, base_model, tmp_path / "run")
     run.submit("--partition", partition)
@@ -91,19 +91,7 @@ def test_an_unplugged_node_changes_nothing_when_it_is_back(
     assert run.state().restarts == 1  # the batch script that was left over asked for nothing
 
 
-def test_with_accounting(
-    cluster_with_accounting: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
-) -> None:
-    run = Run(digits, base_model, tmp_path / "run")
-    job = run.submit()
-    run.until_step(5, start=0)
-    subprocess.run(["scancel", "--signal", "USR2", job], check=True)
-    assert run.until_end().name == "COMPLETED", run.said()
-    assert run.is_equal_to(undisturbed)
-    assert "COMPLETED" in run.launch("status", "run").stdout
-
-
-def test_a_loop_ends_and_says_so(cluster: Cluster, digits: Path, base_model: Path, tmp_path: Path) -> None:
+def test_a_loop_ends_and_says_so(cluster_with_spare: Cluster, digits: Path, base_model: Path, tmp_path: Path) -> None:
     """Rank 1 is killed at every start, before there is a checkpoint."""
     run = Run(digits, base_model, tmp_path / "run")
     run.scrub += ["--train.checkpointing-steps", "0"]
