@@ -41,9 +41,10 @@ demo: install
 hero: demo
 	$(BIN)/python -m erasediff.launch.hero demo docs/hero.webp
 
-# a file's tests share what it has launched; more workers would only wait for each other's ranks
+# a file's tests share what it has launched; xdist would begin with the files of most tests, but tests/distributed, first
+# by name, takes longest; more workers would only wait for each other's ranks
 test: install
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow'
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: install
 	$(BIN)/pytest -m slow

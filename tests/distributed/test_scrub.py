@@ -41,7 +41,7 @@ def test_two_ranks_give_the_result_of_one(one_rank: Path, digits: Path, base_mod
     """Stage 3 with checkpoints and a teacher that is swapped in, against stage 2 on one rank without checkpoints."""
     more = ("--engine.zero-stage", "3", "--train.checkpointing-steps", "2")
     command = arguments(digits, base_model, tmp_path / "run", *more)
-    finished = run_ranks(2, command, environment={"PYTHONWARNINGS": "default"})
+    finished = run_ranks(2, command, environment={"PYTHONWARNINGS": "default"}, fresh=True)
     check(finished)
     assert "torch.distributed" not in finished[0].stderr + finished[1].stderr, "a warning that no user can act on"
     lines, expected = metrics(tmp_path / "run"), metrics(one_rank)

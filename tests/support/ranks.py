@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from processes import start
 
 SUPPORT = Path(__file__).parent
 
@@ -25,8 +26,12 @@ def run_ranks(
     cwd: Path | None = None,
     timeout_seconds: float = 280,
     environment: Mapping[str, str] | None = None,
+    fresh: bool = False,
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Runs `command` (arguments of this Python) on every rank, one thread each; waits for all of them."""
+    """Runs `command` (arguments of this Python) on every rank, one thread each; waits for all of them.
+
+    `fresh`: each imports by itself (`processes`).
+    """
     port = free_port()
     running = []
     for rank in range(world_size):
@@ -41,21 +46,12 @@ def run_ranks(
             "PYTHONWARNINGS": "ignore",
             **(environment or {}),
         }
-        running.append(
-            subprocess.Popen(
-                [sys.executable, *command],
-                env=variables,
-                cwd=cwd,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        )
+        running.append(start(command, variables, cwd=cwd, fresh=fresh))
     finished = []
     try:
         for process in running:
             stdout, stderr = process.communicate(timeout=timeout_seconds)
-            finished.append(subprocess.CompletedProcess(command, process.returncode, stdout, stderr))
+            finished.append(subprocess.CompletedProcess(command, process.wait(), stdout, stderr))
     finally:
         for process in running:
             process.kill()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from erasediff.trainer.evidence.record import read_record
 from erasediff.trainer.ranks import meeting
 from erasediff.trainer.run.folder import is_finished
 from evidence_cases import make_classifier, tiny_judge
+from processes import start
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +121,8 @@ def test_the_launcher_carries_a_request_out_on_two_ranks_and_is_stopped_in_betwe
 ) -> None:
     (tmp_path / "erase.toml").write_text(dump_toml(config))
     words = ["launch", "local", "-n", "2", "erase", str(tmp_path / "erase.toml")]
-    command, output = [sys.executable, "-m", "erasediff.launch", *words], Path(config.output)
-    launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command, output = ["-m", "erasediff.launch", *words], Path(config.output)
+    launcher = start(command, os.environ)
     while not (output / "scrub" / "model").exists():
         assert launcher.poll() is None
         time.sleep(0.001)
@@ -130,8 +130,9 @@ def test_the_launcher_carries_a_request_out_on_two_ranks_and_is_stopped_in_betwe
     _, said = launcher.communicate(timeout=100)
     assert launcher.returncode == os.EX_TEMPFAIL, said
     assert "Traceback" not in said and not (output / "record.json").exists()
-    launched = subprocess.run(command, capture_output=True, text=True)
-    assert launched.returncode == 0, launched.stderr
+    launched = start(command, os.environ)
+    _, said = launched.communicate(timeout=200)
+    assert launched.returncode == 0, said
     record = read_record(output / "record.json")
     assert record.verdict == "not shown" and record.run.starts[0]["world_size"] == 2
     assert len(record.run.starts) == 1
