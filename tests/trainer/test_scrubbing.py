@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,11 @@ def finished(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFa
 def test_the_same_command_gives_the_same_weights_and_metrics(
     digits: Path, base_model: Path, tmp_path: Path, method: MethodConfig
 ) -> None:
+    began = time.perf_counter()
     for name in ("one", "two"):
         run_scrub(tiny_config(digits, base_model, tmp_path / name, method=method))
+    seconds = [json.loads(line)["seconds"] for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert min(seconds) > 0 and sum(seconds) < time.perf_counter() - began
     assert_same_weights(tmp_path / "one" / "model", tmp_path / "two" / "model")
     assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
 
