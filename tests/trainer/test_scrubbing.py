@@ -179,6 +179,7 @@ def test_a_teacher_that_stays_frozen_differs_from_the_current_one(
     [
         (EraseDiffConfig(), "fp32", Cost(2, 1)),
         (EraseDiffConfig(target="noise"), "bf16-autocast", Cost(2, 0)),
+        (EraseDiffConfig(barrier="value"), "fp32", Cost(2, 2)),
         (EraseDiffConfig(barrier="value", num_inner_steps=3), "fp32", Cost(4, 2)),
         (EraseDiffConfig(barrier="value", num_inner_steps=3), "bf16-autocast", Cost(4, 3, exact_forwards=2)),
         (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=2), "fp32", Cost(4, 1)),

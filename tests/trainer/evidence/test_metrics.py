@@ -60,6 +60,9 @@ def test_precision_and_recall_of_a_hand_made_set() -> None:
     assert precision.item() == pytest.approx(4 / 5)
     # the outlier's 3rd neighbour is 5.1, 94.9 away: its ball starts at 5.1 and holds no real point
     assert recall.item() == 0.0
+    # 3 and 6 lie on the borders of each other's balls, which are closed
+    found = metrics.precision_recall(real, real + 6)
+    assert [value.item() for value in found] == [1 / 4, 1 / 4]
     assert [value.item() for value in metrics.precision_recall(real, real.clone())] == [1.0, 1.0]
 
 

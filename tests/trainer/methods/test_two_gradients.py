@@ -71,6 +71,7 @@ def test_cosines_by_layer_the_clip_and_the_step(
         expected = over(layer, grad_g, grad_r) / squares**0.5 if squares else 0.0
         assert line["conflict"][layer] == pytest.approx(expected, abs=2e-3), layer
     assert any(abs(value) > 0.05 for value in line["conflict"].values())
+    assert any(round(value, 3) != value == round(value, 4) for value in line["conflict"].values())
 
     gg, gr, rr = (
         sum(over(layer, a, b) for layer in layers) for a, b in ((grad_g, grad_g), (grad_g, grad_r), (grad_r, grad_r))
