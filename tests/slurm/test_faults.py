@@ -79,9 +79,11 @@ def test_an_unplugged_node_changes_nothing_when_it_is_back(
 ) -> None:
     """The first of a job's nodes carries the batch script and rank 0."""
     run = Run(digits, base_model, tmp_path / "run")
-    run.submit("--exclude", "node3")
+    spare = ["scontrol", "update", "nodename=node3"]
+    subprocess.run([*spare, "state=drain", "reason=spare"], check=True)
+    run.submit()
     run.until_step(5, start=0)
-    subprocess.run(["scontrol", "update", f"jobid={run.job}", "excnodelist="], check=True)
+    subprocess.run([*spare, "state=resume"], check=True)
     cluster_with_spare.do("unplug", node)
     run.until("a second start", lambda: starts(run.job_folder)[-1].number == 1)
     cluster_with_spare.do("plug", node)
