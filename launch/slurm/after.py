@@ -55,7 +55,7 @@ def decide(run: Path, start: Start, status: int, *, num_ranks: int, was_at_limit
     def end(status: int, how: str, kind: str, *, requeue: bool) -> End:
         return End(status, how, kind, has, requeue, datetime.now(UTC).isoformat(timespec="seconds"))
 
-    if status == 0 and all(one["status"] == 0 for one in said.values()):
+    if status == 0:
         return end(0, "finished", "finished", requeue=False)
     final = [rank for rank, one in said.items() if one["status"] in FINAL]
     if final:

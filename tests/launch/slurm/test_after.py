@@ -38,6 +38,7 @@ def ended(run: Path, number: int, ranks: Ranks, srun: int, *, was_at_limit: bool
         ([None, None], 127, 127, False),  # there is no such program
         ([None, None], 1, 1, False),  # Python came no further
         ([75, None], 137, 137, True),
+        ([69, None], 1, 1, True),  # a watchdog ended the other
         ([0, 1], 1, 1, False),
     ],
 )

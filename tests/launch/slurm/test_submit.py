@@ -128,6 +128,16 @@ def test_what_is_submitted_stays_as_it_was(run_toml: Path) -> None:
     assert Job.of(words, Resources(1, 1), "").config == job.config
     assert (code / "erasediff" / "trainer" / "methods" / "moo.py").exists()
     assert keep_code(slurm) == code  # once
+    # what a job imports is the copy, and other code is another copy
+    told = "from erasediff.launch.slurm.snapshot import *; print(code_path(Path('x')).name)"
+    asked = [sys.executable, "-c", told]
+    environment = os.environ | {"PYTHONPATH": str(code)}
+    same = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
+    assert same.stdout.strip() == code.name
+    with (code / "erasediff" / "trainer" / "methods" / "moo.py").open("a") as file:
+        file.write("# changed\n")
+    other = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
+    assert other.stdout.strip() != code.name
 
 
 def test_a_hub_id_is_pinned_to_its_revision(base_model: Path, tmp_path: Path) -> None:
