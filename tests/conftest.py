@@ -3,6 +3,7 @@ import os
 # tiny models gain nothing from threads, and threads that wait for each other on a busy machine lose minutes
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import tiny
+import toy.made
+from erasediff.trainer import plugins
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +28,27 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A class-conditional pipeline with a null class, saved by diffusers alone."""
     return tiny.make_pipeline(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="session")
+def toy_folder(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy family's data/, split/ and model/."""
+    folder = tmp_path_factory.mktemp("toy")
+    toy.made.make_data(digits, folder, 60)
+    toy.made.make_pipeline(folder / "model")
+    toy.made.make_package(folder / "package")
+    return folder
+
+
+@pytest.fixture
+def toy_family(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same, the family installed."""
+    monkeypatch.syspath_prepend(str(toy_folder / "package"))
+    _forget_plugins()
+    yield toy_folder
+    _forget_plugins()
+
+
+def _forget_plugins() -> None:
+    plugins.names.cache_clear()
+    plugins._places.cache_clear()  # pyright: ignore[reportPrivateUsage]

@@ -41,7 +41,7 @@ from .models.model import Model
 from .ranks import collectives, meeting
 from .run.folder import RunFolder, check_output
 from .run.loop import Watch
-from .run.provenance import DataStamp, weights_sha256
+from .run.provenance import DataStamp, ModelStamp, differing
 from .scrubbing import check_settings, run_scrub
 
 WITHDRAWN_NAME = "model.withdrawn"
@@ -193,19 +193,17 @@ def _recorded(output: Path, config: EraseConfig, run: Path, scrubbed: Path) -> E
     return Evidence(record, path, output / REPORT_NAME) if still_holds(record, config.judge, run, scrubbed) else None
 
 
-def _weights(folder: Path, config: EraseConfig) -> str:
-    model = load_model(type(config.model)(str(folder), null_class=config.model.null_class))
-    return weights_sha256(model.module.state_dict())
+def _stamp(folder: Path, config: EraseConfig) -> ModelStamp:
+    return ModelStamp.of(load_model(type(config.model)(str(folder), null_class=config.model.null_class)))
 
 
 def _copy(scrubbed: Path, folder: Path, config: EraseConfig, evidence: Evidence) -> None:
     """What is published is what was evaluated, to the bit; its card says what came of that."""
     shutil.copytree(scrubbed, folder)
-    evaluated = evidence.record.models["scrubbed"].weights_sha256
-    found = _weights(folder, config)
-    if found != evaluated:
+    evaluated = evidence.record.models["scrubbed"].stamp
+    for what, found, was in differing(_stamp(folder, config).hashes(), evaluated.hashes()):
         raise TrainingError(
-            f"'{scrubbed}' holds weights with SHA-256 {found[:12]}…, those evaluated had {evaluated[:12]}…: "
+            f"'{scrubbed}' holds {what} with SHA-256 {found}…, those evaluated had {was}…: "
             "nothing is published; remove the scrub/ folder and run it again"
         )
     add_verdict(folder, evidence.record.verdict, evidence.record.date)

@@ -45,7 +45,7 @@ from .run.checks import check_conditions, check_engine, check_optimizer, check_t
 from .run.effects import effect_notes
 from .run.folder import RunFolder, check_output, is_finished
 from .run.loop import Watch
-from .run.provenance import DataStamp, Inputs, check_inputs, weights_sha256
+from .run.provenance import Inputs, check_inputs, weights_sha256
 from .run.training import train as run_training
 
 
@@ -151,8 +151,7 @@ class Plan:
 
     def inputs(self) -> Inputs:
         """What the record holds the run to."""
-        weights = weights_sha256(self.model.module.state_dict())
-        return Inputs(weights, DataStamp.of(self.forget), DataStamp.of(self.remain))
+        return Inputs.of(self.model, self.forget, self.remain)
 
     def describe(self) -> str:
         """What `--dry-run` prints."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import toy.toy_family as toy
-from diffusers import DDIMScheduler, DDPMScheduler
-from erasediff.shards import Dataset, build, split
+from diffusers import DDIMScheduler
+from erasediff.shards import Dataset
 from erasediff.trainer.config import ModelConfig, SamplingConfig
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.models.pipeline import WEIGHTS_NAME
@@ -23,7 +20,8 @@ from erasediff.trainer.models.sampling import CHUNK, sample
 from erasediff.trainer.randomness import sample_generator
 from PIL import Image
 from ranks import check, run_ranks
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from toy import made
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("toy_worker.py")
@@ -32,55 +30,15 @@ TOY = ROOT / "tests" / "support" / "toy"
 
 @pytest.fixture(scope="module")
 def data(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/ and split/: 300 digits with captions of two phrasings; model/; and the package that brings both."""
+    """data/, split/ and model/, a classifier, and the package that brings the family and the methods."""
     folder = tmp_path_factory.mktemp("toy")
-    given = Dataset.open(digits / "data")
-    (folder / "images").mkdir()
-    with (folder / "captions.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "caption", "label"])
-        for i in range(300):
-            sample = given.read(i)
-            assert sample.label is not None
-            Image.fromarray(sample.image[..., 0]).save(folder / "images" / f"{i}.png")
-            word = toy.WORDS[sample.label + 3]
-            table.writerow([f"images/{i}.png", f"a {'small ' if i % 2 else ''}{word}", sample.label])
-    build(folder / "captions.csv", folder / "data")
-    split(folder / "data", folder / "split", ["3"])
+    made.make_data(digits, folder)
     train_classifier(Dataset.open(folder / "data"), image_size=8, channels=1, num_epochs=2).save(
         folder / "classifier.safetensors"
     )
-    make_pipeline(folder / "model")
-    package = folder / "package"
-    information = package / "toy-1.dist-info"
-    information.mkdir(parents=True)
-    for name in ("toy_family.py", "doubled.py", "started.py"):
-        shutil.copy(TOY / name, package)
-    (package / "averaged.py").write_text(documented_method())
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
-    shutil.copy(TOY / "entry_points.txt", information)
+    made.make_pipeline(folder / "model")
+    made.make_package(folder / "package")
     return folder
-
-
-def make_pipeline(folder: Path) -> None:
-    """With random weights."""
-    torch.manual_seed(0)
-    rows = torch.linalg.qr(torch.randn(64, 16)).Q.T.contiguous()
-    frozen = {"rows": rows, "words": torch.randn(len(toy.WORDS), 8)}
-    for part, tensors in (("denoiser", toy.Denoiser().state_dict()), ("frozen", frozen)):
-        (folder / part).mkdir(parents=True)
-        save_file(tensors, folder / part / WEIGHTS_NAME)
-    DDPMScheduler().save_pretrained(folder / "scheduler")
-    ours = {"denoiser": ["toy", "ToyDenoiser"], "frozen": ["toy", "Frozen"]}
-    parts = ours | {"scheduler": ["diffusers", "DDPMScheduler"]}
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "ToyPipeline"} | parts))
-
-
-def documented_method() -> str:
-    """The example in docs/methods.md, as it stands there."""
-    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    return block
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +87,7 @@ def test_it_is_judged_relearned_and_drawn(results: dict[int, Path], world_size: 
     }
     record = json.loads((results[world_size] / "rl" / "record.json").read_text())
     for name in ("unscrubbed", "scrubbed"):
+        assert [*record["models"][name]["frozen_sha256"]] == ["frozen"]
         figures = record["models"][name]["metrics"]
         assert figures["p_psi"]["n"] == 8 and figures["accuracy_remaining"]["n"] == 9 * 15
         assert [point["step"] for point in record["models"][name]["relearning"]] == [0, 1, 2]

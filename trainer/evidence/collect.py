@@ -16,7 +16,7 @@ from ..models.model import Model
 from ..ranks import collectives
 from ..run.effects import judge_effect_notes
 from ..run.identity import without_free
-from ..run.provenance import now, versions, weights_sha256
+from ..run.provenance import ModelStamp, now, versions
 from . import report
 from .copies import CLASSIFIER_NAME, remaining_copies
 from .evaluation import Figures, evaluate, metric_names
@@ -159,10 +159,11 @@ def run_evaluate(
 
 
 def _entry(model: Model, figures: Figures, date: str) -> ModelEntry:
+    stamp = ModelStamp.of(model)  # of the weights in memory, that the samples came from
     return ModelEntry(
         path=str(model.folder),
-        # of the weights in memory, that the samples came from
-        weights_sha256=weights_sha256(model.module.state_dict()),
+        weights_sha256=stamp.weights_sha256,
+        frozen_sha256=stamp.frozen_sha256,
         measured=date,
         metrics=figures.metrics,
         num_non_finite=figures.num_non_finite,

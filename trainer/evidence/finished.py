@@ -16,7 +16,7 @@ from ..models.fitting import Fitted, fit
 from ..models.model import Model
 from ..run.attempts import history
 from ..run.folder import is_finished
-from ..run.provenance import Inputs, read_inputs, weights_sha256
+from ..run.provenance import Inputs, ModelStamp, differing, frozen_sha256, read_inputs
 from .record import RunEntry
 
 
@@ -56,13 +56,17 @@ class FinishedScrub:
             if ours.fingerprint != theirs.fingerprint:
                 raise ConfigError(f"'{path}' holds other samples than when '{run}' was scrubbed: restore them")
         unscrubbed = load_model(config.model)
-        found = weights_sha256(unscrubbed.module.state_dict())
-        if found != inputs.base_weights_sha256:
+        for what, found, was in differing(ModelStamp.of(unscrubbed).hashes(), inputs.base.hashes()):
             raise ConfigError(
-                f"model.path = '{config.model.path}' is not the model that '{run}' scrubbed: its weights have SHA-256 "
-                f"{found[:12]}…, the scrubbed one's had {inputs.base_weights_sha256[:12]}…; put the original back"
+                f"model.path = '{config.model.path}' is not the model that '{run}' scrubbed: its {what} have SHA-256 "
+                f"{found}…, the scrubbed one's had {was}…; put the original back"
             )
         scrubbed = load_model(dataclasses.replace(config.model, path=str(run / "model"), revision=None))
+        for name, found, was in differing(frozen_sha256(scrubbed), inputs.base_frozen_sha256):
+            raise ConfigError(
+                f"'{run / 'model'}' has another '{name}' than the model it was made from ({found}… and {was}…): copy "
+                "that one's back"
+            )
         return cls(run, config, inputs, fit(forget, unscrubbed), fit(remain, unscrubbed), unscrubbed, scrubbed)
 
 

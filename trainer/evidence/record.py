@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import ConfigError
 from ..files import write_json
-from ..run.provenance import DataStamp
+from ..run.provenance import DataStamp, ModelStamp
 from .classifier import ClassifierCard
 from .metrics import Measurement
 from .relearning import RelearningPoint
@@ -53,6 +53,12 @@ class ModelEntry(_Strict):
     num_non_finite: int
     """Generated samples with a NaN or Inf; they are in no figure."""
     relearning: list[RelearningPoint] = field(default_factory=list)
+    frozen_sha256: dict[str, str] = field(default_factory=dict)
+    """The same of each part that does not train, see `provenance.ModelStamp`; not written where there is none."""
+
+    @property
+    def stamp(self) -> ModelStamp:
+        return ModelStamp(self.weights_sha256, self.frozen_sha256)
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,11 @@ def schema_name() -> str:
 
 def write_record(record: Record, path: Path) -> None:
     """Writes the file whole or not at all."""
-    write_json(path, asdict(record))
+    values = asdict(record)
+    for model in values["models"].values():
+        if not model["frozen_sha256"]:
+            del model["frozen_sha256"]
+    write_json(path, values)
 
 
 def read_record(path: Path) -> Record:

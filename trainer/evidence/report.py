@@ -235,7 +235,8 @@ def _copies(record: Record) -> str:
 
 
 def _provenance(record: Record) -> str:
-    hashes = {f"{name} weights": entry.weights_sha256 for name, entry in record.models.items()}
+    models = record.models.items()
+    hashes = {f"{name} {what}": sha256 for name, entry in models for what, sha256 in entry.stamp.hashes().items()}
     hashes |= {"forget set": record.forget.fingerprint, "remain set": record.remain.fingerprint}
     run = record.run
     happened: dict[str, object] = {

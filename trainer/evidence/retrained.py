@@ -51,7 +51,7 @@ def recorded_retrained(judge: JudgeConfig, inputs: Inputs, classifier: Classifie
     fingerprints = (inputs.forget.fingerprint, inputs.remain.fingerprint)
     if (record.forget.fingerprint, record.remain.fingerprint) != fingerprints:
         raise ConfigError(f"{where} is of another forget or remain set: train the yardstick for this one")
-    if record.models["unscrubbed"].weights_sha256 != inputs.base_weights_sha256:
+    if record.models["unscrubbed"].stamp != inputs.base:
         # its integrity is the distance to that one's images
         raise ConfigError(f"{where} was measured beside another unscrubbed model: name the yardstick's folder instead")
     if record.classifier != classifier:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...shards.dataset import Dataset
 from ..config import JudgeConfig, ModelConfig
 from ..models.families import load_model
-from ..run.provenance import weights_sha256
+from ..run.provenance import ModelStamp
 from .classifier import load_classifier
 from .record import Record
 from .retrained import RETRAINED_NAME, is_record, read_retrained
@@ -18,7 +18,7 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -
 
     run: the scrub's run folder; scrubbed: its pipeline. Raises ConfigError or DataError for a file that is gone.
     """
-    if record.models["scrubbed"].weights_sha256 != _weights(scrubbed):
+    if record.models["scrubbed"].stamp != _stamp(scrubbed):
         return False
     if judge.classifier is not None and load_classifier(Path(judge.classifier)).card != record.classifier:
         return False
@@ -31,8 +31,8 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -
     yardstick = record.models.get("retrained")
     if folder is None or yardstick is None:
         return folder is None and yardstick is None
-    return yardstick.weights_sha256 == _weights(Path(folder))
+    return yardstick.stamp == _stamp(Path(folder))
 
 
-def _weights(folder: Path) -> str:
-    return weights_sha256(load_model(ModelConfig(str(folder))).module.state_dict())
+def _stamp(folder: Path) -> ModelStamp:
+    return ModelStamp.of(load_model(ModelConfig(str(folder))))

@@ -94,13 +94,19 @@ class Model(ABC):
     def _predict(self, forward: Forward, x_t: Tensor, t: Tensor, told: Told) -> Tensor: ...
 
     @property
-    def frozen_parts(self) -> tuple[nn.Module, ...]:
-        """What encodes, decodes and tells, and does not train."""
-        return ()
+    def frozen_parts(self) -> Mapping[str, nn.Module]:
+        """What encodes, decodes and tells, and does not train, by name."""
+        return {}
+
+    @property
+    def frozen_settings(self) -> Mapping[str, Any]:
+        """What else decides results beside their weights, by the part's name, in JSON's types: a latent's scale, a
+        tokenizer's words."""
+        return {}
 
     def to(self, device: torch.device) -> Self:
         """This model, all its parts moved there, in place."""
-        for part in (self.module, *self.frozen_parts):
+        for part in (self.module, *self.frozen_parts.values()):
             part.to(device)
         return self
 

@@ -1,14 +1,15 @@
 """Where things come from: hashes of weights, versions, and what a run was started on.
 
-inputs.json holds the base model's hash and the datasets' fingerprints; a run writes it before its first step.
+inputs.json holds the base model's hashes and the datasets' fingerprints; a run writes it before its first step.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from ...shards.dataset import Dataset
 from ..errors import ConfigError
 from ..files import write_json
+from ..models.model import Model
 
 INPUTS_NAME = "inputs.json"
 COMMIT_NAME = "COMMIT"  # beside a copy of the code: the commit it was copied from
@@ -37,6 +39,37 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()
+
+
+def frozen_sha256(model: Model) -> dict[str, str]:
+    """Of each part that does not train, by its name: of its weights, or of their hash and its settings as JSON."""
+    parts, settings = model.frozen_parts, model.frozen_settings
+    found = {}
+    for name in sorted({*parts, *settings}):
+        found[name] = weights_sha256(parts[name].state_dict() if name in parts else {})
+        if name in settings:
+            text = found[name] + json.dumps(settings[name], sort_keys=True)
+            found[name] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+@dataclass(frozen=True)
+class ModelStamp:
+    """Which model it is: hashes of all its parts that decide results."""
+
+    weights_sha256: str
+    """`weights_sha256` of what trains."""
+    frozen_sha256: dict[str, str] = field(default_factory=dict)
+    """`frozen_sha256` of what does not."""
+
+    @classmethod
+    def of(cls, model: Model) -> ModelStamp:
+        return cls(weights_sha256(model.module.state_dict()), frozen_sha256(model))
+
+    def hashes(self) -> dict[str, str]:
+        """By the words that name each to a user."""
+        frozen = {f"weights or settings of '{name}'": sha256 for name, sha256 in self.frozen_sha256.items()}
+        return {"weights": self.weights_sha256, **frozen}
 
 
 @dataclass(frozen=True)
@@ -60,11 +93,22 @@ class Inputs:
     base_weights_sha256: str
     forget: DataStamp
     remain: DataStamp
+    base_frozen_sha256: dict[str, str] = field(default_factory=dict)
+    """As in `ModelStamp`; not written where there is no such part."""
+
+    @classmethod
+    def of(cls, model: Model, forget: Dataset, remain: Dataset) -> Inputs:
+        base = ModelStamp.of(model)
+        return cls(base.weights_sha256, DataStamp.of(forget), DataStamp.of(remain), base.frozen_sha256)
+
+    @property
+    def base(self) -> ModelStamp:
+        return ModelStamp(self.base_weights_sha256, self.base_frozen_sha256)
 
     def hashes(self) -> dict[str, str]:
         """By the words that name each to a user."""
         return {
-            "weights of model.path": self.base_weights_sha256,
+            **{f"{what} of model.path": sha256 for what, sha256 in self.base.hashes().items()},
             "samples of forget": self.forget.fingerprint,
             "samples of remain": self.remain.fingerprint,
         }
@@ -117,7 +161,8 @@ def record_inputs(run: Path, inputs: Inputs | PretrainInputs) -> None:
     """
     check_inputs(run, inputs)
     if not (run / INPUTS_NAME).exists():
-        write_json(run / INPUTS_NAME, asdict(inputs))
+        values = asdict(inputs)
+        write_json(run / INPUTS_NAME, {key: value for key, value in values.items() if value != {}})
 
 
 def check_inputs(run: Path, inputs: Inputs | PretrainInputs) -> None:
@@ -125,17 +170,24 @@ def check_inputs(run: Path, inputs: Inputs | PretrainInputs) -> None:
     recorded = read_inputs(run, type(inputs))
     if recorded is None:
         return
-    theirs, ours = recorded.hashes(), inputs.hashes()
     changed = [
-        f"other {what} ({theirs[what][:12]}… there, {ours[what][:12]}… now)"
-        for what in ours
-        if theirs[what] != ours[what]
+        f"other {what} ({there}… there, {now}… now)"
+        for what, now, there in differing(inputs.hashes(), recorded.hashes())
     ]
     if changed:
         raise ConfigError(
             f"output = '{run}' was begun with {', '.join(changed)}: put back what it was begun with, "
             "or choose another output"
         )
+
+
+def differing(ours: dict[str, str], theirs: dict[str, str]) -> list[tuple[str, str, str]]:
+    """What the two do not have alike, and how either hash of it begins; "none" where there is none."""
+    return [
+        (what, ours.get(what, "none")[:12], theirs.get(what, "none")[:12])
+        for what in ours | theirs
+        if ours.get(what) != theirs.get(what)
+    ]
 
 
 def read_inputs(run: Path, kind: type[InputsT] = Inputs) -> InputsT | None:

@@ -55,7 +55,7 @@ def train(
     label_drop = config.label_drop
     if label_drop is None:
         label_drop = DEFAULT_LABEL_DROP if model.conditions.has_null else 0.0
-    for part in model.frozen_parts:
+    for part in model.frozen_parts.values():
         part.to(device)
     objective = plugins.load("objectives", model.objective).Objective(
         model,

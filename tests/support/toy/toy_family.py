@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,8 @@ class Toy(Model):
     schedule: DDPMSchedule
 
     @property
-    def frozen_parts(self) -> tuple[nn.Module, ...]:
-        return (self.frozen,)
+    def frozen_parts(self) -> Mapping[str, nn.Module]:
+        return {"frozen": self.frozen}
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

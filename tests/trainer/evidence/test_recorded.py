@@ -63,11 +63,13 @@ def test_a_recorded_yardstick_is_named_with_its_date(digits: Path, run: Path, cl
     with pytest.raises(ConfigError, match=r"measured with judge\.relearn = False, here it is True"):
         run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), relearn=True))
     # its integrity is the distance to the images of that original
-    values = json.loads(first.record_path.read_text())
-    values["models"]["unscrubbed"]["weights_sha256"] = "0" * 64
-    (tmp_path / "elsewhere.json").write_text(json.dumps(values))
-    with pytest.raises(ConfigError, match="was measured beside another unscrubbed model"):
-        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(tmp_path / "elsewhere.json")))
+    for other_base in ({"weights_sha256": "0" * 64}, {"frozen_sha256": {"vae": "0" * 64}}):
+        values = json.loads(first.record_path.read_text())
+        assert "frozen_sha256" not in values["models"]["unscrubbed"], "it has no such part"
+        values["models"]["unscrubbed"] |= other_base
+        (tmp_path / "elsewhere.json").write_text(json.dumps(values))
+        with pytest.raises(ConfigError, match="was measured beside another unscrubbed model"):
+            run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(tmp_path / "elsewhere.json")))
 
 
 def test_a_yardstick_is_trained_with_the_same_settings(digits: Path, classifier: Path, tmp_path: Path) -> None:

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+import toy.toy_family as toy
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
 from erasediff.shards import Dataset, split
-from erasediff.trainer.config import EngineConfig, OptimizerConfig, PretrainConfig, ScrubConfig, TrainConfig, UNetConfig
+from erasediff.trainer.config import (
+    EngineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    ScrubConfig,
+    TrainConfig,
+    UNetConfig,
+)
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence.finished import FinishedScrub
+from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.pipeline import WEIGHTS_NAME
 from erasediff.trainer.pretrain import run_pretrain
-from erasediff.trainer.run.provenance import versions
+from erasediff.trainer.run.provenance import frozen_sha256, versions
 from erasediff.trainer.scrubbing import dry_run, run_scrub
+from safetensors.numpy import load_file, save_file
 from tiny import make_pipeline, tiny_config
 
 
@@ -56,6 +74,7 @@ def test_a_finished_scrub_is_not_the_answer_for_other_samples(
     assert main(words_of(own)) == 0
     before = snapshot(Path(own.output))
     assert main(words_of(own)) == 0, "the same inputs: finished"
+    assert [*json.loads((Path(own.output) / "inputs.json").read_text())] == ["base_weights_sha256", "forget", "remain"]
     assert main([*words_of(own), "--dry-run"]) == 0
     assert f"finished    already: {own.output}/model" in capsys.readouterr().out
     theirs = Dataset.open(own.forget).fingerprint
@@ -84,6 +103,59 @@ def test_a_finished_scrub_is_not_the_answer_for_other_weights(own: ScrubConfig, 
     shutil.rmtree(own.model.path)
     DDPMPipeline.from_pretrained(make_pipeline(tmp_path / "again")).save_pretrained(own.model.path)
     assert run_scrub(own) == Path(own.output) / "model"
+
+
+def hash_of(weights: Mapping[str, np.ndarray]) -> str:
+    """As docs/record.md defines it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.shape}\n".encode() + value.astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def test_a_part_that_was_exchanged_is_named(toy_family: Path, tmp_path: Path) -> None:
+    """An autoencoder that does not train decides what is noised, shown and judged."""
+    shutil.copytree(toy_family / "model", tmp_path / "base")
+    train = TrainConfig(max_train_steps=1, train_batch_size=4)
+    own = tiny_config(toy_family, tmp_path / "base", tmp_path / "run", null_class=None, train=train)
+    run_scrub(own)
+    file = tmp_path / "base" / "frozen" / WEIGHTS_NAME
+    weights = load_file(file)
+    theirs = hash_of(weights)
+    inputs = json.loads((tmp_path / "run" / "inputs.json").read_text())
+    assert inputs["base_frozen_sha256"] == {"frozen": theirs}
+    assert run_scrub(own) == tmp_path / "run" / "model"
+
+    other = {"rows": -weights["rows"], "words": weights["words"]}
+    save_file(other, file)
+    hashes = rf"\({theirs[:12]}… there, {hash_of(other)[:12]}… now\)"
+    for again in (run_scrub, dry_run):
+        with pytest.raises(ConfigError, match=rf"other weights or settings of 'frozen' of model\.path {hashes}"):
+            again(own)
+    with pytest.raises(ConfigError, match=r"is not the model that .*: its weights or settings of 'frozen' have"):
+        FinishedScrub.open(tmp_path / "run")
+
+    save_file(weights, file)
+    FinishedScrub.open(tmp_path / "run")
+    save_file(other, tmp_path / "run" / "model" / "frozen" / WEIGHTS_NAME)
+    with pytest.raises(ConfigError, match=r"run/model' has another 'frozen' than the model it was made from \("):
+        FinishedScrub.open(tmp_path / "run")
+
+
+class Scaled(toy.Toy):
+    @property
+    def frozen_settings(self) -> Mapping[str, object]:
+        return {"frozen": {"scale": 0.5, "bias": 0}, "tokenizer": ["a", "b"]}
+
+
+def test_a_parts_settings_count(toy_family: Path) -> None:
+    given = load_model(ModelConfig(str(toy_family / "model")))
+    fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
+    weights = hash_of(load_file(toy_family / "model" / "frozen" / WEIGHTS_NAME))
+    assert frozen_sha256(Scaled(**fields)) == {
+        "frozen": hashlib.sha256((weights + '{"bias": 0, "scale": 0.5}').encode()).hexdigest(),
+        "tokenizer": hashlib.sha256((hash_of({}) + '["a", "b"]').encode()).hexdigest(),
+    }
 
 
 def test_a_scrub_that_was_begun_is_not_continued_with_other_samples(own: ScrubConfig, digits: Path) -> None:

@@ -1,0 +1,33 @@
+"""What makes an evaluation that is there no answer any more."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from erasediff.trainer.config import JudgeConfig
+from erasediff.trainer.evidence.collect import run_evaluate
+from erasediff.trainer.evidence.record import Record
+from erasediff.trainer.evidence.reuse import still_holds
+from evidence_cases import make_classifier, make_run, tiny_evaluation
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
+
+
+@pytest.fixture(scope="module")
+def evaluated(digits: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, JudgeConfig]:
+    classifier = make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
+    evaluation = tiny_evaluation(run, digits, classifier)
+    return run_evaluate(evaluation).record, evaluation.judge
+
+
+def test_another_frozen_part(run: Path, evaluated: tuple[Record, JudgeConfig]) -> None:
+    record, judge = evaluated
+    assert still_holds(record, judge, run, run / "model")
+    scrubbed = dataclasses.replace(record.models["scrubbed"], frozen_sha256={"vae": "0" * 64})
+    other = dataclasses.replace(record, models=record.models | {"scrubbed": scrubbed})
+    assert not still_holds(other, judge, run, run / "model")
