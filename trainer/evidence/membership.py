@@ -5,52 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..models.model import Model
 from ..models.sampling import CHUNK
+from ..objectives.objective import objective_of
 from ..randomness import sample_generator
 from ..ranks import collectives
 from .images import Images
 from .intervals import normal_interval, score_interval
 from .metrics import Measurement, auc
 
-# noise levels a sample's loss is averaged over: spread evenly, a draw of noise at each
-NUM_NOISE_LEVELS = 20
 # with fewer on a side the normal interval misses too often: that of two members' AUC a third of the time
 MIN_SAMPLES = 10
 
 
 @torch.no_grad()
 def sample_losses(model: Model, images: Images, *, seed: int, device: torch.device) -> Tensor:
-    """Each image's loss of eq. (1), the mean over noise levels and elements, fp64 [N] on the CPU.
+    """Each image's loss by the model's objective, fp64 [N] on the CPU.
 
-    Noise is a function of (seed, number of the image, level): two models see the same. All ranks call it.
+    What is random is a function of (seed, number of the image): two models see the same. All ranks call it.
     """
     model.to(device).module.eval()
-    schedule = model.schedule
-    levels = schedule.levels(NUM_NOISE_LEVELS)
+    objective = objective_of(model)
     losses = torch.zeros(len(images), dtype=torch.float64, device=device)
     rank, world_size = collectives.rank(), collectives.world_size()
     for number, start in enumerate(range(0, len(images), CHUNK)):
         if number % world_size != rank:
             continue
-        x_0 = model.encode(images.images[start : start + CHUNK].to(device))
-        told = model.told(images.conditions[start : start + CHUNK], device)
-        noises = [
-            sample_generator(seed, "membership", start + i).standard_normal(
-                (NUM_NOISE_LEVELS, *x_0.shape[1:]), dtype=np.float32
-            )
-            for i in range(len(x_0))
-        ]
-        noise_BLCHW = torch.from_numpy(np.stack(noises)).to(device)
-        for i, level in enumerate(levels):
-            epsilon = noise_BLCHW[:, i]
-            t = torch.from_numpy(np.full(len(x_0), level, dtype=schedule.timestep_type)).to(device)
-            apart = model.residual(x_0, epsilon, t, told)
-            losses[start : start + CHUNK] += apart.double().square().flatten(1).mean(1) / NUM_NOISE_LEVELS
+        rows = slice(start, min(start + CHUNK, len(images)))
+        generators = [sample_generator(seed, "membership", i) for i in range(rows.start, rows.stop)]
+        losses[rows] = objective.losses_of(model, images.images[rows].to(device), images.conditions[rows], generators)
     return collectives.sum_(losses).cpu()
 
 

@@ -169,8 +169,9 @@ METRICS = {
         "telling the forget set from unseen images by the loss; 0 tells it as well as 1, .5: cannot be told",
         "near the retrained model's",
         formulas.membership_auc,
-        "area under the curve of telling D_f from held-out samples of the same classes by a lower loss, averaged over "
-        "20 noise levels; .5: cannot be told apart, and 0 tells them apart as well as 1",
+        "area under the curve of telling D_f from held-out samples of the same classes by a lower loss, that of "
+        "the model's objective (of a diffusion model the mean over 20 noise levels); .5: cannot be told apart, and 0 "
+        "tells them apart as well as 1",
         needs="held-out samples",
         is_of_forgetting=True,
     ),

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import RelearnConfig, SamplingConfig
 from ..models.model import Model
 from ..models.sampling import sample
+from ..objectives.objective import objective_of
 from ..randomness import sample_generator
 from . import metrics
 from .classifier import Classifier
@@ -42,8 +42,8 @@ def relearn(
 ) -> list[RelearningPoint]:
     """The curve of P_psi while a copy of `model` is fine-tuned on forget images, the whole of them in each step.
 
-    wanted: what P_psi is measured on. Noise and timesteps are a function of (seed, step, image): every model gets the
-    same ones. All ranks call it; they train alike and share the sampling.
+    wanted: what P_psi is measured on. What is random is a function of (seed, step, image): the same for every model.
+    All ranks call it; they train alike and share the sampling.
     """
     tuned = model.copied().to(device)
     optimizer = torch.optim.AdamW(tuned.module.parameters(), lr=config.learning_rate, weight_decay=0.0)
@@ -72,15 +72,7 @@ def _point(
 
 
 def _loss(model: Model, images: Images, seed: int, step: int, device: torch.device) -> Tensor:
-    """Eq. (1) on the forget images: what training on them was in the first place."""
-    schedule, num_images = model.schedule, len(images)
-    timesteps = np.empty(num_images, dtype=schedule.timestep_type)
-    noise = np.empty((num_images, *model.latent_shape), dtype=np.float32)
-    for i in range(num_images):
-        generator = sample_generator(seed, "relearn", step * num_images + i)
-        timesteps[i] = schedule.draw(generator)
-        generator.standard_normal(dtype=np.float32, out=noise[i])
-    epsilon, t = torch.from_numpy(noise).to(device), torch.from_numpy(timesteps).to(device)
-    with torch.no_grad():
-        x_0, told = model.encode(images.images.to(device)), model.told(images.conditions, device)
-    return model.residual(x_0, epsilon, t, told).square().mean()
+    """Of the forget images by the model's objective: what training on them was in the first place."""
+    first = step * len(images)
+    generators = [sample_generator(seed, "relearn", first + i) for i in range(len(images))]
+    return objective_of(model).training_loss(model, images.images.to(device), images.conditions, generators)

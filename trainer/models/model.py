@@ -45,7 +45,7 @@ class Model(ABC):
     """Whether data of another shape may be made to fit."""
 
     objective: ClassVar[str] = "diffusion"
-    """The file of `objectives/` that makes its micro-batches and losses."""
+    """The file of `objectives/` that makes its micro-batches and losses, in training and for the evidence."""
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -84,11 +84,6 @@ class Model(ABC):
         """The module's output [B, *latent_shape] in fp32; `dtype` is that of the weights that `forward` reads."""
         told = {name: value.to(dtype) if value.is_floating_point() else value for name, value in told.items()}
         return self._predict(forward, x_t.to(dtype), t, told).float()
-
-    def residual(self, x_0: Tensor, epsilon: Tensor, t: Tensor, told: Told) -> Tensor:
-        """Target minus output of eq. (1) [B, *latent_shape], by the model's own weights."""
-        output = self.predict(self.module, self.schedule.noised(x_0, epsilon, t), t, told)
-        return self.schedule.target(x_0, epsilon, t) - output
 
     @abstractmethod
     def _predict(self, forward: Forward, x_t: Tensor, t: Tensor, told: Told) -> Tensor: ...

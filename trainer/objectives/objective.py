@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
+import numpy as np
 from torch import Tensor
 
 from ...shards.streaming.stream import SampleBatch
+from .. import plugins
 from ..engine.sharded_model import ShardedModel, Weighted
+from ..models.conditions import Condition
+from ..models.model import Model
 
 BatchT = TypeVar("BatchT", bound=Weighted)
 
@@ -37,6 +42,42 @@ class Objective(Losses[BatchT], Protocol[BatchT]):
     def forget_batches(self, samples: SampleBatch) -> list[BatchT]:
         """`with_forget_targets` completes them."""
         ...
+
+
+class ObjectiveFile(Protocol):
+    """What an objective's file has: the class, and the same loss by a model's own weights, for the evidence.
+
+    images: [B, channels, image_size, image_size] in [-1, 1] on the model's device. generators: one an image; all that
+    is random is drawn from them, so that two models see the same.
+    """
+
+    @property
+    def Objective(self) -> Callable[..., Objective[Any]]: ...
+
+    def losses_of(
+        self,
+        model: Model,
+        images: Tensor,
+        conditions: Sequence[Condition],
+        generators: Sequence[np.random.Generator],
+    ) -> Tensor:
+        """Of each image fp64 [B], averaged over what is random as far as that tells members: no gradient."""
+        ...
+
+    def training_loss(
+        self,
+        model: Model,
+        images: Tensor,
+        conditions: Sequence[Condition],
+        generators: Sequence[np.random.Generator],
+    ) -> Tensor:
+        """Their mean as one step of training on them has it, 0-dim, with its gradient."""
+        ...
+
+
+def objective_of(model: Model) -> ObjectiveFile:
+    """The file that the model names."""
+    return cast(ObjectiveFile, plugins.load("objectives", model.objective))
 
 
 @dataclass(frozen=True)

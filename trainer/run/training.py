@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ...shards.dataset import Dataset
 from ...shards.streaming.stream import Stream
-from .. import plugins
 from ..config import EngineConfig, MethodConfig, OptimizerConfig, TrainConfig
 from ..engine.sharded_model import ShardedModel
 from ..errors import Interrupted, TrainingError
@@ -18,6 +17,7 @@ from ..methods import Method
 from ..models.card import write_model_card
 from ..models.lineage import Lineage, write_lineage
 from ..models.model import Model
+from ..objectives.objective import objective_of
 from ..ranks import collectives, meeting
 from ..ranks.watchdog import Watchdog
 from .attempts import Attempt
@@ -57,7 +57,7 @@ def train(
         label_drop = DEFAULT_LABEL_DROP if model.conditions.has_null else 0.0
     for part in model.frozen_parts.values():
         part.to(device)
-    objective = plugins.load("objectives", model.objective).Objective(
+    objective = objective_of(model).Objective(
         model,
         device,
         seed=config.seed,

@@ -51,10 +51,10 @@ def make_pipeline(folder: Path) -> None:
 
 
 def make_package(folder: Path) -> None:
-    """An installed package, for sys.path: the family, a target and two methods, found by their entry points."""
+    """An installed package, for sys.path: families, an objective, a target and methods, by their entry points."""
     information = folder / "toy-1.dist-info"
     information.mkdir(parents=True)
-    for name in ("toy_family.py", "doubled.py", "started.py"):
+    for name in ("toy_family.py", "toy_encoder.py", "doubled.py", "started.py"):
         shutil.copy(HERE / name, folder)
     (folder / "averaged.py").write_text(documented_method())
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")

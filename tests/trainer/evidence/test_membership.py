@@ -15,6 +15,7 @@ from erasediff.trainer.config import (
 from erasediff.trainer.evidence.images import Images
 from erasediff.trainer.evidence.membership import auc_of, membership_auc, sample_losses
 from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.sampling import CHUNK
 from erasediff.trainer.randomness import sample_generator
 
 CPU = torch.device("cpu")
@@ -22,18 +23,19 @@ CPU = torch.device("cpu")
 
 def test_membership_by_the_loss(base_model: Path, digits: Path) -> None:
     model = load_model(ModelConfig(str(base_model), null_class=10))
-    shown = Images.of_data(Dataset.open(digits / "data"), model, 24)
+    shown = Images.of_data(Dataset.open(digits / "data"), model, CHUNK + 6)
     images, labels = shown.images, shown.labels
     losses = sample_losses(model, shown, seed=4, device=CPU)
     scheduler: Any = DDPMScheduler()
 
-    # the last image by hand, noised by diffusers' scheduler
-    noise = torch.from_numpy(sample_generator(4, "membership", 23).standard_normal((20, 1, 8, 8), dtype="float32"))
+    # the last image, of the second chunk, by hand: noised by diffusers' scheduler
+    generator = sample_generator(4, "membership", CHUNK + 5)
+    noise = torch.from_numpy(generator.standard_normal((20, 1, 8, 8), dtype="float32"))
     levels = torch.arange(25, 1000, 50)
-    x_t = scheduler.add_noise(images[23:].expand(20, -1, -1, -1), noise, cast(torch.IntTensor, levels))
+    x_t = scheduler.add_noise(images[-1:].expand(20, -1, -1, -1), noise, cast(torch.IntTensor, levels))
     with torch.no_grad():
-        output = model.module(x_t, levels, class_labels=labels[23:].expand(20)).sample
-    assert losses[23].item() == pytest.approx((output - noise).square().mean().item(), rel=1e-5)
+        output = model.module(x_t, levels, class_labels=labels[-1:].expand(20)).sample
+    assert losses[-1].item() == pytest.approx((output - noise).square().mean().item(), rel=1e-5)
 
     members, others = shown.where(torch.arange(12)), shown.where(torch.arange(12, 24))
     before = membership_auc(model, members, others, seed=4, device=CPU)
