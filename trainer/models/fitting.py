@@ -16,8 +16,6 @@ from ..errors import ConfigError
 from .class_names import ClassMap, labels_of, match_classes
 from .model import Model
 
-_COLOURS = {1: "grey", 3: "colour"}
-
 
 @dataclass(frozen=True)
 class Fitted:
@@ -79,13 +77,16 @@ def class_list(model: Model) -> tuple[str, ...]:
 def _conversion(data: Dataset, model: Model) -> str | None:
     if data.extension(0) not in IMAGE_EXTENSIONS:
         raise ConfigError(f"'{data.path}' holds .{data.extension(0)} arrays; the model works on images")
-    shape, size, colour = data.image_shape, model.image_size, _COLOURS[model.channels]
+    shape, size, colour = data.image_shape, model.image_size, model.takes[model.channels]
     if shape is None:
         found = "images of several shapes"
         steps = [f"cut to the middle square, resized to {size} and made {colour}"]
         is_harmless = False
+    elif shape.channels not in model.takes:
+        known = " or ".join(f"{channels} ({word})" for channels, word in model.takes.items())
+        raise ConfigError(f"'{data.path}' holds images of {shape.channels} channels, the model takes {known}")
     else:
-        found = f"images of {shape.width} × {shape.height} pixels in {_COLOURS[shape.channels]}"
+        found = f"images of {shape.width} × {shape.height} pixels in {model.takes[shape.channels]}"
         side = min(shape.width, shape.height)
         steps = [
             *(["cut to the middle square"] if shape.width != shape.height else []),

@@ -53,6 +53,11 @@ class Model(ABC):
         return self.channels, self.image_size, self.image_size
 
     @property
+    def takes(self) -> Mapping[int, str]:
+        """Images of data that can be made to fit it, in a word each, by their channels; its own are among them."""
+        return {1: "grey", 3: "colour"}
+
+    @property
     def num_classes(self) -> int:
         """Classes the model counts, the null class among them; 0: it counts none."""
         return self.conditions.num_classes

@@ -14,6 +14,7 @@ from erasediff.trainer.config import ModelConfig, TrainConfig
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.families.unet2d import UNet2D
 from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.scrubbing import dry_run, plan, run_scrub
 from evidence_cases import make_classifier, tiny_evaluation
@@ -106,6 +107,29 @@ def test_an_evaluation_takes_other_shapes_as_the_scrub_did(
             run_evaluate(tiny_evaluation(run, foreign, classifier))
         with pytest.raises(ConfigError, match=message):
             run_evaluate(tiny_evaluation(run, tmp_path, classifier, held_out=str(foreign / "data")))
+
+
+class Painted(UNet2D):
+    """Of a family whose channels are other things."""
+
+    @property
+    def takes(self) -> dict[int, str]:
+        return {3: "paint", 4: "paint and varnish"}
+
+
+def test_the_model_says_which_images_it_takes(tmp_path: Path) -> None:
+    given = load_model(ModelConfig(str(make_pipeline(tmp_path / "model", num_classes=2))))
+    fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
+    model = Painted(**fields | {"channels": 4})
+    paint = Dataset.open(make_data(tmp_path / "paint", (8, 8, 3)) / "data")
+    with pytest.raises(
+        ConfigError, match="8 × 8 pixels in paint, the model makes 8 × 8 in paint and varnish"
+    ):
+        fit(paint, model)
+    ink = Dataset.open(make_data(tmp_path / "ink", (8, 8)) / "data")
+    refused = r"'.*' holds images of 1 channels, the model takes 3 \(paint\) or 4 \(paint and varnish\)"
+    with pytest.raises(ConfigError, match=refused):
+        fit(ink, dataclasses.replace(model, converts_images=True))
 
 
 def test_arrays_are_no_images(tmp_path: Path) -> None:
