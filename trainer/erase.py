@@ -34,6 +34,7 @@ from .evidence.record import RECORD_NAME, RequestEntry, read_record
 from .evidence.retrained import check_trained_without, named_retrained
 from .evidence.reuse import still_holds
 from .models.card import add_verdict
+from .models.conditions import distinct
 from .models.families import load_model
 from .models.fitting import fit
 from .models.lineage import describe_forgotten, forgotten_rows
@@ -85,9 +86,9 @@ def _plan(config: EraseConfig) -> _Plan:
     chosen = select(given, request)
     model = load_model(config.model)
     data = fit(given, model).data
-    forgotten_before = forgotten_rows(model.lineage.forgotten, data)
+    forgotten_before = forgotten_rows(model.lineage.forgotten, data, model.conditions.of_dataset)
     remaining = ~(chosen | forgotten_before)
-    conditions = [model.conditions.of_dataset(data, rows) for rows in (chosen, remaining)]
+    conditions = [distinct(model.conditions.of_dataset(data, rows)) for rows in (chosen, remaining)]
     check_settings(config, model, *conditions)
     check_judge(config.judge, model, data, chosen, remaining, config.request)
     return _Plan(request, given, model, chosen, forgotten_before)

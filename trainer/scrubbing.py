@@ -28,7 +28,7 @@ from .config.toml import check_ranges, dump_toml
 from .errors import ConfigError
 from .files import open_up
 from .models.class_names import labels_of
-from .models.conditions import Condition
+from .models.conditions import Condition, distinct
 from .models.families import load_model
 from .models.fitting import Fitted, data_notes, fit, names_for
 from .models.lineage import (
@@ -146,8 +146,14 @@ class Plan:
             classes=names_for(self.model, self.remain),
             null_class=self.model.null_class,
             trained_on=None if trained_on is None else (*trained_on, TrainedOn.of(self.remain)),
-            forgotten=(*before.forgotten, Forgotten.of(self.forget, gone)),
+            forgotten=(*before.forgotten, Forgotten.of(self.forget, gone, self._gone_prompts())),
         )
+
+    def _gone_prompts(self) -> list[str]:
+        """Those of which nothing remains."""
+        conditions = self.model.conditions
+        told, kept = (set(conditions.of_dataset(data)) for data in (self.forget, self.remain))
+        return sorted(prompt for prompt in told - kept - {conditions.null} if isinstance(prompt, str))
 
     def inputs(self) -> Inputs:
         """What the record holds the run to."""
@@ -208,13 +214,14 @@ def plan(config: ScrubConfig) -> Plan:
             f"{first[1]}, …): split both from one dataset"
         )
     _check_never_forgotten(planned.remain, model)
-    check_settings(config, model, *(model.conditions.of_dataset(data) for data in (planned.forget, planned.remain)))
+    told = model.conditions.of_dataset
+    check_settings(config, model, *(distinct(told(data)) for data in (planned.forget, planned.remain)))
     return planned
 
 
 def _check_never_forgotten(remain: Dataset, model: Model) -> None:
     """Raises ConfigError where training on D_r would bring back what the model has forgotten before."""
-    rows = np.flatnonzero(forgotten_rows(model.lineage.forgotten, remain))
+    rows = np.flatnonzero(forgotten_rows(model.lineage.forgotten, remain, model.conditions.of_dataset))
     if len(rows):
         names = shorten(remain.key(int(row)) for row in rows)
         raise ConfigError(

@@ -26,9 +26,9 @@ def open_held_out(path: str, model: Model, trained_on: Sequence[Dataset], forget
                 f"judge.held_out = '{path}' shares sample {shared[0]!r} with '{dataset.path}': "
                 "held-out samples are those that no model was trained on"
             )
-    seen = np.flatnonzero(
-        forgotten_rows([dataclasses.replace(one, classes={}) for one in model.lineage.forgotten], held_out)
-    )
+    # others of a class or prompt that is gone may be unseen
+    samples = [dataclasses.replace(one, classes={}, prompts=()) for one in model.lineage.forgotten]
+    seen = np.flatnonzero(forgotten_rows(samples, held_out, model.conditions.of_dataset))
     if len(seen):
         raise ConfigError(
             f"judge.held_out = '{path}' holds sample {held_out.key(int(seen[0]))!r}, which the model has forgotten "

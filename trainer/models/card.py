@@ -51,5 +51,6 @@ def _history(lineage: Lineage) -> str:
     lines = [f"Trained on: {', '.join(trained_on)}."] if trained_on else ["What it was trained on first is not known."]
     for one in lineage.forgotten:
         what = f"{len(one.keys):,} samples" + (f", all of {', '.join(one.classes)}" if one.classes else "")
+        what += f", all that were told one of {len(one.prompts):,} prompts" if one.prompts else ""
         lines.append(f"Forgotten: {what} ({one}{f', {one.date}' if one.date else ''}).")
     return "\n\n".join([*lines, "Keys, hashes and names for programs are in erasediff.json."]) + "\n\n"

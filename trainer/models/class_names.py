@@ -158,7 +158,8 @@ def _by_name(names: Names) -> dict[str, int]:
 
 
 def rows_forgotten_by(model: Path, data: Dataset) -> np.ndarray:
-    """bool [N]: samples of `data` that the model in a folder has forgotten, the data's classes found by name.
+    """bool [N]: samples of `data` that the model in a folder has forgotten, the data's classes found by name, prompts
+    among the captions.
 
     Raises ConfigError for a folder without erasediff.json.
     """
@@ -170,7 +171,11 @@ def rows_forgotten_by(model: Path, data: Dataset) -> np.ndarray:
         replace(one, classes={name: i for i, name in enumerate(data.classes) if _is_of(one, name, known.get(name))})
         for one in lineage.forgotten
     ]
-    return forgotten_rows(by_name, data)
+    return forgotten_rows(by_name, data, _captions)
+
+
+def _captions(data: Dataset) -> list[str]:
+    return [data.text(i) for i in range(len(data))]
 
 
 def _is_of(forgotten: Forgotten, name: str, label: int | None) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Protocol
+from collections.abc import Hashable, Iterable
+from typing import Any, Protocol
 
 import numpy as np
 
 from ...shards.dataset import Dataset
 from ...shards.streaming.stream import SampleBatch
 from ..errors import ConfigError
-from .class_names import labels_of
 
 # a class's index, a prompt, whatever else a family tells its model; None where it is told nothing
 Condition = Hashable
@@ -49,7 +48,7 @@ class Conditions(Protocol):
         ...
 
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
-        """What its samples, or those of `rows` (bool [N]), are told, each once, in a fixed order."""
+        """c of each of its samples, or of those of `rows` (bool [N]), in their order."""
         ...
 
     @property
@@ -74,6 +73,12 @@ class Conditions(Protocol):
         ...
 
 
+def distinct(conditions: Iterable[Condition]) -> list[Condition]:
+    """Each once, in ascending order."""
+    found: set[Any] = set(conditions)
+    return sorted(found)
+
+
 class ClassConditions:
     """One of the model's classes, by its index."""
 
@@ -90,7 +95,7 @@ class ClassConditions:
         return samples.labels.tolist()
 
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
-        return [*labels_of(data, rows)]
+        return (data.labels if rows is None else data.labels[rows]).tolist()
 
     def of_class(self, label: int, name: str) -> list[Condition]:
         return [label]
@@ -126,7 +131,7 @@ class NoConditions:
         return [None] * len(samples.labels)
 
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
-        return [None]
+        return [None] * (len(data) if rows is None else int(np.count_nonzero(rows)))
 
     def of_class(self, label: int, name: str) -> list[Condition]:
         raise NotImplementedError

@@ -5,8 +5,9 @@ The card beside it, README.md, says the same to a person. Of what was forgotten 
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,10 +57,13 @@ class Forgotten(_Strict):
     keys: tuple[str, ...]
     content_hashes: tuple[str, ...]
     """Of each of these samples: the first half of its bytes' SHA-256, hex."""
+    prompts: tuple[str, ...] = ()
+    """Of each prompt of which nothing remained: the first half of its SHA-256, hex; not written where there is none."""
 
     @classmethod
-    def of(cls, forget: Dataset, gone: Sequence[int]) -> Forgotten:
-        """A scrub's D_f, which is all that there was of the classes `gone`; id and date are its request's."""
+    def of(cls, forget: Dataset, gone: Sequence[int], prompts: Sequence[str]) -> Forgotten:
+        """A scrub's D_f, which is all that there was of the classes `gone` and of these prompts; id and date are its
+        request's."""
         request = _request_of(forget)
         return cls(
             id=str(request.get("id") or ""),
@@ -67,7 +71,14 @@ class Forgotten(_Strict):
             classes={forget.classes[label]: label for label in gone},
             keys=tuple(forget.keys),
             content_hashes=tuple(value.tobytes().hex() for value in forget.index["content_hash"]),
+            prompts=tuple(map(_hash_of, prompts)),
         )
+
+    def is_gone(self, condition: Hashable) -> bool:
+        """Whether it is a class or a prompt of which nothing remained."""
+        if isinstance(condition, str):
+            return _hash_of(condition) in self.prompts
+        return condition in self.classes.values()
 
     def __str__(self) -> str:
         """For messages."""
@@ -92,7 +103,11 @@ _ADAPTER = TypeAdapter(Lineage)
 
 
 def write_lineage(lineage: Lineage, folder: Path) -> None:
-    write_json(folder / LINEAGE_NAME, asdict(lineage))
+    values = asdict(lineage)
+    for one in values["forgotten"]:
+        if not one["prompts"]:
+            del one["prompts"]
+    write_json(folder / LINEAGE_NAME, values)
 
 
 def read_lineage(folder: Path) -> Lineage:
@@ -116,17 +131,27 @@ def read_lineage(folder: Path) -> Lineage:
         raise ConfigError(f"{path}: {place}: {first['msg']}; put the model's own file back") from None
 
 
-def forgotten_rows(forgotten: Sequence[Forgotten], data: Dataset) -> np.ndarray:
-    """bool [N]: samples of `data` that were forgotten: the same key or content, or a class that is gone as a whole.
+def forgotten_rows(
+    forgotten: Sequence[Forgotten], data: Dataset, told: Callable[[Dataset], Sequence[Hashable]]
+) -> np.ndarray:
+    """bool [N]: samples of `data` that were forgotten: the same key or content, or a class or prompt that is gone.
 
-    The labels of `data` are the model's classes.
+    The labels of `data` are the model's classes; `told` says what the model is told for each sample.
     """
     rows = np.zeros(len(data), dtype=bool)
     for one in forgotten:
         rows |= np.isin(data.index["key"], np.array([key.encode() for key in one.keys] or [b""]))
         rows |= np.isin(hash_numbers(data.index), np.array([bytes.fromhex(text) for text in one.content_hashes], "S16"))
         rows |= np.isin(data.labels, list(one.classes.values()))
+    if any(one.prompts for one in forgotten):  # captions take reading
+        conditions = told(data)
+        gone = {prompt for prompt in set(conditions) if any(one.is_gone(prompt) for one in forgotten)}
+        rows |= np.array([condition in gone for condition in conditions])
     return rows
+
+
+def _hash_of(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:32]
 
 
 def describe_forgotten(forgotten: Sequence[Forgotten]) -> str:

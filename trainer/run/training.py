@@ -15,6 +15,7 @@ from ..engine.sharded_model import ShardedModel
 from ..errors import Interrupted, TrainingError
 from ..methods import Method
 from ..models.card import write_model_card
+from ..models.conditions import distinct
 from ..models.lineage import Lineage, write_lineage
 from ..models.model import Model
 from ..objectives.objective import objective_of
@@ -64,7 +65,7 @@ def train(
         label_drop=label_drop,
         forget_label_drop=config.forget_label_drop,
         method=method,
-        others=model.conditions.of_dataset(remain),
+        others=distinct(model.conditions.of_dataset(remain)),
         forward_batch_size=engine.forward_batch_size,
     )
     sharded = ShardedModel(

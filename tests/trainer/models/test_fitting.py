@@ -122,9 +122,7 @@ def test_the_model_says_which_images_it_takes(tmp_path: Path) -> None:
     fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
     model = Painted(**fields | {"channels": 4})
     paint = Dataset.open(make_data(tmp_path / "paint", (8, 8, 3)) / "data")
-    with pytest.raises(
-        ConfigError, match="8 × 8 pixels in paint, the model makes 8 × 8 in paint and varnish"
-    ):
+    with pytest.raises(ConfigError, match="8 × 8 pixels in paint, the model makes 8 × 8 in paint and varnish"):
         fit(paint, model)
     ink = Dataset.open(make_data(tmp_path / "ink", (8, 8)) / "data")
     refused = r"'.*' holds images of 1 channels, the model takes 3 \(paint\) or 4 \(paint and varnish\)"

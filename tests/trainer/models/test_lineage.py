@@ -54,6 +54,7 @@ def lineage_of(model: Path) -> dict:
 
 def test_what_was_forgotten_is_kept_as_keys_and_hashes(digits: Path, without_twelve: Path) -> None:
     (one,) = lineage_of(without_twelve)["forgotten"]
+    assert [*one] == ["id", "date", "classes", "keys", "content_hashes"]
     assert (one["id"], one["date"], one["classes"]) == ("r-1", "2026-11-20", {})
     assert sorted(one["keys"]) == TWELVE
     data = Dataset.open(digits / "data")
@@ -190,6 +191,76 @@ class TestARemainSet:
         words = ["shards", "split", str(digits / "data"), str(tmp_path / "split"), "--forget-label", "3"]
         assert main([*words, "--model", str(base_model)]) == 2
         assert not (tmp_path / "split").exists()
+
+
+class TestPrompts:
+    """Of a model that is told prompts: one of which nothing remains is gone as a class is."""
+
+    @pytest.fixture
+    def gone(self, toy_family: Path, tmp_path: Path) -> Path:
+        """A model without its threes."""
+        method = EraseDiffConfig(target="noise")
+        return run_scrub(
+            tiny_config(toy_family, toy_family / "model", tmp_path / "gone", null_class=None, method=method)
+        )
+
+    def new_data(self, toy_family: Path, folder: Path) -> Dataset:
+        """Twenty new pictures, one without a caption, every fourth told "a small three", whatever its label."""
+        given, lines = Dataset.open(toy_family / "data"), []
+        for i in range(20):
+            (folder / f"{i}.png").write_bytes(given.read_bytes(i) + b"\0")
+            caption = "" if i == 0 else "a small three" if i % 4 == 3 else given.text(i)
+            label = given.classes[given.labels[i]]
+            lines.append(json.dumps({"path": f"{i}.png", "key": f"new-{i}", "label": label, "caption": caption}))
+        (folder / "new.jsonl").write_text("\n".join(lines))
+        return build(folder / "new.jsonl", folder / "data", classes=given.classes)
+
+    def test_they_are_kept_as_hashes(self, toy_family: Path, gone: Path, tmp_path: Path) -> None:
+        forget = Dataset.open(toy_family / "split" / "forget")
+        prompts = sorted({forget.text(i) for i in range(len(forget))})
+        (one,) = lineage_of(gone)["forgotten"]
+        assert one["prompts"] == [hashlib.sha256(prompt.encode()).hexdigest()[:32] for prompt in prompts]
+        assert "three" not in (gone / "erasediff.json").read_text()
+        card = (gone / "README.md").read_text()
+        assert f"all that were told one of {len(prompts)} prompts" in card
+
+    def test_one_that_others_are_told_too_is_not_gone(self, toy_family: Path, tmp_path: Path) -> None:
+        """Nor is having no caption."""
+        (tmp_path / "request.toml").write_text('[[selectors]]\nkeys = ["new-0", "new-3"]\n')
+        data = self.new_data(toy_family, tmp_path)
+        told = {data.key(i): data.text(i) for i in range(len(data))}
+        assert (told["new-0"], told["new-3"], told["new-7"]) == ("", "a small three", "a small three")
+        split(data, tmp_path / "split", request=tmp_path / "request.toml")
+        planned = plan(tiny_config(tmp_path, toy_family / "model", tmp_path / "run", null_class=None))
+        assert planned.lineage().forgotten[0].prompts == ()
+
+    def test_no_later_remain_set_has_them(
+        self, toy_family: Path, gone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        data = self.new_data(toy_family, tmp_path)
+        told_three = {data.key(i) for i in range(20) if data.text(i) == "a small three"}
+        split(data, tmp_path / "split", ["5"])
+        config = tiny_config(tmp_path, gone, tmp_path / "run", null_class=None)
+        num_held = len(told_three & set(Dataset.open(config.remain).keys))
+        assert num_held > 1
+        with pytest.raises(
+            ConfigError, match=rf"holds {num_held} samples that .* has forgotten \(an earlier scrub\): new"
+        ):
+            plan(config)
+        words = ["shards", "split", str(data.path), str(tmp_path / "other" / "split"), "--forget-label", "5"]
+        assert main([*words, "--model", str(gone)]) == 0
+        assert f"left out: {num_held} samples" in capsys.readouterr().out
+        remain = Dataset.open(tmp_path / "other" / "split" / "remain")
+        assert set(remain.keys) == {data.key(i) for i in np.flatnonzero(data.labels != 5)} - told_three
+        planned = plan(tiny_config(tmp_path / "other", gone, tmp_path / "run", null_class=None))
+        assert planned.lineage().forgotten[:1] == planned.model.lineage.forgotten
+        with pytest.raises(ConfigError, match="= a small three is a prompt that the model has forgotten"):
+            plan(dataclasses.replace(planned.config, method=EraseDiffConfig(anchor="a small three")))
+
+    def test_others_that_are_told_them_may_be_unseen(self, toy_family: Path, gone: Path, tmp_path: Path) -> None:
+        data, model = self.new_data(toy_family, tmp_path), load_model(ModelConfig(str(gone)))
+        trained_on = [Dataset.open(toy_family / "split" / name) for name in ("forget", "remain")]
+        assert open_held_out(str(data.path), model, trained_on, [3]).keys == data.keys
 
 
 def test_what_was_forgotten_is_not_unseen(digits: Path, without_twelve: Path, tmp_path: Path) -> None:

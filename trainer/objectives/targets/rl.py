@@ -57,11 +57,11 @@ class Target:
                     "set method.anchor, or use method.target = 'noise'"
                 )
             return
-        anchor = model.conditions.parse(config.anchor, "method.anchor")
-        if any(anchor in one.classes.values() for one in model.lineage.forgotten):
-            raise ConfigError(f"method.anchor = {anchor} is a class that the model has forgotten: choose another")
+        anchor, kind = model.conditions.parse(config.anchor, "method.anchor"), model.conditions.kind
+        if any(one.is_gone(anchor) for one in model.lineage.forgotten):
+            raise ConfigError(f"method.anchor = {anchor} is {kind} that the model has forgotten: choose another")
         if anchor in forget:
-            raise ConfigError(f"method.anchor = {anchor} is a class that is to be forgotten: choose another")
+            raise ConfigError(f"method.anchor = {anchor} is {kind} that is to be forgotten: choose another")
 
     def draw(self, condition: Condition, shape: tuple[int, ...], generator: np.random.Generator) -> Condition:
         """c_m: the anchor, or uniform among those of D_r without c."""
