@@ -62,7 +62,7 @@ class DiffusionObjective:
         self._seed = seed
         self._drop = {"remain": label_drop, "forget": forget_label_drop}
         kind = None if method is None else method.target_kind()
-        self._target = None if method is None or kind is None else kind(method, others)
+        self._target = None if method is None or kind is None else kind(method, others, model.conditions)
         self._asks_original = method is not None and kind is not None and method.keeps_original
         self._forward_batch_size = forward_batch_size
 

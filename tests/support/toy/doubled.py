@@ -12,7 +12,7 @@ class Target:
     default_sections = noise.Target.default_sections
     check = noise.Target.check
 
-    def __init__(self, config: Any, others: Any):
+    def __init__(self, config: Any, others: Any, conditions: Any):
         pass
 
     def draw(self, condition: Any, shape: Any, generator: Any) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from erasediff.shards import Dataset, SampleBatch
 from erasediff.trainer.config import ModelConfig
-from erasediff.trainer.models.conditions import Condition
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.models.conditions import Condition, NoConditions
 from erasediff.trainer.models.lineage import read_lineage
 from erasediff.trainer.models.model import Forward, Model, Told
 from erasediff.trainer.models.pipeline import class_of, save_with, stored_weights
@@ -29,8 +30,7 @@ class Denoiser(nn.Module):
         self.layers = nn.Sequential(nn.Linear(16 + 1 + 8, 48), nn.SiLU(), nn.Linear(48, 16))
 
     def forward(self, x: Tensor, t: Tensor, words: Tensor) -> Tensor:
-        time = t.expand(len(x))[:, None].to(x.dtype) / 1000
-        return self.layers(torch.cat([x.flatten(1), time, words], 1)).view_as(x)
+        return self.layers(torch.cat([x.flatten(1), t.expand(len(x))[:, None].to(x.dtype) / 1000, words], 1)).view_as(x)
 
 
 class Prompts:
@@ -49,13 +49,14 @@ class Prompts:
         return [f"a {WORDS[int(name) + 3]}", f"a small {WORDS[int(name) + 3]}"]
 
     def parse(self, given: int | str, option: str) -> Condition:
+        if unknown := {*str(given).split()} - {*WORDS}:
+            raise ConfigError(f"{option} = {given!r}: the model knows no {' '.join(sorted(unknown))}")
         return str(given)
 
     def known(self) -> list[Condition]:
         return [f"a {word}" for word in WORDS[3:]]
 
-    def check(self, data: Dataset) -> None:
-        pass
+    check = NoConditions.check
 
 
 @dataclass(frozen=True, kw_only=True)

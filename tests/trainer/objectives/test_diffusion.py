@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import toy.toy_family as toy
 from diffusers import DDPMScheduler
 from erasediff.shards import Dataset, SampleBatch, Stream
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import MethodConfig, ModelConfig
+from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.model import Model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
-from tiny import make_pipeline
+from erasediff.trainer.scrubbing import plan
+from tiny import make_pipeline, tiny_config
 
 CPU = torch.device("cpu")
 NULL_CLASS = 10
+TOY_INDEX = {"scheduler": ["diffusers", "DDPMScheduler"]}
 REMAIN_LABELS = [label for label in range(10) if label != 3]
 
 
@@ -155,3 +160,25 @@ def test_forget_samples_own_targets_are_those_of_training_on_them(
     velocity = scheduler.get_velocity(noised.x_0, noised.epsilon, noised.timesteps)  # pyright: ignore[reportArgumentType]
     expected = noised.epsilon if prediction_type == "epsilon" else velocity
     assert batch.target is not None and torch.allclose(batch.target, expected, atol=1e-6)
+
+
+class Numbered(toy.Prompts):
+    """Prompts that may be given by their digit."""
+
+    def parse(self, given: int | str, option: str) -> str:
+        return f"a {toy.WORDS[int(given) + 3]}"
+
+
+def test_an_anchor_is_what_the_models_conditions_make_of_it(toy_family: Path, tmp_path: Path) -> None:
+    given = toy.load(ModelConfig(str(toy_family / "model")), toy_family / "model", TOY_INDEX)
+    model = dataclasses.replace(given, conditions=Numbered())
+    found = DiffusionObjective(model, CPU, seed=5, label_drop=0.0, method=EraseDiffConfig(anchor=9), others=["a one"])
+    forget = Stream(Dataset.open(toy_family / "split" / "forget"), seed=0, batch_size=4, channels=1).batch(0)
+    (batch,) = found.forget_batches(forget)
+    assert batch.prepared.conditions == ["a nine"] * 4
+    words = given.frozen["words"][[1, 12]].mean(0)
+    assert torch.equal(batch.prepared.told["words"], words.expand(4, -1))
+    scrub = tiny_config(toy_family, toy_family / "model", tmp_path / "run", null_class=None)
+    for anchor in (8, "a dog"):
+        with pytest.raises(ConfigError, match=rf"method\.anchor = {anchor!r}: the model knows no (8|dog)"):
+            plan(dataclasses.replace(scrub, method=EraseDiffConfig(anchor=anchor)))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ...models.conditions import Condition
+    from ...models.conditions import Condition, Conditions
     from ...models.model import Model, Told
 
 # (x_t, t, told) → the model's output [B, *latent_shape], at the weights of now
@@ -48,8 +48,8 @@ class ForgetTarget(Protocol):
         """EraseDiff's sections that nobody has set."""
         ...
 
-    def __init__(self, config: TargetedConfig, others: Sequence[Condition]):
-        """others: what D_r's samples are told, each once."""
+    def __init__(self, config: TargetedConfig, others: Sequence[Condition], conditions: Conditions):
+        """others: what D_r's samples are told, each once; conditions: what the model can be told."""
         ...
 
     @staticmethod

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ...models.conditions import Condition
+    from ...models.conditions import Condition, Conditions
     from ...models.model import Model
 
 
@@ -28,7 +28,7 @@ class Target:
         """It asks for little a step, so for more of them."""
         return {"train": TrainConfig(max_train_steps=150), "optimizer": OptimizerConfig(learning_rate=3e-4)}
 
-    def __init__(self, config: TargetedConfig, others: Sequence[Condition]):
+    def __init__(self, config: TargetedConfig, others: Sequence[Condition], conditions: Conditions):
         pass
 
     @staticmethod

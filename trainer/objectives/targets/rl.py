@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ...models.conditions import Condition
+    from ...models.conditions import Condition, Conditions
     from ...models.model import Model, Told
 
 
@@ -37,8 +37,9 @@ class Target:
     def default_sections() -> dict[str, TrainConfig | OptimizerConfig]:
         return {"train": TrainConfig(), "optimizer": OptimizerConfig()}
 
-    def __init__(self, config: TargetedConfig, others: Sequence[Condition]):
-        self._anchor = config.anchor
+    def __init__(self, config: TargetedConfig, others: Sequence[Condition], conditions: Conditions):
+        self._is_anchored = config.anchor is not None
+        self._anchor = None if config.anchor is None else conditions.parse(config.anchor, "method.anchor")
         self._others = others
         self._place = {condition: i for i, condition in enumerate(others)}
 
@@ -65,7 +66,7 @@ class Target:
 
     def draw(self, condition: Condition, shape: tuple[int, ...], generator: np.random.Generator) -> Condition:
         """c_m: the anchor, or uniform among those of D_r without c."""
-        if self._anchor is not None:
+        if self._is_anchored:
             return self._anchor
         own = self._place.get(condition)
         number = int(generator.integers(len(self._others) - (own is not None)))
