@@ -104,8 +104,8 @@ def run_erase(
 
     Raises ThresholdError, publishing nothing, where the evidence does not hold what was asked, NotShownError where it
     does not show it and `publish` asks for that (what an earlier evaluation published is withdrawn); ConfigError or
-    DataError for a request, a model or data that cannot work, before anything is written; for a yardstick that was
-    trained on other samples than D_r, before the scrub.
+    DataError for a request, a model or data that cannot work, before anything is written; for a retrained model
+    that was trained on other samples than D_r, before the scrub.
     """
     check_ranges(config)
     collectives.set_up(config.engine)

@@ -151,12 +151,12 @@ def test_a_record_is_not_taken_for_another_judge_or_held_out_set(config: EraseCo
     judge_path, unseen = tmp_path / "judge.safetensors", tmp_path / "unseen"
     shutil.copyfile(str(config.judge.classifier), judge_path)
     _unseen_digits(Path(config.data), unseen, 0)
-    yardstick = tiny.make_pipeline(tmp_path / "yardstick", seed=2)
+    retrained = tiny.make_pipeline(tmp_path / "retrained", seed=2)
     judge = dataclasses.replace(
         config.judge,
         classifier=str(judge_path),
         held_out=str(unseen),
-        retrained=str(yardstick),
+        retrained=str(retrained),
         thresholds=("accuracy_remaining >= 0.01",),
     )
     config = dataclasses.replace(config, judge=judge)
@@ -181,9 +181,9 @@ def test_a_record_is_not_taken_for_another_judge_or_held_out_set(config: EraseCo
     third = evaluated()
     assert third.classifier.weights_sha256 == other.card.weights_sha256 != second.classifier.weights_sha256
 
-    shutil.rmtree(yardstick)
-    tiny.make_pipeline(yardstick, seed=3)
-    assert evaluated().models["retrained"].weights_sha256 == sha256_of_file(yardstick)
+    shutil.rmtree(retrained)
+    tiny.make_pipeline(retrained, seed=3)
+    assert evaluated().models["retrained"].weights_sha256 == sha256_of_file(retrained)
 
     # a judge by whom it fails: what was published on the evidence before is withdrawn
     published = sha256_of_file(Path(config.output) / "model")

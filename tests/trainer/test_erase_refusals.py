@@ -133,12 +133,12 @@ class TestRefusals:
             run_erase(dataclasses.replace(config, method=EraseDiffConfig(eta=-1)))
         assert not Path(config.output).exists()
 
-    def test_a_yardstick_that_saw_other_samples_is_refused_before_the_scrub(
+    def test_a_retrained_model_that_saw_other_samples_is_refused_before_the_scrub(
         self, config: EraseConfig, tmp_path: Path
     ) -> None:
-        yardstick = tiny.make_pipeline(tmp_path / "yardstick", seed=2)
-        write_lineage(Lineage(trained_on=(TrainedOn("all", "f" * 64, 1797),)), yardstick)
-        judge = dataclasses.replace(config.judge, retrained=str(yardstick))
+        retrained = tiny.make_pipeline(tmp_path / "retrained", seed=2)
+        write_lineage(Lineage(trained_on=(TrainedOn("all", "f" * 64, 1797),)), retrained)
+        judge = dataclasses.replace(config.judge, retrained=str(retrained))
         with pytest.raises(ConfigError, match="was trained on 'all', which is not this run's remain set"):
             run_erase(dataclasses.replace(config, judge=judge))
         assert not (Path(config.output) / "scrub").exists()

@@ -30,9 +30,9 @@ class JudgeConfig(Settings):
     """What is measured, how, and what must hold."""
 
     retrained: str | None = None
-    """The yardstick, trained without D_f: a pipeline folder, or the record.json of an evaluation that measured it."""
+    """The retrained model, without D_f: a pipeline folder, or the record.json of an evaluation that measured it."""
     with_retrained: bool = False
-    """Train the yardstick on D_r with the settings that `erasediff pretrain` trained the original model with."""
+    """Retrain a model on D_r with the settings that `erasediff pretrain` trained the original model with."""
     held_out: str | None = None
     """Dataset folder that no model was trained on: membership, the AUC of telling D_f from it by the loss."""
     relearn: bool = False

@@ -91,7 +91,7 @@ def check_options(options: JudgeConfig, model: Model) -> None:
         raise ConfigError("the evaluation asks for samples by class, and the model is unconditional")
     check_sampling(options.sampling, model, "judge.sampling")
     if options.with_retrained and options.retrained is not None:
-        raise ConfigError("judge.with_retrained trains the yardstick that judge.retrained names: give one of them")
+        raise ConfigError("judge.with_retrained trains the model that judge.retrained names: give one of them")
 
 
 def thresholds_of(options: JudgeConfig, metrics: Sequence[str], forgets_classes: bool) -> list[Threshold]:

@@ -48,7 +48,7 @@ class ModelEntry(_Strict):
     weights_sha256: str
     """`provenance.weights_sha256` of the weights that were evaluated."""
     measured: str
-    """Date of the evaluation that measured it: another one's, for a recorded yardstick."""
+    """Date of the evaluation that measured it: another one's, for a recorded retrained model."""
     metrics: dict[str, Measurement]
     num_non_finite: int
     """Generated samples with a NaN or Inf; they are in no figure."""

@@ -167,12 +167,12 @@ def _table(record: Record) -> str:
             for model in models
         )
         rows.append(f"<tr><th>{escape(entry.heading)}<small>{escape(about)}</small></th>{cells}</tr>")
-    yardstick = record.models.get("retrained")
+    retrained = record.models.get("retrained")
     recorded = ""
-    if yardstick is not None:
-        recorded = " The yardstick is the retrained model, trained without the forget set, not zero."
-        if yardstick.measured != record.date:
-            recorded += f" Its figures were recorded on {yardstick.measured[:10]}."
+    if retrained is not None:
+        recorded = " The measure is the retrained model, trained without the forget set, not zero."
+        if retrained.measured != record.date:
+            recorded += f" Its figures were recorded on {retrained.measured[:10]}."
     card = record.classifier
     note = (
         f"n beneath each figure: generated samples, for membership real ones.{recorded} The judge is right on "

@@ -1,4 +1,4 @@
-"""The yardstick: a model that never saw the forget set. Trained here, named by its folder, or taken from a record."""
+"""The retrained model, which never saw the forget set. Trained here, named by its folder, or taken from a record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .classifier import ClassifierCard
 from .finished import FinishedScrub
 from .record import ModelEntry, Record, read_record
 
-RETRAINED_NAME = "retrained"  # the yardstick's run folder, in the scrub's
+RETRAINED_NAME = "retrained"  # its run folder, in the scrub's
 
 
 def is_record(judge: JudgeConfig) -> bool:
@@ -50,10 +50,10 @@ def recorded_retrained(judge: JudgeConfig, inputs: Inputs, classifier: Classifie
     where = f"judge.retrained = '{judge.retrained}'"
     fingerprints = (inputs.forget.fingerprint, inputs.remain.fingerprint)
     if (record.forget.fingerprint, record.remain.fingerprint) != fingerprints:
-        raise ConfigError(f"{where} is of another forget or remain set: train the yardstick for this one")
+        raise ConfigError(f"{where} is of another forget or remain set: train one for this")
     if record.models["unscrubbed"].stamp != inputs.base:
         # its integrity is the distance to that one's images
-        raise ConfigError(f"{where} was measured beside another unscrubbed model: name the yardstick's folder instead")
+        raise ConfigError(f"{where} was measured beside another unscrubbed model: name the model's folder instead")
     if record.classifier != classifier:
         raise ConfigError(
             f"{where} was judged by another classifier: name the classifier.safetensors of that run in judge.classifier"
@@ -71,7 +71,7 @@ def recorded_retrained(judge: JudgeConfig, inputs: Inputs, classifier: Classifie
 
 
 def retrain(scrub: ScrubConfig, unscrubbed: Model, output: Path) -> Path:
-    """Trains the yardstick on D_r with the settings the unscrubbed model was pretrained with; returns its folder.
+    """Trains a model on D_r with the settings the unscrubbed model was pretrained with; returns its folder.
 
     Its classes are those of `unscrubbed`, in that order. Continues or reuses the run in `output`. All ranks call it.
     Raises ConfigError where those settings are not known.
@@ -89,13 +89,13 @@ def retrain(scrub: ScrubConfig, unscrubbed: Model, output: Path) -> Path:
 
 
 def check_retrainable(unscrubbed: Model, data: Dataset) -> None:
-    """Raises ConfigError where the yardstick cannot be trained here: settings unknown, images of another shape."""
+    """Raises ConfigError where it cannot be trained here: settings unknown, images of another shape."""
     assert unscrubbed.folder is not None
     settings_of(unscrubbed.folder)
     if data.image_shape != ImageShape(unscrubbed.image_size, unscrubbed.image_size, unscrubbed.channels):
         raise ConfigError(
             f"judge.with_retrained: '{data.path}' holds images of another shape than the model makes, and a model is "
-            "trained on data as they are: give data of the model's shape, or name a yardstick in judge.retrained"
+            "trained on data as they are: give data of the model's shape, or name a retrained model in judge.retrained"
         )
 
 
@@ -122,7 +122,7 @@ def pretrained_with(model: Path) -> PretrainConfig | None:
 
 
 def check_trained_without(retrained: Model, remain: DataStamp) -> list[str]:
-    """Lines to say of what the yardstick was trained on: one where that is not known.
+    """Lines to say of what the retrained model was trained on: one where that is not known.
 
     Raises ConfigError where it is known to have been trained on other samples than D_r.
     """
@@ -130,14 +130,14 @@ def check_trained_without(retrained: Model, remain: DataStamp) -> list[str]:
     known = _trained_on(retrained)
     if known is None:
         return [
-            f"yardstick   what '{retrained.folder}' was trained on is not on record: whether it saw the forget set is "
+            f"retrained   what '{retrained.folder}' was trained on is not on record: whether it saw the forget set is "
             "not known"
         ]
     other = next((name for name, fingerprint in known.items() if fingerprint != remain.fingerprint), None)
     if other is not None:
         raise ConfigError(
             f"judge.retrained = '{retrained.folder}' was trained on '{other}', which is not this run's remain set "
-            f"'{remain.path}': it is no yardstick for this erasure"
+            f"'{remain.path}': it says nothing of this erasure"
         )
     return []
 

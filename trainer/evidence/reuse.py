@@ -14,7 +14,7 @@ from .retrained import RETRAINED_NAME, is_record, read_retrained
 
 
 def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -> bool:
-    """Whether judge, held-out samples, yardstick and scrubbed model are those that `record` was made with.
+    """Whether judge, held-out samples, retrained and scrubbed model are those that `record` was made with.
 
     run: the scrub's run folder; scrubbed: its pipeline. Raises ConfigError or DataError for a file that is gone.
     """
@@ -28,10 +28,10 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -
     if is_record(judge):
         return read_retrained(judge).models["retrained"] == record.models.get("retrained")
     folder = run / RETRAINED_NAME / "model" if judge.with_retrained else judge.retrained
-    yardstick = record.models.get("retrained")
-    if folder is None or yardstick is None:
-        return folder is None and yardstick is None
-    return yardstick.stamp == _stamp(Path(folder))
+    retrained = record.models.get("retrained")
+    if folder is None or retrained is None:
+        return folder is None and retrained is None
+    return retrained.stamp == _stamp(Path(folder))
 
 
 def _stamp(folder: Path) -> ModelStamp:

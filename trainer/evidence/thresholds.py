@@ -89,7 +89,7 @@ def default_thresholds(metrics: Sequence[str], forgets_classes: bool, with_retra
     if not with_retrained or "membership_gap" not in metrics:
         raise ConfigError(
             "judge.thresholds: nothing would say whether single samples are forgotten; name unseen samples in "
-            "judge.held_out and a yardstick in judge.retrained (or set judge.with_retrained), or give thresholds"
+            "judge.held_out and a retrained model in judge.retrained (or set judge.with_retrained), or give thresholds"
         )
     return ["membership_gap <= retrained + 0.05", *rest]
 

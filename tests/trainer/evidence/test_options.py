@@ -85,12 +85,12 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="takes images of 16 pixels and 1 channels, the model makes 8 pixels"):
             run_evaluate(tiny_evaluation(run, digits, other))
 
-    def test_a_yardstick_of_another_size(self, digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+    def test_a_retrained_model_of_another_size(self, digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
         other = tiny.make_pipeline(tmp_path / "other", size=16)
         with pytest.raises(ConfigError, match="makes images of 16 pixels, 1 channels and 11 classes"):
             run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(other)))
 
-    def test_the_unscrubbed_model_as_the_yardstick(
+    def test_the_unscrubbed_model_as_the_retrained_one(
         self, digits: Path, run: Path, base_model: Path, classifier: Path, tmp_path: Path
     ) -> None:
         copy = tmp_path / "copy"

@@ -52,7 +52,7 @@ def test_every_column_is_of_the_model_it_names(
     assert len(set(found.values())) == 3
 
 
-def test_a_recorded_yardstick_is_named_with_its_date(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
+def test_a_recorded_model_is_named_with_its_date(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
     other = tiny.make_pipeline(tmp_path / "other", seed=2)
     first = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(other)), output=tmp_path)
     again = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path)))
@@ -72,7 +72,7 @@ def test_a_recorded_yardstick_is_named_with_its_date(digits: Path, run: Path, cl
             run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(tmp_path / "elsewhere.json")))
 
 
-def test_a_yardstick_is_trained_with_the_same_settings(digits: Path, classifier: Path, tmp_path: Path) -> None:
+def test_a_retrained_model_is_trained_with_the_same_settings(digits: Path, classifier: Path, tmp_path: Path) -> None:
     pretrain = PretrainConfig(
         data=str(digits / "data"),
         output=str(tmp_path / "base"),

@@ -62,9 +62,9 @@ def test_what_it_was_trained_on_is_known_wherever_it_lies(
     (trained_on,) = json.loads((saw_all / "erasediff.json").read_text())["trained_on"]
     assert (trained_on["name"], trained_on["num_samples"]) == ("digits", 1797)
     moved = shutil.copytree(saw_all, tmp_path / "moved")  # away from its run, too
-    for yardstick in (saw_all, moved):
+    for retrained in (saw_all, moved):
         with pytest.raises(ConfigError, match="was trained on 'digits', which is not this run's remain set"):
-            run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(yardstick)))
+            run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(retrained)))
     # one of an older erasediff: its run knows
     (saw_all / "erasediff.json").unlink()
     with pytest.raises(ConfigError, match="was trained on 'data', which is not this run's remain set"):
@@ -77,12 +77,12 @@ def test_where_nothing_is_known_a_line_says_so(
     stranger = tiny.make_pipeline(tmp_path / "stranger", seed=2)
     judged = tiny_evaluation(run, digits, classifier, retrained=str(stranger))
     record = run_evaluate(judged, output=tmp_path).record
-    said = f"yardstick   what '{stranger}' was trained on is not on record"
+    said = f"retrained   what '{stranger}' was trained on is not on record"
     assert said in capsys.readouterr().out
     assert any(note.startswith(said) for note in record.notes)
     honest = pretrained(str(digits / "split" / "remain"), tmp_path / "honest")
     record = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(honest)), output=tmp_path).record
-    assert not any(note.startswith("yardstick") for note in record.notes)
+    assert not any(note.startswith("retrained") for note in record.notes)
 
 
 def test_one_whose_classes_stand_in_another_order_is_refused(
@@ -100,7 +100,7 @@ def test_one_whose_classes_stand_in_another_order_is_refused(
 
 
 def test_all_models_are_sampled_alike(base_model: Path, tmp_path: Path) -> None:
-    """A yardstick keeps the noise schedule it was trained with, and is sampled with the scrubbed model's settings."""
+    """It keeps the noise schedule it was trained with, and is sampled with the scrubbed model's settings."""
     base = shutil.copytree(base_model, tmp_path / "base")
     sampler = {"timestep_spacing": "trailing", "clip_sample": False}
     settings = base / "scheduler" / "scheduler_config.json"
@@ -111,7 +111,7 @@ def test_all_models_are_sampled_alike(base_model: Path, tmp_path: Path) -> None:
     trained_with = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 500}
     own = {"timestep_spacing": "leading", "clip_sample_range": 0.3, "thresholding": True}
     edit_json(other / "scheduler" / "scheduler_config.json", **trained_with, **own)
-    yardstick = load_retrained(
+    retrained = load_retrained(
         ModelConfig(str(other), null_class=10), load_model(ModelConfig(str(base), null_class=10))
     )
 
@@ -122,13 +122,13 @@ def test_all_models_are_sampled_alike(base_model: Path, tmp_path: Path) -> None:
     x, labels = torch.stack([torch.from_numpy(image) for image in noise]), torch.tensor([4, 7])
     with torch.no_grad():
         for t in scheduler.timesteps:
-            x = scheduler.step(yardstick.module(x, t, class_labels=labels).sample, int(t), x, return_dict=False)[0]
+            x = scheduler.step(retrained.module(x, t, class_labels=labels).sample, int(t), x, return_dict=False)[0]
     config = SamplingConfig(guidance_scale=1.0, num_inference_steps=5, seed=3)
-    torch.testing.assert_close(sample(yardstick, [4, 7], config), x.clamp(-1, 1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(sample(retrained, [4, 7], config), x.clamp(-1, 1), rtol=0, atol=1e-6)
     # what its loss is measured with is its own
     expected = DDPMScheduler(**trained_with).alphas_cumprod
-    assert isinstance(yardstick.schedule, DDPMSchedule)
-    assert torch.equal(yardstick.schedule.scheduler.alphas_cumprod, expected)
+    assert isinstance(retrained.schedule, DDPMSchedule)
+    assert torch.equal(retrained.schedule.scheduler.alphas_cumprod, expected)
 
 
 def test_more_steps_than_it_was_trained_with(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:

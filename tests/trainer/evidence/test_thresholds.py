@@ -145,8 +145,8 @@ def test_a_class_without_a_figure_decides() -> None:
     assert verdict.of_class == "c" and overall([verdict], models) == "failed" and mark_of(verdict)[0] == "FAIL"
 
 
-def test_a_yardsticks_own_doubt_counts() -> None:
-    """.02 under the limit: enough beside an exact yardstick, not beside one of 50 samples."""
+def test_the_retrained_models_own_doubt_counts() -> None:
+    """.02 under the limit: enough beside an exact retrained model, not beside one of 50 samples."""
     for n, is_shown in ((50, False), (100_000, True)):
         models = {"scrubbed": {"p_psi": of_classes(0.03, n=5000)}, "retrained": {"p_psi": of_classes(0.0, n=n)}}
         (verdict,) = hold([parse_threshold("p_psi <= retrained + 0.05")], models)

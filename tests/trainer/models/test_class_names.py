@@ -69,7 +69,7 @@ def reversed_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_data_that_count_their_classes_otherwise_change_nothing(
     digits: Path, reversed_digits: Path, named_model: Path, tmp_path: Path
 ) -> None:
-    """From the split to the retrained yardstick: to the bit what data in the model's own order give."""
+    """From the split to the retrained model: to the bit what data in the model's own order give."""
     data = {"own": digits, "other": reversed_digits}
     labels = [Dataset.open(folder / "split" / "forget").labels[0] for folder in data.values()]
     assert labels == [3, 6]
