@@ -1,1 +1,1 @@
-"""Fused arithmetic on flat gradient shards: knows nothing of trainers or data."""
+"""Fused arithmetic on flat gradient partitions: knows nothing of trainers or data."""

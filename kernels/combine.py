@@ -3,22 +3,22 @@
 import torch
 from torch import Tensor
 
-from .table import as_dtype, check_shards
+from .table import as_dtype, check_partitions
 from .tiles import CPU_CHUNK, LARGEST, SMALLEST
 
 
 def combine_(g_r: Tensor, lambda_t: Tensor, g_f: Tensor, g_phi: Tensor | None = None) -> Tensor:
     """δ = g_r + λ_t·(g_f − g_phi), written over g_r in one pass; λ_t is read on the device, without a host sync.
 
-    g_r: ∇L_r, flat shard, fp32 or bf16, overwritten and returned. g_f: ∇L_f(θ); g_phi: ∇L_f(φ^K) or None, shards of
-    the same length, fp32 or bf16. lambda_t: 0-dim, fp32 or fp64, on g_r's device.
+    g_r: ∇L_r, flat partition, fp32 or bf16, overwritten and returned. g_f: ∇L_f(θ); g_phi: ∇L_f(φ^K) or None,
+    partitions of the same length, fp32 or bf16. lambda_t: 0-dim, fp32 or fp64, on g_r's device.
 
     Computed in fp32 (λ_t too: relative error 2⁻²⁴; in fp64 where λ_t leaves fp32's range) and rounded to g_r's dtype
     at the end. λ_t = 0 does not hide a NaN in g_f.
 
-    Raises ValueError for shards that do not fit together, or a lambda_t that does not fit them.
+    Raises ValueError for partitions that do not fit together, or a lambda_t that does not fit them.
     """
-    check_shards(g_r=g_r, g_f=g_f, g_phi=g_phi)
+    check_partitions(g_r=g_r, g_f=g_f, g_phi=g_phi)
     if lambda_t.device != g_r.device:
         raise ValueError(f"lambda_t: expected on {g_r.device}, found on {lambda_t.device}")
     # a kernel reads it through its pointer

@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
-from .table import as_dtype, check_shards
+from .table import as_dtype, check_partitions
 from .tiles import CPU_CHUNK
 
 
 def displace(out: Tensor, theta: Tensor, v: Tensor | None, alpha: float) -> Tensor:
     """out ← cast(theta + alpha·v) in one pass; out ← cast(theta) without v. theta is never written.
 
-    out, theta, v: flat shards of one length, fp32 or bf16 each; out is overwritten and returned. alpha: −ξ for an
+    out, theta, v: flat partitions of one length, fp32 or bf16 each; out is overwritten and returned. alpha: −ξ for an
     inner step of Algorithm 1, φ = θ − ξ·v. Computed in fp32 and rounded to out's dtype (to nearest even) at the end.
 
-    Raises ValueError for shards that do not fit together.
+    Raises ValueError for partitions that do not fit together.
     """
-    check_shards(out=out, theta=theta, v=v)
+    check_partitions(out=out, theta=theta, v=v)
     if out.is_cuda:
         from .displace_triton import displace_triton
 

@@ -5,30 +5,30 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .table import ParameterTable, as_dtype, check_shards, check_table
+from .table import ParameterTable, as_dtype, check_partitions, check_table
 from .tiles import CPU_CHUNK, CPU_ROW, FIRST_ORDER_CPU_ROW, SMALL
 
 
 def inner_products_by_parameter(
     u: Tensor, v: Tensor, w: Tensor | None = None, *, table: ParameterTable
 ) -> tuple[Tensor, Tensor]:
-    """The inner products of a rank's shards, in all and per parameter, on u's device, without a host sync.
+    """The inner products of a rank's partitions, in all and per parameter, on u's device, without a host sync.
 
-    u, v, w: flat shards, fp32 or bf16 each, of equal length (0 allowed): u = ∇L_f(θ), v = ∇L_r, w = ∇L_f(φ^K).
-    table: the pieces of the shard; elements that it does not cover count nowhere.
+    u, v, w: flat partitions, fp32 or bf16 each, of equal length (0 allowed): u = ∇L_f(θ), v = ∇L_r, w = ∇L_f(φ^K).
+    table: the pieces of the partition; elements that it does not cover count nowhere.
     Returns (sums [3 or 6], by_parameter [P, 3 or 6]), fp64:
         without w: ⟨u,u⟩, ⟨u,v⟩, ⟨v,v⟩
         with w: ⟨d,d⟩, ⟨d,v⟩, ⟨v,v⟩, ⟨u,u⟩, ⟨u,v⟩, ⟨u,d⟩, where d = u − w in fp32, element by element
-    so that the first three are ⟨∇g,∇g⟩, ⟨∇g,∇L_r⟩, ⟨∇L_r,∇L_r⟩ either way. They cover this rank's shard only, and a
+    so that the first three are ⟨∇g,∇g⟩, ⟨∇g,∇L_r⟩, ⟨∇L_r,∇L_r⟩ either way. They cover this rank's partition only, and a
     parameter with no piece on this rank has a row of zeros: all ranks add theirs up.
 
     |result − exact| ≤ 1e-6 · ‖u‖‖v‖ (with w: d in place of u). The same data give the same bits, on CUDA at the same
     alignment (that of a tensor of its own is always the same). NaN and Inf propagate, and nothing else gives them: any
     fp32 scale will do.
 
-    Raises ValueError for shards that do not fit together or a table that reaches past their end.
+    Raises ValueError for partitions that do not fit together or a table that reaches past their end.
     """
-    check_shards(u=u, v=v, w=w)
+    check_partitions(u=u, v=v, w=w)
     check_table(table, u)
     if u.is_cuda:
         from .inner_products_triton import inner_products_by_parameter_triton

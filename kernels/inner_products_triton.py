@@ -28,13 +28,13 @@ from .tiles import (
 
 
 @triton.jit
-def _load(shard, first, lanes, start, end, whole):
+def _load(partition, first, lanes, start, end, whole):
     # the mask costs the wide loads, so only the tiles at the ends of a chunk have one
     if whole:
-        x = tl.load(shard + first + lanes).to(tl.float32)
+        x = tl.load(partition + first + lanes).to(tl.float32)
     else:
         position = first + lanes
-        x = tl.load(shard + position, mask=(position >= start) & (position < end), other=0.0).to(tl.float32)
+        x = tl.load(partition + position, mask=(position >= start) & (position < end), other=0.0).to(tl.float32)
     return x
 
 

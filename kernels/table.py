@@ -1,4 +1,4 @@
-"""What every kernel takes: flat shards, and a table that says which parameter each piece of a shard belongs to."""
+"""What every kernel takes: flat partitions, and a table that says which parameter each piece of one belongs to."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .tiles import ALIGNMENT, CHUNK
 
-SHARD_DTYPES = (torch.float32, torch.bfloat16)
+PARTITION_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class Chunks(NamedTuple):
@@ -23,9 +23,9 @@ class Chunks(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ParameterTable:
-    """Which parameter each piece of a rank's flat shard belongs to.
+    """Which parameter each piece of a rank's flat partition belongs to.
 
-    segments: int64 [S, 3] on the CPU, rows of (parameter, offset in the shard, length), all counted in elements.
+    segments: int64 [S, 3] on the CPU, rows of (parameter, offset in the partition, length), all counted in elements.
         Rows are disjoint; a parameter may have any number of rows, none included (it then lives on other ranks).
         What no row covers is padding.
     num_parameters: P, the same on all ranks, so that [P, ...] results of all ranks can be added up.
@@ -82,7 +82,7 @@ class ParameterTable:
 
 
 def _cut(segments: np.ndarray, num_parameters: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut each row where the shard's index, counted from the last multiple of ALIGNMENT, passes a multiple of CHUNK."""
+    """Cut each row where the index, counted from the last multiple of ALIGNMENT, passes a multiple of CHUNK."""
     segments = segments[np.argsort(segments[:, 0], kind="stable")]
     parameter, offset, length = segments.T
     origin = offset // ALIGNMENT * ALIGNMENT
@@ -96,27 +96,27 @@ def _cut(segments: np.ndarray, num_parameters: int) -> tuple[np.ndarray, np.ndar
     return np.stack([start, end, parameter[row]], axis=1).astype(np.int64), rows.astype(np.int64)
 
 
-def check_shards(**shards: Tensor | None) -> None:
-    """Raise ValueError unless all given shards are flat, contiguous, fp32 or bf16, of one length, on one device."""
-    first_name, first = next((name, shard) for name, shard in shards.items() if shard is not None)
-    for name, shard in shards.items():
-        if shard is None:
+def check_partitions(**partitions: Tensor | None) -> None:
+    """Raise ValueError unless all given partitions are flat, contiguous, fp32 or bf16, of one length, on one device."""
+    first_name, first = next((name, partition) for name, partition in partitions.items() if partition is not None)
+    for name, partition in partitions.items():
+        if partition is None:
             continue
-        if shard.ndim != 1 or not shard.is_contiguous():
-            raise ValueError(f"{name}: expected a flat contiguous shard, found shape {list(shard.shape)}")
-        if shard.dtype not in SHARD_DTYPES:
-            raise ValueError(f"{name}: expected float32 or bfloat16, found {shard.dtype}")
-        if shard.numel() != first.numel() or shard.device != first.device:
+        if partition.ndim != 1 or not partition.is_contiguous():
+            raise ValueError(f"{name}: expected a flat contiguous partition, found shape {list(partition.shape)}")
+        if partition.dtype not in PARTITION_DTYPES:
+            raise ValueError(f"{name}: expected float32 or bfloat16, found {partition.dtype}")
+        if partition.numel() != first.numel() or partition.device != first.device:
             raise ValueError(
-                f"{name}: {shard.numel()} elements on {shard.device}, "
+                f"{name}: {partition.numel()} elements on {partition.device}, "
                 f"but {first_name} has {first.numel()} on {first.device}"
             )
 
 
-def check_table(table: ParameterTable, shard: Tensor) -> None:
-    """Raise ValueError unless the table stays within the shard."""
-    if table.end > shard.numel():
-        raise ValueError(f"table: reaches element {table.end}, the shards have {shard.numel()}")
+def check_table(table: ParameterTable, partition: Tensor) -> None:
+    """Raise ValueError unless the table stays within the partition."""
+    if table.end > partition.numel():
+        raise ValueError(f"table: reaches element {table.end}, the partitions have {partition.numel()}")
 
 
 def as_dtype(piece: Tensor, scratch: Tensor) -> Tensor:

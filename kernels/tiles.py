@@ -1,6 +1,6 @@
-"""The rule by which kernels cut shards: fixed sizes, never autotuned, so that all ranks and all runs sum alike.
+"""The rule by which kernels cut partitions: fixed sizes, never autotuned, so that all ranks and all runs sum alike.
 
-A thread keeps a few 16-byte loads in flight per shard, an SM about 64 KiB: more than a memory latency's worth of
+A thread keeps a few 16-byte loads in flight per partition, an SM about 64 KiB: more than a memory latency's worth of
 bandwidth on A100 and H100 (3.35 TB/s × 0.7 µs / 132 SMs = 18 KiB).
 """
 

@@ -24,7 +24,7 @@ class Form:
         return self.name == "triton"
 
     def sums(self, u: Tensor, v: Tensor, w: Tensor | None = None, num_programs: int = 3) -> Tensor:
-        """Of shards of one parameter."""
+        """Of partitions of one parameter."""
         table = ParameterTable.from_rows([(0, 0, u.numel())], 1)
         return self.sums_by_parameter(u, v, w, table=table, num_programs=num_programs)[0]
 

@@ -16,7 +16,7 @@ def test_kernels_compile_to_16_byte_accesses(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     for dtype, num_accesses in (("fp32", 2), ("bf16", 1)):
-        # 8 elements per thread from each of 3 shards
+        # 8 elements per thread from each of 3 partitions
         assert found[f"sums {dtype}"]["ld.global.v4.b32"] == 3 * num_accesses
         # 16 elements
         assert found[f"combine {dtype}"]["ld.global.v4.b32"] == 3 * 2 * num_accesses

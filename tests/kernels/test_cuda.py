@@ -33,7 +33,7 @@ def test_a_step_does_not_wait_for_the_device():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_combine_on_a_shard_of_more_than_2_31_elements():
+def test_combine_on_a_partition_of_more_than_2_31_elements():
     whole = torch.zeros(2**31 + 4_096, dtype=torch.bfloat16, device="cuda")
     start = 2**31 + 5
     whole[start : start + 3_000] = 1.0

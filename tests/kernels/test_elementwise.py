@@ -64,7 +64,7 @@ def test_misaligned_starts(form, dtype, offset):
     form.displace(out[offset : offset + n], f, r, -0.5)
     expected, magnitude = combined(f, -0.5, r, None)
     assert reference.elementwise_error(out[offset : offset + n], expected, magnitude) <= 1
-    # nothing beside the shard is written
+    # nothing beside the partition is written
     assert (out[:offset] == 7).all()
     assert out[-1] == 7
     assert torch.equal(r._base[:offset], before)  # pyright: ignore[reportOptionalSubscript]
@@ -105,7 +105,7 @@ def test_displace(form, n, dtype_out, dtype_theta, dtype_v):
     assert torch.equal(out, theta.to(dtype_out))
 
 
-def test_shards_that_do_not_fit_are_refused():
+def test_partitions_that_do_not_fit_are_refused():
     ones = torch.ones(4)
     with pytest.raises(ValueError, match="g_f: 3 elements"):
         combine_(ones, torch.tensor(1.0), torch.ones(3))

@@ -1,4 +1,4 @@
-"""Index arithmetic beyond 2³¹, for shards that no test machine can hold."""
+"""Index arithmetic beyond 2³¹, for partitions that no test machine can hold."""
 
 import torch
 import triton

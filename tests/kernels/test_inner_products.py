@@ -121,11 +121,11 @@ def test_the_number_of_threads_does_not_change_a_bit(first_order):
     assert all(torch.equal(other, found[0]) for other in found[1:])
 
 
-def difference_between_worlds(form, *shards: torch.Tensor) -> float:
+def difference_between_worlds(form, *partitions: torch.Tensor) -> float:
     """Between one rank's sums and those of two and three ranks, the largest, in units of the norms."""
-    _, scale = reference.sums(*shards)
+    _, scale = reference.sums(*partitions)
     one, *others = (
-        torch.stack([form.sums(*of_rank) for of_rank in zip(*(x.chunk(world) for x in shards), strict=True)]).sum(0)
+        torch.stack([form.sums(*of_rank) for of_rank in zip(*(x.chunk(world) for x in partitions), strict=True)]).sum(0)
         for world in (1, 2, 3)
     )
     return max(float(((other - one).abs() / scale).max()) for other in others)
@@ -133,14 +133,14 @@ def difference_between_worlds(form, *shards: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_shard_borders_do_not_matter(form, dtype, first_order):
+def test_partition_borders_do_not_matter(form, dtype, first_order):
     u, v, noise = (form.randn(40_003, dtype, seed) for seed in range(3))
     w = third(u, noise, first_order)
     assert difference_between_worlds(form, u, v, *(() if w is None else (w,))) <= 2e-7
 
 
 @pytest.mark.parametrize(("n", "num_values"), [(CHUNK, 30), (40_003, 30), (3 * CPU_CHUNK, 5)])
-def test_shard_borders_do_not_matter_where_all_elements_are_equal(form, n, num_values):
+def test_partition_borders_do_not_matter_where_all_elements_are_equal(form, n, num_values):
     values = torch.linspace(1, 2, num_values)
     # interpreted, a value takes seconds
     for value in values[:: 5 if form.is_triton and form.device.type == "cpu" else 1].tolist():
@@ -227,8 +227,8 @@ def test_squares_of_one_factor_alone_that_leave_fp32(form):
     # all but one element of d tiny, and that one 0
     mostly, w = u.clone(), torch.zeros_like(u)
     mostly[7] = w[7] = 1e-12
-    for shards in ((u, ones, ones), (mostly, ones, w)):
-        assert reference.sums_error(form.sums(*shards), *shards) <= reference.SUMS_TOLERANCE
+    for partitions in ((u, ones, ones), (mostly, ones, w)):
+        assert reference.sums_error(form.sums(*partitions), *partitions) <= reference.SUMS_TOLERANCE
 
 
 def test_d_is_rounded_to_fp32_also_where_its_squares_are_not(form):
@@ -245,11 +245,11 @@ def test_an_inner_product_that_overflows_fp32_where_the_norms_do_not(form):
         u, v = torch.zeros(2, REDUCTION_TILE + 1, device=form.device)
         for position, (a, b) in zip((0, second), pairs, strict=True):
             u[position], v[position] = float.fromhex(a), float.fromhex(b)
-        for shards in ((u, v), (-u, v), (u, v, -v), (u, u, u - v)):
-            assert reference.sums_error(form.sums(*shards), *shards) <= reference.SUMS_TOLERANCE
+        for partitions in ((u, v), (-u, v), (u, v, -v), (u, u, u - v)):
+            assert reference.sums_error(form.sums(*partitions), *partitions) <= reference.SUMS_TOLERANCE
 
 
-def test_a_shard_of_more_than_2_31_elements(form):
+def test_a_partition_of_more_than_2_31_elements(form):
     """Only the pages that are read exist: a table makes all but the last elements padding."""
     if form.device.type == "cuda":
         whole = torch.zeros(2**31 + 4_096, dtype=torch.bfloat16, device=form.device)
@@ -290,6 +290,6 @@ def test_wrong_tables_are_refused(rows, message):
         (torch.ones(3), torch.ones(3), "reaches element 4"),
     ],
 )
-def test_shards_that_do_not_fit_are_refused(u, v, message):
+def test_partitions_that_do_not_fit_are_refused(u, v, message):
     with pytest.raises(ValueError, match=message):
         inner_products_by_parameter(u, v, table=ParameterTable.from_rows([(0, 0, 4)], 1))

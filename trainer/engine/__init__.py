@@ -1,4 +1,4 @@
-"""The sharded engine: gradients, displacements and the outer step on ZeRO shards.
+"""The sharded engine: gradients, displacements and the outer step on ZeRO partitions.
 
 What methods use of it is imported, and torch with it, when it is first used.
 """

@@ -1,4 +1,4 @@
-"""The outer optimizer: torch's fused AdamW, Adam or SGD on a rank's shard of θ, skipped on the device when told so."""
+"""The outer optimizer: torch's fused AdamW, Adam or SGD on a rank's partition of θ, skipped if told so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sharded engine: gradients of separate losses, displaced weights and the outer step, on ZeRO shards.
+"""The sharded engine: gradients of separate losses, displaced weights and the outer step, on ZeRO partitions.
 
 Methods are written in these operations and never see DeepSpeed. Every operation is collective: all ranks call it, in
 the same order, with the same number of micro-batches.
@@ -35,9 +35,9 @@ LossFn = Callable[["ShardedModel", Batch], Tensor]  # -> the loss of each sample
 
 
 class ShardedModel:
-    """A module whose trained weights θ live in ZeRO shards.
+    """A module whose trained weights θ live in ZeRO partitions.
 
-    `theta` is this rank's fp32 share of θ and changes in `step` alone. The weights that forward passes read are a
+    `theta` is this rank's fp32 partition of θ and changes in `step` alone. The weights that forward passes read are a
     working copy: cast(θ), or cast(θ + α·v) inside `displaced`.
     """
 
@@ -63,7 +63,7 @@ class ShardedModel:
     @property
     def working_dtype(self) -> torch.dtype:
         """The type of the weights that forward passes read, and of a forward pass's floating-point inputs."""
-        return self._zero.working_shard.dtype
+        return self._zero.working_partition.dtype
 
     @property
     def rounds_passes(self) -> bool:
@@ -77,7 +77,7 @@ class ShardedModel:
 
     def _write_working_copy(self, base: ShardedVector, v: ShardedVector | None, alpha: float, owner: object) -> None:
         self._zero.before_write()
-        displace(self._zero.working_shard, base.data, None if v is None else v.data, alpha)
+        displace(self._zero.working_partition, base.data, None if v is None else v.data, alpha)
         self._zero.publish()
         self._working_copy_of = owner
 
@@ -160,7 +160,7 @@ class ShardedModel:
         self._working_copy_of = None
 
     def restore(self, vectors: dict[str, Tensor], num_updates: float) -> None:
-        """Puts back θ and the optimizer's state: this rank's shards of what a checkpoint holds, flat, by name."""
+        """Puts back θ and the optimizer's state: this rank's partitions of what a checkpoint holds, flat, by name."""
         self.theta.data.copy_(vectors["theta"])
         moments = {name: value.to(self.device) for name, value in vectors.items() if name != "theta"}
         self.optimizer.restore(moments, num_updates)
@@ -172,13 +172,13 @@ class ShardedModel:
         if self._zero.rank == 0:
             whole = {name: torch.empty(shape).reshape(-1) for name, shape in vector.layout.shapes.items()}
         for rank in range(self._zero.world_size):
-            shard = vector.data if rank == self._zero.rank else torch.empty_like(vector.data)
+            data = vector.data if rank == self._zero.rank else torch.empty_like(vector.data)
             if self._zero.world_size > 1:
-                shard = shard.contiguous()
-                dist.broadcast(shard, src=rank)
+                data = data.contiguous()
+                dist.broadcast(data, src=rank)
             if self._zero.rank == 0:
-                shard = shard.cpu()
+                data = data.cpu()
                 for piece in self._zero.layout_of(rank).segments:
                     there = slice(piece.parameter_offset, piece.parameter_offset + piece.length)
-                    whole[piece.name][there] = shard[piece.shard_offset : piece.shard_offset + piece.length]
+                    whole[piece.name][there] = data[piece.partition_offset : piece.partition_offset + piece.length]
         return {name: flat.reshape(vector.layout.shapes[name]) for name, flat in whole.items()}

@@ -1,4 +1,4 @@
-"""One rank's share of a vector over all trained parameters, and where each piece of it belongs."""
+"""One rank's partition of a vector over all trained parameters, and where each piece of it belongs."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from ...kernels.table import ParameterTable
 
 @dataclass(frozen=True)
 class Segment:
-    """`length` elements of parameter `name`, from `parameter_offset` of its flattened form, at `shard_offset` here."""
+    """`length` elements of parameter `name`, from `parameter_offset` of it flattened, at `partition_offset` here."""
 
     name: str
     parameter_offset: int
     length: int
-    shard_offset: int
+    partition_offset: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The canonical layout of a rank's shard: that of the ZeRO master partition.
+    """The canonical layout of a rank's partition: that of the ZeRO master partition.
 
     Elements outside every segment are padding and hold zero in every vector.
     """
 
     segments: tuple[Segment, ...]
-    shard_numel: int
+    partition_numel: int
     shapes: dict[str, tuple[int, ...]]  # of all trained parameters, on every rank, in model order
 
     def parameter_table(self) -> ParameterTable:
         """The same for the kernels, parameters numbered in the order of `shapes`."""
         number = {name: i for i, name in enumerate(self.shapes)}
-        rows = [(number[s.name], s.shard_offset, s.length) for s in self.segments]
+        rows = [(number[s.name], s.partition_offset, s.length) for s in self.segments]
         return ParameterTable.from_rows(rows, len(number))
 
 
 class ShardedVector:
-    """A vector over all trained parameters; this rank holds `data`, flat fp32 [layout.shard_numel].
+    """A vector over all trained parameters; this rank holds `data`, flat fp32 [layout.partition_numel].
 
     Elementwise operations need no other rank; sums over the whole vector go through `inner_products` and the packet.
     """
 
     def __init__(self, layout: Layout, data: Tensor):
-        assert data.shape == (layout.shard_numel,), (data.shape, layout.shard_numel)
+        assert data.shape == (layout.partition_numel,), (data.shape, layout.partition_numel)
         self.layout = layout
         self.data = data
 

@@ -106,13 +106,13 @@ class _Autocast(nn.Module):
 
 
 class ZeroPartition:
-    """A module under ZeRO: `theta` is this rank's fp32 share of the weights, in `layout`; padding is zero.
+    """A module under ZeRO: `theta` is this rank's fp32 partition of the weights, in `layout`; padding is zero.
 
     All ranks must make it and call its methods together.
     """
 
-    theta: Tensor  # flat fp32 [layout.shard_numel], never an alias of the working copy
-    working_shard: Tensor  # flat, this rank's share of the working copy, in the working dtype
+    theta: Tensor  # flat fp32 [layout.partition_numel], never an alias of the working copy
+    working_partition: Tensor  # flat, this rank's partition of the working copy, in the working dtype
     layout: Layout
 
     def __init__(self, engine: Any, names: dict[int, str], shapes: dict[str, tuple[int, ...]]):
@@ -150,14 +150,14 @@ class ZeroPartition:
         raise NotImplementedError
 
     def before_write(self) -> None:
-        """Must precede a write to `working_shard`."""
+        """Must precede a write to `working_partition`."""
 
     def publish(self) -> None:
-        """Makes what `working_shard` holds on every rank the weights of the next forward pass."""
+        """Makes what `working_partition` holds on every rank the weights of the next forward pass."""
         raise NotImplementedError
 
     def layout_of(self, rank: int) -> Layout:
-        """The layout of another rank's shard."""
+        """The layout of another rank's partition."""
         raise NotImplementedError
 
 
@@ -165,14 +165,14 @@ class _Zero12(ZeroPartition):
     def __init__(self, engine: Any, names: dict[int, str], shapes: dict[str, tuple[int, ...]]):
         super().__init__(engine, names, shapes)
         self._flat = self._optimizer.bit16_groups_flat[0]
-        self.working_shard = self._optimizer.parallel_partitioned_bit16_groups[0][self.rank].data
+        self.working_partition = self._optimizer.parallel_partitioned_bit16_groups[0][self.rank].data
         self.layout = self.layout_of(self.rank)
         self.theta = self._optimizer.single_partition_of_fp32_groups[0].data
 
     def layout_of(self, rank: int) -> Layout:
         optimizer = self._optimizer
-        shard_numel = int(optimizer.partition_size[0])
-        start, end = rank * shard_numel, (rank + 1) * shard_numel
+        partition_numel = int(optimizer.partition_size[0])
+        start, end = rank * partition_numel, (rank + 1) * partition_numel
         segments = []
         for parameter, offset in zip(
             optimizer.round_robin_bit16_groups[0], optimizer.round_robin_bit16_offsets[0], strict=True
@@ -180,7 +180,7 @@ class _Zero12(ZeroPartition):
             low, high = max(offset, start), min(offset + parameter.numel(), end)
             if low < high:
                 segments.append(Segment(self._names[id(parameter)], low - offset, high - low, low - start))
-        return Layout(tuple(segments), shard_numel, self._shapes)
+        return Layout(tuple(segments), partition_numel, self._shapes)
 
     def take_gradient(self) -> Tensor:
         optimizer = self._optimizer
@@ -189,13 +189,13 @@ class _Zero12(ZeroPartition):
             gradients.clear()
         optimizer.zero_grad()
         optimizer.micro_step_id = -1
-        # bf16 with fp32 accumulation is flat already; otherwise a list of views in shard order, padding included
+        # bf16 with fp32 accumulation is flat already; otherwise views in its order, padding included
         flat = getattr(taken, "flat_partition", None)
         return flat if flat is not None else torch.cat([piece.reshape(-1) for piece in taken]).float()
 
     def publish(self) -> None:
         if self.world_size > 1:
-            dist.all_gather_into_tensor(self._flat.data, self.working_shard)
+            dist.all_gather_into_tensor(self._flat.data, self.working_partition)
 
 
 class _Zero3(ZeroPartition):
@@ -203,25 +203,25 @@ class _Zero3(ZeroPartition):
         super().__init__(engine, names, shapes)
         optimizer = self._optimizer
         assert len(optimizer.fp16_partitioned_groups_flat) == 1, "one sub-group was asked for"
-        self.working_shard = optimizer.fp16_partitioned_groups_flat[0].data
+        self.working_partition = optimizer.fp16_partitioned_groups_flat[0].data
         self.layout = self.layout_of(self.rank)
         master = optimizer.fp32_partitioned_groups_flat[0].data
         # in fp32 DeepSpeed's master partition is the working copy itself; ours must survive a displacement
-        self.theta = master.clone() if master.data_ptr() == self.working_shard.data_ptr() else master
+        self.theta = master.clone() if master.data_ptr() == self.working_partition.data_ptr() else master
         # where parameters are gathered for forward and backward passes: a stream of its own where communication
         # overlaps, the default one where it does not, none on a CPU
         self._gather_stream = optimizer.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
 
     def layout_of(self, rank: int) -> Layout:
-        segments, shard_offset = [], 0
+        segments, partition_offset = [], 0
         for parameter in self._optimizer.fp16_groups[0]:
-            partition_numel = parameter.partition_numel()
-            start = rank * partition_numel
-            length = min(partition_numel, parameter.ds_numel - start)
+            numel = parameter.partition_numel()
+            start = rank * numel
+            length = min(numel, parameter.ds_numel - start)
             if length > 0:
-                segments.append(Segment(self._names[id(parameter)], start, length, shard_offset))
-            shard_offset += partition_numel
-        return Layout(tuple(segments), shard_offset, self._shapes)
+                segments.append(Segment(self._names[id(parameter)], start, length, partition_offset))
+            partition_offset += numel
+        return Layout(tuple(segments), partition_offset, self._shapes)
 
     def take_gradient(self) -> Tensor:
         optimizer = self._optimizer
@@ -251,7 +251,7 @@ class _Zero3(ZeroPartition):
 
 
 def partition(module: nn.Module, config: EngineConfig, device: torch.device) -> ZeroPartition:
-    """Shards `module`'s trained parameters over all ranks. All ranks must call it with the same module.
+    """Partitions `module`'s trained parameters over all ranks. All ranks must call it with the same module.
 
     Raises ConfigError for a setting under which gradients would be silently wrong or unsharded.
     """
@@ -279,18 +279,18 @@ def partition(module: nn.Module, config: EngineConfig, device: torch.device) -> 
             config=_deepspeed_config(config),
             dist_init_required=False,
         )
-    shards = (_Zero3 if config.zero_stage == 3 else _Zero12)(engine, names, shapes)
-    _fill_theta(shards, originals)
-    return shards
+    zero = (_Zero3 if config.zero_stage == 3 else _Zero12)(engine, names, shapes)
+    _fill_theta(zero, originals)
+    return zero
 
 
-def _fill_theta(shards: ZeroPartition, originals: dict[str, Tensor]) -> None:
+def _fill_theta(zero: ZeroPartition, originals: dict[str, Tensor]) -> None:
     """θ from the unrounded weights where there are any, and zero in the padding, which DeepSpeed may leave unset."""
-    is_padding = torch.ones_like(shards.theta, dtype=torch.bool)
-    for segment in shards.layout.segments:
-        here = slice(segment.shard_offset, segment.shard_offset + segment.length)
+    is_padding = torch.ones_like(zero.theta, dtype=torch.bool)
+    for segment in zero.layout.segments:
+        here = slice(segment.partition_offset, segment.partition_offset + segment.length)
         is_padding[here] = False
         if segment.name in originals:
             there = slice(segment.parameter_offset, segment.parameter_offset + segment.length)
-            shards.theta[here] = originals[segment.name].reshape(-1)[there].to(shards.theta.device)
-    shards.theta[is_padding] = 0
+            zero.theta[here] = originals[segment.name].reshape(-1)[there].to(zero.theta.device)
+    zero.theta[is_padding] = 0

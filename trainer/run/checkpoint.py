@@ -73,8 +73,8 @@ class Checkpoints:
         vectors = {"theta": model.theta} | model.optimizer.vectors()
         assert not any(mark in name for name in of_method or {} for mark in "/@"), "a name stands in a file's names"
         vectors |= {_METHOD + name: vector for name, vector in (of_method or {}).items()}
-        shard = RankSlices({name: _copy(held) for name, held in vectors.items()}, model.theta.layout)
-        num_bytes = torch.tensor(shard.num_bytes, dtype=torch.float64, device=model.device)
+        slices = RankSlices({name: _copy(held) for name, held in vectors.items()}, model.theta.layout)
+        num_bytes = torch.tensor(slices.num_bytes, dtype=torch.float64, device=model.device)
         needed = int(collectives.sum_(num_bytes))
         collectives.on_main(lambda: self._claim(folder, needed))
         state = {
@@ -86,7 +86,7 @@ class Checkpoints:
             "identity": self._identity.values,
             "versions": {package: version(package) for package in ("erasediff", "torch", "deepspeed")},
         }
-        self._saving = Saving(self._attempt, folder, shard, needed, state, self._keep)
+        self._saving = Saving(self._attempt, folder, slices, needed, state, self._keep)
         self._saving.start()
 
     def _claim(self, folder: Path, needed_bytes: int) -> None:
@@ -126,13 +126,13 @@ class Checkpoints:
                 continue
             self._check(folder, state)
             reader = SliceReader([folder / name for name in state["files"]])
-            shards = {vector: reader.read(vector, model.theta.layout) for vector in state["vectors"]}
+            partitions = {vector: reader.read(vector, model.theta.layout) for vector in state["vectors"]}
             of_method = {
-                name.removeprefix(_METHOD): ShardedVector(model.theta.layout, shards.pop(name).to(model.device))
+                name.removeprefix(_METHOD): ShardedVector(model.theta.layout, partitions.pop(name).to(model.device))
                 for name in state["vectors"]
                 if name.startswith(_METHOD)
             }
-            model.restore(shards, state["num_updates"])
+            model.restore(partitions, state["num_updates"])
             return Beginning(folder, state["step"], of_method)
         return Beginning()
 

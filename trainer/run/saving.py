@@ -27,7 +27,7 @@ class Saving(threading.Thread):
     """Writes one rank's part of a checkpoint; on rank 0 also waits for the other parts and publishes."""
 
     def __init__(
-        self, attempt: Attempt, folder: Path, shard: RankSlices, needed_bytes: int, state: dict[str, Any], keep: int
+        self, attempt: Attempt, folder: Path, slices: RankSlices, needed_bytes: int, state: dict[str, Any], keep: int
     ):
         super().__init__(name=folder.name)
         self._attempt = attempt
@@ -35,7 +35,7 @@ class Saving(threading.Thread):
         self.error: str | None = None
         self.written = threading.Event()  # this rank's part is, or cannot be
         self.give_up = threading.Event()  # another rank's part cannot be
-        self._shard: RankSlices | None = shard
+        self._slices: RankSlices | None = slices
         self._needed_bytes = needed_bytes
         self._state = state
         self._keep = keep
@@ -53,13 +53,13 @@ class Saving(threading.Thread):
             # every rank hears of it with the next packet, and they all end in `wait`
             meeting.ask()
         finally:
-            self._shard = None
+            self._slices = None
             self.written.set()
 
     def _write(self) -> None:
-        assert self._shard is not None
+        assert self._slices is not None
         name = file_name(self._rank, self._world_size)
-        stamp = self._shard.write(self.folder / name)
+        stamp = self._slices.write(self.folder / name)
         write_json(self.folder / name.replace(".safetensors", ".json"), stamp)
 
     def _publish(self) -> None:

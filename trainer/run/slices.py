@@ -55,7 +55,7 @@ class RankSlices:
         num_bytes = 0
         with path.open("wb") as file:
             header = self._header()
-            pieces = (d[p.shard_offset : p.shard_offset + p.length].numpy() for _, d, p in self._slices())
+            pieces = (d[p.partition_offset : p.partition_offset + p.length].numpy() for _, d, p in self._slices())
             for chunk in (header, *(piece.data.cast("B") for piece in pieces)):
                 file.write(chunk)
                 digest.update(chunk)
@@ -78,8 +78,8 @@ class SliceReader:
                 self._where.setdefault((vector, parameter), []).append((int(offset), file, name))
 
     def read(self, vector: str, layout: Layout) -> Tensor:
-        """This rank's shard of a vector, flat fp32 on the CPU."""
-        shard = torch.zeros(layout.shard_numel)
+        """This rank's partition of a vector, flat fp32 on the CPU."""
+        partition = torch.zeros(layout.partition_numel)
         for piece in layout.segments:
             start, end = piece.parameter_offset, piece.parameter_offset + piece.length
             found = 0
@@ -87,8 +87,8 @@ class SliceReader:
                 stored = file.get_slice(name)
                 low, high = max(start, offset), min(end, offset + stored.get_shape()[0])
                 if low < high:
-                    at = piece.shard_offset + low - start
-                    shard[at : at + high - low] = stored[low - offset : high - offset]
+                    at = piece.partition_offset + low - start
+                    partition[at : at + high - low] = stored[low - offset : high - offset]
                     found += high - low
             assert found == piece.length, f"{vector}/{piece.name} is incomplete"
-        return shard
+        return partition
