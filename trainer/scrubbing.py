@@ -30,7 +30,7 @@ from .files import open_up
 from .models.class_names import labels_of
 from .models.conditions import Condition, distinct
 from .models.families import load_model
-from .models.fitting import Fitted, data_notes, fit, names_for
+from .models.fitting import Fitted, data_notes, fit, names_for, names_notes
 from .models.lineage import (
     LINEAGE_NAME,
     Forgotten,
@@ -182,7 +182,7 @@ class Plan:
         null = null_class_note(self.model, self.forget)
         on_cuda = collectives.is_on_cuda(config.engine)
         effects = effect_notes(config.method, config.train, config.optimizer, config.engine, on_cuda=on_cuda)
-        return [*data, *config.method.notes(), *([] if null is None else [null]), *effects]
+        return [*names_notes(self.model), *data, *config.method.notes(), *([] if null is None else [null]), *effects]
 
 
 def null_class_note(model: Model, dataset: Dataset) -> str | None:

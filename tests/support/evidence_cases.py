@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from erasediff.shards.dataset import Dataset
 from erasediff.trainer.config import EvaluateConfig, JudgeConfig, RelearnConfig, SamplingConfig
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.scrubbing import run_scrub
 from safetensors.numpy import load_file
 from tiny import tiny_config
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 
 def make_run(digits: Path, model: Path, folder: Path) -> Path:
@@ -25,6 +27,23 @@ def make_run(digits: Path, model: Path, folder: Path) -> Path:
 def make_classifier(digits: Path, path: Path) -> Path:
     train_classifier(Dataset.open(digits / "data"), image_size=8, channels=1, num_epochs=4).save(path)
     return path
+
+
+def make_clip(folder: Path, seed: int = 0) -> CLIPVisionModelWithProjection:
+    """A CLIP model of random weights for images of 12 pixels, saved as transformers does."""
+    torch.manual_seed(seed)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=12,
+        patch_size=4,
+        projection_dim=6,
+    )
+    network = CLIPVisionModelWithProjection(config).eval()
+    network.save_pretrained(folder)
+    return network
 
 
 def tiny_judge(classifier: Path | None, **options: Any) -> JudgeConfig:

@@ -11,7 +11,7 @@ from ..config import EngineConfig, EvaluateConfig
 from ..config.toml import as_dict, check_ranges
 from ..errors import ConfigError, NotShownError, ThresholdError
 from ..models.class_names import labels_of
-from ..models.fitting import data_notes, fit
+from ..models.fitting import data_notes, fit, names_notes
 from ..models.model import Model
 from ..ranks import collectives
 from ..run.effects import judge_effect_notes
@@ -74,7 +74,7 @@ def _open(config: EvaluateConfig, output: Path | None) -> tuple[FinishedScrub, P
         raise ConfigError(f"'{output}' may not be written: {RECORD_NAME} and {REPORT_NAME} go there")
     others = [Dataset.open(path) for path in (config.data, options.held_out) if path is not None]
     fitted = [scrub.fitted_forget, scrub.fitted_remain, *(fit(data, scrub.unscrubbed) for data in others)]
-    notes = data_notes(*fitted, first=labels_of(scrub.forget))
+    notes = names_notes(scrub.unscrubbed) + data_notes(*fitted, first=labels_of(scrub.forget))
     retrained = named_retrained(options, scrub.unscrubbed)
     if retrained is not None:
         notes += check_trained_without(retrained, scrub.inputs.remain)
@@ -103,7 +103,7 @@ def run_evaluate(
         for note in notes:
             print(note)
     # trained only now that all else is known to be right
-    retrained = retrained_of(options, scrub, bench.classifier.card, retrained)
+    retrained = retrained_of(scrub, bench, retrained)
 
     date = now()
     figures: dict[str, Figures] = {"unscrubbed": evaluate(scrub.unscrubbed, bench)}
@@ -144,6 +144,7 @@ def run_evaluate(
             for one in scrub.unscrubbed.lineage.forgotten
         ],
         notes=notes,
+        features_sha256=bench.features.sha256,
     )
     # a judge's last bits may differ between machines: all ranks go by rank 0's verdict
     record = collectives.agree(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..run.provenance import weights_sha256
 from .classifier import Classifier
 
 _CHUNK = 64
@@ -27,6 +29,11 @@ class Features(Protocol):
     def name(self) -> str: ...
     @property
     def num_features(self) -> int: ...
+    @property
+    def sha256(self) -> str | None:
+        """Of what they are made with; None for the judge's, whose card has it."""
+        ...
+
     def __call__(self, images_NCHW: Tensor) -> Tensor: ...
 
 
@@ -35,6 +42,7 @@ class ClassifierFeatures:
     """The last layer but one of the classifier that judges the samples."""
 
     classifier: Classifier
+    sha256: str | None = None
 
     @property
     def name(self) -> str:
@@ -58,6 +66,8 @@ class NetworkFeatures:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    sha256: str
+    """Of its weights, and of the configuration beside them where there is one."""
 
     @torch.no_grad()
     def __call__(self, images_NCHW: Tensor) -> Tensor:
@@ -77,6 +87,11 @@ def make_features(option: str, classifier: Classifier) -> Features:
 def network_features(option: str) -> NetworkFeatures:
     """The same for all but the classifier's."""
     return _inception() if option == "inception" else _clip(Path(option))
+
+
+def features_sha256(option: str) -> str | None:
+    """Of what `judge.features` names as it is now."""
+    return None if option == "classifier" else network_features(option).sha256
 
 
 class _ClipImage(nn.Module):
@@ -113,6 +128,7 @@ def _clip(folder: Path) -> NetworkFeatures:
     size = vision.config.image_size
     if not isinstance(size, int):
         raise ConfigError(f"judge.features = '{folder}': image_size {size} in its config.json is not one number")
+    weights = weights_sha256(vision.state_dict())
     return NetworkFeatures(
         name=f"clip-{folder.resolve().name}",
         num_features=vision.config.projection_dim,
@@ -120,6 +136,7 @@ def _clip(folder: Path) -> NetworkFeatures:
         image_size=size,
         mean=(0.48145466, 0.4578275, 0.40821073),
         std=(0.26862954, 0.26130258, 0.27577711),
+        sha256=hashlib.sha256(weights.encode() + (folder / "config.json").read_bytes()).hexdigest(),
     )
 
 
@@ -154,4 +171,5 @@ def _inception() -> NetworkFeatures:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     network = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)).eval()
-    return NetworkFeatures("inception-v3", 2048, _InceptionPool(network), 299, (0.0,) * 3, (1.0,) * 3)
+    pool, sha256 = _InceptionPool(network), weights_sha256(network.state_dict())
+    return NetworkFeatures("inception-v3", 2048, pool, 299, (0.0,) * 3, (1.0,) * 3, sha256)

@@ -131,6 +131,8 @@ class Record(_Strict):
     forgotten_before: list[EarlierEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What was done to the data, and what is not known."""
+    features_sha256: str | None = None
+    """Of a network that compares images in the judge's place, `judge.features`; not written where there is none."""
 
     def tells_nothing(self, verdict: Verdict) -> bool:
         """Whether the unscrubbed model holds a threshold on forgetting as well."""
@@ -159,6 +161,8 @@ def write_record(record: Record, path: Path) -> None:
     for model in values["models"].values():
         if not model["frozen_sha256"]:
             del model["frozen_sha256"]
+    if record.features_sha256 is None:
+        del values["features_sha256"]
     write_json(path, values)
 
 

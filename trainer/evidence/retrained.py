@@ -18,7 +18,7 @@ from ..models.sampling import check_sampling
 from ..pretrain import run_pretrain
 from ..ranks import meeting
 from ..run.provenance import DataStamp, Inputs, PretrainInputs, read_inputs, weights_sha256
-from .classifier import ClassifierCard
+from .bench import Bench
 from .finished import FinishedScrub
 from .record import ModelEntry, Record, read_record
 
@@ -41,11 +41,12 @@ def read_retrained(judge: JudgeConfig) -> Record:
     return record
 
 
-def recorded_retrained(judge: JudgeConfig, inputs: Inputs, classifier: ClassifierCard) -> ModelEntry:
+def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
     """The retrained model's figures out of the record that `judge.retrained` names, with their date.
 
     Raises ConfigError where they are of other samples, were measured otherwise, or are not there.
     """
+    judge = bench.config
     record = read_retrained(judge)
     where = f"judge.retrained = '{judge.retrained}'"
     fingerprints = (inputs.forget.fingerprint, inputs.remain.fingerprint)
@@ -54,13 +55,22 @@ def recorded_retrained(judge: JudgeConfig, inputs: Inputs, classifier: Classifie
     if record.models["unscrubbed"].stamp != inputs.base:
         # its integrity is the distance to that one's images
         raise ConfigError(f"{where} was measured beside another unscrubbed model: name the model's folder instead")
-    if record.classifier != classifier:
+    if record.classifier != bench.classifier.card:
         raise ConfigError(
             f"{where} was judged by another classifier: name the classifier.safetensors of that run in judge.classifier"
         )
+    for what, theirs, here in (
+        ("features", record.features_sha256, bench.features.sha256),
+        ("held_out", _fingerprint(record.held_out), _fingerprint(bench.held_out_stamp)),
+    ):
+        if theirs != here:
+            raise ConfigError(
+                f"{where} was measured with other samples or weights behind judge.{what} ({(theirs or 'none')[:12]}… "
+                f"there, {(here or 'none')[:12]}… here): figures compare only when measured alike"
+            )
     ours = as_dict(judge)
     measured_by = ["sampling", "num_forget_samples_per_class", "num_remain_samples_per_class"]
-    measured_by += ["features", "held_out", "relearn"]
+    measured_by += ["features", "relearn"]
     for key in [*measured_by, "relearning"] if judge.relearn else measured_by:
         if record.judge.get(key) != ours[key]:
             raise ConfigError(
@@ -68,6 +78,10 @@ def recorded_retrained(judge: JudgeConfig, inputs: Inputs, classifier: Classifie
                 "figures compare only when measured alike"
             )
     return record.models["retrained"]
+
+
+def _fingerprint(data: DataStamp | None) -> str | None:
+    return None if data is None else data.fingerprint
 
 
 def retrain(scrub: ScrubConfig, unscrubbed: Model, output: Path) -> Path:
@@ -174,13 +188,11 @@ def named_retrained(options: JudgeConfig, unscrubbed: Model) -> Model | None:
     return None
 
 
-def retrained_of(
-    options: JudgeConfig, scrub: FinishedScrub, classifier: ClassifierCard, named: Model | None
-) -> ModelEntry | Model | None:
+def retrained_of(scrub: FinishedScrub, bench: Bench, named: Model | None) -> ModelEntry | Model | None:
     """The recorded figures, or the model, `named` or trained now if asked to, or nothing."""
-    if is_record(options):
-        return recorded_retrained(options, scrub.inputs, classifier)
-    if options.with_retrained:
+    if is_record(bench.config):
+        return recorded_retrained(scrub.inputs, bench)
+    if bench.config.with_retrained:
         folder = retrain(scrub.config, scrub.unscrubbed, scrub.run / RETRAINED_NAME)
         return load_retrained(ModelConfig(str(folder), null_class=scrub.unscrubbed.null_class), scrub.unscrubbed)
     return named

@@ -9,18 +9,21 @@ from ..config import JudgeConfig, ModelConfig
 from ..models.families import load_model
 from ..run.provenance import ModelStamp
 from .classifier import load_classifier
+from .features import features_sha256
 from .record import Record
 from .retrained import RETRAINED_NAME, is_record, read_retrained
 
 
 def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -> bool:
-    """Whether judge, held-out samples, retrained and scrubbed model are those that `record` was made with.
+    """Whether judge, features, held-out samples, retrained and scrubbed model are those that `record` was made with.
 
     run: the scrub's run folder; scrubbed: its pipeline. Raises ConfigError or DataError for a file that is gone.
     """
     if record.models["scrubbed"].stamp != _stamp(scrubbed):
         return False
     if judge.classifier is not None and load_classifier(Path(judge.classifier)).card != record.classifier:
+        return False
+    if features_sha256(judge.features) != record.features_sha256:
         return False
     held_out = None if judge.held_out is None else Dataset.open(judge.held_out).fingerprint
     if held_out != (record.held_out and record.held_out.fingerprint):

@@ -14,6 +14,7 @@ from ...shards.dataset import Dataset
 from ...shards.format.index import IMAGE_EXTENSIONS
 from ..errors import ConfigError
 from .class_names import ClassMap, labels_of, match_classes
+from .lineage import LINEAGE_NAME
 from .model import Model
 
 
@@ -64,6 +65,17 @@ def data_notes(*fitted: Fitted, first: Sequence[int] = ()) -> list[str]:
     lines = [f"classes     {maps[0].describe(first)}"] if maps else []
     lines += [f"images      {one.conversion}, in {one.data.path}" for one in fitted if one.conversion is not None]
     return lines
+
+
+def names_notes(model: Model) -> list[str]:
+    """A line where model.classes calls a class otherwise than the model's own file does."""
+    pairs = enumerate(zip(model.class_names, model.lineage.classes, strict=False))
+    other = [(label, ours, theirs) for label, (ours, theirs) in pairs if None not in (ours, theirs) and ours != theirs]
+    if not other:
+        return []
+    label, ours, theirs = other[0]
+    more = f", and {len(other) - 1} more" if len(other) > 1 else ""
+    return [f"classes     model.classes counts: class {label} is {ours!r}, in {LINEAGE_NAME} it is {theirs!r}{more}"]
 
 
 def class_list(model: Model) -> tuple[str, ...]:

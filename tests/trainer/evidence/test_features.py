@@ -9,9 +9,8 @@ import torch
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import load_classifier
 from erasediff.trainer.evidence.features import make_features
-from evidence_cases import make_classifier
+from evidence_cases import make_classifier, make_clip
 from safetensors.torch import load_file, save_file
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 
 @pytest.fixture(scope="module")
@@ -20,18 +19,7 @@ def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_features_of_a_clip_model(classifier: Path, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=12,
-        patch_size=4,
-        projection_dim=6,
-    )
-    network = CLIPVisionModelWithProjection(config).eval()
-    network.save_pretrained(tmp_path / "tiny-clip")
+    network = make_clip(tmp_path / "tiny-clip")
     features = make_features(str(tmp_path / "tiny-clip"), load_classifier(classifier))
     assert features.name == "clip-tiny-clip" and features.num_features == 6
     # at CLIP's own resolution only its mean and spread are left to apply

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
+from erasediff.shards import Dataset, build
 from erasediff.trainer.config import (
     EngineConfig,
     ModelConfig,
@@ -20,10 +23,11 @@ from erasediff.trainer.config.toml import as_dict, read_toml
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import load_classifier
 from erasediff.trainer.evidence.collect import run_evaluate
+from erasediff.trainer.evidence.record import Record
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.pretrain import run_pretrain
-from evidence_cases import make_classifier, make_run, sha256_of_file, tiny_evaluation
+from evidence_cases import make_classifier, make_clip, make_run, sha256_of_file, tiny_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,40 @@ def test_a_recorded_model_is_named_with_its_date(digits: Path, run: Path, classi
         (tmp_path / "elsewhere.json").write_text(json.dumps(values))
         with pytest.raises(ConfigError, match="was measured beside another unscrubbed model"):
             run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(tmp_path / "elsewhere.json")))
+
+
+def test_figures_by_other_data_or_features_do_not_compare(
+    digits: Path, run: Path, classifier: Path, tmp_path: Path
+) -> None:
+    """Behind the same paths; the same data elsewhere do."""
+    other, source, lines = tiny.make_pipeline(tmp_path / "other", seed=2), Dataset.open(digits / "data"), []
+    for i in np.flatnonzero(source.labels == 3)[:4]:
+        (tmp_path / f"{i}.png").write_bytes(source.read_bytes(i) + b"\0")
+        lines.append(json.dumps({"path": f"{i}.png", "key": f"unseen-{i}", "label": "3"}))
+    (tmp_path / "unseen.jsonl").write_text("\n".join(lines))
+    (tmp_path / "fewer.jsonl").write_text("\n".join(lines[1:]))
+    held_out, clip = tmp_path / "unseen", tmp_path / "clip"
+    build(tmp_path / "unseen.jsonl", held_out, classes=source.classes)
+    make_clip(clip)
+    judged = tiny_evaluation(run, digits, classifier, retrained=str(other), held_out=str(held_out), features=str(clip))
+    first = run_evaluate(judged, output=tmp_path)
+    assert first.record.features_sha256 == json.loads(first.record_path.read_text())["features_sha256"] is not None
+
+    def again(where: Path = held_out, **options: object) -> Record:
+        given = {"retrained": str(first.record_path), "held_out": str(where), "features": str(clip)}
+        return run_evaluate(tiny_evaluation(run, digits, classifier, **given | options)).record
+
+    shutil.copytree(held_out, tmp_path / "moved")
+    assert again(tmp_path / "moved").models["retrained"] == first.record.models["retrained"]
+    shutil.rmtree(held_out)
+    build(tmp_path / "fewer.jsonl", held_out, classes=source.classes)
+    with pytest.raises(ConfigError, match=r"or weights behind judge\.held_out \(.{12}… there, .{12}… here"):
+        again()
+    with pytest.raises(ConfigError, match=r"behind judge\.held_out \(.{12}… there, none… here\)"):
+        again(held_out=None)
+    make_clip(clip, seed=1)
+    with pytest.raises(ConfigError, match=r"with other samples or weights behind judge\.features"):
+        again(tmp_path / "moved")
 
 
 def test_a_retrained_model_is_trained_with_the_same_settings(digits: Path, classifier: Path, tmp_path: Path) -> None:

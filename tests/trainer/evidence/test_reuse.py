@@ -10,7 +10,7 @@ from erasediff.trainer.config import JudgeConfig
 from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.evidence.record import Record
 from erasediff.trainer.evidence.reuse import still_holds
-from evidence_cases import make_classifier, make_run, tiny_evaluation
+from evidence_cases import make_classifier, make_clip, make_run, tiny_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +20,10 @@ def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def evaluated(digits: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, JudgeConfig]:
-    classifier = make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
-    evaluation = tiny_evaluation(run, digits, classifier)
+    folder = tmp_path_factory.mktemp("judge")
+    make_clip(folder / "clip")
+    classifier = make_classifier(digits, folder / "classifier.safetensors")
+    evaluation = tiny_evaluation(run, digits, classifier, features=str(folder / "clip"))
     return run_evaluate(evaluation).record, evaluation.judge
 
 
@@ -31,3 +33,17 @@ def test_another_frozen_part(run: Path, evaluated: tuple[Record, JudgeConfig]) -
     scrubbed = dataclasses.replace(record.models["scrubbed"], frozen_sha256={"vae": "0" * 64})
     other = dataclasses.replace(record, models=record.models | {"scrubbed": scrubbed})
     assert not still_holds(other, judge, run, run / "model")
+
+
+def test_other_features_behind_the_same_path(run: Path, evaluated: tuple[Record, JudgeConfig]) -> None:
+    record, judge = evaluated
+    config = Path(judge.features) / "config.json"
+    before = config.read_text()
+    config.write_text(before.replace('"quick_gelu"', '"gelu"'))
+    assert config.read_text() != before
+    assert not still_holds(record, judge, run, run / "model"), "another activation"
+    config.write_text(before)
+    assert still_holds(record, judge, run, run / "model")
+    make_clip(Path(judge.features), seed=1)
+    config.write_text(before)
+    assert not still_holds(record, judge, run, run / "model"), "other weights"

@@ -161,6 +161,19 @@ def test_names_of_diffusers_and_by_hand(digits: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_names_that_beat_the_models_own_are_told(digits: Path, named_model: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(named_model, tmp_path / "base")
+    config = tiny_config(digits, base, tmp_path / "run", train=TrainConfig(1, 4))
+    config = dataclasses.replace(config, model=ModelConfig(str(base), classes=tuple(NAMES)))
+    assert not any("model.classes" in line for line in plan(config).notes()), "they say the same"
+    edit_json(base / "erasediff.json", classes=[*NAMES[:8], "eight", "nine", None])
+    line = "classes     model.classes counts: class 8 is '8', in erasediff.json it is 'eight', and 1 more"
+    assert plan(config).notes()[0] == line
+    classifier = make_classifier(digits, tmp_path / "classifier.safetensors")
+    judged = tiny_evaluation(run_scrub(config).parent, digits, classifier)
+    assert run_evaluate(judged).record.notes[0] == line
+
+
 def test_names_that_do_not_fit_are_refused(digits: Path, named_model: Path, tmp_path: Path) -> None:
     base = shutil.copytree(named_model, tmp_path / "base")
 
