@@ -120,7 +120,7 @@ class Painted(UNet2D):
 def test_the_model_says_which_images_it_takes(tmp_path: Path) -> None:
     given = load_model(ModelConfig(str(make_pipeline(tmp_path / "model", num_classes=2))))
     fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
-    model = Painted(**fields | {"channels": 4})
+    model = dataclasses.replace(Painted(**fields), channels=4)
     paint = Dataset.open(make_data(tmp_path / "paint", (8, 8, 3)) / "data")
     with pytest.raises(ConfigError, match="8 × 8 pixels in paint, the model makes 8 × 8 in paint and varnish"):
         fit(paint, model)

@@ -251,7 +251,7 @@ class TestPrompts:
         assert main([*words, "--model", str(gone)]) == 0
         assert f"left out: {num_held} samples" in capsys.readouterr().out
         remain = Dataset.open(tmp_path / "other" / "split" / "remain")
-        assert set(remain.keys) == {data.key(i) for i in np.flatnonzero(data.labels != 5)} - told_three
+        assert set(remain.keys) == {data.key(int(i)) for i in np.flatnonzero(data.labels != 5)} - told_three
         planned = plan(tiny_config(tmp_path / "other", gone, tmp_path / "run", null_class=None))
         assert planned.lineage().forgotten[:1] == planned.model.lineage.forgotten
         with pytest.raises(ConfigError, match="= a small three is a prompt that the model has forgotten"):
