@@ -16,9 +16,7 @@ from erasediff.shards.dataset import Dataset
 from erasediff.shards.writing.build import build
 from erasediff.trainer import erase
 from erasediff.trainer.config import (
-    EngineConfig,
     EraseConfig,
-    ModelConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -28,32 +26,10 @@ from erasediff.trainer.errors import ThresholdError, TrainingError
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.evidence.collect import Evidence
 from erasediff.trainer.evidence.record import Record, read_record
-from evidence_cases import make_classifier, sha256_of_file, tiny_judge
+from evidence_cases import sha256_of_file
 from PIL import Image
 
 TWENTY = [f"digit-{i:05d}" for i in range(7, 1797, 90)]
-
-
-@pytest.fixture(scope="module")
-def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
-
-
-@pytest.fixture
-def config(digits: Path, base_model: Path, classifier: Path, tmp_path: Path) -> EraseConfig:
-    """Erases the class 3 in three steps."""
-    (tmp_path / "request.toml").write_text('id = "r-1"\ndate = 2026-11-20\n[[selectors]]\nlabels = ["3"]\n')
-    return EraseConfig(
-        request=str(tmp_path / "request.toml"),
-        model=ModelConfig(str(base_model), null_class=10),
-        data=str(digits / "data"),
-        output=str(tmp_path / "erased"),
-        train=TrainConfig(max_train_steps=3, train_batch_size=4),
-        engine=EngineConfig(device="cpu"),
-        judge=tiny_judge(classifier),
-        # three steps of a tiny model show nothing
-        publish="within-limits",
-    )
 
 
 def test_a_class_is_erased_and_published(config: EraseConfig, capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,41 +15,16 @@ from erasediff.shards.errors import DataError
 from erasediff.shards.writing.build import build
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import (
-    EngineConfig,
     EraseConfig,
-    ModelConfig,
     RelearnConfig,
     SamplingConfig,
-    TrainConfig,
 )
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.models.lineage import Lineage, TrainedOn, write_lineage
-from evidence_cases import make_classifier, tiny_judge
+from evidence_cases import tiny_judge
 
 TWENTY = [f"digit-{i:05d}" for i in range(7, 1797, 90)]
-
-
-@pytest.fixture(scope="module")
-def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
-
-
-@pytest.fixture
-def config(digits: Path, base_model: Path, classifier: Path, tmp_path: Path) -> EraseConfig:
-    """Erases the class 3 in three steps."""
-    (tmp_path / "request.toml").write_text('id = "r-1"\ndate = 2026-11-20\n[[selectors]]\nlabels = ["3"]\n')
-    return EraseConfig(
-        request=str(tmp_path / "request.toml"),
-        model=ModelConfig(str(base_model), null_class=10),
-        data=str(digits / "data"),
-        output=str(tmp_path / "erased"),
-        train=TrainConfig(max_train_steps=3, train_batch_size=4),
-        engine=EngineConfig(device="cpu"),
-        judge=tiny_judge(classifier),
-        # three steps of a tiny model show nothing
-        publish="within-limits",
-    )
 
 
 class TestRefusals:

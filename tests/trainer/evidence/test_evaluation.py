@@ -28,19 +28,9 @@ from erasediff.trainer.evidence.making import make_bench
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import CHUNK, sample
 from erasediff.trainer.scrubbing import run_scrub
-from evidence_cases import make_classifier, make_run, sha256_of_file, tiny_evaluation
+from evidence_cases import sha256_of_file, tiny_evaluation
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
-
-
-@pytest.fixture(scope="module")
-def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,8 @@ import torch
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import load_classifier
 from erasediff.trainer.evidence.features import make_features
-from evidence_cases import make_classifier, make_clip
+from evidence_cases import make_clip
 from safetensors.torch import load_file, save_file
-
-
-@pytest.fixture(scope="module")
-def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
 
 
 def test_features_of_a_clip_model(classifier: Path, tmp_path: Path) -> None:

@@ -18,19 +18,9 @@ from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import load_classifier, train_classifier
 from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.evidence.features import make_features
-from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
+from evidence_cases import edit_json, tiny_evaluation
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-
-
-@pytest.fixture(scope="module")
-def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
-
-
-@pytest.fixture(scope="module")
-def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
 
 
 class TestRefusals:

@@ -27,17 +27,7 @@ from erasediff.trainer.evidence.record import Record
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.pretrain import run_pretrain
-from evidence_cases import make_classifier, make_clip, make_run, sha256_of_file, tiny_evaluation
-
-
-@pytest.fixture(scope="module")
-def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
-
-
-@pytest.fixture(scope="module")
-def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
+from evidence_cases import make_clip, make_run, sha256_of_file, tiny_evaluation
 
 
 def test_every_column_is_of_the_model_it_names(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from erasediff.trainer.config import (
     RelearnConfig,
@@ -17,19 +16,9 @@ from erasediff.trainer.evidence.images import Asked, Images
 from erasediff.trainer.evidence.making import make_bench
 from erasediff.trainer.evidence.relearning import relearn
 from erasediff.trainer.run.provenance import weights_sha256
-from evidence_cases import make_classifier, make_run, tiny_evaluation
+from evidence_cases import tiny_evaluation
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
-
-
-@pytest.fixture(scope="module")
-def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
 
 
 def test_relearning_leaves_the_model_alone_and_starts_at_its_p_psi(digits: Path, run: Path, classifier: Path) -> None:

@@ -27,17 +27,7 @@ from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.models.schedule import DDPMSchedule
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.randomness import sample_generator
-from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
-
-
-@pytest.fixture(scope="module")
-def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
-
-
-@pytest.fixture(scope="module")
-def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
+from evidence_cases import edit_json, make_run, tiny_evaluation
 
 
 def pretrained(data: str, output: Path) -> Path:

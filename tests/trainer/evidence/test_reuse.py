@@ -10,20 +10,16 @@ from erasediff.trainer.config import JudgeConfig
 from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.evidence.record import Record
 from erasediff.trainer.evidence.reuse import still_holds
-from evidence_cases import make_classifier, make_clip, make_run, tiny_evaluation
+from evidence_cases import make_clip, tiny_evaluation
 
 
 @pytest.fixture(scope="module")
-def run(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(digits, base_model, tmp_path_factory.mktemp("run") / "scrub")
-
-
-@pytest.fixture(scope="module")
-def evaluated(digits: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, JudgeConfig]:
-    folder = tmp_path_factory.mktemp("judge")
-    make_clip(folder / "clip")
-    classifier = make_classifier(digits, folder / "classifier.safetensors")
-    evaluation = tiny_evaluation(run, digits, classifier, features=str(folder / "clip"))
+def evaluated(
+    digits: Path, run: Path, classifier: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Record, JudgeConfig]:
+    clip = tmp_path_factory.mktemp("judge") / "clip"
+    make_clip(clip)
+    evaluation = tiny_evaluation(run, digits, classifier, features=str(clip))
     return run_evaluate(evaluation).record, evaluation.judge
 
 

@@ -32,7 +32,7 @@ from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.scrubbing import plan, run_scrub
-from evidence_cases import edit_json, make_classifier, tiny_evaluation
+from evidence_cases import edit_json, tiny_evaluation
 from safetensors.torch import load_file
 from tiny import make_pipeline, tiny_config
 
@@ -67,14 +67,13 @@ def reversed_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_data_that_count_their_classes_otherwise_change_nothing(
-    digits: Path, reversed_digits: Path, named_model: Path, tmp_path: Path
+    digits: Path, reversed_digits: Path, named_model: Path, classifier: Path, tmp_path: Path
 ) -> None:
     """From the split to the retrained model: to the bit what data in the model's own order give."""
     data = {"own": digits, "other": reversed_digits}
     labels = [Dataset.open(folder / "split" / "forget").labels[0] for folder in data.values()]
     assert labels == [3, 6]
     records = {}
-    classifier = make_classifier(digits, tmp_path / "classifier.safetensors")
     for name, folder in data.items():
         run_scrub(tiny_config(folder, named_model, tmp_path / name))
         judged = tiny_evaluation(tmp_path / name, folder, classifier, relearn=True, with_retrained=True)
@@ -161,7 +160,9 @@ def test_names_of_diffusers_and_by_hand(digits: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_names_that_beat_the_models_own_are_told(digits: Path, named_model: Path, tmp_path: Path) -> None:
+def test_names_that_beat_the_models_own_are_told(
+    digits: Path, named_model: Path, classifier: Path, tmp_path: Path
+) -> None:
     base = shutil.copytree(named_model, tmp_path / "base")
     config = tiny_config(digits, base, tmp_path / "run", train=TrainConfig(1, 4))
     config = dataclasses.replace(config, model=ModelConfig(str(base), classes=tuple(NAMES)))
@@ -169,7 +170,6 @@ def test_names_that_beat_the_models_own_are_told(digits: Path, named_model: Path
     edit_json(base / "erasediff.json", classes=[*NAMES[:8], "eight", "nine", None])
     line = "classes     model.classes counts: class 8 is '8', in erasediff.json it is 'eight', and 1 more"
     assert plan(config).notes()[0] == line
-    classifier = make_classifier(digits, tmp_path / "classifier.safetensors")
     judged = tiny_evaluation(run_scrub(config).parent, digits, classifier)
     assert run_evaluate(judged).record.notes[0] == line
 

@@ -17,7 +17,7 @@ from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.families.unet2d import UNet2D
 from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.scrubbing import dry_run, plan, run_scrub
-from evidence_cases import make_classifier, tiny_evaluation
+from evidence_cases import tiny_evaluation
 from PIL import Image
 from tiny import make_pipeline, tiny_config
 
@@ -84,7 +84,7 @@ def test_what_changes_more_than_the_size_is_asked_for(
 
 
 def test_an_evaluation_takes_other_shapes_as_the_scrub_did(
-    digits: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base_model: Path, digits: Path, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The judge's data, the held-out and the real images too; the record says so."""
     original = Dataset.open(digits / "data")
@@ -95,7 +95,6 @@ def test_an_evaluation_takes_other_shapes_as_the_scrub_did(
     build(tmp_path / "pictures", tmp_path / "data")
     split(tmp_path / "data", tmp_path / "split", ["3"])
     run = run_scrub(tiny_config(tmp_path, base_model, tmp_path / "run")).parent
-    classifier = make_classifier(digits, tmp_path / "classifier.safetensors")
     capsys.readouterr()
     record = run_evaluate(tiny_evaluation(run, tmp_path, classifier)).record
     notes = [f"images      resized 16 → 8, in {tmp_path}/{name}" for name in ("split/forget", "split/remain", "data")]

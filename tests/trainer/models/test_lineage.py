@@ -25,15 +25,10 @@ from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.models.lineage import Forgotten, Lineage, write_lineage
 from erasediff.trainer.scrubbing import plan, run_scrub, scrub
-from evidence_cases import make_classifier, tiny_judge
+from evidence_cases import tiny_judge
 from tiny import tiny_config
 
 TWELVE = [f"digit-{i:05d}" for i in range(5, 1200, 100)]
-
-
-@pytest.fixture(scope="module")
-def classifier(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_classifier(digits, tmp_path_factory.mktemp("judge") / "classifier.safetensors")
 
 
 @pytest.fixture(scope="module")
