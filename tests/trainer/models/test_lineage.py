@@ -23,7 +23,7 @@ from erasediff.trainer.evidence.held_out import open_held_out
 from erasediff.trainer.models.class_names import rows_forgotten_by
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.fitting import fit
-from erasediff.trainer.models.lineage import Forgotten, Lineage, write_lineage
+from erasediff.trainer.models.lineage import Forgotten, Lineage, forgotten_rows, write_lineage
 from erasediff.trainer.scrubbing import plan, run_scrub, scrub
 from evidence_cases import tiny_judge
 from tiny import tiny_config
@@ -248,7 +248,11 @@ class TestPrompts:
         remain = Dataset.open(tmp_path / "other" / "split" / "remain")
         assert set(remain.keys) == {data.key(int(i)) for i in np.flatnonzero(data.labels != 5)} - told_three
         planned = plan(tiny_config(tmp_path / "other", gone, tmp_path / "run", null_class=None))
-        assert planned.lineage().forgotten[:1] == planned.model.lineage.forgotten
+        (one,) = planned.model.lineage.forgotten
+        assert planned.lineage().forgotten[0] == one
+        by_key_too = dataclasses.replace(one, keys=("new-5",))
+        rows = forgotten_rows([by_key_too], data, planned.model.conditions.of_dataset)
+        assert {data.key(int(i)) for i in np.flatnonzero(rows)} == told_three | {"new-5"}
         with pytest.raises(ConfigError, match="= a small three is a prompt that the model has forgotten"):
             plan(dataclasses.replace(planned.config, method=EraseDiffConfig(anchor="a small three")))
 
