@@ -6,8 +6,8 @@ Everything lies in build/mutants/<commit>/ and is not done again: which tests re
 Ctrl-C ends it; the same command goes on. The table goes to docs/results/mutants.md.
 
 Mutants are cosmic-ray's, without those that cannot but crash (+ to <<). A place is drawn, then one of its changes. Not
-drawn: annotations, strings, what is printed or raised. benchmarks/mutants_argued.json says of survivors that change no
-promise why that is so.
+drawn: annotations, strings, what is printed, raised or asserted, be it by `strict` or `frozen`.
+benchmarks/mutants_argued.json says of survivors that change no promise why that is so.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ FILES = (
     "shards/streaming/order.py",
     *(f"shards/requests/{name}.py" for name in ("split", "select", "request")),
 )
-# Triton's forms run in its interpreter in some tests and nowhere else here
-LEFT_OUT = re.compile(r"_triton\.py$|/__init__\.py$|kernels/tiles\.py$")
+# Triton's forms run in its interpreter in some tests and nowhere else here; exercise.py fills a GPU's cache
+LEFT_OUT = re.compile(r"_triton\.py$|/__init__\.py$|kernels/(tiles|exercise)\.py$")
 LEAST_A_FILE = 3
 # of what is packaged and written, not of what the code does
 TESTS_LEFT_OUT = ("tests/test_install.py", "tests/test_house.py")
@@ -203,7 +203,10 @@ def _places(path: str) -> dict[tuple[int, int], list[Mutant]]:
 
 
 def _hidden(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Spans that no mutant is drawn from: annotations, f-strings, what is raised, asserted or printed."""
+    """Spans that no mutant is drawn from: annotations, f-strings, what is raised, asserted or printed.
+
+    `zip(…, strict=True)` and `@dataclass(frozen=True)` assert, and `if TYPE_CHECKING` annotates.
+    """
     for node in ast.walk(tree):
         hidden: ast.expr | ast.stmt | None = None
         if isinstance(node, ast.arg | ast.AnnAssign):
@@ -212,6 +215,10 @@ def _hidden(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]
             hidden = node.returns
         elif isinstance(node, ast.JoinedStr | ast.Raise | ast.Assert) or _is_print(node):
             hidden = cast(ast.expr | ast.stmt, node)
+        elif isinstance(node, ast.keyword) and node.arg in ("strict", "frozen"):
+            hidden = node.value
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            hidden = node.test
         if hidden is not None:
             yield (hidden.lineno, hidden.col_offset), (hidden.end_lineno or 0, hidden.end_col_offset or 0)
 
