@@ -164,11 +164,10 @@ def _live(arguments: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
 
 
 def _run(arguments: list[str], environment: Mapping[str, str]) -> int:
-    # exec would drop what the parent does on a signal
+    # exec would drop what the parent does on a signal, and keep which of them it ignores
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(environment)
     if environment.get("PYTHONWARNINGS") == "ignore":
