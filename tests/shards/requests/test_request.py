@@ -95,6 +95,16 @@ def test_selectors_are_united(gallery: Dataset, tmp_path: Path) -> None:
     assert numbers(split(gallery, tmp_path / "out", request=tmp_path / "r.json")[0]) == [1, 27, 28, 29]
 
 
+def test_no_caption_matches_no_pattern(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / f"p{i}.png")
+    records = [{"path": "p0.png", "caption": "a cat"}, {"path": "p1.png", "caption": ""}, {"path": "p2.png"}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = build(tmp_path / "t.jsonl", tmp_path / "data")
+    forget, _ = split(data, tmp_path / "out", request=Request((Selector(captions=("*",)),)))
+    assert numbers(forget) == [0]
+
+
 def test_rewritten_remain_needs_the_old_shards_no_more(gallery: Dataset, tmp_path: Path) -> None:
     _, remain = split(gallery, tmp_path / "out", ["a"], rewrite=True)
     assert all("/" not in shard.path and shard.num_excluded == 0 for shard in remain.manifest.shards)

@@ -80,7 +80,7 @@ def test_check_disjoint_compares_content_too(pictures: Path, tmp_path: Path) -> 
     [
         (["11"], "--forget-label: label 11: no such class.*classes: 0, 1, 2"),
         (["three"], "--forget-label: label three: no such class"),
-        (list("0123456789"), "all 1,797 samples would be forgotten"),
+        (list("0123456789"), "all 1,797 samples would be forgotten, none remain; forget fewer"),
         ([], "at least one label"),
     ],
 )
@@ -88,6 +88,13 @@ def test_mistakes(digits: Dataset, tmp_path: Path, labels: list[str], message: s
     with pytest.raises(DataError, match=message):
         split(digits, tmp_path / "out", labels)
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_remains_beside_what_is_left_out(digits: Dataset, tmp_path: Path) -> None:
+    nines = digits.labels == 9
+    expected = f"would be forgotten, but for {nines.sum()} that are left out, none remain"
+    with pytest.raises(DataError, match=expected):
+        split(digits, tmp_path / "out", list("012345678"), left_out=nines)
 
 
 def test_label_that_no_sample_has(digits: Dataset, tmp_path: Path) -> None:
