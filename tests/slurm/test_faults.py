@@ -14,8 +14,8 @@ from ranks import check, run_ranks
 from slurm_runs import Cluster, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-# enough for a run to be at work when SLURM's clock strikes
-LONG = 1000
+# of steps: a run must be at work when SLURM's clock strikes
+LONG_SECONDS = 90
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +26,28 @@ def undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def long_undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = Run(digits, base_model, tmp_path_factory.mktemp("local") / "run", LONG)
+def num_long(undisturbed: Path) -> int:
+    """Steps that take so long here."""
+    seconds = [json.loads(line)["seconds"] for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    return int(LONG_SECONDS * len(seconds) / sum(seconds))
+
+
+@pytest.fixture(scope="module")
+def long_undisturbed(num_long: int, digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = Run(digits, base_model, tmp_path_factory.mktemp("local") / "run", num_long)
     check(run_ranks(2, ["-m", "erasediff.launch", *run.scrub], timeout_seconds=800))
     return run.output
 
 
 def test_a_real_time_limit(
-    cluster_with_spare: Cluster, long_undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
+    cluster_with_spare: Cluster,
+    num_long: int,
+    long_undisturbed: Path,
+    digits: Path,
+    base_model: Path,
+    tmp_path: Path,
 ) -> None:
-    run = Run(digits, base_model, tmp_path / "run", LONG)
+    run = Run(digits, base_model, tmp_path / "run", num_long)
     run.submit("--timeout-min", "2", "--signal-delay-s", "30")
     end = run.end(0)
     assert (end.status, end.is_requeued, end.kind) == (75, True, "time limit")
