@@ -13,6 +13,9 @@ import pytest
 from slurm_runs import CLUSTER, MAY_SKIP, Cluster
 
 
+FOLDER = "/tmp/erasediff-slurm"
+
+
 def started(number_of_nodes: int, accounting: str = "none") -> Iterator[Cluster]:
     """One cluster a machine at a time: its names and addresses are fixed."""
     missing = None
@@ -26,9 +29,9 @@ def started(number_of_nodes: int, accounting: str = "none") -> Iterator[Cluster]
         if not MAY_SKIP:
             pytest.fail(f"the SLURM tests would be skipped: {missing}")
         pytest.skip(missing)
-    with Path("/tmp/erasediff-slurm-tests.lock").open("w") as lock:
+    with Path(f"{FOLDER}-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = f"/tmp/erasediff-slurm-{number_of_nodes}-{accounting}"
+        folder = f"{FOLDER}-{number_of_nodes}-{accounting}"
         cluster = Cluster(os.environ | {"NODES": str(number_of_nodes), "ACCT": accounting, "SLAB_DIR": folder})
         cluster.do("start")
         before = os.environ.get("SLURM_CONF")
@@ -63,5 +66,5 @@ def cluster_with_accounting() -> Iterator[Cluster]:
 @pytest.fixture(autouse=True)
 def _no_jobs_left() -> Iterator[None]:
     yield
-    if os.environ.get("SLURM_CONF"):
+    if os.environ.get("SLURM_CONF", "").startswith(FOLDER):  # no other cluster's
         subprocess.run(["scancel", "--user", "root"], check=False)

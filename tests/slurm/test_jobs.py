@@ -16,6 +16,8 @@ from erasediff.shards import Dataset
 from ranks import check, run_ranks
 from slurm_runs import NUM_STEPS, Cluster, Run
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture(scope="module")
 def undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -62,7 +64,6 @@ def test_two_nodes_give_the_result_of_two_ranks_here(
     assert [attempt["ended"] for attempt in attempts] == ["finished"]
 
 
-@pytest.mark.timeout(400)
 def test_a_job_that_is_asked_queued_again_and_killed_ends_as_if_undisturbed(
     cluster: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
 ) -> None:
