@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from slurm_runs import CLUSTER, MAY_SKIP, Cluster
 
-
 FOLDER = "/tmp/erasediff-slurm"
 
 
