@@ -32,6 +32,7 @@ def started(number_of_nodes: int, accounting: str = "none") -> Iterator[Cluster]
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = f"{FOLDER}-{number_of_nodes}-{accounting}"
         cluster = Cluster(os.environ | {"NODES": str(number_of_nodes), "ACCT": accounting, "SLAB_DIR": folder})
+        cluster.do("stop", "--purge")  # of tests that were killed
         cluster.do("start")
         before = os.environ.get("SLURM_CONF")
         os.environ["SLURM_CONF"] = f"{folder}/etc/slurm.conf"

@@ -172,7 +172,8 @@ def _run(arguments: list[str], environment: Mapping[str, str]) -> int:
     os.environ.update(environment)
     if environment.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
-    installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
+    # what stands for an editable installation is no folder
+    installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix, "__editable__"))]
     of_environment = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     script = arguments.pop(0)
     first = "" if script == "-c" else str(Path.cwd()) if script == "-m" else str(Path(script).parent)
