@@ -13,9 +13,14 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import hypothesis
 import tiny
 import toy.made
 from erasediff.trainer import plugins
+
+# how long an example takes says something of the machine alone
+hypothesis.settings.register_profile("any-machine", deadline=None)
+hypothesis.settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")
