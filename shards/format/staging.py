@@ -32,14 +32,19 @@ def stage(folder: Path, place: Path) -> Path:
     Processes of one machine may call it at once: one copies. Raises DataError for a file that is not what the dataset's
     manifest says, OSError where there is no room.
     """
+    folder = folder.absolute()
     manifest = read_manifest(folder)
     digest = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
     place.mkdir(parents=True, exist_ok=True)
     copy = place / f"{manifest.name}-{digest[:16]}"
+    # a split's shards may be those of the dataset it was cut from, beside its folder
+    names = [INDEX_NAME, MANIFEST_NAME, *(shard.path for shard in manifest.shards)]
+    top = os.path.commonpath([folder, *(Path(os.path.normpath(folder / name)).parent for name in names)])
+    inside = copy / folder.relative_to(top)
     with (place / f"{copy.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if copy.exists():
-            return copy
+            return inside
         files = {shard.path: (shard.bytes, shard.sha256) for shard in manifest.shards}
         files[INDEX_NAME] = ((folder / INDEX_NAME).stat().st_size, manifest.index_sha256)
         needed, free = sum(size for size, _ in files.values()), shutil.disk_usage(place).free
@@ -48,12 +53,13 @@ def stage(folder: Path, place: Path) -> Path:
         partial = copy.with_name(f"{copy.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         for name, (_, expected) in files.items():
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            if _copy(folder / name, partial / name) != expected:
+            target = partial / os.path.relpath(folder / name, top)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if _copy(folder / name, target) != expected:
                 raise DataError(f"{folder / name} is not what {MANIFEST_NAME} says: copy or build it again")
-        shutil.copyfile(folder / MANIFEST_NAME, partial / MANIFEST_NAME)
+        shutil.copyfile(folder / MANIFEST_NAME, partial / folder.relative_to(top) / MANIFEST_NAME)
         partial.rename(copy)
-    return copy
+    return inside
 
 
 def staged(folders: list[Path], place: Path) -> dict[str, str]:

@@ -123,7 +123,7 @@ def test_a_rank_that_has_all_things_wrong(digits: Path, tmp_path: Path) -> None:
         "status = main(['doctor', '--shards', 'data', '--output', 'run'])\n"
         "sys.stdout.flush(); sys.stderr.flush(); os._exit(status)\n"
     )
-    first, second = run_ranks(2, ["-c", program], timeout_seconds=150)
+    first, second = run_ranks(2, ["-c", program], timeout_seconds=150, fresh=True)  # a rank starts itself again
     assert (first.returncode, second.returncode) == (1, 1), first.stderr + second.stderr
     assert second.stdout == "" and "checks failed" in first.stderr
     found = {line[9:24].strip(): (line[:9].strip(), line[24:]) for line in first.stdout.splitlines()}

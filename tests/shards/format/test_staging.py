@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from erasediff.shards import DataError, Dataset
+from erasediff.shards import DataError, Dataset, split
 from erasediff.shards.format.staging import stage, staged
 
 
@@ -30,6 +30,20 @@ def test_the_copy_is_read_under_the_folders_name(
     for row in range(0, len(digits), 20):
         assert (data.read(row).image == digits.read(row).image).all()
     assert data.files.num_bytes_read == int(digits.index["length"][::20].sum())
+
+
+def test_a_split_is_staged_with_the_shards_it_shares(digits: Dataset, tmp_path: Path) -> None:
+    """Its own folder holds an index alone; nothing is written beside the copy."""
+    shutil.copytree(digits.path, tmp_path / "far" / "data")
+    split(tmp_path / "far" / "data", tmp_path / "far" / "split", ["3"])
+    remain = tmp_path / "far" / "split" / "remain"
+    copy = stage(remain, tmp_path / "near" / "disk")
+    whole = Dataset.open(remain)
+    keys = [whole.read(row).key for row in range(0, len(whole), 50)]
+    shutil.rmtree(tmp_path / "far")
+    data = Dataset.open(copy)
+    assert [data.read(row).key for row in range(0, len(data), 50)] == keys
+    assert [path.name for path in (tmp_path / "near").iterdir()] == ["disk"]
 
 
 def test_it_is_made_once(far: Path, tmp_path: Path) -> None:
