@@ -57,8 +57,8 @@ class Demo:
         def pretrain(data: Path, output: str) -> PretrainConfig:
             return PretrainConfig(str(data), str(folder / output), engine=EngineConfig(num_threads=1))
 
-        yardstick = pretrain(folder / "sets" / "remain", "retrained")
-        (folder / "retrained.toml").write_text(dump_toml(yardstick))
+        second = pretrain(folder / "sets" / "remain", "retrained")
+        (folder / "retrained.toml").write_text(dump_toml(second))
         # one thread each: on two cores both models are there in little more than the time of one
         with _in_background(["pretrain", str(folder / "retrained.toml")], folder / "retrained.log") as retrained:
             base = _timed(
@@ -102,7 +102,7 @@ class Demo:
 def _plan(folder: Path, digit: int) -> str:
     return (
         f"erasediff demo: a diffusion model learns 1,597 real handwritten digits, then forgets the {digit}.\n\n"
-        "  1  train the model on all ten digits; a second one, the yardstick, never sees the "
+        "  1  train the model on all ten digits; a second one, the retrained model, never sees the "
         f"{digit}\n"
         f"  2  erase the {digit} from the first: 100 steps on the forget and the remain set\n"
         "  3  measure both and the scrubbed one side by side, and write the report\n\n"
@@ -112,7 +112,7 @@ def _plan(folder: Path, digit: int) -> str:
 
 
 def _data(folder: Path, digit: int) -> tuple[Path, Path]:
-    """(what models are trained on, what no model sees); also the request, and D_r for the yardstick in sets/."""
+    """(what models are trained on, what no model sees); also the request, and D_r for the retrained model in sets/."""
     from ..shards.dataset import Dataset
     from ..shards.requests.request import Request, Selector
     from ..shards.requests.split import split
@@ -184,7 +184,7 @@ class _Child:
         """Raises TrainingError if it fails."""
         if self._process.wait() != 0:
             last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise TrainingError(f"the yardstick's training failed: {' '.join(last)} ({self._log})")
+            raise TrainingError(f"the retrained model's training failed: {' '.join(last)} ({self._log})")
 
 
 @contextmanager

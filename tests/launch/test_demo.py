@@ -24,7 +24,7 @@ def test_what_is_trained_on_held_out_and_forgotten(tmp_path: Path) -> None:
     trained, unseen = Dataset.open(training), Dataset.open(held_out)
     check_disjoint(trained, unseen)
     assert (len(trained), len(unseen)) == (1597, 200)
-    # the yardstick sees the same without the 3s
+    # the retrained model sees the same without the 3s
     remain = Dataset.open(tmp_path / "sets" / "remain")
     assert set(remain.keys) == {key for key, label in zip(trained.keys, trained.labels, strict=True) if label != 3}
     assert f"{len(trained):,} real handwritten digits" in demo._plan(tmp_path, 3)
