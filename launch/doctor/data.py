@@ -17,7 +17,7 @@ from .config import DoctorConfig
 from .finding import Finding, size
 from .peers import Peers
 
-_TODO = "copy the same files to every machine"
+_ADVICE = "copy the same files to every machine"
 
 
 def _look(peers: Peers, config: DoctorConfig) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _judge_one(seen: Seen, name: str, path: str) -> Finding:
     first = found[0]
     others = [rank for rank, value in found.items() if value["fingerprint"] != first["fingerprint"]]
     if others:
-        return Finding("failed", name, f"'{path}': {seen.peers.name(*others)} and rank 0 have other samples", _TODO)
+        return Finding("failed", name, f"'{path}': {seen.peers.name(*others)} and rank 0 have other samples", _ADVICE)
     recorded = _recorded(seen.config, name)
     if recorded not in (None, first["fingerprint"]):
         told = f"'{path}' holds other samples than those the run in '{seen.config.output}' was begun with"

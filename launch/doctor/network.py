@@ -22,7 +22,7 @@ from .peers import Peers
 # bytes of the whole vector
 _SIZES = {"nccl": (1 << 20, 1 << 25, 1 << 29), "gloo": (1 << 16, 1 << 20, 1 << 24)}
 _SECONDS_A_SIZE = 0.2
-_TODO = (
+_ADVICE = (
     "name the network's interface in GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME (ip -br addr lists them), "
     "NCCL_DEBUG=INFO says more"
 )
@@ -130,4 +130,4 @@ def _judge(seen: Seen) -> list[Finding]:
     return findings
 
 
-CHECK = Check("network", _look, _judge, _TODO, is_joint=True)
+CHECK = Check("network", _look, _judge, _ADVICE, is_joint=True)

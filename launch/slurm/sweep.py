@@ -92,7 +92,10 @@ class Sweep:
         jobs = {name: check(job, self.profile) for name, job in self._open_jobs()}
         if self.dry_run:
             print("\n".join(f"# {name}: {job.folder}" for name, job in jobs.items()))
-            print(self._executor().text(), end="")
+            made = self._executor()
+            if len(jobs) > 1:
+                made.parameters["map_count"] = len(jobs)  # as submitit does for an array
+            print(made.text(), end="")
             return
         if jobs:
             submitted = self._submit(jobs)

@@ -32,7 +32,7 @@ def stage(folder: Path, place: Path) -> Path:
     Processes of one machine may call it at once: one copies. Raises DataError for a file that is not what the dataset's
     manifest says, OSError where there is no room.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()  # shards beside it are beside what a link names
     manifest = read_manifest(folder)
     digest = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
     place.mkdir(parents=True, exist_ok=True)

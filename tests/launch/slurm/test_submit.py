@@ -15,6 +15,7 @@ from erasediff.launch.slurm.delay import signal_delay
 from erasediff.launch.slurm.profile import Profile
 from erasediff.launch.slurm.snapshot import code_path, keep_code, keep_config
 from erasediff.launch.slurm.submit import read_profile
+from erasediff.launch.slurm.sweep import Sweep
 from erasediff.trainer.errors import ConfigError
 
 HERE = Path(__file__).parent
@@ -157,6 +158,23 @@ def test_a_hub_id_is_pinned_to_its_revision(base_model: Path, tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert f"path='someone/model', revision='{revision}'" in done.stdout, done.stderr
     assert "ConfigError: model.path = 'someone/other' is neither a folder here" in done.stderr
+
+
+def test_a_sweeps_dry_run_names_every_combination(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = run_toml.with_name("sweep.toml")
+    sweep.write_text(
+        'output = "sweep"\nconfig = "run.toml"\nparallel = 2\n[runs.a]\n[runs.b]\n"train.seed" = 7\n'
+        '[grid]\n"method.eta" = [0.5, 0.25]\n'
+    )
+    said = printed(["launch", "sweep", str(sweep), "--dry-run"], capsys)
+    names = ["a,eta=0.5", "a,eta=0.25", "b,eta=0.5", "b,eta=0.25"]
+    assert said.splitlines()[:4] == [f"# {name}: sweep/{name}" for name in names]
+    assert "#SBATCH --array=0-3%2\n" in said and "%A_%a_0_log.out" in said
+    jobs = Sweep.read([str(sweep)], "launch sweep").jobs
+    assert [(job.config.train.seed, job.config.method.eta) for job in jobs.values()] == [
+        *((0, 0.5), (0, 0.25), (7, 0.5), (7, 0.25))
+    ]
+    assert "no such run" in printed(["launch", "sweep", str(sweep), "--dry-run", "--only", "c"], capsys, status=2)
 
 
 def test_every_profile_of_the_docs_is_read() -> None:

@@ -36,7 +36,9 @@ def test_a_split_is_staged_with_the_shards_it_shares(digits: Dataset, tmp_path: 
     """Its own folder holds an index alone; nothing is written beside the copy."""
     shutil.copytree(digits.path, tmp_path / "far" / "data")
     split(tmp_path / "far" / "data", tmp_path / "far" / "split", ["3"])
-    remain = tmp_path / "far" / "split" / "remain"
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "split" / "remain")
+    remain = tmp_path / "near" / ".." / "link"
+    (tmp_path / "near").mkdir()
     copy = stage(remain, tmp_path / "near" / "disk")
     whole = Dataset.open(remain)
     keys = [whole.read(row).key for row in range(0, len(whole), 50)]
