@@ -17,9 +17,9 @@ class Build:
     """Make WebDataset shards with an index from images, or index existing shards where they are."""
 
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
-    """`digits` (scikit-learn's); a folder or zip of class/name.(png|jpg|jpeg|webp); a .csv, .jsonl or .parquet table
-    with the columns path, caption, label, key and any metadata; a .tar or a folder of WebDataset tars (img2dataset's
-    too)."""
+    """`digits` (scikit-learn's); `digits-in-ink` (the same in six colours, captioned; `digits-in-ink:colour` has the
+    colours as classes); a folder or zip of class/name.(png|jpg|jpeg|webp); a .csv, .jsonl or .parquet table with the
+    columns path, caption, label, key and any metadata; a .tar or a folder of WebDataset tars (img2dataset's too)."""
     output: Annotated[Positional[Path], arg(metavar="OUTPUT")]
     """Dataset folder to write; must not exist. After a kill, the same command continues."""
     name: str | None = None

@@ -8,18 +8,23 @@ from .source import Entry, ListedSource
 _MAX_VALUE = 16
 
 
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8 [1797, 8, 8], values 0 … 16 scaled to 8 bits; and which digits they are, int [1797]."""
+    # half a second of imports that other sources do without
+    from sklearn.datasets import load_digits
+
+    values, labels = load_digits(return_X_y=True)
+    return np.rint(values.reshape(-1, 8, 8) * (255 / _MAX_VALUE)).astype(np.uint8), labels
+
+
 class Digits(ListedSource):
-    """The source `digits`: values 0 … 16 scaled to 8 bits, keys `digit-00000` …"""
+    """The source `digits`: as they are, keys `digit-00000` …"""
 
     name = "digits"
     classes = tuple("0123456789")
 
     def __init__(self) -> None:
-        # half a second of imports that other sources do without
-        from sklearn.datasets import load_digits
-
-        values, labels = load_digits(return_X_y=True)
-        pixels = np.rint(values.reshape(-1, 8, 8) * (255 / _MAX_VALUE)).astype(np.uint8)
+        pixels, labels = read_digits()
         self._images = [encode_png(image) for image in pixels]
         super().__init__(
             [

@@ -10,6 +10,7 @@ from ..errors import DataError
 from ..format.manifest import check_name
 from ..sources.classes import Reordered, read_class_names
 from ..sources.digits import Digits
+from ..sources.digits_in_ink import DigitsInInk
 from ..sources.folder import ClassFolder, ClassZip
 from ..sources.source import Source
 from ..sources.table import TABLE_SUFFIXES, Table
@@ -65,7 +66,8 @@ def build(
 
 
 def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:
-    """Open `digits`, a folder or zip of `class/name.png`, a CSV, JSONL or Parquet table, a tar or a folder of tars.
+    """Open `digits`, `digits-in-ink`, `digits-in-ink:colour`, a folder or zip of `class/name.png`, a CSV, JSONL or
+    Parquet table, a tar or a folder of tars.
 
     Raises `DataError` for anything else.
     """
@@ -73,6 +75,9 @@ def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:
         return source
     if str(source) == "digits":
         return Digits()
+    kind, _, label = str(source).partition(":")
+    if kind == "digits-in-ink":
+        return DigitsInInk(label or "digit")
     path = Path(source)
     if not str(source):
         raise DataError("source: empty; give a file or folder")
@@ -87,7 +92,10 @@ def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:
         return ClassZip(path)
     if suffix in TABLE_SUFFIXES:
         return Table(path)
-    known = "`digits`, a folder or zip of class/name.png, a .csv, .jsonl or .parquet table, a .tar or a folder of them"
+    known = (
+        "`digits`, `digits-in-ink`, a folder or zip of class/name.png, a .csv, .jsonl or .parquet table, a .tar or a "
+        "folder of them"
+    )
     raise DataError(f"source {source}: unknown kind of file; give {known}")
 
 
