@@ -40,6 +40,7 @@ class Dataset:
         *,
         classes: tuple[str, ...] | None = None,
         label_table: np.ndarray | None = None,
+        caption: str | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
@@ -48,6 +49,7 @@ class Dataset:
         self.classes = manifest.classes if classes is None else classes
         """Class names; a label is a position in it."""
         self._label_table = label_table
+        self._caption = caption
         near = nearest(path)
         self.files = ShardFiles(
             [near / shard.path for shard in manifest.shards], [shard.bytes for shard in manifest.shards]
@@ -86,7 +88,9 @@ class Dataset:
             fingerprint=fingerprint(index, self.manifest.classes),
             index_sha256="",  # there is no file
         )
-        return Dataset(self.path, manifest, index, classes=self.classes, label_table=self._label_table)
+        return Dataset(
+            self.path, manifest, index, classes=self.classes, label_table=self._label_table, caption=self._caption
+        )
 
     @property
     def name(self) -> str:
@@ -107,7 +111,18 @@ class Dataset:
 
         table: int64 [len(self.manifest.classes)], positions in `classes`. The fingerprint stays, the index too.
         """
-        return Dataset(self.path, self.manifest, self.index, classes=classes, label_table=table)
+        return Dataset(self.path, self.manifest, self.index, classes=classes, label_table=table, caption=self._caption)
+
+    def captioned(self, caption: str) -> "Dataset":
+        """The same samples, each with this caption, "{}" in it standing for the name of its class; none without one."""
+        return Dataset(
+            self.path,
+            self.manifest,
+            self.index,
+            classes=self.classes,
+            label_table=self._label_table,
+            caption=caption,
+        )
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -156,6 +171,9 @@ class Dataset:
 
     def text(self, i: int) -> str:
         """The caption of sample `i`, empty for none."""
+        if self._caption is not None:
+            label = int(self.labels_at(np.array([i]))[0])
+            return "" if label == NO_LABEL else self._caption.replace("{}", self.classes[label])
         row = self.index[i]
         data = self._side_bytes(row, "text")
         try:

@@ -12,6 +12,7 @@ Each stage that is done is not done again: the same command continues after a ki
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from ..shards.dataset import Dataset
 from ..shards.requests.request import Request, read_request
 from ..shards.requests.select import select
 from ..shards.requests.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
-from .config import EraseConfig, EvaluateConfig, ScrubConfig
+from .config import EraseConfig, EvaluateConfig, ModelConfig, ScrubConfig
 from .config.toml import check_ranges
 from .errors import ConfigError, ThresholdError, TrainingError
 from .evidence.collect import REPORT_NAME, Evidence, run_evaluate
@@ -74,7 +75,7 @@ def check(config: EraseConfig) -> None:
     check_ranges(config)
     check_output(config, config.output)
     planned = _plan(config)
-    retrained = named_retrained(config.judge, planned.model)
+    retrained = named_retrained(config.judge, planned.model, config.model)
     remain = Path(config.output) / "split" / REMAIN_NAME
     if retrained is not None and remain.exists():
         check_trained_without(retrained, DataStamp.of(Dataset.open(remain)))
@@ -111,7 +112,7 @@ def run_erase(
     collectives.set_up(config.engine)
     planned = _plan(config)
     request, given, model, forgotten_before = planned.request, planned.given, planned.model, planned.forgotten_before
-    retrained = named_retrained(config.judge, model) if before_evaluation is None else None
+    retrained = named_retrained(config.judge, model, config.model) if before_evaluation is None else None
     run = RunFolder(config, config.output)
     sets = run.path / "split"
     collectives.on_main(lambda: _split(given, sets, request, forgotten_before))
@@ -191,11 +192,20 @@ def _recorded(output: Path, config: EraseConfig, run: Path, scrubbed: Path) -> E
     if not path.exists():
         return None
     record = read_record(path)
-    return Evidence(record, path, output / REPORT_NAME) if still_holds(record, config.judge, run, scrubbed) else None
+    return (
+        Evidence(record, path, output / REPORT_NAME)
+        if still_holds(record, config.judge, run, _at(scrubbed, config))
+        else None
+    )
+
+
+def _at(folder: Path, config: EraseConfig) -> ModelConfig:
+    """How a model that came of the one to scrub is loaded."""
+    return dataclasses.replace(config.model, path=str(folder), revision=None)
 
 
 def _stamp(folder: Path, config: EraseConfig) -> ModelStamp:
-    return ModelStamp.of(load_model(type(config.model)(str(folder), null_class=config.model.null_class)))
+    return ModelStamp.of(load_model(_at(folder, config)))
 
 
 def _copy(scrubbed: Path, folder: Path, config: EraseConfig, evidence: Evidence) -> None:

@@ -92,5 +92,5 @@ def plan(config: PretrainConfig) -> tuple[Dataset, Model]:
     data = fit(data, model).data
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
-    check_engine(config.engine, model)
+    check_engine(config.engine, config.train, model)
     return data, model

@@ -31,6 +31,7 @@ from .models.class_names import labels_of
 from .models.conditions import Condition, distinct
 from .models.families import load_model
 from .models.fitting import Fitted, data_notes, fit, names_for, names_notes
+from .models.layers import chosen
 from .models.lineage import (
     LINEAGE_NAME,
     Forgotten,
@@ -161,7 +162,7 @@ class Plan:
 
     def describe(self) -> str:
         """What `--dry-run` prints."""
-        trained = [parameter for parameter in self.model.module.parameters() if parameter.requires_grad]
+        trained = chosen(self.model.module, self.config.train.layers, "train.layers").values()
         return "\n".join(
             [
                 dump_toml(self.config).rstrip(),
@@ -235,7 +236,7 @@ def check_settings(
     config: ScrubConfig | EraseConfig, model: Model, forget: Sequence[Condition], remain: Sequence[Condition]
 ) -> None:
     """Raises ConfigError where a scrub's settings, the model and what the two sets' samples are told do not fit."""
-    check_engine(config.engine, model)
+    check_engine(config.engine, config.train, model)
     model.check_saveable()
     check_conditions(model, config.method, forget, remain)
     check_train(config.train, model)

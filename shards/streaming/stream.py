@@ -113,7 +113,6 @@ class Stream:
         is_good = np.ones(len(positions), dtype=bool)
         bad_samples: dict[str, str] = {}
         index = self._dataset.index
-        has_text = (index["text_length"][rows] > 0).tolist()
         places = list(zip(*(index[field][rows].tolist() for field in ("shard", "offset", "length")), strict=True))
         first: dict[int, int] = {}
         for k, position in enumerate(positions.tolist()):
@@ -125,7 +124,7 @@ class Stream:
             row = int(rows[k])
             try:
                 self._loader.load(row, places[k], buffers, k)
-                texts[k] = self._dataset.text(row) if has_text[k] else ""
+                texts[k] = self._dataset.text(row)
             except DataError as error:
                 if not self._skips_bad_samples:
                     raise

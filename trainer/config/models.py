@@ -26,6 +26,15 @@ class ModelConfig(Settings):
     """Make images fit that are too small, oblong, of several shapes, or grey for colour or the reverse. Larger squares
     are made smaller without it."""
 
+    caption: str | None = None
+    """Told this in place of a sample's own caption, {} standing for its class's name: 'an image of {}'."""
+    truncate_prompts: bool = False
+    """Cut prompts that are longer than the model takes, as diffusers does, where they are refused otherwise."""
+    image_size: AtLeast1 | None = None
+    """Pixels of a side that a latent model works at; none: those that it was trained at."""
+    variant: str | None = None
+    """Of the weights' files, such as fp16, where the folder has no others."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", class_names(self.classes, "model.classes"))
 

@@ -115,3 +115,6 @@ class TrainConfig(Settings):
     """Newest checkpoints kept."""
     descent_every: AtLeast0 = 10
     """Log ⟨∇g, θ_t - θ_{t+1}⟩, what the optimizer made of the guarantee, on every n-th step; 0 never."""
+    layers: tuple[str, ...] = ("full",)
+    """What trains: full, xattn, noxattn, selfattn, notime, xlayer, selflayer (docs/stable-diffusion.md), or patterns of
+    parameters' names such as 'mid_block.*'; several add up."""

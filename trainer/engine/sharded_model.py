@@ -52,6 +52,7 @@ class ShardedModel:
         keep_original: bool = False,
     ):
         self.device = device
+        _set_frozen_apart(module)
         self._zero = partition(module, engine, device)
         self.theta = ShardedVector(self._zero.layout, self._zero.theta)
         self.original = self.theta.clone() if keep_original else None
@@ -182,3 +183,13 @@ class ShardedModel:
                     there = slice(piece.parameter_offset, piece.parameter_offset + piece.length)
                     whole[piece.name][there] = data[piece.partition_offset : piece.partition_offset + piece.length]
         return {name: flat.reshape(vector.layout.shapes[name]) for name, flat in whole.items()}
+
+
+def _set_frozen_apart(module: nn.Module) -> None:
+    """Parameters that do not train become buffers, which DeepSpeed leaves alone: whole on every rank, never sent."""
+    for part in module.modules():
+        frozen = [name for name, value in part.named_parameters(recurse=False) if not value.requires_grad]
+        for name in frozen:
+            value = getattr(part, name)
+            delattr(part, name)
+            part.register_buffer(name, value.detach())

@@ -75,7 +75,7 @@ def _open(config: EvaluateConfig, output: Path | None) -> tuple[FinishedScrub, P
     others = [Dataset.open(path) for path in (config.data, options.held_out) if path is not None]
     fitted = [scrub.fitted_forget, scrub.fitted_remain, *(fit(data, scrub.unscrubbed) for data in others)]
     notes = names_notes(scrub.unscrubbed) + data_notes(*fitted, first=labels_of(scrub.forget))
-    retrained = named_retrained(options, scrub.unscrubbed)
+    retrained = named_retrained(options, scrub.unscrubbed, scrub.config.model)
     if retrained is not None:
         notes += check_trained_without(retrained, scrub.inputs.remain)
     return scrub, output, notes, retrained

@@ -174,15 +174,15 @@ def _trained_on(model: Model) -> dict[str, str] | None:
         return None  # gone, or elsewhere
 
 
-def named_retrained(options: JudgeConfig, unscrubbed: Model) -> Model | None:
-    """The model that `judge.retrained` names; None where it names a record, or nothing.
+def named_retrained(options: JudgeConfig, unscrubbed: Model, config: ModelConfig) -> Model | None:
+    """The model that `judge.retrained` names; None where it names a record, or nothing. config: the unscrubbed one's.
 
     Raises ConfigError where that is no record of a retrained model, or no model that compares.
     """
     if is_record(options):
         read_retrained(options)
     elif options.retrained is not None:
-        model = load_retrained(ModelConfig(options.retrained, null_class=unscrubbed.null_class), unscrubbed)
+        model = load_retrained(retrained_config(options.retrained, config, unscrubbed), unscrubbed)
         check_sampling(options.sampling, model, "judge.sampling")
         return model
     return None
@@ -194,8 +194,13 @@ def retrained_of(scrub: FinishedScrub, bench: Bench, named: Model | None) -> Mod
         return recorded_retrained(scrub.inputs, bench)
     if bench.config.with_retrained:
         folder = retrain(scrub.config, scrub.unscrubbed, scrub.run / RETRAINED_NAME)
-        return load_retrained(ModelConfig(str(folder), null_class=scrub.unscrubbed.null_class), scrub.unscrubbed)
+        return load_retrained(retrained_config(folder, scrub.config.model, scrub.unscrubbed), scrub.unscrubbed)
     return named
+
+
+def retrained_config(folder: str | Path, config: ModelConfig, unscrubbed: Model) -> ModelConfig:
+    """How a retrained model is loaded, to be compared with `unscrubbed`, which `config` loaded."""
+    return ModelConfig(str(folder), null_class=unscrubbed.null_class, image_size=config.image_size)
 
 
 def load_retrained(config: ModelConfig, unscrubbed: Model) -> Model:

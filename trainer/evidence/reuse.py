@@ -14,10 +14,11 @@ from .record import Record
 from .retrained import RETRAINED_NAME, is_record, read_retrained
 
 
-def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -> bool:
+def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: ModelConfig) -> bool:
     """Whether judge, features, held-out samples, retrained and scrubbed model are those that `record` was made with.
 
-    run: the scrub's run folder; scrubbed: its pipeline. Raises ConfigError or DataError for a file that is gone.
+    run: the scrub's run folder; scrubbed: how its pipeline is loaded. Raises ConfigError or DataError for a file that
+    is gone.
     """
     if record.models["scrubbed"].stamp != _stamp(scrubbed):
         return False
@@ -34,8 +35,8 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: Path) -
     retrained = record.models.get("retrained")
     if folder is None or retrained is None:
         return folder is None and retrained is None
-    return retrained.stamp == _stamp(Path(folder))
+    return retrained.stamp == _stamp(ModelConfig(str(folder), image_size=scrubbed.image_size))
 
 
-def _stamp(folder: Path) -> ModelStamp:
-    return ModelStamp.of(load_model(ModelConfig(str(folder))))
+def _stamp(config: ModelConfig) -> ModelStamp:
+    return ModelStamp.of(load_model(config))

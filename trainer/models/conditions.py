@@ -56,8 +56,8 @@ class Conditions(Protocol):
         """Whether `of_class` has an answer."""
         ...
 
-    def of_class(self, label: int, name: str) -> list[Condition]:
-        """The conditions that ask for a class of the data, by turns. name: what the data call it."""
+    def of_class(self, label: int, data: Dataset) -> list[Condition]:
+        """The conditions that ask for a class of the data, by turns."""
         ...
 
     def parse(self, given: int | str, option: str) -> Condition:
@@ -97,7 +97,7 @@ class ClassConditions:
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
         return (data.labels if rows is None else data.labels[rows]).tolist()
 
-    def of_class(self, label: int, name: str) -> list[Condition]:
+    def of_class(self, label: int, data: Dataset) -> list[Condition]:
         return [label]
 
     def parse(self, given: int | str, option: str) -> Condition:
@@ -133,7 +133,7 @@ class NoConditions:
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
         return [None] * (len(data) if rows is None else int(np.count_nonzero(rows)))
 
-    def of_class(self, label: int, name: str) -> list[Condition]:
+    def of_class(self, label: int, data: Dataset) -> list[Condition]:
         raise NotImplementedError
 
     def parse(self, given: int | str, option: str) -> Condition:

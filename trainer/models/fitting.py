@@ -33,6 +33,8 @@ class Fitted:
 def fit(data: Dataset, model: Model) -> Fitted:
     """Raises ConfigError where the model cannot be told the data's classes, or its images must not be converted."""
     conversion = _conversion(data, model)
+    if model.caption is not None:
+        data = data.captioned(model.caption)
     model.conditions.check(data)
     if not model.num_classes:
         return Fitted(data, None, conversion)

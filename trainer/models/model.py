@@ -43,6 +43,8 @@ class Model(ABC):
     lineage: Lineage = field(default_factory=Lineage)
     converts_images: bool = False
     """Whether data of another shape may be made to fit."""
+    caption: str | None = None
+    """Stands in place of the samples' own captions, "{}" in it for the class's name."""
 
     objective: ClassVar[str] = "diffusion"
     """The file of `objectives/` that makes its micro-batches and losses, in training and for the evidence."""

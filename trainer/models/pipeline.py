@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,7 +38,8 @@ def resolve(config: ModelConfig) -> Path:
             snapshot_download(
                 config.path,
                 revision=config.revision,
-                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.md"],
+                # weights of the parts, not a repository's single-file checkpoints beside them
+                allow_patterns=["*.json", "*/*.safetensors", "*.txt", "*.md"],
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -81,21 +86,53 @@ def refuse_pickles(component: Path) -> None:
         raise ConfigError(f"{component} holds no .safetensors weights")
 
 
-def stored_weights(component: Path) -> dict[str, Tensor]:
+@contextmanager
+def loading(where: str) -> Iterator[None]:
+    """What the libraries raise for a folder's files becomes a ConfigError of one line that blames `where`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error if str(error).startswith(where) else ConfigError(f"{where}: {error}") from None
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])  # torch's first line is a heading
+        raise ConfigError(f"{where} cannot be loaded: {reason}") from None
+
+
+def read_part(kind: Any, pipeline: Path, part: str, variant: str | None = None) -> Any:
+    """A part in fp32, by its library's own class. Nothing in it runs code."""
+    return kind.from_pretrained(
+        str(pipeline),
+        subfolder=part,
+        variant=variant,
+        use_safetensors=True,
+        low_cpu_mem_usage=False,
+        torch_dtype=torch.float32,
+    )
+
+
+def weights_name(variant: str | None) -> str:
+    """The trained part's file, such as diffusion_pytorch_model.fp16.safetensors."""
+    return WEIGHTS_NAME if variant is None else WEIGHTS_NAME.replace(".", f".{variant}.", 1)
+
+
+def stored_weights(component: Path, variant: str | None = None) -> dict[str, Tensor]:
     """The tensors of the files that `from_pretrained` reads: one file, or several and an index."""
-    whole = component / WEIGHTS_NAME
+    name = weights_name(variant)
+    whole = component / name
     if whole.exists():
         return load_file(whole)
-    index = json.loads((component / f"{WEIGHTS_NAME}.index.json").read_text())
+    suffix = ".safetensors.index.json" if variant is None else f".safetensors.index.{variant}.json"
+    index = json.loads((component / name.partition(".")[0]).with_suffix(suffix).read_text())
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(index["weight_map"].values())):
         tensors |= load_file(component / name)
     return tensors
 
 
-def check_stores(component: Path, names: list[str]) -> None:
+def check_stores(component: Path, names: list[str], variant: str | None = None) -> None:
     """Raises ConfigError where the part's file does not hold a tensor under the name it has in memory."""
-    stored = stored_weights(component)
+    stored = stored_weights(component, variant)
     absent = [name for name in names if name not in stored]
     if absent:
         raise ConfigError(
@@ -104,7 +141,9 @@ def check_stores(component: Path, names: list[str]) -> None:
         )
 
 
-def save_with(original: Path, trained: str, weights: dict[str, Tensor], folder: Path) -> None:
+def save_with(
+    original: Path, trained: str, weights: dict[str, Tensor], folder: Path, variant: str | None = None
+) -> None:
     """Writes the pipeline in `original` into `folder`, the part `trained` with `weights` in place of its own.
 
     The parts that model_index.json names are copied as they are, but for the trained one's weights, whatever their
@@ -116,10 +155,10 @@ def save_with(original: Path, trained: str, weights: dict[str, Tensor], folder: 
     for component in components(read_index(original)):
         shutil.copytree(original / component, folder / component, ignore=_left_out if component == trained else None)
         (folder / component).chmod(0o700 | (folder / component).stat().st_mode)  # the original's may be read-only
-    tensors = stored_weights(original / trained)
+    tensors = stored_weights(original / trained, variant)
     for name, value in weights.items():
         tensors[name] = value.to(tensors[name].dtype).contiguous()
-    save_file(tensors, folder / trained / WEIGHTS_NAME, metadata={"format": "pt"})
+    save_file(tensors, folder / trained / weights_name(variant), metadata={"format": "pt"})
 
 
 def _left_out(directory: str, names: list[str]) -> list[str]:

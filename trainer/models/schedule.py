@@ -96,14 +96,19 @@ class DDPMSchedule:
         self._factors: dict[torch.device, tuple[Tensor, Tensor]] = {}  # [T] each
 
     @classmethod
-    def load(cls, pipeline: Path, scheduler_class: str | None, where: str) -> DDPMSchedule:
-        """The schedule in a pipeline's folder; raises ConfigError, blaming `where`, for one of another kind."""
+    def load(cls, pipeline: Path, scheduler_class: str | None, where: str, *, clip_sample: bool = True) -> DDPMSchedule:
+        """The schedule in a pipeline's folder; raises ConfigError, blaming `where`, for one of another kind.
+
+        clip_sample: whether samples are clipped where the file does not say; latents must not be.
+        """
         if scheduler_class not in DDPM_SCHEDULERS:
             raise ConfigError(
                 f"{where}: its scheduler is a {scheduler_class}, which has no DDPM noise schedule; "
                 f"known: {', '.join(sorted(DDPM_SCHEDULERS))}"
             )
-        scheduler = DDPMScheduler.from_pretrained(pipeline, subfolder="scheduler")
+        given = DDPMScheduler.load_config(pipeline, subfolder="scheduler")
+        assert isinstance(given, dict)
+        scheduler = DDPMScheduler.from_config({"clip_sample": clip_sample} | given)
         assert isinstance(scheduler, DDPMScheduler)
         if scheduler.config["prediction_type"] not in ("epsilon", "v_prediction"):
             raise ConfigError(

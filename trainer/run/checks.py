@@ -15,6 +15,7 @@ from ..config import MAX_OLD_WEIGHTS, EngineConfig, MethodConfig, OptimizerConfi
 from ..errors import ConfigError
 from ..files import alone
 from ..models.conditions import Condition
+from ..models.layers import chosen
 from ..models.model import Model
 
 
@@ -34,7 +35,8 @@ def check_conditions(
 
 
 def check_train(train: TrainConfig, model: Model) -> None:
-    """Raises ConfigError for label drop without anything to drop to."""
+    """Raises ConfigError for layers that the model does not have, and label drop without anything to drop to."""
+    chosen(model.module, train.layers, "train.layers")
     for name in ("label_drop", "forget_label_drop"):
         drop = getattr(train, name)
         if drop and not model.conditions.has_null:
@@ -65,12 +67,12 @@ def check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> None:
         )
 
 
-def check_engine(engine: EngineConfig, model: Model) -> None:
+def check_engine(engine: EngineConfig, train: TrainConfig, model: Model) -> None:
     """Raises ConfigError for buckets that overlapping would outrun."""
     if not engine.overlap_communication:
         return
-    trained = {name: p.numel() for name, p in model.module.named_parameters() if p.requires_grad}
-    name, numel = max(trained.items(), key=lambda item: item[1])
+    trained = chosen(model.module, train.layers, "train.layers")
+    name, numel = max(((name, value.numel()) for name, value in trained.items()), key=lambda item: item[1])
     # DeepSpeed reduces what no bucket holds where it lies, and frees it while another stream still reads it
     if numel > engine.reduce_bucket_size:
         raise ConfigError(

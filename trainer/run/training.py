@@ -16,6 +16,7 @@ from ..errors import Interrupted, TrainingError
 from ..methods import Method
 from ..models.card import write_model_card
 from ..models.conditions import distinct
+from ..models.layers import train_only
 from ..models.lineage import Lineage, write_lineage
 from ..models.model import Model
 from ..objectives.objective import objective_of
@@ -68,6 +69,7 @@ def train(
         others=distinct(model.conditions.of_dataset(remain)),
         forward_batch_size=engine.forward_batch_size,
     )
+    train_only(model.module, config.layers, "train.layers")
     sharded = ShardedModel(
         model.module,
         engine,

@@ -45,8 +45,9 @@ class Prompts:
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
         return [data.text(i) for i in range(len(data)) if rows is None or rows[i]]
 
-    def of_class(self, label: int, name: str) -> list[Condition]:
-        return [f"a {WORDS[int(name) + 3]}", f"a small {WORDS[int(name) + 3]}"]
+    def of_class(self, label: int, data: Dataset) -> list[Condition]:
+        word = WORDS[int(data.classes[label]) + 3]
+        return [f"a {word}", f"a small {word}"]
 
     def parse(self, given: int | str, option: str) -> Condition:
         if unknown := {*str(given).split()} - {*WORDS}:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from erasediff.trainer.config import JudgeConfig
+from erasediff.trainer.config import JudgeConfig, ModelConfig
 from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.evidence.record import Record
 from erasediff.trainer.evidence.reuse import still_holds
@@ -25,10 +25,10 @@ def evaluated(
 
 def test_another_frozen_part(run: Path, evaluated: tuple[Record, JudgeConfig]) -> None:
     record, judge = evaluated
-    assert still_holds(record, judge, run, run / "model")
+    assert still_holds(record, judge, run, ModelConfig(str(run / "model")))
     scrubbed = dataclasses.replace(record.models["scrubbed"], frozen_sha256={"vae": "0" * 64})
     other = dataclasses.replace(record, models=record.models | {"scrubbed": scrubbed})
-    assert not still_holds(other, judge, run, run / "model")
+    assert not still_holds(other, judge, run, ModelConfig(str(run / "model")))
 
 
 def test_other_features_behind_the_same_path(run: Path, evaluated: tuple[Record, JudgeConfig]) -> None:
@@ -37,9 +37,9 @@ def test_other_features_behind_the_same_path(run: Path, evaluated: tuple[Record,
     before = config.read_text()
     config.write_text(before.replace('"quick_gelu"', '"gelu"'))
     assert config.read_text() != before
-    assert not still_holds(record, judge, run, run / "model"), "another activation"
+    assert not still_holds(record, judge, run, ModelConfig(str(run / "model"))), "another activation"
     config.write_text(before)
-    assert still_holds(record, judge, run, run / "model")
+    assert still_holds(record, judge, run, ModelConfig(str(run / "model")))
     make_clip(Path(judge.features), seed=1)
     config.write_text(before)
-    assert not still_holds(record, judge, run, run / "model"), "other weights"
+    assert not still_holds(record, judge, run, ModelConfig(str(run / "model"))), "other weights"

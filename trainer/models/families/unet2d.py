@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ...config import ModelConfig, UNetConfig
@@ -18,7 +17,7 @@ from ..class_names import names_of_model
 from ..conditions import ClassConditions, Condition, NoConditions
 from ..lineage import Lineage, read_lineage
 from ..model import Forward, Model, Told
-from ..pipeline import check_stores, class_of, components, refuse_pickles, save_with
+from ..pipeline import check_stores, class_of, components, loading, read_part, refuse_pickles, save_with
 from ..schedule import DDPMSchedule
 
 _TRAINED = "unet"  # the part of the pipeline
@@ -39,6 +38,7 @@ class UNet2D(Model):
 
     module: UNet2DModel
     schedule: DDPMSchedule
+    variant: str | None = None
 
     def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
         if not self.num_classes:
@@ -54,11 +54,12 @@ class UNet2D(Model):
 
     def check_saveable(self) -> None:
         if self.folder is not None:
-            check_stores(self.folder / _TRAINED, [name for name, _ in self.module.named_parameters()])
+            trained = [name for name, value in self.module.named_parameters() if value.requires_grad]
+            check_stores(self.folder / _TRAINED, trained, self.variant)
 
     def save(self, weights: dict[str, Tensor], folder: Path) -> None:
         if self.folder is not None:
-            save_with(self.folder, _TRAINED, weights, folder)
+            save_with(self.folder, _TRAINED, weights, folder, self.variant)
             return
         # a new module: the trained one may be partitioned or rounded
         unet = UNet2DModel.from_config(self.module.config)
@@ -97,18 +98,12 @@ def load(config: ModelConfig, folder: Path, index: dict[str, Any]) -> UNet2D:
             "a scheduler"
         )
     refuse_pickles(folder / _TRAINED)
-    try:
-        unet = UNet2DModel.from_pretrained(
-            folder, subfolder=_TRAINED, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
-        )
+    for name in ("caption", "image_size", "truncate_prompts"):
+        if getattr(config, name):
+            raise ConfigError(f"model.{name}: {config.path!r} works on pixels and is told no prompt: leave it out")
+    with loading(where):
+        unet = read_part(UNet2DModel, folder, _TRAINED, config.variant)
         schedule = DDPMSchedule.load(folder, class_of(index, "scheduler"), where)
-    except ConfigError:
-        raise
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        lines = [line.strip() for line in str(error).strip().splitlines()]
-        reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])  # torch's first line is a heading
-        raise ConfigError(f"{where} cannot be loaded: {reason}") from None
-    assert isinstance(unet, UNet2DModel)
     _check_shape(unet, where)
     lineage = read_lineage(folder)
     num_classes = unet.config["num_class_embeds"] or 0
@@ -127,6 +122,7 @@ def load(config: ModelConfig, folder: Path, index: dict[str, Any]) -> UNet2D:
         class_names=names,
         lineage=lineage,
         converts_images=config.convert_images,
+        variant=config.variant,
     )
 
 

@@ -1,0 +1,290 @@
+"""Stable Diffusion pipelines as models: what they are told, how images become latents, what is sampled and saved.
+
+The reference is diffusers' own pipelines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoPipelineForText2Image, UNet2DConditionModel
+from erasediff.trainer.config import ModelConfig, SamplingConfig
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.layers import NAMED, chosen
+from erasediff.trainer.models.sampling import sample
+from erasediff.trainer.randomness import sample_generator
+from safetensors.torch import load_file, save_file
+from tiny_text import make_pipeline, make_xl_pipeline
+from torch import Tensor
+
+PROMPTS = ["a red three", "an image of a blue one"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pipelines")
+    return {
+        "epsilon": make_pipeline(folder / "epsilon"),
+        "v": make_pipeline(folder / "v", prediction_type="v_prediction"),
+        "xl": make_xl_pipeline(folder / "xl"),
+    }
+
+
+def _load(folder: Path, **options: Any) -> Any:
+    return load_model(ModelConfig(str(folder), **options))
+
+
+def _diffusers(folder: Path) -> Any:
+    pipeline = AutoPipelineForText2Image.from_pretrained(folder, low_cpu_mem_usage=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v", "xl"])
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_samples_are_those_of_diffusers(pipelines: dict[str, Path], kind: str, guidance_scale: float) -> None:
+    model = _load(pipelines[kind])
+    ours = sample(model, PROMPTS, SamplingConfig(num_inference_steps=4, guidance_scale=guidance_scale, seed=5))
+    noise = [sample_generator(5, "sample", i).standard_normal((4, 8, 8), dtype=np.float32) for i in range(2)]
+    theirs = _diffusers(pipelines[kind])(
+        PROMPTS,
+        height=16,
+        width=16,
+        latents=torch.from_numpy(np.stack(noise)),
+        num_inference_steps=4,
+        guidance_scale=guidance_scale,
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(ours / 2 + 0.5, theirs, rtol=0, atol=2e-6)
+    assert theirs.std() > 0.05, "the two images are something"
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "xl"])
+def test_latents_are_drawn_from_the_posterior(pipelines: dict[str, Path], kind: str) -> None:
+    model = _load(pipelines[kind])
+    vae = AutoencoderKL.from_pretrained(pipelines[kind], subfolder="vae", low_cpu_mem_usage=False)
+    assert isinstance(vae, AutoencoderKL)
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        posterior: Any = vae.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        torch.testing.assert_close(model.encode(images), 0.5 * posterior.mode(), rtol=0, atol=1e-6)
+        drawn = model.encode(images, [np.random.default_rng(i) for i in range(3)])
+        noise = [np.random.default_rng(i).standard_normal((4, 8, 8), dtype=np.float32) for i in range(3)]
+        expected = 0.5 * (posterior.mean + posterior.std * torch.from_numpy(np.stack(noise)))
+        torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-6)
+        decoded: Tensor = vae.decode(posterior.mode()).sample  # pyright: ignore[reportAttributeAccessIssue]
+        torch.testing.assert_close(model.decode(model.encode(images)), decoded, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "xl"])
+def test_a_prompt_is_told_as_diffusers_tells_it(pipelines: dict[str, Path], kind: str) -> None:
+    model, pipeline = _load(pipelines[kind]), _diffusers(pipelines[kind])
+    told = model.told([*PROMPTS, ""], CPU)
+    encoded = pipeline.encode_prompt(PROMPTS, CPU, 1, kind != "xl") if kind != "xl" else pipeline.encode_prompt(PROMPTS)
+    with_prompt, without = encoded[:2]
+    torch.testing.assert_close(told["encoder_hidden_states"][:2], with_prompt, rtol=0, atol=1e-6)
+    torch.testing.assert_close(told["encoder_hidden_states"][2], without[0], rtol=0, atol=1e-6)
+    if kind == "xl":
+        torch.testing.assert_close(told["text_embeds"][:2], encoded[2], rtol=0, atol=1e-6)
+        assert not told["text_embeds"][2].any(), "XL's null prompt is zeros"
+        assert told["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]] * 3
+    alone = model.told(["a red three"], CPU)
+    assert all(torch.equal(value[0], told[name][0]) for name, value in alone.items())
+
+
+# of the published architecture of Stable Diffusion 1.x: how many tensors and how many million elements
+SD1_COUNTS = {
+    "full": (686, 859.52),
+    "xattn": (80, 43.96),
+    "noxattn": (598, 813.50),
+    "selfattn": (80, 49.57),
+    "notime": (678, 857.46),
+}
+
+
+@pytest.fixture(scope="module")
+def sd1() -> UNet2DConditionModel:
+    with torch.device("meta"):
+        return UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+        )
+
+
+def _trained(unet: UNet2DConditionModel, *layers: str) -> dict[str, int]:
+    return {name: value.numel() for name, value in chosen(unet, layers, "train.layers").items()}
+
+
+@pytest.mark.parametrize("layers", SD1_COUNTS)
+def test_layers_by_the_published_architecture(sd1: UNet2DConditionModel, layers: str) -> None:
+    found = _trained(sd1, layers)
+    assert (len(found), round(sum(found.values()) / 1e6, 2)) == SD1_COUNTS[layers]
+
+
+def test_layers_of_one_block(sd1: UNet2DConditionModel) -> None:
+    # output_blocks.6 and .8, input_blocks.4 and .7 of the original code: five tensors an attention
+    cross, own = _trained(sd1, "xlayer"), _trained(sd1, "selflayer")
+    place = "transformer_blocks.0"
+    parts = ["to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "to_out.0.bias"]
+    assert set(cross) == {f"up_blocks.2.attentions.{i}.{place}.attn2.{part}" for i in (0, 2) for part in parts}
+    assert set(own) == {f"down_blocks.{i}.attentions.0.{place}.attn1.{part}" for i in (1, 2) for part in parts}
+    assert cross["up_blocks.2.attentions.0.transformer_blocks.0.attn2.to_k.weight"] == 640 * 768
+
+
+def test_layers_add_up_and_patterns(sd1: UNet2DConditionModel) -> None:
+    both = _trained(sd1, "xattn", "conv_in.*")
+    assert len(both) == 82 and "conv_in.bias" in both
+    with pytest.raises(ConfigError, match=r"train\.layers: 'mid\.\*' names none of the model's 686 parameters; known"):
+        chosen(sd1, ["mid.*"], "train.layers")
+    assert set(NAMED) == {*SD1_COUNTS, "xlayer", "selflayer"}
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "xl"])
+def test_what_is_saved(pipelines: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(pipelines[kind], given)
+    trained = load_file(given / "unet" / "diffusion_pytorch_model.safetensors")
+    # what repositories hold beside it: a variant, the average, another format, and a checker that is never loaded
+    save_file(trained, given / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    save_file(trained, given / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
+    torch.save(trained, given / "unet" / "diffusion_pytorch_model.bin")
+    save_file(trained, given / "v1-5-pruned.safetensors")
+    (given / "safety_checker").mkdir()
+    (given / "safety_checker" / "model.safetensors").write_bytes(b"as it is")
+    index = json.loads((given / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (given / "model_index.json").write_text(json.dumps(index))
+
+    model = _load(given)
+    model.check_saveable()
+    weights = {name: value.detach() + 1 for name, value in chosen(model.module, ["xattn"], "train.layers").items()}
+    model.save(weights, tmp_path / "saved")
+
+    changed = load_file(tmp_path / "saved" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {name for name in trained if not torch.equal(trained[name], changed[name])} == set(weights)
+    assert all(torch.equal(changed[name], value) for name, value in weights.items())
+    originals = {value.numpy().tobytes() for name, value in trained.items() if name in weights}
+    for path in (path for path in (tmp_path / "saved").rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        assert not any(one in content for one in originals), f"{path} holds original weights"
+        if path.parent.name != "unet":
+            assert content == (given / path.relative_to(tmp_path / "saved")).read_bytes()
+    kept = {path.relative_to(tmp_path / "saved").parts[0] for path in (tmp_path / "saved").rglob("*")}
+    assert kept == {name for name, value in index.items() if isinstance(value, list) and value[0]} | {
+        "model_index.json"
+    }
+
+
+def test_a_variant_is_read_and_written(pipelines: dict[str, Path], tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(pipelines["epsilon"], given)
+    for part, name in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        whole = given / part / f"{name}.safetensors"
+        half = {name: value.half() for name, value in load_file(whole).items()}
+        save_file(half, given / part / f"{name}.fp16.safetensors", metadata={"format": "pt"})
+        whole.unlink()
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        _load(given)
+    model = _load(given, variant="fp16")
+    weights = {name: value.detach() + 1 for name, value in model.module.named_parameters()}
+    model.save(weights, tmp_path / "saved")
+    saved = UNet2DConditionModel.from_pretrained(
+        tmp_path / "saved", subfolder="unet", variant="fp16", low_cpu_mem_usage=False
+    )
+    assert isinstance(saved, UNet2DConditionModel)
+    for name, value in saved.named_parameters():
+        assert torch.equal(value, weights[name].half().float())
+    assert not (tmp_path / "saved" / "unet" / "diffusion_pytorch_model.safetensors").exists()
+
+
+def _without(folder: Path, part: str) -> None:
+    shutil.rmtree(folder / part)
+
+
+def _pickled(folder: Path, part: str) -> None:
+    (weights,) = (folder / part).glob("*.safetensors")
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+
+
+def _set(folder: Path, part: str, **values: Any) -> None:
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "said"),
+    [
+        (
+            lambda folder: _without(folder, "vae"),
+            {},
+            "has no vae: unet, vae, scheduler, text_encoder, tokenizer are needed",
+        ),
+        (lambda folder: _without(folder, "tokenizer"), {}, "has no tokenizer"),
+        (lambda folder: _pickled(folder, "text_encoder"), {}, "is pickled, and unpickling runs code"),
+        (lambda folder: _pickled(folder, "unet"), {}, "is pickled, and unpickling runs code"),
+        (lambda folder: None, {"image_size": 18}, r"model.image_size = 18: a multiple of 4 is needed"),
+        (lambda folder: None, {"null_class": 3}, "model.null_class: .* is told prompts and has no classes"),
+        (lambda folder: None, {"classes": ("a", "b")}, "model.classes: .* is told prompts and has no classes"),
+        (
+            lambda folder: _set(folder, "text_encoder", hidden_size=32),
+            {},
+            "cannot be loaded|the parts are of two models",
+        ),
+        (lambda folder: _set(folder, "unet", in_channels=9), {}, "cannot be loaded"),
+    ],
+)
+def test_refusals(pipelines: dict[str, Path], tmp_path: Path, spoil: Any, options: dict[str, Any], said: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(pipelines["epsilon"], folder)
+    spoil(folder)
+    with pytest.raises(ConfigError, match=said) as raised:
+        _load(folder, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_inpainting_model_is_refused(pipelines: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(pipelines["epsilon"], folder)
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", low_cpu_mem_usage=False)
+    assert isinstance(unet, UNet2DConditionModel)
+    other: Any = UNet2DConditionModel.from_config({**unet.config, "in_channels": 9})
+    other.save_pretrained(folder / "unet")
+    with pytest.raises(ConfigError, match="its unet takes 9 channels and gives 4, its vae's latents have 4"):
+        _load(folder)
+
+
+def test_prompts_that_the_tokenizer_cannot_say(pipelines: dict[str, Path]) -> None:
+    model = _load(pipelines["epsilon"])
+    conditions = model.conditions
+    assert conditions.parse("a red three", "method.anchor") == "a red three"
+    with pytest.raises(ConfigError, match=r"method\.anchor = 'a 3 of red': the model's tokenizer does not know '3'"):
+        conditions.parse("a 3 of red", "method.anchor")
+    with pytest.raises(ConfigError, match=r"method\.anchor = 3: the model is told prompts, not numbers"):
+        conditions.parse(3, "method.anchor")
+    long = " ".join("a" * 10)
+    assert conditions.parse(long, "method.anchor") == long
+    with pytest.raises(
+        ConfigError, match=r"has 11 tokens, the model takes 10: shorten it, or set model.truncate_prompts"
+    ):
+        conditions.parse(long + " a", "method.anchor")
+    cut = _load(pipelines["epsilon"], truncate_prompts=True)
+    assert cut.conditions.parse(long + " a", "method.anchor")
+    assert dataclasses.replace(model).told([long + " a"], CPU)["encoder_hidden_states"].shape == (1, 12, 16)

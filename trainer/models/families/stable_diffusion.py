@@ -1,0 +1,242 @@
+"""Stable Diffusion 1.x and 2.x: a U-Net on an autoencoder's latents, told a prompt by a CLIP text encoder."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from ...config import ModelConfig
+from ...errors import ConfigError
+from ..conditions import Condition
+from ..lineage import read_lineage
+from ..model import Forward, Model, Told
+from ..pipeline import check_stores, class_of, components, loading, read_part, refuse_pickles, save_with
+from ..prompts import PromptConditions
+from ..schedule import DDPMSchedule
+
+TRAINED = "unet"  # the part of the pipeline
+# prompts whose encoding is kept: 240 kB each for Stable Diffusion 1.x, 640 kB for XL
+_MAX_KEPT_PROMPTS = 512
+
+
+def recognises(index: dict[str, Any]) -> bool:
+    """Whether model_index.json is of a pipeline of this family."""
+    return is_latent(index) and class_of(index, "text_encoder_2") is None
+
+
+def is_latent(index: dict[str, Any]) -> bool:
+    """Whether it has a U-Net that is told by cross-attention, in the latents of an autoencoder."""
+    return class_of(index, TRAINED) == "UNet2DConditionModel" and class_of(index, "vae") is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableDiffusion(Model):
+    """A UNet2DConditionModel in the latents of an AutoencoderKL."""
+
+    module: UNet2DConditionModel
+    schedule: DDPMSchedule
+    vae: AutoencoderKL
+    texts: Mapping[str, tuple[Any, nn.Module]]
+    """(tokenizer, text encoder) by the encoder's name in the pipeline."""
+    variant: str | None = None
+
+    encoder_draws: ClassVar[bool] = True
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        side = self.image_size // downscaling(self.vae)
+        return self.module.config["in_channels"], side, side
+
+    def encode(self, images: Tensor, generators: Sequence[np.random.Generator] | None = None) -> Tensor:
+        posterior = self.vae.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        if generators is None:
+            return posterior.mean * self.vae.config["scaling_factor"]
+        shape = posterior.mean.shape[1:]
+        drawn = np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in generators])
+        noise = torch.from_numpy(drawn).to(images.device)
+        return (posterior.mean + posterior.std * noise) * self.vae.config["scaling_factor"]
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        return self.vae.decode(x_0 / self.vae.config["scaling_factor"]).sample  # pyright: ignore[reportAttributeAccessIssue]
+
+    def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
+        encoded = [self._encoded(str(prompt), device) for prompt in conditions]
+        return {name: torch.stack([one[name] for one in encoded]) for name in encoded[0]} if encoded else {}
+
+    @functools.cached_property
+    def _encoded(self) -> Callable[[str, torch.device], Told]:
+        return functools.lru_cache(_MAX_KEPT_PROMPTS)(self.encode_prompt)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str, device: torch.device) -> Told:
+        """What `predict` takes for one prompt, without the dimension of samples.
+
+        One at a time: its bits must not depend on what it is encoded beside.
+        """
+        ((tokenizer, encoder),) = self.texts.values()
+        return {"encoder_hidden_states": encoder(**tokens_of(tokenizer, encoder, prompt, device))[0][0]}
+
+    def _predict(self, forward: Forward, x_t: Tensor, t: Tensor, told: Told) -> Tensor:
+        return forward(x_t, t, told["encoder_hidden_states"], return_dict=False)[0]
+
+    @property
+    def frozen_parts(self) -> Mapping[str, nn.Module]:
+        return {"vae": self.vae, **{name: encoder for name, (_, encoder) in self.texts.items()}}
+
+    @property
+    def frozen_settings(self) -> Mapping[str, Any]:
+        return {
+            "vae": {"scaling_factor": self.vae.config["scaling_factor"]},
+            **{name.replace("text_encoder", "tokenizer"): vocabulary_of(t) for name, (t, _) in self.texts.items()},
+        }
+
+    def sampled_like(self, other: Model) -> StableDiffusion:
+        assert isinstance(other, StableDiffusion)
+        return replace(self, schedule=self.schedule.sampled_like(other.schedule))
+
+    def check_saveable(self) -> None:
+        assert self.folder is not None
+        trained = [name for name, value in self.module.named_parameters() if value.requires_grad]
+        check_stores(self.folder / TRAINED, trained, self.variant)
+
+    def save(self, weights: dict[str, Tensor], folder: Path) -> None:
+        assert self.folder is not None
+        save_with(self.folder, TRAINED, weights, folder, self.variant)
+
+    def example(self) -> str:
+        variant = "" if self.variant is None else f", variant={self.variant!r}"
+        return _EXAMPLE.format(variant=variant, size=self.image_size)
+
+
+def load(config: ModelConfig, folder: Path, index: dict[str, Any]) -> StableDiffusion:
+    """Loads a pipeline in fp32. Raises ConfigError for one that lacks a part or has one that is not supported."""
+    parts = {"text_encoder": "tokenizer"}
+    return StableDiffusion(**loaded(config, folder, index, texts=parts))
+
+
+def loaded(config: ModelConfig, folder: Path, index: dict[str, Any], *, texts: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a `StableDiffusion`; texts: each text encoder and its tokenizer.
+
+    Raises ConfigError for a pipeline that lacks a part, and for parts that are not what the algorithm takes.
+    """
+    where = f"model.path = {config.path!r}"
+    if config.null_class is not None or config.classes:
+        named = "null_class" if config.null_class is not None else "classes"
+        raise ConfigError(f"model.{named}: {config.path!r} is told prompts and has no classes: leave it out")
+    needed = [TRAINED, "vae", "scheduler", *texts, *texts.values()]
+    for part in needed:
+        if part not in components(index) or not (folder / part).is_dir():
+            raise ConfigError(f"{where} has no {part}: {', '.join(needed)} are needed")
+    for part in (TRAINED, "vae", *texts):
+        refuse_pickles(folder / part)
+    vae_class = class_of(index, "vae")
+    if vae_class != "AutoencoderKL":
+        raise ConfigError(f"{where}: its vae is a {vae_class}; an AutoencoderKL is needed")
+    with loading(where):
+        unet = read_part(UNet2DConditionModel, folder, TRAINED, config.variant)
+        vae = read_part(AutoencoderKL, folder, "vae", config.variant)
+        schedule = DDPMSchedule.load(folder, class_of(index, "scheduler"), where, clip_sample=False)
+        encoders = {encoder: _texts(folder, index, encoder, name, config.variant) for encoder, name in texts.items()}
+    _check_shape(unet, vae, encoders, where)
+    vae.requires_grad_(False).eval()
+    return {
+        "module": unet,
+        "vae": vae,
+        "texts": encoders,
+        "schedule": schedule,
+        "conditions": PromptConditions([t for t, _ in encoders.values()], truncates=config.truncate_prompts),
+        "image_size": _image_size(config, unet, vae),
+        "channels": vae.config["in_channels"],
+        "folder": folder,
+        "lineage": read_lineage(folder),
+        "converts_images": config.convert_images,
+        "caption": config.caption,
+        "variant": config.variant,
+    }
+
+
+def _texts(
+    folder: Path, index: dict[str, Any], encoder: str, tokenizer: str, variant: str | None
+) -> tuple[Any, nn.Module]:
+    import transformers
+
+    supported = {"CLIPTextModel", "CLIPTextModelWithProjection"}
+    found = class_of(index, encoder)
+    if found not in supported:
+        raise ConfigError(f"its {encoder} is a {found}; known are {', '.join(sorted(supported))}")
+    transformers.utils.logging.disable_progress_bar()
+    module = read_part(getattr(transformers, str(found)), folder, encoder, variant)
+    return transformers.CLIPTokenizer.from_pretrained(folder / tokenizer), module.requires_grad_(False).eval()
+
+
+def tokens_of(tokenizer: Any, encoder: nn.Module, prompt: str, device: torch.device) -> dict[str, Tensor]:
+    """What a text encoder takes for one prompt, as diffusers' pipelines make it: [1, tokens] each."""
+    read = tokenizer(
+        [prompt], padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    )
+    tokens = {"input_ids": read.input_ids.to(device)}
+    if getattr(encoder.config, "use_attention_mask", False):
+        tokens["attention_mask"] = read.attention_mask.to(device)
+    return tokens
+
+
+def vocabulary_of(tokenizer: Any) -> str:
+    """SHA-256 (hex) of how it cuts text into tokens."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def downscaling(vae: AutoencoderKL) -> int:
+    """Pixels of an image to one of its latent, along a side."""
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)
+
+
+def _check_shape(unet: UNet2DConditionModel, vae: AutoencoderKL, texts: Mapping[str, Any], where: str) -> None:
+    channels, latent = unet.config["in_channels"], vae.config["latent_channels"]
+    if (channels, unet.config["out_channels"]) != (latent, latent):
+        raise ConfigError(
+            f"{where}: its unet takes {channels} channels and gives {unet.config['out_channels']}, its vae's latents "
+            f"have {latent}: one that works on latents alone is needed (no inpainting, no learned variance)"
+        )
+    if vae.config["in_channels"] not in (1, 3):
+        raise ConfigError(f"{where}: its vae takes {vae.config['in_channels']} channels; images have 1 or 3")
+    if unet.config["class_embed_type"] is not None or unet.config["num_class_embeds"] is not None:
+        raise ConfigError(f"{where}: its unet is told a class or an image beside the prompt, which is not supported")
+    width = sum(encoder.config.hidden_size for _, encoder in texts.values())
+    if unet.config["cross_attention_dim"] != width:
+        raise ConfigError(
+            f"{where}: its text encoding has {width} features, its unet takes {unet.config['cross_attention_dim']}: "
+            "the parts are of two models"
+        )
+
+
+def _image_size(config: ModelConfig, unet: UNet2DConditionModel, vae: AutoencoderKL) -> int:
+    factor, trained_at = downscaling(vae), unet.config["sample_size"]
+    if trained_at is not None and not isinstance(trained_at, int):
+        trained_at = trained_at[0] if trained_at[0] == trained_at[1] else None
+    if config.image_size is None:
+        if trained_at is None:
+            raise ConfigError(f"model.image_size: {config.path!r} does not say at how many pixels: give it")
+        return trained_at * factor
+    unit = factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
+    if config.image_size % unit:
+        raise ConfigError(f"model.image_size = {config.image_size}: a multiple of {unit} is needed by this model")
+    return config.image_size
+
+
+_EXAMPLE = """\
+import torch
+from diffusers import AutoPipelineForText2Image
+
+pipeline = AutoPipelineForText2Image.from_pretrained("."{variant})  # this folder
+prompts = ["a photo"]
+images = pipeline(prompts, height={size}, width={size}, generator=torch.manual_seed(0)).images
+"""
