@@ -19,20 +19,26 @@ from .table import ParameterTable
 
 
 def exercise(device: torch.device) -> None:
-    """Runs them on small shards, of lengths that are and are not a multiple of 16, as Triton tells them apart."""
-    for numel in (4096, 4093):
-        table = ParameterTable.from_rows([(0, 0, numel)], 1)
-        u, v, w = torch.randn(3, numel, device=device).unbind()
-        u, v, w = u.clone(), v.clone(), w.clone()  # each at an address of its own
-        g = torch.ones((), device=device)
-        for third in (None, w):
-            sums, _ = inner_products_by_parameter(u, v, third, table=table)
-            multiplier(sums, eta=0.5, barrier="norm")
-            value = multiplier(sums, eta=0.5, barrier="value", g=g)
-            combine_(v.clone(), value.lambda_t, u, third)
-        for dtype in (torch.float32, torch.bfloat16):
-            displace(torch.empty(numel, dtype=dtype, device=device), u, v, 0.5)
-            displace(torch.empty(numel, dtype=dtype, device=device), u, None, 0.0)
+    """Runs them on small shards of the types that a run has, at its alignments: Triton compiles for each of both.
+
+    Nothing random: what a run draws after it is what it would draw without.
+    """
+    numel = 4096
+    table = ParameterTable.from_rows([(0, 0, numel)], 1)
+    u, v, w = (torch.full((numel,), value, device=device) for value in (1.0, 2.0, 3.0))
+    g = torch.ones((), dtype=torch.float64, device=device)
+    for third in (None, w):
+        sums, _ = inner_products_by_parameter(u, v, third, table=table)
+        # in a packet they come behind two losses or behind three, which are no multiple of 16 bytes
+        for placed in (sums, torch.cat((sums.new_zeros(3), sums))[3:]):
+            multiplier(placed, eta=0.5, barrier="norm")
+            theorem = multiplier(placed, eta=0.5, barrier="value", g=g)
+        combine_(v.clone(), theorem.lambda_t, u, third)
+    for dtype in (torch.float32, torch.bfloat16):
+        weights = torch.empty(numel + 2, dtype=dtype, device=device)
+        for out in (weights[:numel], weights[2:]):  # a rank's part of DeepSpeed's flat weights
+            displace(out, u, v, 0.5)
+            displace(out, u, None, 0.0)
 
 
 def main() -> int:

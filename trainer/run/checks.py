@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.displace import displace
+from ...kernels.exercise import exercise
 from ...kernels.start import KernelError, start
 from ..config import MAX_OLD_WEIGHTS, EngineConfig, MethodConfig, OptimizerConfig, TrainConfig
 from ..errors import ConfigError
@@ -84,13 +84,13 @@ def check_engine(engine: EngineConfig, train: TrainConfig, model: Model) -> None
 def check_kernels(device: torch.device) -> None:
     """Raises ConfigError where the gradient kernels cannot start on a CUDA device. Nothing to check on a CPU.
 
-    A node's ranks do it one after the other: the first builds Triton's driver, the others find it.
+    A node's ranks start them all, one rank after the other: what the first builds, Triton's driver and the kernels, the
+    others find in the cache.
     """
     if device.type != "cuda":
         return
-    probe = torch.zeros(16, device=device)
     try:
         with alone(Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")):
-            start(lambda: displace(torch.empty_like(probe), probe, probe, 1.0))
+            start(lambda: exercise(device))
     except KernelError as error:
         raise ConfigError(str(error)) from None
