@@ -14,7 +14,7 @@ from .format.images import decode
 from .format.index import EXTENSIONS, NO_LABEL, fingerprint, hash_numbers, load_index
 from .format.manifest import INDEX_NAME, ImageShape, Manifest, read_manifest
 from .format.shard_files import ShardFiles
-from .format.staging import nearest
+from .format.staging import nearest, nearest_shard
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,8 @@ class Dataset:
         """Class names; a label is a position in it."""
         self._label_table = label_table
         self._caption = caption
-        near = nearest(path)
         self.files = ShardFiles(
-            [near / shard.path for shard in manifest.shards], [shard.bytes for shard in manifest.shards]
+            [nearest_shard(path, shard.path) for shard in manifest.shards], [shard.bytes for shard in manifest.shards]
         )
 
     @classmethod
@@ -64,13 +63,12 @@ class Dataset:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        near = nearest(path)
-        index = load_index(near / INDEX_NAME)
+        index = load_index(nearest(path) / INDEX_NAME)
         if not len(index) == manifest.num_samples == sum(shard.num_samples for shard in manifest.shards):
             found = f"{len(index):,} rows for {manifest.num_samples:,} samples"
             raise DataError(f"{path / INDEX_NAME}: {found}: index out of date; build the dataset again")
         for shard in manifest.shards:
-            check_size(near / shard.path, shard.bytes)
+            check_size(nearest_shard(path, shard.path), shard.bytes)
         return cls(path, manifest, index)
 
     def only(self, rows: np.ndarray) -> "Dataset":

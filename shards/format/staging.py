@@ -22,8 +22,22 @@ _CHUNK_BYTES = 1 << 20
 
 def nearest(folder: Path) -> Path:
     """The copy of a dataset's folder that this process is to read, or the folder itself."""
-    copies = json.loads(os.environ.get(VARIABLE, "{}"))
-    return Path(copies.get(str(folder.absolute()), folder))
+    return Path(_copies().get(str(folder.absolute()), folder))
+
+
+def nearest_shard(folder: Path, name: str) -> Path:
+    """The file that this process is to read for a shard of `folder`: its copy, or that of a dataset it points into."""
+    if str(folder.absolute()) not in _copies():
+        file = Path(os.path.realpath(folder / name))
+        for original, copy in _copies().items():
+            if file.is_relative_to(top := os.path.realpath(original)):
+                return Path(copy) / file.relative_to(top)
+    return nearest(folder) / name
+
+
+def _copies() -> dict[str, str]:
+    """By the absolute paths of the folders they are of."""
+    return json.loads(os.environ.get(VARIABLE, "{}"))
 
 
 def stage(folder: Path, place: Path) -> Path:
@@ -43,10 +57,11 @@ def stage(folder: Path, place: Path) -> Path:
     inside = copy / folder.relative_to(top)
     with (place / f"{copy.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if copy.exists():
-            return inside
         files = {shard.path: (shard.bytes, shard.sha256) for shard in manifest.shards}
         files[INDEX_NAME] = ((folder / INDEX_NAME).stat().st_size, manifest.index_sha256)
+        if copy.exists() and all(_size(inside / name) == size for name, (size, _) in files.items()):
+            return inside
+        shutil.rmtree(copy, ignore_errors=True)  # whoever tidies up there has taken files of it
         needed, free = sum(size for size, _ in files.values()), shutil.disk_usage(place).free
         if needed > free:
             raise DataError(f"{place}: {folder} needs {needed:,} bytes, {free:,} are free: name another folder")
@@ -65,7 +80,11 @@ def stage(folder: Path, place: Path) -> Path:
 def staged(folders: list[Path], place: Path) -> dict[str, str]:
     """Copies datasets; the environment in which their folders stand for the copies."""
     copies = {str(folder.absolute()): str(stage(folder, place)) for folder in folders}
-    return {VARIABLE: json.dumps(json.loads(os.environ.get(VARIABLE, "{}")) | copies)}
+    return {VARIABLE: json.dumps(_copies() | copies)}
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.exists() else None
 
 
 def _copy(source: Path, target: Path) -> str:

@@ -56,6 +56,32 @@ def test_it_is_made_once(far: Path, tmp_path: Path) -> None:
     assert shard.stat().st_mtime_ns == made.st_mtime_ns and shard.stat().st_ino == made.st_ino
 
 
+def test_a_split_made_afterwards_reads_the_copy_of_the_shards_it_points_into(
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an erasure makes it: of data that are staged, on a file system that all nodes share."""
+    (name, value), *_ = staged([far], tmp_path / "near").items()
+    monkeypatch.setenv(name, value)
+    _, remain = split(far, tmp_path / "split", ["3"])
+    assert (remain.path / remain.manifest.shards[0].path).resolve().parent == far
+    forget_keys = {Dataset.open(tmp_path / "split" / "forget").read(0).key}
+    for path in far.glob("*.tar"):
+        path.unlink()
+    data = Dataset.open(tmp_path / "split" / "remain")
+    assert data.read(len(data) - 1).key not in forget_keys
+
+
+def test_a_copy_from_which_files_were_taken_is_made_anew(far: Path, tmp_path: Path) -> None:
+    copy = stage(far, tmp_path / "near")
+    shard = min(copy.glob("*.tar"))
+    content = shard.read_bytes()
+    shard.unlink()
+    assert stage(far, tmp_path / "near") == copy and shard.read_bytes() == content
+    with shard.open("ab") as file:
+        file.truncate(100)
+    assert stage(far, tmp_path / "near") == copy and shard.read_bytes() == content
+
+
 @pytest.mark.parametrize("name", ["digits-000000.tar", "index.npy"])
 def test_a_file_that_is_not_as_it_was_built_is_named(far: Path, tmp_path: Path, name: str) -> None:
     content = bytearray((far / name).read_bytes())
