@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import sys
-import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Protocol
 
 from ..shards.errors import DataError
@@ -24,7 +21,7 @@ from ..trainer.errors import (
     OneRankError,
     TrainingError,
 )
-from ..trainer.files import write_text
+from ..trainer.ranks.last_words import leave_word
 from .options import parse
 
 EXIT_NOT_SHOWN = 3
@@ -121,11 +118,7 @@ def read(module: str, options: str, name: str, words: list[str]) -> Command:
 
 def fail(error: BaseException, status: int) -> int:
     """Says an error in one line, on the rank that is to say it; the status."""
-    # where torch's elastic launchers look for what a rank has to say
-    if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        told = {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}
-        with contextlib.suppress(OSError):  # a full disk, perhaps
-            write_text(Path(error_file), json.dumps({"message": told}))
+    leave_word(str(error), status)
     rank = os.environ.get("RANK", "0")
     with contextlib.suppress(OSError):  # stderr is a log on the same disk
         if rank == "0":

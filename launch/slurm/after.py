@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .folder import End, Start, newest, starts
+from .folder import End, Start, newest, run_of, starts
 
 EX_TEMPFAIL, EX_UNAVAILABLE = 75, 69
 # a run that says one of these says it again: a mistake, a threshold, forgetting that is not shown
@@ -47,10 +47,12 @@ def main(words: list[str] | None = None) -> int:
 
 
 def decide(run: Path, start: Start, status: int, *, num_ranks: int, was_at_limit: bool, max_fruitless: int) -> End:
-    """How a start has ended, whose srun left with `status`, and whether the job goes on."""
+    """How a start has ended, whose srun left with `status`, and whether the job goes on.
+
+    run: the folder that the job was submitted from.
+    """
     said = start.ranks()
-    # of an array's element the run's folder is its own
-    has = newest(next((Path(one["run"]) for one in said.values() if "run" in one), run))[1]
+    has = newest(run_of(run, start.folder.parent.name))[1]
 
     def end(status: int, how: str, kind: str, *, requeue: bool) -> End:
         return End(status, how, kind, has, requeue, datetime.now(UTC).isoformat(timespec="seconds"))

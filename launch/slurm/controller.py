@@ -15,6 +15,8 @@ ENDED = frozenset(
         *("BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"),
     }
 )
+# SLURM's commands give up by themselves, most of the time
+_PATIENCE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class State:
     """Of one job."""
 
     name: str
-    """SLURM's word: PENDING, RUNNING, COMPLETED, …; UNKNOWN where SLURM has forgotten the job."""
+    """SLURM's word: PENDING, RUNNING, COMPLETED, …; UNKNOWN where SLURM has forgotten the job, UNREACHABLE where nobody
+    answers."""
     reason: str = ""
     """Why it waits, or has failed."""
     nodes: str = ""
@@ -30,11 +33,12 @@ class State:
 
     @property
     def has_ended(self) -> bool:
-        return self.name in ENDED
+        """Whether nothing more will come of it: what SLURM has forgotten has ended, of what nobody knows it may not."""
+        return self.name in ENDED or self.name == "UNKNOWN"
 
     @property
     def is_known(self) -> bool:
-        return self.name != "UNKNOWN"
+        return self.name not in ("UNKNOWN", "UNREACHABLE")
 
     def __str__(self) -> str:
         reason = f" ({self.reason})" if self.reason not in ("", "None") else ""
@@ -52,17 +56,37 @@ def require() -> None:
 
 def states(jobs: Sequence[str]) -> dict[str, State]:
     """Of each job, an array's elements too."""
-    return {job: _ask_controller(job) or _ask_accounting(job) or State("UNKNOWN") for job in jobs}
+    return {job: _state(job) for job in jobs}
 
 
-def _ask_controller(job: str) -> State | None:
+def alive(jobs: Sequence[str]) -> dict[str, State]:
+    """Those that wait or run. Raises ConfigError where SLURM does not answer: what is alive is not known then."""
+    found = states(jobs)
+    if any(state.name == "UNREACHABLE" for state in found.values()):
+        raise ConfigError("SLURM's controller does not answer (scontrol show job): try again later")
+    return {job: state for job, state in found.items() if not state.has_ended}
+
+
+def _state(job: str) -> State:
+    asked = _ask_controller(job)
+    if asked.is_known:
+        return asked
+    return _ask_accounting(job) or asked
+
+
+def _ask_controller(job: str) -> State:
     """By scontrol, which knows how a job that has ended left, and how often it has started again."""
-    said = _said("scontrol", "show", "job", "--oneliner", job)
-    if said is None:
-        return None
-    fields = dict(word.split("=", 1) for word in said.splitlines()[0].split() if "=" in word)
-    if "JobState" not in fields:
-        return None
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, timeout=_PATIENCE_SECONDS
+        )
+    except FileNotFoundError:  # no cluster's machine
+        return State("UNKNOWN")
+    except subprocess.TimeoutExpired:
+        return State("UNREACHABLE")
+    if done.returncode:
+        return State("UNKNOWN" if "Invalid job id" in done.stderr else "UNREACHABLE")
+    fields = dict(word.split("=", 1) for word in done.stdout.splitlines()[0].split() if "=" in word)
     nodes = fields.get("NodeList", "")
     reason = fields.get("Reason", "")
     if fields.get("ExitCode", "0:0") == "0:53":  # slurmd's own: it could not open the log
@@ -71,8 +95,13 @@ def _ask_controller(job: str) -> State | None:
 
 
 def _ask_accounting(job: str) -> State | None:
-    said = _said("sacct", "-X", "-n", "-P", "-o", "State,NodeList", "-j", job)
-    if not said or not said.strip():
+    """None without accounting, or where that does not know the job either."""
+    asked = ["sacct", "-X", "-n", "-P", "-o", "State,NodeList", "-j", job]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=True).stdout
+    except (FileNotFoundError, subprocess.SubprocessError):
+        return None
+    if not said.strip():
         return None
     name, _, nodes = said.strip().splitlines()[-1].partition("|")
     return State(name.split()[0], nodes=nodes)
@@ -83,12 +112,3 @@ def cancel(job: str) -> None:
     done = subprocess.run(["scancel", job], capture_output=True, text=True)
     if done.returncode:
         raise ConfigError(f"job {job}: {done.stderr.strip()}")
-
-
-def _said(*command: str) -> str | None:
-    """What a command prints; None where it fails, or is not there."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None

@@ -5,6 +5,7 @@ OUTPUT/slurm/code-<hash>/                     the code that was submitted
 OUTPUT/slurm/config-<hash>.toml               the settings that were submitted
 OUTPUT/slurm/<job>/                           submitit's: the script, the submitted object, a log a rank
 OUTPUT/slurm/<job>/start-0000/rank-00000.json how a rank of a start ended
+OUTPUT/slurm/<job>/start-0000/rank-00000.error.json the error that it left with
 OUTPUT/slurm/<job>/start-0000/end.json        how the start ended, and what followed
 """
 
@@ -79,10 +80,16 @@ class Start:
 
     def ranks(self) -> dict[int, dict[str, Any]]:
         """What the ranks that could say so said at their ends, by rank."""
-        found = {}
-        for path in sorted(self.folder.glob("rank-?????.json")):
-            found[int(path.stem.removeprefix("rank-"))] = read(path)
-        return {rank: said for rank, said in found.items() if said is not None}
+        found: dict[int, dict[str, Any]] = {}
+        for kind in (
+            ".error.json",
+            ".json",
+        ):  # who was ended by its watchdog, or killed meanwhile, left the first alone
+            for path in sorted(self.folder.glob(f"rank-?????{kind}")):
+                said = read(path)
+                if said is not None and "status" in said:
+                    found[int(path.name.removeprefix("rank-").removesuffix(kind))] = said
+        return found
 
     def message(self, rank: int) -> str:
         """The error that a rank left with, empty where it has none to say."""
@@ -137,6 +144,11 @@ def note_submission(run: Path, submission: Submission) -> None:
         file.write(json.dumps(asdict(submission)) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def run_of(folder: Path, job: str) -> Path:
+    """The folder of the run that a job is for: of a sweep's element one below the folder it was submitted from."""
+    return folder / next((one.name for one in submissions(folder) if one.job == job), "")
 
 
 def newest(run: Path) -> tuple[int, str]:

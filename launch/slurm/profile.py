@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ...trainer.config.base import AtLeast1, Positive, Settings
 from ...trainer.errors import ConfigError
+
+# what sbatch may not be told past the profile: how often a job starts, where it logs and what its code relies on
+TAKEN = frozenset(
+    {
+        *("array", "chdir", "error", "no-requeue", "open-mode", "output", "requeue", "signal", "time"),
+        *("nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "gpus-per-task"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,9 @@ class Profile(Settings):
     max_fruitless_starts: AtLeast1 = 2
     """So many starts that end the same way without a new checkpoint, one after another, are enough: the job fails."""
     setup: tuple[str, ...] = ()
-    """Shell lines before the ranks start, once, on the first node: module load …"""
+    """Shell lines before the ranks start, once, on the first node: module load … One that fails ends the job."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Variables of every rank."""
+    """Variables of every rank. PYTHONPATH comes behind the submitted code."""
     network_interface: str | None = None
     """Where gloo and NCCL listen: ib0, say; none lets them choose."""
     cache_dir: str | None = None
@@ -79,7 +88,7 @@ class Profile(Settings):
     srun_args: tuple[str, ...] = ()
     """More arguments of srun."""
     sbatch: dict[str, Annotated[str, Field()]] = field(default_factory=dict)
-    """More options of sbatch, without dashes before them: {comment = "…"}."""
+    """More options of sbatch, without dashes before them: {comment = "…"}. Not those that the profile has itself."""
 
     @property
     def ranks_per_node(self) -> int:
@@ -93,6 +102,8 @@ class Profile(Settings):
         """Raises ConfigError for settings that cannot go together."""
         if self.gpus_per_node and self.gpus_per_task:
             raise ConfigError("gpus_per_node and gpus_per_task: give one of them")
+        if self.gpus_per_task is not None and self.gpus_per_task > 1:
+            raise ConfigError(f"gpus_per_task = {self.gpus_per_task}: a rank takes one GPU")
         if self.gpus_per_node and self.ranks_per_node > self.gpus_per_node:
             raise ConfigError(
                 f"tasks_per_node = {self.ranks_per_node}, gpus_per_node = {self.gpus_per_node}: a GPU carries one rank"
@@ -101,10 +112,20 @@ class Profile(Settings):
             raise ConfigError("container and container_image: give both, or neither")
         if self.container_mounts and self.container is None:
             raise ConfigError("container_mounts needs a container")
-        for word in (*self.environment, *self.sbatch):
-            if not word.replace("-", "_").isidentifier():
+        for option, folder in (("stage_to", self.stage_to), ("cache_dir", self.cache_dir)):
+            if folder is not None and self.container is not None and not self._is_mounted(Path(folder)):
+                raise ConfigError(f"{option} = '{folder}' is not in the container: let container_mounts name it")
+        for word in (*self.environment, *(option.replace("-", "_") for option in self.sbatch)):
+            if not word.isidentifier():
                 raise ConfigError(f"{word!r} is no name: environment has NAME = value, sbatch has option = value")
+        for option in self.sbatch:
+            if option.replace("_", "-") in TAKEN:
+                raise ConfigError(f"sbatch.{option}: the launcher sets it from the profile's other keys: leave it out")
+
+    def _is_mounted(self, folder: Path) -> bool:
+        places = [(mount.split(":") * 2)[1] for mount in self.container_mounts]
+        return any(folder.is_relative_to(place) for place in places)
 
     @property
     def has_gpus(self) -> bool:
-        return bool(self.gpus_per_node or self.gpus_per_task)
+        return bool(self.gpus_per_node or self.gpus_per_task or self.sbatch.keys() & {"gres", "gpus"})

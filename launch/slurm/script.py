@@ -7,6 +7,8 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,31 @@ from .profile import Profile
 
 # of the job's own folder; submitit puts the job's number in its place
 JOB = "%j"
-MIN_SIGNAL_DELAY_SECONDS = 90
+# a controller that is busy, or starts again, answers within these
+QUEUE_TRIES, QUEUE_PAUSE_SECONDS = 10, 30
+
+
+# of a shell's variables for SLURM those that say where it is, not what to ask of it
+KEPT_VARIABLES = ("SLURM_CONF", "SLURM_JWT")
+
+
+@contextmanager
+def by_the_profile_alone() -> Iterator[None]:
+    """Inside, sbatch sees no variables of a job that this shell may be a part of, nor those that beat the script.
+
+    A job would inherit the former: another array's number, another's restarts.
+    """
+    hidden = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("SLURM_", "SBATCH_")) and name not in KEPT_VARIABLES
+    }
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ |= hidden
 
 
 class Executor(SlurmExecutor):
@@ -36,7 +62,8 @@ class Executor(SlurmExecutor):
         with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
             file.write(self.text())
             file.flush()
-            done = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True)
+            with by_the_profile_alone():
+                done = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True)
         if done.returncode:
             said = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in done.stderr.splitlines()]
             raise ConfigError(f"SLURM refuses the job: {'; '.join(line for line in said if line)}")
@@ -75,20 +102,29 @@ def _parameters(profile: Profile, run: Path, *, name: str, code: Path, signal_de
     return {name: value for name, value in asked.items() if value is not None} | {
         "signal_delay_s": signal_delay_s,
         "additional_parameters": more | profile.sbatch,
-        "setup": [*_exports(profile, code), *profile.setup],
+        "setup": [*_exports(profile, code), *_set_up(profile)],
         "srun_args": _srun_args(profile, run),
         "teardown": _teardown(profile, run, signal_delay_s),
     }
 
 
 def _exports(profile: Profile, code: Path) -> list[str]:
-    variables = {"PYTHONPATH": str(code), "HF_HUB_OFFLINE": "1"}
+    variables = {"HF_HUB_OFFLINE": "1"}
     if profile.network_interface is not None:
         variables |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), profile.network_interface)
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in (variables | profile.environment).items()]
-    if "PYTHONPATH" not in profile.environment:
-        lines[0] += "${PYTHONPATH:+:$PYTHONPATH}"
-    return lines
+    variables |= profile.environment
+    behind = variables.pop("PYTHONPATH", None)
+    path = "${PYTHONPATH:+:$PYTHONPATH}" if behind is None else f":{shlex.quote(behind)}"
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    return [f"export PYTHONPATH={shlex.quote(str(code))}{path}", *lines]
+
+
+def _set_up(profile: Profile) -> list[str]:
+    """The profile's lines: a start whose set-up fails ends there, and what follows the ranks' end is never left out."""
+    if not profile.setup:
+        return []
+    told = 'echo "erasediff: setup failed: $BASH_COMMAND" >&2'
+    return ["set -e", f"trap {shlex.quote(told)} ERR", *profile.setup, "trap - ERR", "set +eu"]
 
 
 def _srun_args(profile: Profile, run: Path) -> list[str]:
@@ -136,10 +172,16 @@ def _teardown(profile: Profile, run: Path, signal_delay_s: int) -> list[str]:
         f"--ran $SECONDS --limit {limit} --fruitless {profile.max_fruitless_starts} --ranks {profile.num_ranks}",
         "verdict=$?",
         f"if [ $verdict -eq {os.EX_TEMPFAIL} ]; then",
-        "  state=$(scontrol show job --oneliner $SLURM_JOB_ID)",
-        '  case "$state" in',
-        '    *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID && sleep 120 ;;',
-        "  esac",
+        f"  for try in $(seq {QUEUE_TRIES}); do",
+        "    if state=$(scontrol show job --oneliner $SLURM_JOB_ID); then",
+        '      case "$state" in',
+        '        *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID ;;',
+        "        *) exit $verdict ;;",  # it is another start's, or SLURM has it in hand
+        "      esac",
+        "    fi",
+        f"    sleep {QUEUE_PAUSE_SECONDS}",
+        "  done",
+        '  echo "erasediff: SLURM did not queue the job again: submit it anew" >&2',
         "fi",
         "exit $verdict",
         "",

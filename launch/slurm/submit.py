@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...trainer.errors import ConfigError
 from ..job import Job, Resources, split_words
 from ..options import read_settings
 from . import controller
 from .delay import signal_delay
-from .folder import Submission, note_submission, submissions
+from .folder import submissions
 from .profile import Profile
-from .task import Task
+
+if TYPE_CHECKING:
+    from ...trainer.config import TrainConfig
 
 _USAGE = "[--profile FILE.toml] [OPTIONS] COMMAND …"
 _NOTE = """\
@@ -52,19 +52,19 @@ class Slurm:
         if not self.dry_run:
             controller.require()
         job = check(self.job, self.profile)
+        from .batch import Batch
+
+        batch = Batch(job.folder, {"": job}, self.profile, f"{job.command}-{job.folder.absolute().name}")
         if self.dry_run:
-            print(script(job, self.profile), end="")
+            print(batch.script(), end="")
             return
-        submission = submit(job, self.profile)
+        (submission,) = batch.submit()
         print(f"job {submission.job}: {job.command} on {job.resources.num_ranks} ranks; {_follow_up(job.folder)}")
         if self.wait:
-            from .watch import follow
+            from .watch import follow, watching
 
-            try:
+            with watching(f"job {submission.job}"):
                 status = follow(job.folder, submission)
-            except KeyboardInterrupt:
-                print(f"\nerasediff: job {submission.job} goes on without being watched", file=sys.stderr)
-                raise
             if status:
                 sys.exit(status)
 
@@ -106,11 +106,11 @@ def check(job: Job, profile: Profile) -> Job:
     if profile.doctor and job.command not in ("scrub", "pretrain", "erase"):
         raise ConfigError(f"doctor looks at runs of scrub, pretrain and erase, not at {job.command}: leave it out")
     _check_writable(folder)
-    for earlier in submissions(folder):
-        state = controller.states([earlier.job])[earlier.job]
-        if profile.dependency is None and state.is_known and not state.has_ended:
+    _check_world(job)
+    if profile.dependency is None:
+        for earlier, state in controller.alive([one.job for one in submissions(folder)]).items():
             raise ConfigError(
-                f"job {earlier.job} works on this run: {state}; wait for it, or end it with "
+                f"job {earlier} works on this run: {state}; wait for it, or end it with "
                 f"erasediff launch cancel {job.folder}"
             )
     signal_delay(profile, folder)
@@ -120,71 +120,30 @@ def check(job: Job, profile: Profile) -> Job:
     return dataclasses.replace(job, read=dataclasses.replace(job.read, config=config))  # pyright: ignore
 
 
+def _check_world(job: Job) -> None:
+    """Every rank has samples in every batch: what a run carries, with weights of 0, is a waste of nodes."""
+    train: TrainConfig | None = getattr(job.config, "train", None)
+    if train is None:
+        return
+    size, num_ranks = train.train_batch_size, job.resources.num_ranks
+    num_busy = -(-size // -(-size // num_ranks))  # each takes as many as the others, rounded up
+    if num_busy < num_ranks:
+        fits = f"at most {num_busy} ranks, or a batch of {num_ranks} or a multiple"
+        raise ConfigError(
+            f"train.train_batch_size = {size}: {num_ranks - num_busy} of {num_ranks} ranks would have no sample; {fits}"
+        )
+
+
 def _check_writable(folder: Path) -> None:
+    if "%" in str(folder) or "\\" in str(folder):
+        raise ConfigError(
+            f"output = '{folder}': SLURM takes % and \\ in a path for signs of its own: name another folder"
+        )
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
         raise ConfigError(f"output = '{folder}': '{there}' is a file")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"output = '{folder}': '{there}' may not be written")
-
-
-def script(job: Job, profile: Profile) -> str:
-    """What sbatch would get; nothing is written."""
-    from .script import executor
-    from .snapshot import code_path
-
-    folder = job.folder.absolute()
-    code, delay = code_path(folder / "slurm"), signal_delay(profile, folder)
-    return executor(profile, folder, name=_name(job), code=code, signal_delay_s=delay).text()
-
-
-def submit(job: Job, profile: Profile) -> Submission:
-    """Writes what the job needs into its folder and hands it to SLURM. Raises ConfigError where SLURM refuses it."""
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    from ...trainer.run.provenance import now
-    from .script import executor
-    from .snapshot import code_path, keep_code, keep_config
-
-    folder = job.folder.absolute()
-    slurm = folder / "slurm"
-    delay = signal_delay(profile, folder)
-    made = executor(profile, folder, name=_name(job), code=code_path(slurm), signal_delay_s=delay)
-    made.check()
-    try:
-        words = keep_config(slurm, job)
-        keep_code(slurm)
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats what sbatch says
-            submitted = made.submit(task(words, slurm, folder, profile))
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise ConfigError(f"SLURM refuses the job: {refusal(str(error))}") from None
-    except OSError as error:
-        raise ConfigError(f"output = '{job.folder}': {error.strerror}") from None
-    noted = Submission(
-        job=submitted.job_id,
-        folder=submitted.job_id,
-        date=now(),
-        command=job.command,
-        num_nodes=profile.nodes,
-        num_ranks=profile.num_ranks,
-    )
-    note_submission(folder, noted)
-    return noted
-
-
-def task(words: tuple[str, ...], slurm: Path, run: Path, profile: Profile) -> Task:
-    """What the ranks run. slurm: the folder of the jobs' folders; run: the run's own."""
-    return Task(words, str(slurm), str(run), profile.cache_dir, profile.stage_to, profile.doctor)
-
-
-def refusal(error: str) -> str:
-    """sbatch's own words."""
-    said = re.findall(r"^(?:sbatch: )?error: (.*)$", error, re.MULTILINE) or error.strip().splitlines()[-1:]
-    return "; ".join(line.strip() for line in said)
-
-
-def _name(job: Job) -> str:
-    return f"{job.command}-{job.folder.name}"
 
 
 def _follow_up(folder: Path) -> str:

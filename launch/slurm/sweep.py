@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import inspect
-import io
 import itertools
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,17 +15,17 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
+from ...shards.errors import DataError
 from ...trainer.config.base import AtLeast1, Settings
 from ...trainer.config.toml import read_toml
 from ...trainer.errors import ConfigError
 from ..job import Job, Resources
 from . import controller
-from .delay import signal_delay
-from .folder import Submission, note_submission, submissions
+from .folder import submissions
 from .profile import Profile
-from .submit import check, read_profile, refusal, taken, task
-from .table import newest_of_each, table
-from .watch import ASK_SECONDS
+from .submit import check, read_profile, taken
+from .table import is_done, newest_of_each, table
+from .watch import ASK_SECONDS, watching
 
 _FLAGS = ("--dry-run", "--wait")
 
@@ -75,6 +71,8 @@ class Sweep:
             print("\nSWEEP.toml has output, config, command, parallel, [runs.NAME] and [grid]; docs/operations.md.\n")
             raise SystemExit(0 if words else 2)
         path = Path(words.pop(0))
+        if path.name.startswith("-"):
+            raise ConfigError(f"{prog} {path}: the sweep's file comes first: {prog} SWEEP.toml {path} …")
         file, words = taken(words, "--profile")
         only, words = taken(words, "--only")
         profile = read_profile(file, [word for word in words if word not in _FLAGS], prog)
@@ -89,102 +87,49 @@ class Sweep:
         """Submits; with --wait leaves through SystemExit with 1 where a run has failed."""
         if not self.dry_run:
             controller.require()
-        jobs = {name: check(job, self.profile) for name, job in self._open_jobs()}
-        if self.dry_run:
-            print("\n".join(f"# {name}: {job.folder}" for name, job in jobs.items()))
-            made = self._executor()
-            if len(jobs) > 1:
-                made.parameters["map_count"] = len(jobs)  # as submitit does for an array
-            print(made.text(), end="")
-            return
+        jobs = {name: self._check(name, job) for name, job in self._open_jobs()}
         if jobs:
-            submitted = self._submit(jobs)
-            print(
-                f"{len(jobs)} runs as job {submitted[0].job.partition('_')[0]}; erasediff launch status {self.folder}"
-            )
+            from .batch import Batch
+
+            batch = Batch(self.folder, jobs, self.profile, f"sweep-{self.folder.absolute().name}", self.parallel)
+            if self.dry_run:
+                print("\n".join(f"# {name}: {job.folder}" for name, job in jobs.items()))
+                print(batch.script(), end="")
+                return
+            first = batch.submit()[0].job.partition("_")[0]
+            print(f"{len(jobs)} runs as job {first}; erasediff launch status {self.folder}")
         else:
             print("every run has finished, or is at work")
-        if self.wait:
-            self._follow()
+        if self.wait and not self.dry_run:
+            with watching(f"'{self.folder}'"):
+                self._follow()
 
     def _open_jobs(self) -> Iterator[tuple[str, Job]]:
         """Those that have neither finished nor are in SLURM's hands."""
         for name, job in self.jobs.items():
-            earlier = [one.job for one in submissions(job.folder)]
-            alive = [state for state in controller.states(earlier).values() if state.is_known and not state.has_ended]
-            if not alive and not (job.folder / "model").exists():
+            if not controller.alive([one.job for one in submissions(job.folder)]) and not is_done(job.folder):
                 yield name, job
 
-    def _executor(self) -> Any:
-        from .script import executor
-        from .snapshot import code_path
-
-        folder = self.folder.absolute()
-        made = executor(
-            self.profile,
-            folder,
-            name=f"sweep-{folder.name}",
-            code=code_path(folder / "slurm"),
-            signal_delay_s=signal_delay(self.profile, folder),
-        )
-        made.update_parameters(array_parallelism=self.parallel)
-        return made
-
-    def _submit(self, jobs: Mapping[str, Job]) -> list[Submission]:
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-        from ...trainer.run.provenance import now
-        from .snapshot import keep_code, keep_config
-
-        slurm = self.folder.absolute() / "slurm"
-        made = self._executor()
-        made.check()
+    def _check(self, name: str, job: Job) -> Job:
         try:
-            keep_code(slurm)
-            tasks = []
-            for job in jobs.values():
-                run = job.folder.absolute()
-                tasks.append(task(keep_config(run / "slurm", job), slurm, run, self.profile))
-            with contextlib.redirect_stderr(io.StringIO()), made.batch():
-                handles = [made.submit(one) for one in tasks]
-        except (FailedJobError, FailedSubmissionError) as error:
-            raise ConfigError(f"SLURM refuses the job: {refusal(str(error))}") from None
-        except OSError as error:
-            raise ConfigError(f"output = '{self.folder}': {error.strerror}") from None
-        found = []
-        for (name, job), handle in zip(jobs.items(), handles, strict=True):
-            noted = Submission(
-                job=handle.job_id,
-                folder=handle.job_id,
-                date=now(),
-                command=job.command,
-                num_nodes=self.profile.nodes,
-                num_ranks=self.profile.num_ranks,
-                name=name,
-            )
-            note_submission(self.folder, noted)
-            note_submission(
-                job.folder,
-                dataclasses.replace(
-                    noted, folder=os.path.relpath(slurm / noted.folder, job.folder.absolute() / "slurm")
-                ),
-            )
-            found.append(noted)
-        return found
+            return check(job, self.profile)
+        except (ConfigError, DataError) as error:
+            raise ConfigError(f"run {name}: {error}") from None
 
     def _follow(self) -> None:
         told: dict[str, str] = {}
+        followed = [one for one in newest_of_each(self.folder) if one.name in self.jobs]
         while True:
-            states = controller.states([one.job for one in newest_of_each(self.folder)])
+            states = controller.states([one.job for one in followed])
             for job, state in states.items():
                 if told.get(job) != str(state):
                     told[job] = str(state)
                     print(f"job {job}: {state}", flush=True)
-            if all(state.has_ended or not state.is_known for state in states.values()):
+            if all(state.has_ended for state in states.values()):
                 break
             time.sleep(ASK_SECONDS)
         print("\n".join(table(self.folder)))
-        if any(not (self.folder / one.name / "model").exists() for one in newest_of_each(self.folder)):
+        if not all(states[one.job].name == "COMPLETED" or is_done(self.folder / one.name) for one in followed):
             sys.exit(1)
 
 
@@ -200,6 +145,12 @@ def read_sweep(path: Path) -> SweepFile:
     for key, values in sweep.grid.items():
         if not values:
             raise ConfigError(f"{path}: grid has no value for {key}")
+    for where, settings in [
+        *((f"runs.{name}", settings) for name, settings in sweep.runs.items()),
+        ("grid", sweep.grid),
+    ]:
+        if "output" in settings:
+            raise ConfigError(f"{path}: {where}.output: a run's folder is {sweep.output}/NAME, leave it out")
     for name in sweep.runs:
         if not name or name.startswith(".") or "/" in name or name in ("slurm", "logs"):
             raise ConfigError(f"{path}: runs.{name}: a name is a folder's")

@@ -13,6 +13,10 @@ def newest_of_each(sweep: Path) -> list[Submission]:
     return list({one.name: one for one in submissions(sweep)}.values())
 
 
+def is_done(run: Path) -> bool:
+    return (run / "model").exists()
+
+
 def table(sweep: Path) -> list[str]:
     """What became of each run, a line each; the first error of those that failed."""
     found = newest_of_each(sweep)
@@ -21,9 +25,9 @@ def table(sweep: Path) -> list[str]:
     for one in found:
         run, state, known = sweep / one.name, states[one.job], starts(sweep / "slurm" / one.folder)
         end = known[-1].end() if known else None
-        what = "finished" if (run / "model").exists() else state.name.lower()
-        if not state.is_known and what != "finished":
-            what = "failed" if end is not None and not end.is_requeued else "unknown"
+        what = "finished" if is_done(run) or state.name == "COMPLETED" else state.name.lower()
+        if not state.is_known and what != "finished" and end is not None and not end.is_requeued:
+            what = "failed"
         said = newest(run)[1]
         if what == "failed" and known:
             said = known[-1].first_error() or said

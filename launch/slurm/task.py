@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import signal
 import socket
@@ -15,16 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ...trainer.errors import Interrupted
+from ...trainer.errors import ConfigError, Interrupted
 from ...trainer.ranks import meeting
+from ...trainer.ranks.last_words import leave_word
 from .folder import Start
 
 # so long a rank that leaves with an error lets the others say theirs, before SLURM kills them for it
 LAST_WORDS_SECONDS = 5.0
 # the same for ranks that were asked to stop, and have all saved
 LAST_NOTES_SECONDS = 60.0
-# outside of what Linux gives to connections by itself
-FIRST_PORT, NUM_PORTS = 20_000, 10_000
+# the run's, and the doctor's behind them: below those that Linux gives to connections by itself, from 32,768 on
+FIRST_PORT, NUM_PORTS = 20_000, 6_000
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,6 @@ class Task:
     words: tuple[str, ...]
     slurm: str
     """Folder of the jobs' folders."""
-    run: str
-    """The run's own folder."""
     cache_dir: str | None = None
     stage_to: str | None = None
     with_doctor: bool = False
@@ -49,22 +47,22 @@ class Task:
         rank, num_ranks = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
         status = 1
         try:
-            os.environ |= rank_environment(os.environ) | caches(self.cache_dir, os.environ)
-            os.environ["TORCHELASTIC_ERROR_FILE"] = str(start.error_path(rank))
             start.folder.mkdir(parents=True, exist_ok=True)
+            os.environ["TORCHELASTIC_ERROR_FILE"] = str(start.error_path(rank))
+            os.environ |= rank_environment(os.environ)
             where = f"rank {rank} of {num_ranks} on {socket.gethostname()}"
             for stream in (sys.stdout, sys.stderr):
                 print(f"erasediff: start {start.number} of job {start.folder.parent.name}, {where}", file=stream)
             status = self._run()
         except Interrupted:
             status = os.EX_TEMPFAIL
-        except SystemExit as leaving:
-            status = leaving.code if isinstance(leaving.code, int) else 1
+        except Exception as error:  # nobody foresaw it: the traceback is submitit's to print
+            leave_word(f"{type(error).__name__}: {error}", status)
             raise
         finally:
             for number in meeting.SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
-            start.note_rank(rank, status=status, host=socket.gethostname(), time=time.time(), run=self.run)
+            start.note_rank(rank, status=status, host=socket.gethostname(), time=time.time())
             if status:
                 _let_others_speak(start, num_ranks, status)
         from ...trainer.ranks.collectives import end_process
@@ -78,12 +76,13 @@ class Task:
         from ..job import Job, Resources
 
         with meeting.on_signals():
-            if self.stage_to is not None:
-                datasets = Job.of(self.words, Resources(1, 1), "").read.datasets
-                try:
+            try:
+                os.environ |= caches(self.cache_dir, os.environ)
+                if self.stage_to is not None:
+                    datasets = Job.of(self.words, Resources(1, 1), "").read.datasets
                     os.environ |= staged([Path(path) for path in datasets], Path(self.stage_to))
-                except (DataError, OSError) as error:
-                    return fail(error, 1)
+            except (ConfigError, DataError, OSError) as error:
+                return fail(error, 1)
             if self.with_doctor and (status := _examine(self.words)):
                 return status
             return main(list(self.words))
@@ -93,7 +92,8 @@ def _examine(words: tuple[str, ...]) -> int:
     """`doctor` on this rank, in a process and a group of its own; its exit status."""
     told = os.environ | {"MASTER_PORT": str(int(os.environ["MASTER_PORT"]) + NUM_PORTS)}
     doctor = [sys.executable, "-m", "erasediff.launch", "doctor", words[1]]
-    return subprocess.run(doctor, env=told).returncode
+    status = subprocess.run(doctor, env=told).returncode
+    return status if status >= 0 else 128 - status
 
 
 def _stop_before_work(number: int, frame: object) -> None:
@@ -129,7 +129,13 @@ def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def caches(folder: str | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """Where this node keeps what it compiles; what the environment names already stays."""
-    base = Path(folder) if folder else Path(tempfile.gettempdir()) / f"erasediff-{getpass.getuser()}"
+    """Where this node keeps what it compiles; what the environment names already stays.
+
+    Raises ConfigError where somebody else has made the folder that is taken if none is named: what lies there is run.
+    """
+    base = Path(folder or Path(tempfile.gettempdir()) / f"erasediff-{os.getuid()}")
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder is None and base.stat().st_uid != os.getuid():
+        raise ConfigError(f"'{base}' on {socket.gethostname()} is another user's: name a cache_dir of your own")
     places = {"TRITON_CACHE_DIR": base / "triton", "TORCH_EXTENSIONS_DIR": base / "torch_extensions"}
     return {name: str(place) for name, place in places.items() if name not in environment}

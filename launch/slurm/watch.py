@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,6 @@ from typing import Annotated
 import tyro
 
 from ...trainer.errors import ConfigError
-from ..options import parse
 from . import controller
 from .controller import State
 from .folder import Start, Submission, newest, starts, submissions
@@ -30,16 +30,8 @@ class Status:
     run_folder: RunPath
     """The run's folder; of `sample` the one beside its picture."""
 
-    @classmethod
-    def read(cls, words: Sequence[str], prog: str) -> Status:
-        return parse(cls, words, prog=prog)
-
     def run(self) -> None:
-        is_sweep = any(one.name and one.folder == one.job for one in submissions(self.run_folder))
-        if is_sweep:
-            print("\n".join(table(self.run_folder)))
-        else:
-            print("\n".join(describe(self.run_folder)))
+        print("\n".join(table(self.run_folder) if runs_of(self.run_folder) else describe(self.run_folder)))
 
 
 @dataclass(frozen=True)
@@ -53,11 +45,11 @@ class Logs:
     rank: int | None = None
     """This rank's whole log instead."""
 
-    @classmethod
-    def read(cls, words: Sequence[str], prog: str) -> Logs:
-        return parse(cls, words, prog=prog)
-
     def run(self) -> None:
+        if self.lines < 1:
+            raise ConfigError(f"--lines {self.lines}: at least 1")
+        if names := runs_of(self.run_folder):
+            raise ConfigError(f"'{self.run_folder}' is a sweep: give the folder of one of its runs, {', '.join(names)}")
         print("\n".join(merged_logs(self.run_folder, self.lines, self.rank)))
 
 
@@ -68,14 +60,9 @@ class Cancel:
     run_folder: RunPath
     """The run's folder."""
 
-    @classmethod
-    def read(cls, words: Sequence[str], prog: str) -> Cancel:
-        return parse(cls, words, prog=prog)
-
     def run(self) -> None:
         controller.require()
-        jobs = [one.job for one in _submissions(self.run_folder)]
-        alive = [job for job, state in controller.states(jobs).items() if state.is_known and not state.has_ended]
+        alive = controller.alive([one.job for one in _submissions(self.run_folder)])
         if not alive:
             raise ConfigError(f"'{self.run_folder}' has no job that waits or runs")
         for job in alive:
@@ -88,6 +75,11 @@ def _submissions(run: Path) -> list[Submission]:
     if not found:
         raise ConfigError(f"'{run}' holds nothing of a job: give the folder of a run that `launch slurm` submitted")
     return found
+
+
+def runs_of(folder: Path) -> list[str]:
+    """Names of a sweep's runs; none in a run's own folder, which knows the sweep's job under another path."""
+    return list(dict.fromkeys(one.name for one in submissions(folder) if one.name and one.folder == one.job))
 
 
 def describe(run: Path) -> list[str]:
@@ -105,11 +97,21 @@ def describe(run: Path) -> list[str]:
             end, ranks = start.end(), start.ranks()
             hosts = ", ".join(sorted({str(said["host"]) for said in ranks.values()}))
             where = f" on {hosts}" if hosts else ""
-            how = "ended without a word: its nodes were taken away" if end is None else end.how
-            if end is None and start is known[-1] and states[one.job].name == "RUNNING":
-                how = "at work"
+            is_last = start is known[-1]
+            how = _cut_off(states[one.job] if is_last else State("PENDING")) if end is None else end.how
             lines.append(f"  start {start.number}{where}: {how}")
     return [*lines, f"the run has {newest(run)[1]}"]
+
+
+def _cut_off(state: State) -> str:
+    """What became of a start that has not said how it ended. state: of its job, PENDING where another start came."""
+    if state.name == "RUNNING":
+        return "at work"
+    if state.name == "TIMEOUT":
+        return "had not saved when its time limit came: give it a longer signal_delay_s"
+    if state.name in ("PENDING", "COMPLETING", "NODE_FAIL", "PREEMPTED"):
+        return "ended without a word: SLURM took its nodes away"
+    return f"ended without a word: {state.name}"
 
 
 def _outcome(state: State, known: list[Start]) -> str:
@@ -117,7 +119,8 @@ def _outcome(state: State, known: list[Start]) -> str:
         return str(state)
     end = known[-1].end() if known else None
     if end is None or end.is_requeued:
-        return "SLURM no longer knows it, and it did not say how it ended"
+        who = "nobody of SLURM answers" if state.name == "UNREACHABLE" else "SLURM no longer knows it"
+        return f"{who}, and it did not say how it ended"
     return f"{'COMPLETED' if end.status == 0 else 'FAILED'}, as its last start says"
 
 
@@ -150,11 +153,21 @@ def _tail(path: Path, num_lines: int | None) -> list[str]:
     return lines if num_lines is None else lines[-num_lines:]
 
 
+@contextmanager
+def watching(what: str) -> Iterator[None]:
+    """Around whatever waits for jobs: Ctrl-C ends that, not them."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nerasediff: {what} goes on without being watched", file=sys.stderr)
+        raise
+
+
 def follow(run: Path, submission: Submission) -> int:
     """Prints a job's states and rank 0's log as they come; the command's exit status once the job has ended."""
     job, folder = submission.job, run / "slurm" / submission.folder
     logs = {folder / f"{job}_0_log.{kind}": 0 for kind in ("out", "err")}
-    told, state = "", State("UNKNOWN")
+    told, state = "", State("PENDING")
     while not state.has_ended:
         state = controller.states([job])[job]
         if str(state) != told:
@@ -189,7 +202,8 @@ def _final_status(run: Path, submission: Submission, state: State) -> int:
     while True:
         known = starts(folder)
         end = known[-1].end() if known else None
-        if end is not None or state.name in ("CANCELLED", "TIMEOUT") or time.monotonic() > deadline:
+        has_said = end is not None and not end.is_requeued
+        if has_said or state.name in ("CANCELLED", "TIMEOUT", "UNKNOWN") or time.monotonic() > deadline:
             break
         if not known and state.name == "FAILED":
             break

@@ -211,10 +211,12 @@ def test_a_second_signal_stops_at_once_unless_it_is_an_echo(number: signal.Signa
 def test_a_rank_that_hangs_is_named_and_both_end(digits: Path, base_model: Path, tmp_path: Path) -> None:
     run = Run(digits, base_model, tmp_path / "run")
     command = [str(SUPPORT / "hang_worker.py"), *run.scrub, "--engine.step-timeout-seconds", "20"]
-    finished = run_ranks(2, command)
+    finished = run_ranks(2, command, environment={"TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json")})
     assert [process.returncode for process in finished] == [1, 1]
     expected = "nothing has moved for 20 s: rank 1 is missing, last seen reading its samples in step 2"
     assert all(expected in process.stderr for process in finished)
+    told = json.loads((tmp_path / "error.json").read_text())
+    assert (told["message"]["message"], told["status"]) == (expected, 1), "what a launcher reads"
     assert "hang_worker.py" in finished[1].stderr, "the dump shows where it stood"
 
 

@@ -3,6 +3,7 @@
 # namespace (its own hostname, IP on a private bridge, processes, mounts); one munged and one slurmctld on the host.
 #   cluster.sh install                        Debian's packages (ACCT=dbd: slurmdbd and MariaDB, too)
 #   cluster.sh start|stop [--purge]|status|env    | cluster.sh exec nodeN CMD...
+#   cluster.sh stop-controller | start-controller
 #   cluster.sh kill-slurmd nodeN | start-slurmd nodeN | power-off nodeN | power-on nodeN | unplug nodeN | plug nodeN
 # Knobs (environment): SLAB_DIR NODES CPUS GPUS ACCT(none|dbd) SLURMD_TIMEOUT MESSAGE_TIMEOUT CRED_EXPIRE KILL_WAIT
 # Each start begins with no jobs; job ids start at a number made from the time, so old job folders never collide.
@@ -189,11 +190,13 @@ case "${1:-}" in
   status) sinfo -N -l; squeue ;;
   env) echo "export SLURM_CONF=$SLURM_CONF" ;;
   exec) shift; node_exec "$@" ;;
+  stop-controller) end slurmctld TERM 100 ;;
+  start-controller) slurmctld -f "$SLURM_CONF" ;;
   kill-slurmd) node_exec "$2" bash -c "kill -KILL \$(cat $D/run/slurmd-$2.nspid)" ;;
   start-slurmd) node_exec "$2" env SLURM_CONF="$SLURM_CONF" /usr/sbin/slurmd -f "$SLURM_CONF" -N "$2" ;;
   power-off) node_down "$2" ;;
   power-on) node_up "$2" ;;
   unplug) ip link set "slabv${2#node}" down ;;
   plug) ip link set "slabv${2#node}" up; scontrol update "nodename=$2" state=resume ;;
-  *) die "usage: $0 install|start|stop [--purge]|status|env|exec|kill-slurmd|start-slurmd|power-off|power-on|unplug|plug [nodeN]" ;;
+  *) die "usage: $0 install|start|stop [--purge]|status|env|exec|stop-controller|start-controller|kill-slurmd|start-slurmd|power-off|power-on|unplug|plug [nodeN]" ;;
 esac

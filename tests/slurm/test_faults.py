@@ -105,6 +105,28 @@ def test_an_unplugged_node_changes_nothing_when_it_is_back(
     assert run.state().restarts == 1  # the batch script that was left over asked for nothing
 
 
+def test_a_controller_that_is_away_while_the_ranks_end(
+    cluster_with_spare: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    """The batch script asks until it is back; until then nobody takes the job for ended, nor submits another one."""
+    run = Run(digits, base_model, tmp_path / "run")
+    job = run.submit()
+    run.until_step(5, start=0)
+    subprocess.run(["scancel", "--signal", "USR2", job], check=True)
+    cluster_with_spare.do("stop-controller")
+    assert run.end(0).is_requeued
+    assert run.state().name == "UNREACHABLE"
+    for words in (["cancel", "run"], ["slurm", "--nodes", "2", *run.scrub]):
+        refused = run.launch(*words)
+        assert refused.returncode == 2 and "SLURM's controller does not answer" in refused.stderr
+    told = run.launch("status", "run").stdout
+    assert "nobody of SLURM answers, and it did not say how it ended" in told and "start 0 on" in told
+    cluster_with_spare.do("start-controller")
+    assert run.until_end().name == "COMPLETED", run.said()
+    assert len(starts(run.job_folder)) == 2
+    assert run.is_equal_to(undisturbed)
+
+
 def test_a_loop_ends_and_says_so(cluster_with_spare: Cluster, digits: Path, base_model: Path, tmp_path: Path) -> None:
     """Rank 1 is killed at every start, before there is a checkpoint."""
     run = Run(digits, base_model, tmp_path / "run")

@@ -30,8 +30,8 @@ def undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPat
 def test_two_nodes_give_the_result_of_two_ranks_here(
     cluster: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
 ) -> None:
-    """Each node reads the data from a copy on a disk of its own."""
-    run = Run(digits, base_model, tmp_path / "run")
+    """Each node reads the data from a copy on a disk of its own. The paths hold a space and a quote."""
+    run = Run(digits, base_model, tmp_path / "a run's")
     near = tmp_path / "near"
     near.mkdir()
     for node in ("node1", "node2"):
@@ -43,33 +43,36 @@ def test_two_nodes_give_the_result_of_two_ranks_here(
     hosts = {said["host"] for said in starts(run.job_folder)[0].ranks().values()}
     assert hosts == {"node1", "node2"}
     assert run.is_equal_to(undisturbed)
-    told = run.launch("status", "run").stdout
+    told = run.launch("status", "a run's").stdout
     assert "COMPLETED" in told and "start 0 on node1, node2: finished" in told
-    logs = run.launch("logs", "run").stdout
+    logs = run.launch("logs", "a run's").stdout
     assert "rank 0," in logs and "rank 1," in logs
     for node in ("node1", "node2"):
         copies = cluster.do("exec", node, "sh", "-c", f"cd {near}; find . -name '*.tar' | sort").split()
         assert sorted(Path(copy).name for copy in copies) == ["digits-000000.tar", "digits-forget-000000.tar"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["near", "run"] and not list(near.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a run's", "near"] and not list(near.iterdir())
     # each node's share: half of all samples, some read ahead
     (attempt,) = (json.loads(path.read_text()) for path in run.output.glob("attempt-*/attempt.json"))
     sets = [Dataset.open(digits / "split" / name) for name in ("forget", "remain")]
     sample_bytes = sum(float(data.index["length"].mean()) for data in sets)
     share = NUM_STEPS * 4 / 2 * sample_bytes
     assert all(0.95 * share < num_bytes < 1.15 * share for num_bytes in attempt["num_bytes_read"])
-    # the same command again finds it finished
-    again = run.launch("slurm", *resources, "--wait", *run.scrub)
-    assert again.returncode == 0, again.stdout + again.stderr
-    attempts = [json.loads(path.read_text()) for path in run.output.glob("attempt-*/attempt.json")]
-    assert [attempt["ended"] for attempt in attempts] == ["finished"]
 
 
 def test_a_job_that_is_asked_queued_again_and_killed_ends_as_if_undisturbed(
     cluster: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
 ) -> None:
+    """The ranks have the profile's variables, and listen where it says."""
+    profile = tmp_path / "cluster.toml"
+    profile.write_text(
+        """setup = ['echo "$NOTE, $(hostname)" >> set-up']\nnetwork_interface = "eth0"\n"""
+        """environment = {NOTE = "two words"}\n"""
+    )
     run = Run(digits, base_model, tmp_path / "run")
-    job = run.submit()
+    job = run.submit("--profile", str(profile))
     run.until_step(5, start=0)
+    variables = Path(f"/proc/{run.pid(rank=1)}/environ").read_bytes().split(b"\0")
+    assert {b"NOTE=two words", b"GLOO_SOCKET_IFNAME=eth0", b"HF_HUB_OFFLINE=1"} <= set(variables)
     subprocess.run(["scancel", "--signal", "USR2", job], check=True)
     end = run.end(0)
     assert (end.status, end.is_requeued) == (75, True)
@@ -85,15 +88,18 @@ def test_a_job_that_is_asked_queued_again_and_killed_ends_as_if_undisturbed(
     assert end.is_requeued and "rank 1" in end.how
 
     assert run.until_end().name == "COMPLETED", run.said()
-    assert [start.number for start in starts(run.job_folder)] == [0, 1, 2, 3]
     assert run.is_equal_to(undisturbed)
+    # on a very slow machine SLURM has been seen to send a start's signal again, a minute later, to the next one
+    numbers = [start.number for start in starts(run.job_folder)]
+    assert numbers[:4] == [0, 1, 2, 3]
+    assert (tmp_path / "set-up").read_text().splitlines() == len(numbers) * ["two words, node1"]
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         (["--partition", "nowhere"], "invalid partition specified: nowhere"),
-        (["--nodes", "7"], "Requested node configuration is not available"),
+        (["--nodes", "4"], "Requested node configuration is not available"),
         (["--cpus-per-task", "400"], "Requested node configuration is not available"),
     ],
 )
@@ -142,7 +148,7 @@ def test_a_sweep_shows_what_failed_and_runs_it_alone(
     (tmp_path / "sweep.toml").write_text(
         'output = "sweep"\nconfig = "shared.toml"\n[runs.well]\n[runs.ill]\nforget = "damaged"\n'
     )
-    sweep = ["sweep", "sweep.toml", "--timeout-min", "15", "--doctor"]
+    sweep = ["sweep", "sweep.toml", "--timeout-min", "15"]
     done = shared.launch(*sweep, "--wait")
     assert done.returncode == 1, done.stdout + done.stderr
     well, ill = done.stdout.splitlines()[-2:]
@@ -153,7 +159,8 @@ def test_a_sweep_shows_what_failed_and_runs_it_alone(
     assert "FAILED" in told and "left with 1" in told
     # mended, the same command runs what has failed
     shard.write_bytes(whole)
-    again = shared.launch(*sweep, "--wait")
+    again = shared.launch(*sweep, "--doctor", "--wait")
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.startswith("1 runs as job")
+    assert "'sweep/ill' can be written" in shared.launch("logs", "sweep/ill").stdout
     assert (tmp_path / "sweep" / "ill" / "model").exists()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from . import collectives
+from .last_words import leave_word
 
 Phase = Literal["reading its samples", "computing"]
 ORDER: tuple[Phase, ...] = ("reading its samples", "computing")
@@ -76,8 +77,9 @@ class Watchdog:
 
     def _end(self) -> None:
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        line = f"erasediff: nothing has moved for {self._timeout_seconds:.0f} s: {self._missing()}"
-        print(line, file=sys.stderr, flush=True)
+        line = f"nothing has moved for {self._timeout_seconds:.0f} s: {self._missing()}"
+        print(f"erasediff: {line}", file=sys.stderr, flush=True)
+        leave_word(line, 1)
         # the others' threads look up to a tick later: who leaves before them takes the line out of their mouths
         time.sleep(2 * self._timeout_seconds / TICKS)
         os._exit(1)

@@ -25,7 +25,11 @@ export HF_HUB_OFFLINE=1
 export GLOO_SOCKET_IFNAME=ib0
 export NCCL_SOCKET_IFNAME=ib0
 export NCCL_IB_HCA=mlx5
+set -e
+trap 'echo "erasediff: setup failed: $BASH_COMMAND" >&2' ERR
 module load cuda/13
+trap - ERR
+set +eu
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -37,9 +41,15 @@ status=$?
 /PYTHON -m erasediff.launch.slurm.after /FOLDER/run --status $status --ran $SECONDS --limit 86310 --fruitless 2 --ranks 32
 verdict=$?
 if [ $verdict -eq 75 ]; then
-  state=$(scontrol show job --oneliner $SLURM_JOB_ID)
-  case "$state" in
-    *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID && sleep 120 ;;
-  esac
+  for try in $(seq 10); do
+    if state=$(scontrol show job --oneliner $SLURM_JOB_ID); then
+      case "$state" in
+        *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID ;;
+        *) exit $verdict ;;
+      esac
+    fi
+    sleep 30
+  done
+  echo "erasediff: SLURM did not queue the job again: submit it anew" >&2
 fi
 exit $verdict

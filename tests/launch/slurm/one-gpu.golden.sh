@@ -31,9 +31,15 @@ status=$?
 /PYTHON -m erasediff.launch.slurm.after /FOLDER/run --status $status --ran $SECONDS --limit 14310 --fruitless 2 --ranks 1
 verdict=$?
 if [ $verdict -eq 75 ]; then
-  state=$(scontrol show job --oneliner $SLURM_JOB_ID)
-  case "$state" in
-    *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID && sleep 120 ;;
-  esac
+  for try in $(seq 10); do
+    if state=$(scontrol show job --oneliner $SLURM_JOB_ID); then
+      case "$state" in
+        *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID ;;
+        *) exit $verdict ;;
+      esac
+    fi
+    sleep 30
+  done
+  echo "erasediff: SLURM did not queue the job again: submit it anew" >&2
 fi
 exit $verdict

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from erasediff.launch.cli import main
 from erasediff.launch.job import Job, Resources
+from erasediff.launch.slurm.batch import Batch
 from erasediff.launch.slurm.delay import signal_delay
 from erasediff.launch.slurm.profile import Profile
 from erasediff.launch.slurm.snapshot import code_path, keep_code, keep_config
@@ -86,6 +87,12 @@ def test_options_beat_the_profile(run_toml: Path, capsys: pytest.CaptureFixture[
         (["--", "--forget", "nowhere"], "nowhere"),
         (["--", "--method.anchor", "3"], "method.anchor = 3 is a class that is to be forgotten"),
         (["--", "--output", "run.toml"], "is a file"),
+        (["--", "--output", "half-50%"], "output = '{folder}/half-50%': SLURM takes % and \\ in a path"),
+        (["--gpus-per-task", "2"], "gpus_per_task = 2: a rank takes one GPU"),
+        (
+            ["--nodes", "16", "--tasks-per-node", "3"],
+            "train.train_batch_size = 64: 16 of 48 ranks would have no sample; at most 32 ranks, or a batch of 48",
+        ),
     ],
 )
 def test_what_is_refused_before_the_queue(
@@ -94,8 +101,63 @@ def test_what_is_refused_before_the_queue(
     at = words.index("--") if "--" in words else len(words)
     ours, theirs = words[:at], words[at + 1 :]
     said = printed(["launch", "slurm", *ours, "--dry-run", "scrub", str(run_toml), *theirs], capsys, status=2)
-    assert expected in said and said.count("\n") == 1
+    assert expected.replace("{folder}", str(run_toml.parent)) in said and said.count("\n") == 1
     assert not (run_toml.parent / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('sbatch = {time = "90"}', "sbatch.time: the launcher sets it from the profile's other keys: leave it out"),
+        ('sbatch = {open_mode = "truncate"}', "sbatch.open_mode: the launcher sets it"),
+        ('environment = {MY-CACHE = "x"}', "'MY-CACHE' is no name"),
+        (
+            'container = "pyxis"\ncontainer_image = "x"\nstage_to = "/local/x"\ncontainer_mounts = ["/local:/near"]',
+            "stage_to = '/local/x' is not in the container: let container_mounts name it",
+        ),
+        ('container = "pyxis"\ncontainer_image = "x"\ncache_dir = "/local"', "cache_dir = '/local' is not in the"),
+    ],
+)
+def test_a_profile_that_cannot_work_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text(text + "\n")
+    with pytest.raises(ConfigError) as refused:
+        read_profile(str(path), [], "launch slurm")
+    assert expected in str(refused.value)
+
+
+def test_a_profile_that_can_work_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text(
+        'container = "pyxis"\ncontainer_image = "x"\ncontainer_mounts = ["/local:/near:ro", "/data"]\n'
+        'stage_to = "/near/data"\ncache_dir = "/data/cache"\nsbatch = {gres = "gpu:a100:8", mail-type = "END"}\n'
+    )
+    assert read_profile(str(path), [], "launch slurm").has_gpus
+
+
+def test_the_set_up_comes_first_and_ends_the_job_where_it_fails(run_toml: Path, tmp_path: Path) -> None:
+    """The lines before the ranks start, in bash; the script itself in a folder with a space and a quote."""
+    folder = tmp_path / "it's a run"
+    job = Job.of(["scrub", str(run_toml), "--output", str(folder)], Resources(1, 1), "")
+
+    def set_up(*lines: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        profile = Profile(setup=lines, environment=environment)
+        script = Batch(folder, {"": job}, profile, "scrub").script()
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+        before, _, after = script.partition("\n# command\n")
+        assert f"'{folder.parent}/it'\"'\"'s a run/slurm/%j'" in after
+        shown = "echo $PYTHONPATH; echo $NOTE; false; echo came to the ranks\n"
+        variables = os.environ | {"PYTHONPATH": "theirs"}
+        return subprocess.run(["bash"], input=f"{before}\n{shown}", env=variables, capture_output=True, text=True)
+
+    done = set_up("set -u", "true", NOTE="two words")
+    assert done.returncode == 0, done.stderr
+    code, note, last = done.stdout.splitlines()
+    assert (code, note, last) == (f"{code_path(folder / 'slurm')}:theirs", "two words", "came to the ranks")
+    assert set_up(PYTHONPATH="/ours").stdout.splitlines()[0] == f"{code_path(folder / 'slurm')}:/ours"
+    done = set_up("true", "module-that-is-not-there load cuda", "echo never")
+    assert done.returncode == 127 and done.stdout == ""
+    assert "erasediff: setup failed: module-that-is-not-there load cuda" in done.stderr
 
 
 def test_without_slurm_a_submission_says_so(
@@ -175,6 +237,33 @@ def test_a_sweeps_dry_run_names_every_combination(run_toml: Path, capsys: pytest
         *((0, 0.5), (0, 0.25), (7, 0.5), (7, 0.25))
     ]
     assert "no such run" in printed(["launch", "sweep", str(sweep), "--dry-run", "--only", "c"], capsys, status=2)
+    first = printed(["launch", "sweep", "--nodes", "2", str(sweep)], capsys, status=2)
+    assert "the sweep's file comes first" in first or "no sbatch here" in first
+
+
+def test_a_sweep_waits_as_long_as_its_slowest_run_and_names_the_run_that_is_refused(
+    run_toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = run_toml.with_name("sweep.toml")
+    sweep.write_text('output = "sweep"\nconfig = "run.toml"\n[runs.a]\n[runs.b]\n')
+    checkpoint = run_toml.parent / "sweep" / "b" / "scrub" / "attempt-0001" / "checkpoint-000010"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text('{"seconds": 200.0}')
+    jobs = Sweep.read([str(sweep)], "launch sweep").jobs
+    assert "#SBATCH --signal=USR2@315\n" in Batch(run_toml.parent / "sweep", jobs, Profile(), "sweep").script()
+    shutil.rmtree(run_toml.parent / "sweep")
+    sweep.write_text('output = "sweep"\nconfig = "run.toml"\n[runs.a]\n[runs.b]\nforget = "nowhere"\n')
+    said = printed(["launch", "sweep", str(sweep), "--dry-run"], capsys, status=2)
+    assert said.startswith("erasediff: run b: ") and "nowhere" in said and said.count("\n") == 1
+    for text in ('[runs.a]\noutput = "mine"\n', '[grid]\noutput = ["mine", "yours"]\n'):
+        sweep.write_text(f'output = "sweep"\nconfig = "run.toml"\n{text}')
+        said = printed(["launch", "sweep", str(sweep), "--dry-run"], capsys, status=2)
+        assert "output: a run's folder is sweep/NAME, leave it out" in said
+    sweep.write_text('output = "sweep"\nconfig = "run.toml"\n[runs.a]\n[runs.b]\n')
+    # what has its model is not submitted again
+    (run_toml.parent / "sweep" / "b" / "model").mkdir(parents=True)
+    said = printed(["launch", "sweep", str(sweep), "--dry-run"], capsys)
+    assert said.startswith("# a: sweep/a\n#!/bin/bash\n") and "--array" not in said
 
 
 def test_every_profile_of_the_docs_is_read() -> None:
