@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_runs import CLUSTER, MAY_SKIP, Cluster
+from ranks import check, run_ranks
+from slurm_runs import CLUSTER, MAY_SKIP, Cluster, Run
 
 FOLDER = "/tmp/erasediff-slurm"
 
@@ -61,6 +62,14 @@ def cluster_with_spare() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def cluster_with_accounting() -> Iterator[Cluster]:
     yield from started(2, "dbd")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of these tests on two ranks of this machine, without SLURM."""
+    run = Run(digits, base_model, tmp_path_factory.mktemp("local") / "run")
+    check(run_ranks(2, ["-m", "erasediff.launch", *run.scrub]))
+    return run.output
 
 
 @pytest.fixture(autouse=True)

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import pytest
 from erasediff.launch.slurm.controller import _ask_accounting
-from ranks import check, run_ranks
 from slurm_runs import Cluster, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = Run(digits, base_model, tmp_path_factory.mktemp("local") / "run")
-    check(run_ranks(2, ["-m", "erasediff.launch", *run.scrub]))
-    return run.output
 
 
 def test_with_accounting(

@@ -19,13 +19,6 @@ LONG_SECONDS = 90
 
 
 @pytest.fixture(scope="module")
-def undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = Run(digits, base_model, tmp_path_factory.mktemp("local") / "run")
-    check(run_ranks(2, ["-m", "erasediff.launch", *run.scrub]))
-    return run.output
-
-
-@pytest.fixture(scope="module")
 def num_long(undisturbed: Path) -> int:
     """Steps that take so long here."""
     seconds = [json.loads(line)["seconds"] for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]

@@ -13,18 +13,9 @@ import pytest
 from erasediff.launch.cli import main
 from erasediff.launch.slurm.folder import starts
 from erasediff.shards import Dataset
-from ranks import check, run_ranks
 from slurm_runs import NUM_STEPS, Cluster, Run
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run on two ranks of this machine, without SLURM."""
-    run = Run(digits, base_model, tmp_path_factory.mktemp("local") / "run")
-    check(run_ranks(2, ["-m", "erasediff.launch", *run.scrub]))
-    return run.output
 
 
 def test_two_nodes_give_the_result_of_two_ranks_here(
