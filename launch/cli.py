@@ -39,7 +39,7 @@ COMMANDS = {
     "shards split": ("shards", "Split", "cut a dataset into a forget and a remain set"),
     "shards verify": ("shards", "Verify", "look for damage in a dataset, and for leaks between two"),
     "shards inspect": ("shards", "Inspect", "count a dataset's samples and draw a contact sheet"),
-    "pretrain": ("train", "Pretrain", "train a class-conditional diffusion model on a dataset"),
+    "pretrain": ("train", "Pretrain", "train a small diffusion model on a dataset"),
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
     "launch local": ("local", "Local", "run a command on several processes of this machine"),
     "launch slurm": ("slurm.submit", "Slurm", "submit a command to a SLURM cluster"),

@@ -4,12 +4,13 @@ from .base import LATER, Settings
 from .commands import DemoConfig, EraseConfig, EvaluateConfig, PretrainConfig, SampleConfig, ScrubConfig
 from .judge import JudgeConfig, RelearnConfig
 from .methods import MethodConfig, TargetedConfig
-from .models import ModelConfig, SamplingConfig, UNetConfig
+from .models import AutoencoderConfig, ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
 from .run import MAX_OLD_WEIGHTS, EngineConfig, OptimizerConfig, Precision, TrainConfig
 
 __all__ = [
     "LATER",
     "MAX_OLD_WEIGHTS",
+    "AutoencoderConfig",
     "DemoConfig",
     "EngineConfig",
     "EraseConfig",
@@ -25,6 +26,7 @@ __all__ = [
     "SamplingConfig",
     "ScrubConfig",
     "Settings",
+    "StableDiffusionConfig",
     "TargetedConfig",
     "TrainConfig",
     "UNetConfig",

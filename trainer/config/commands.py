@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Literal
 from .base import LATER, AtLeast1, Settings, class_names
 from .judge import JudgeConfig
 from .methods import DEFAULT_METHOD, AnyMethod, default_method, method_kind
-from .models import ModelConfig, SamplingConfig, UNetConfig
+from .models import ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
 from .run import EngineConfig, OptimizerConfig, TrainConfig
+
+Pipeline = Literal["unet2d", "stable-diffusion"]
 
 
 class _ByMethod(Settings):
@@ -71,7 +73,9 @@ class ScrubConfig(_ByMethod):
 
 @dataclass(frozen=True)
 class PretrainConfig(Settings):
-    """Train a class-conditional diffusion model on a dataset, from nothing."""
+    """Train a small diffusion model on a dataset, from nothing: told a class, or the captions."""
+
+    deciding: ClassVar[tuple[str, ...]] = ("pipeline",)
 
     data: str
     """Dataset folder."""
@@ -80,9 +84,13 @@ class PretrainConfig(Settings):
     classes: tuple[str, ...] = ()
     """The model's classes in its order, absent ones too: names, or a file with a line for each (.json: a list). None
     given: the data's."""
+    pipeline: Pipeline = "unet2d"
+    """unet2d: pixels, told a class. stable-diffusion: latents of an autoencoder trained first, told the captions."""
     unet: UNetConfig = field(default_factory=UNetConfig)
-    """Architecture."""
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(max_train_steps=900))
+    """Architecture of unet2d."""
+    stable_diffusion: StableDiffusionConfig = field(default_factory=StableDiffusionConfig)
+    """Architecture of stable-diffusion, and how its autoencoder trains."""
+    train: TrainConfig = LATER
     """Length, batches and bookkeeping."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
@@ -95,6 +103,20 @@ class PretrainConfig(Settings):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", class_names(self.classes, "classes"))
+        if self.train is None:
+            object.__setattr__(self, "train", _pretrain_length(self.pipeline))
+
+    @classmethod
+    def decided(cls, values: dict[str, Any], chosen: dict[str, str]) -> dict[str, Any]:
+        return values | chosen
+
+    @classmethod
+    def section_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return super().section_defaults(values) | {"train": _pretrain_length(values.get("pipeline", "unet2d"))}
+
+
+def _pretrain_length(pipeline: str) -> TrainConfig:
+    return TrainConfig(max_train_steps=900 if pipeline == "unet2d" else 500)
 
 
 @dataclass(frozen=True)

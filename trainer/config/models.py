@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from .base import AtLeast0, AtLeast1, Finite, Seed, Settings, class_names
+from .base import AtLeast0, AtLeast1, Finite, NotNegative, Positive, Seed, Settings, class_names
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,56 @@ class UNetConfig(Settings):
     """What the model predicts."""
     null_class: bool = True
     """Add one class, the last, for classifier-free guidance."""
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig(Settings):
+    """Architecture and training of a small AutoencoderKL, which trains before the model that works on its latents."""
+
+    block_out_channels: tuple[AtLeast1, ...] = (8, 16)
+    """Channels of each resolution; each but the first halves the picture. The first is what it costs."""
+    latent_channels: AtLeast1 = 4
+    """Channels of the latents."""
+    norm_num_groups: AtLeast1 = 8
+    """Groups of the group normalisation."""
+    max_train_steps: AtLeast1 = 600
+    """Steps; the learning rate falls to 0 over them, as a cosine."""
+    train_batch_size: AtLeast1 = 32
+    """Pictures a step."""
+    learning_rate: Positive = 1e-2
+    """Peak learning rate of AdamW."""
+    kl_weight: NotNegative = 2e-4
+    """Of the latents' divergence from a normal distribution, beside the mean squared error."""
+
+
+@dataclass(frozen=True)
+class StableDiffusionConfig(Settings):
+    """Architecture of a small StableDiffusionPipeline made from nothing. Its text encoder keeps its random weights."""
+
+    words: tuple[str, ...] = ()
+    """The tokenizer's words, those of no caption too. None given: the captions'."""
+    num_tokens: AtLeast1 = 12
+    """Tokens of a prompt, one for each word, its beginning and end among them."""
+    text_width: AtLeast1 = 64
+    """Numbers that stand for a token."""
+    text_layers: AtLeast1 = 2
+    """Layers of the text encoder."""
+    text_heads: AtLeast1 = 4
+    """Attention heads of each."""
+    block_out_channels: tuple[AtLeast1, ...] = (32, 64)
+    """Channels of each of the UNet's resolutions, the first that of the latents."""
+    layers_per_block: AtLeast1 = 1
+    """ResNet layers in each block."""
+    attention_heads: AtLeast1 = 8
+    """Of each of the UNet's attention layers."""
+    attention_blocks: AtLeast1 = 1
+    """How many of the lowest resolutions read the prompt."""
+    norm_num_groups: AtLeast1 = 8
+    """Groups of the UNet's group normalisation."""
+    num_train_timesteps: AtLeast1 = 1000
+    """Noise levels T."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """Between pictures and latents."""
 
 
 @dataclass(frozen=True)

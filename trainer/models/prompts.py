@@ -11,6 +11,7 @@ from ...shards.dataset import Dataset
 from ...shards.streaming.stream import SampleBatch
 from ..errors import ConfigError
 from .conditions import Condition, distinct
+from .text_to_image.tokenizer import unknown_words
 
 
 class PromptConditions:
@@ -62,8 +63,8 @@ class PromptConditions:
         for tokenizer in self._tokenizers:
             tokens = tokenizer([*prompts], add_special_tokens=False, verbose=False).input_ids
             for (prompt, name), found in zip(prompts.items(), tokens, strict=True):
-                if tokenizer.unk_token_id in found:
-                    raise ConfigError(f"{name}: the model's tokenizer does not know {_unknown(prompt, tokenizer)}")
+                if unknown := _unknown(prompt, found, tokenizer):
+                    raise ConfigError(f"{name}: the model's tokenizer does not know {unknown}")
                 # one token begins a prompt, and one ends it
                 room = tokenizer.model_max_length - 2
                 if len(found) > room and not self._truncates:
@@ -73,7 +74,10 @@ class PromptConditions:
                     )
 
 
-def _unknown(prompt: str, tokenizer: Any) -> str:
-    """The words in question."""
-    words = [word for word in prompt.split() if tokenizer.unk_token_id in tokenizer(word).input_ids[1:-1]]
-    return ", ".join(map(repr, words)) or repr(prompt)
+def _unknown(prompt: str, tokens: list[int], tokenizer: Any) -> str:
+    """The words in question; empty: there are none."""
+    words = unknown_words(tokenizer, prompt)
+    if tokenizer.unk_token_id in tokens:
+        words = words or [word for word in prompt.split() if tokenizer.unk_token_id in tokenizer(word).input_ids[1:-1]]
+        words = words or [prompt]
+    return ", ".join(map(repr, words))
