@@ -33,6 +33,7 @@ from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.text_to_image.tokenizer import known_words
 from erasediff.trainer.pretrain import check, run_pretrain
 from erasediff.trainer.ranks import meeting
+from evidence_cases import edit_json
 from PIL import Image
 
 # whose annotations are narrower than what they take
@@ -122,9 +123,15 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(ink: Path, run: Path, tmp
 
     with pytest.raises(Interrupted):
         run_pretrain(config, watch=stop)
+    edit_json(tmp_path / "run" / "start" / "vae" / "config.json", scaling_factor=2.0)
+    with pytest.raises(ConfigError, match="belongs to another run: weights or settings of 'vae' = "):
+        run_pretrain(config)
     shutil.rmtree(tmp_path / "run" / "start")
     assert content(run_pretrain(config)) == content(run / "model")
-    assert len([*(tmp_path / "run").glob("attempt-*")]) == 2
+    # it went on, and did not begin anew
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
+    assert len([*(tmp_path / "run").glob("attempt-*")]) > 1
 
 
 def test_latents_are_of_unit_spread(ink: Path, run: Path) -> None:
