@@ -116,7 +116,7 @@ class PretrainConfig(Settings):
 
 
 def _pretrain_length(pipeline: str) -> TrainConfig:
-    return TrainConfig(max_train_steps=900 if pipeline == "unet2d" else 500)
+    return TrainConfig(max_train_steps=900 if pipeline == "unet2d" else 600)
 
 
 @dataclass(frozen=True)
