@@ -35,6 +35,8 @@ from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.methods import Update
 from erasediff.trainer.methods._two_gradients import Descent
 from erasediff.trainer.ranks import collectives
+from text_cases import errors as text_errors
+from text_cases import make_pipelines, text_cases
 
 RANK, WORLD_SIZE = 0, 1
 
@@ -206,6 +208,12 @@ def main() -> None:
         for stage, precision in itertools.product((1, 2, 3), precisions)
         if (stage, precision) != (1, "bf16")
     }
+    if DEVICE.type == "cpu":
+        if RANK == 0 and text_cases(WORLD_SIZE):
+            make_pipelines(output.parent)
+        collectives.barrier()
+        for case in text_cases(WORLD_SIZE):
+            results[str(case)] = text_errors(case, output.parent, device, RANK, WORLD_SIZE)
     results["timeouts"] = timeouts(device)
     results["started"] = started
     if WORLD_SIZE == 1:

@@ -23,11 +23,11 @@ WORDS = [
     "green",
     *["zero", "one", "two", "three", "four", "five", "six", "seven"],
 ]
-MAX_TOKENS = 12
+MAX_TOKENS = 16
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
-    """One token a word of `WORDS`, letters for others."""
+    """Mostly a token a word of `WORDS`, letters for others."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
     merges: list[str] = []

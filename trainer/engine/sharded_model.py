@@ -19,6 +19,7 @@ from ...kernels.inner_products import inner_products_by_parameter
 from ..config import EngineConfig, OptimizerConfig
 from ..ranks import collectives
 from .optimizer import OuterOptimizer
+from .recomputing import Recomputing
 from .vector import ShardedVector
 from .zero import partition
 
@@ -53,6 +54,7 @@ class ShardedModel:
     ):
         self.device = device
         _set_frozen_apart(module)
+        self._recomputing = Recomputing(module, engine.activation_checkpointing)
         self._zero = partition(module, engine, device)
         self.theta = ShardedVector(self._zero.layout, self._zero.theta)
         self.original = self.theta.clone() if keep_original else None
@@ -60,6 +62,7 @@ class ShardedModel:
         self.optimizer = OuterOptimizer(self.theta, optimizer, max_train_steps)
         # whose cast the working copy is; None: out of date, rewritten before the next forward pass
         self._working_copy_of: object | None = None
+        self._is_displaced = False
 
     @property
     def working_dtype(self) -> torch.dtype:
@@ -109,7 +112,8 @@ class ShardedModel:
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         gradient: Tensor | None = None
         for batch in micro_batches:
-            with self._zero.without_autocast() if exact else nullcontext():
+            recomputing = self._recomputing.at(inner=self._is_displaced)
+            with recomputing, self._zero.without_autocast() if exact else nullcontext():
                 share = self._share_of_mean(loss_fn, batch, total_weight)
                 self._zero.backward(share * self._zero.world_size)  # ZeRO takes the mean over ranks
             taken = self._zero.take_gradient()
@@ -130,10 +134,11 @@ class ShardedModel:
     def displaced(self, v: ShardedVector, alpha: float) -> Iterator[None]:
         """Inside, forward passes and gradients are those of θ + α·v. θ is not written, so nothing is restored."""
         self._write_working_copy(self.theta, v, alpha, v)
+        self._is_displaced = True
         try:
             yield
         finally:
-            self._working_copy_of = None
+            self._working_copy_of, self._is_displaced = None, False
 
     @contextmanager
     def at_original(self) -> Iterator[None]:

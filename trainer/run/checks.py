@@ -12,6 +12,7 @@ import torch
 from ...kernels.exercise import exercise
 from ...kernels.start import KernelError, start
 from ..config import MAX_OLD_WEIGHTS, EngineConfig, MethodConfig, OptimizerConfig, TrainConfig
+from ..engine.recomputing import can_recompute
 from ..errors import ConfigError
 from ..files import alone
 from ..models.conditions import Condition
@@ -68,7 +69,12 @@ def check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> None:
 
 
 def check_engine(engine: EngineConfig, train: TrainConfig, model: Model) -> None:
-    """Raises ConfigError for buckets that overlapping would outrun."""
+    """Raises ConfigError for buckets that overlapping would outrun, and for checkpointing that the module cannot do."""
+    if engine.activation_checkpointing != "off" and not can_recompute(model.module):
+        raise ConfigError(
+            f"engine.activation_checkpointing = {engine.activation_checkpointing!r}: a {type(model.module).__name__} "
+            "cannot make its activations again: set it to 'off'"
+        )
     if not engine.overlap_communication:
         return
     trained = chosen(model.module, train.layers, "train.layers")

@@ -279,12 +279,12 @@ def test_prompts_that_the_tokenizer_cannot_say(pipelines: dict[str, Path]) -> No
         conditions.parse("a 3 of red", "method.anchor")
     with pytest.raises(ConfigError, match=r"method\.anchor = 3: the model is told prompts, not numbers"):
         conditions.parse(3, "method.anchor")
-    long = " ".join("a" * 10)
+    long = " ".join("a" * 14)
     assert conditions.parse(long, "method.anchor") == long
     with pytest.raises(
-        ConfigError, match=r"has 11 tokens, the model takes 10: shorten it, or set model.truncate_prompts"
+        ConfigError, match=r"has 15 tokens, the model takes 14: shorten it, or set model.truncate_prompts"
     ):
         conditions.parse(long + " a", "method.anchor")
     cut = _load(pipelines["epsilon"], truncate_prompts=True)
     assert cut.conditions.parse(long + " a", "method.anchor")
-    assert dataclasses.replace(model).told([long + " a"], CPU)["encoder_hidden_states"].shape == (1, 12, 16)
+    assert dataclasses.replace(model).told([long + " a"], CPU)["encoder_hidden_states"].shape == (1, 16, 16)

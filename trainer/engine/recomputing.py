@@ -1,0 +1,43 @@
+"""Activation checkpointing: a block's activations are not kept for the backward pass, but made again in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch import nn
+
+ActivationCheckpointing = Literal["off", "inner", "all"]
+
+
+class Recomputing:
+    """Switches it on for the passes that a setting names, in a module whose blocks know how (diffusers')."""
+
+    def __init__(self, module: nn.Module, setting: ActivationCheckpointing):
+        self._setting = setting
+        self._parts: list[Any] = []
+        if setting != "off":
+            knowing: Any = module
+            # torch's, without reentrance: a pass may be of ZeRO-3, whose hooks run again with it
+            knowing.enable_gradient_checkpointing()
+            self._parts = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
+        self._set(False)
+
+    @contextmanager
+    def at(self, *, inner: bool) -> Iterator[None]:
+        """Inside, forward passes are of the inner loop, or are not."""
+        self._set(self._setting == "all" or (inner and self._setting == "inner"))
+        try:
+            yield
+        finally:
+            self._set(False)
+
+    def _set(self, on: bool) -> None:
+        for part in self._parts:
+            part.gradient_checkpointing = on
+
+
+def can_recompute(module: nn.Module) -> bool:
+    """Whether its blocks know how."""
+    return bool(getattr(module, "_supports_gradient_checkpointing", False))
