@@ -73,9 +73,12 @@ class TargetedConfig(MethodConfig):
 
     target: str = "rl"
     """ε_f of eq. (2): the model's own prediction under another condition c_m (rl), or uniform noise (noise)."""
-    anchor: int | str | None = None
-    """With rl: always this class (its index), the null class too, or this prompt as c_m; none draws c_m per sample
-    among what the remaining samples are told."""
+    anchor: int | str | tuple[int | str, ...] | None = None
+    """With rl: this class (its index), the null class too, or this prompt as c_m, '' the null prompt; of several, one
+    drawn per sample; none draws c_m per sample among what the remaining samples are told."""
+    concept: tuple[str, ...] = ()
+    """With rl and prompts: words of which a sample's prompt holds one, and in whose place its c_m has the anchor: with
+    'three' and the anchor 'four', 'a red three' becomes 'a red four'; none: the anchor is the whole prompt."""
     teacher: Literal["current", "frozen"] = "current"
     """Whose prediction the rl target is: the model being scrubbed (the paper's) or the original one."""
 
@@ -83,6 +86,13 @@ class TargetedConfig(MethodConfig):
         known = plugins.names("objectives.targets")
         if self.target not in known:
             raise ValueError(f"method.target = {self.target!r}: known are {', '.join(known)}")
+
+    @property
+    def anchors(self) -> tuple[int | str, ...]:
+        """Each of them; empty: c_m is drawn among what the remaining samples are told."""
+        if self.anchor is None:
+            return ()
+        return self.anchor if isinstance(self.anchor, tuple) else (self.anchor,)
 
     def target_kind(self) -> Any:
         return plugins.load("objectives.targets", self.target).Target
@@ -100,7 +110,8 @@ class TargetedConfig(MethodConfig):
         if weights == "original":
             return {"method.teacher": f"the {self.target} target always asks the original model"}
         why = f"the {self.target} target asks no model for a prediction"
-        return {"method.anchor": why, "method.teacher": why} if weights == "none" else {}
+        keys = ("method.anchor", "method.concept", "method.teacher")
+        return dict.fromkeys(keys, why) if weights == "none" else {}
 
 
 def method_names() -> tuple[str, ...]:

@@ -182,3 +182,59 @@ def test_an_anchor_is_what_the_models_conditions_make_of_it(toy_family: Path, tm
     for anchor in (8, "a dog"):
         with pytest.raises(ConfigError, match=rf"method\.anchor = {anchor!r}: the model knows no (8|dog)"):
             plan(dataclasses.replace(scrub, method=EraseDiffConfig(anchor=anchor)))
+
+
+def _relabelled(given: Any, forget: SampleBatch, method: EraseDiffConfig) -> list[list[str]]:
+    """c and c_m of each sample."""
+    made = DiffusionObjective(given, CPU, seed=5, label_drop=0.0, method=method, others=["a one"])
+    (batch,) = made.forget_batches(forget)
+    for prompt, row in zip(batch.prepared.conditions, batch.prepared.told["words"], strict=True):
+        words = given.frozen["words"][[toy.WORDS.index(word) for word in prompt.split()]]
+        assert torch.equal(row, words.mean(0)), "what is told is c_m"
+    return [list(pair) for pair in zip(forget.texts, batch.prepared.conditions, strict=True)]
+
+
+def test_several_anchors_are_drawn_by_sample(toy_family: Path) -> None:
+    given = toy.load(ModelConfig(str(toy_family / "model")), toy_family / "model", TOY_INDEX)
+    forget = Stream(Dataset.open(toy_family / "split" / "forget"), seed=0, batch_size=60, channels=1).batch(0)
+    pairs = _relabelled(given, forget, EraseDiffConfig(anchor=("a one", "a small nine")))
+    counts = [sum(c_m == anchor for _, c_m in pairs) for anchor in ("a one", "a small nine")]
+    assert sum(counts) == 60 and min(counts) >= 15
+
+
+def test_an_anchor_takes_the_concepts_place_in_a_prompt(toy_family: Path) -> None:
+    given = toy.load(ModelConfig(str(toy_family / "model")), toy_family / "model", TOY_INDEX)
+    forget = Stream(Dataset.open(toy_family / "split" / "forget"), seed=0, batch_size=60, channels=1).batch(0)
+    forget = dataclasses.replace(forget, texts=("a three", "a small three") * 30)
+    method = EraseDiffConfig(anchor=("one", "nine"), concept=("three",))
+    pairs = _relabelled(given, forget, method)
+    assert {tuple(pair) for pair in pairs} == {
+        (f"a {size}three", f"a {size}{word}") for size in ("", "small ") for word in ("one", "nine")
+    }
+    longest = EraseDiffConfig(anchor="one", concept=("small", "small three"))
+    small = dataclasses.replace(forget, texts=("a small three",) * 60)
+    assert {c_m for _, c_m in _relabelled(given, small, longest)} == {"a one"}
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (
+            EraseDiffConfig(concept=("three",)),
+            "method.concept names words to be replaced: say by what in method.anchor",
+        ),
+        (EraseDiffConfig(anchor="one", concept=("thre",)), "the prompt 'a (small )?three' .* holds none of its words"),
+        (
+            EraseDiffConfig(anchor="three", concept=("three",)),
+            "makes of 'a (small )?three' 'a (small )?three', which is a prompt that is to",
+        ),
+        (EraseDiffConfig(anchor=("one", "dog"), concept=("three",)), "the model knows no dog"),
+        (EraseDiffConfig(anchor=("a one", "a small three")), "is a prompt that is to be forgotten: choose another"),
+    ],
+)
+def test_anchors_that_cannot_be_told_are_refused(
+    toy_family: Path, tmp_path: Path, method: EraseDiffConfig, said: str
+) -> None:
+    scrub = tiny_config(toy_family, toy_family / "model", tmp_path / "run", null_class=None)
+    with pytest.raises(ConfigError, match=said):
+        plan(dataclasses.replace(scrub, method=method))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -38,8 +39,7 @@ class Target:
         return {"train": TrainConfig(), "optimizer": OptimizerConfig()}
 
     def __init__(self, config: TargetedConfig, others: Sequence[Condition], conditions: Conditions):
-        self._is_anchored = config.anchor is not None
-        self._anchor = None if config.anchor is None else conditions.parse(config.anchor, "method.anchor")
+        self._anchored = _Anchored(config, conditions)
         self._others = others
         self._place = {condition: i for i, condition in enumerate(others)}
 
@@ -50,7 +50,9 @@ class Target:
                 "method.target = 'rl' compares predictions under two classes, and this model is unconditional: "
                 "use method.target = 'noise'"
             )
-        if config.anchor is None:
+        if not config.anchors:
+            if config.concept:
+                raise ConfigError("method.concept names words to be replaced: say by what in method.anchor")
             others = set(remain)
             if any(others <= {condition} for condition in forget):
                 raise ConfigError(
@@ -58,16 +60,23 @@ class Target:
                     "set method.anchor, or use method.target = 'noise'"
                 )
             return
-        anchor, kind = model.conditions.parse(config.anchor, "method.anchor"), model.conditions.kind
-        if any(one.is_gone(anchor) for one in model.lineage.forgotten):
-            raise ConfigError(f"method.anchor = {anchor} is {kind} that the model has forgotten: choose another")
-        if anchor in forget:
-            raise ConfigError(f"method.anchor = {anchor} is {kind} that is to be forgotten: choose another")
+        if config.concept and model.num_classes:
+            raise ConfigError("method.concept is for models that are told prompts: leave it out")
+        anchored, kind = _Anchored(config, model.conditions), model.conditions.kind
+        for condition in forget:
+            for anchor in anchored.of(condition):
+                made = f" makes of {condition!r} {anchor!r}, which" if config.concept else ""
+                called = f"method.anchor = {config.anchor!r}{made}"
+                if any(one.is_gone(anchor) for one in model.lineage.forgotten):
+                    raise ConfigError(f"{called} is {kind} that the model has forgotten: choose another")
+                if anchor in forget:
+                    raise ConfigError(f"{called} is {kind} that is to be forgotten: choose another")
 
     def draw(self, condition: Condition, shape: tuple[int, ...], generator: np.random.Generator) -> Condition:
-        """c_m: the anchor, or uniform among those of D_r without c."""
-        if self._is_anchored:
-            return self._anchor
+        """c_m: an anchor, or uniform among those of D_r without c."""
+        anchors = self._anchored.of(condition)
+        if anchors:
+            return anchors[int(generator.integers(len(anchors)))] if len(anchors) > 1 else anchors[0]
         own = self._place.get(condition)
         number = int(generator.integers(len(self._others) - (own is not None)))
         return self._others[number + (own is not None and number >= own)]
@@ -77,3 +86,32 @@ class Target:
 
     def compute(self, prepared: Teacher, batch: Noised, predict: Predict) -> Tensor:
         return predict(batch.x_t, batch.timesteps, prepared.told)
+
+
+class _Anchored:
+    """The conditions that `anchor` and `concept` make of a sample's own."""
+
+    def __init__(self, config: TargetedConfig, conditions: Conditions):
+        self._conditions = conditions
+        self._anchors = config.anchors
+        # the longest first: "steam train" before "train"
+        words = "|".join(re.escape(word) for word in sorted(config.concept, key=len, reverse=True))
+        self._concept = re.compile(rf"(?<!\w)(?:{words})(?!\w)") if words else None
+        self._known: dict[Condition, list[Condition]] = {}
+
+    def of(self, condition: Condition) -> list[Condition]:
+        """c_m to choose from, empty without an anchor. Raises ConfigError for what the model cannot be told."""
+        if condition not in self._known:
+            self._known[condition] = [self._conditions.parse(one, "method.anchor") for one in self._given(condition)]
+        return self._known[condition]
+
+    def _given(self, condition: Condition) -> list[int | str]:
+        if self._concept is None:
+            return [*self._anchors]
+        prompt = str(condition)
+        if not self._concept.search(prompt):
+            raise ConfigError(
+                f"method.concept: the prompt {prompt!r} of a sample to be forgotten holds none of its words: name the "
+                "word that stands for the concept there, too"
+            )
+        return [self._concept.sub(lambda _, anchor=str(anchor): anchor, prompt) for anchor in self._anchors]
