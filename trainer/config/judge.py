@@ -47,6 +47,14 @@ class JudgeConfig(Settings):
     """Samples of each forgotten class; where single samples are forgotten, of each of their classes."""
     num_remain_samples_per_class: AtLeast1 = 200
     """Samples of each remaining class. Fewer are quicker, and may be too few to show that no class was harmed."""
+    prompts: str | None = None
+    """CSV of prompts to ask for, with columns prompt, class and, where wanted, phrasing and factor; none: the captions
+    in the data, or what stands for each class."""
+    factor: str | None = None
+    """Dataset folder of the same kind of pictures labelled by something else that must be kept, such as their colour
+    where digits are erased: a second judge is trained on it, and its accuracy is CRA."""
+    factor_classifier: str | None = None
+    """A classifier.safetensors that tells the factor's classes apart; none: one is trained on `factor`."""
     thresholds: tuple[str, ...] = ()
     """What the scrubbed model must hold, such as 'p_psi_worst_class <= 0.1', 'accuracy_remaining >= unscrubbed - 0.02'
     or 'frechet_distance[digits-cnn] <= 1.5 * unscrubbed'; none: as docs/record.md says."""

@@ -24,6 +24,17 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
+class Factor:
+    """Something else that samples are asked for, and its judge."""
+
+    classifier: Classifier
+    of_condition: dict[Condition, int]
+    """The class that the judge should see."""
+    stamp: DataStamp
+    """The data that it was trained on."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """The same for every model."""
 
@@ -42,6 +53,9 @@ class Bench:
     """Of the forgotten classes, seen by no model."""
     held_out_stamp: DataStamp | None
     """The dataset they are of."""
+    phrasings: dict[Condition, str]
+    """By what they are grouped, the conditions of the forgotten; empty: by nothing."""
+    factor: Factor | None
     device: torch.device
 
     @property

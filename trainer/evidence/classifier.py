@@ -33,12 +33,14 @@ class SmallCNN(nn.Module):
 
     num_features = 128
 
-    def __init__(self, channels: int, num_classes: int, width: int = 32):
+    def __init__(self, channels: int, num_classes: int, image_size: int, width: int = 32):
         super().__init__()
+        # of 16 pixels and more the second block sees every other: a quarter of the time
+        between = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)) if image_size >= 16 else nn.ReLU()
         self.features = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1),
             nn.BatchNorm2d(width),
-            nn.ReLU(),
+            between,
             nn.Conv2d(width, 2 * width, 3, padding=1),
             nn.BatchNorm2d(2 * width),
             nn.ReLU(),
@@ -101,17 +103,17 @@ class Classifier:
         partial.rename(path)
 
 
-def load_classifier(path: Path) -> Classifier:
-    """What `Classifier.save` wrote; raises ConfigError for anything else."""
+def load_classifier(path: Path, option: str = "judge.classifier") -> Classifier:
+    """What `Classifier.save` wrote; raises ConfigError, naming `option`, for anything else."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"judge.classifier = '{path}' cannot be read as safetensors: {error}") from None
+        raise ConfigError(f"{option} = '{path}' cannot be read as safetensors: {error}") from None
     if about.get("format") != FORMAT:
         raise ConfigError(
-            f"judge.classifier = '{path}' has format {about.get('format')!r}, not {FORMAT!r}: "
+            f"{option} = '{path}' has format {about.get('format')!r}, not {FORMAT!r}: "
             "name the classifier.safetensors of an evaluated run"
         )
     try:
@@ -119,11 +121,11 @@ def load_classifier(path: Path) -> Classifier:
         # found anew: the card is of the weights that are there
         found = {"classes": tuple(fields["classes"]), "weights_sha256": weights_sha256(weights)}
         card = ClassifierCard(**fields | found)
-        network = SmallCNN(card.channels, len(card.classes))
+        network = SmallCNN(card.channels, len(card.classes), card.image_size)
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise ConfigError(
-            f"judge.classifier = '{path}' is damaged: leave it out, and a classifier is trained on the data"
+            f"{option} = '{path}' is damaged: leave it out, and a classifier is trained on the data"
         ) from None
     return Classifier(network.eval(), card)
 
@@ -144,7 +146,7 @@ def train_classifier(
     held_out, trained = order[:num_held_out], order[num_held_out:]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = SmallCNN(channels, len(data.classes))
+        network = SmallCNN(channels, len(data.classes), image_size)
         optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
         num_batches = -(-len(trained) // 64)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=num_epochs * num_batches)
@@ -179,15 +181,15 @@ def read_images(data: Dataset, image_size: int, channels: int, max_images: int |
     return Stream(data, seed=0, batch_size=count, image_size=image_size, channels=channels).batch(0)
 
 
-def load_for(path: str, data: Dataset, model: Model) -> Classifier:
-    """The classifier that `judge.classifier` names; ConfigError where it does not fit the data or the model."""
-    classifier = load_classifier(Path(path))
+def load_for(path: str, data: Dataset, model: Model, option: str = "judge.classifier") -> Classifier:
+    """The classifier that `option` names; ConfigError where it does not fit the data or the model."""
+    classifier = load_classifier(Path(path), option)
     card = classifier.card
     if (card.image_size, card.channels) != (model.image_size, model.channels):
         raise ConfigError(
-            f"judge.classifier = '{path}' takes images of {card.image_size} pixels and {card.channels} "
+            f"{option} = '{path}' takes images of {card.image_size} pixels and {card.channels} "
             f"channels, the model makes {model.image_size} pixels and {model.channels} channels: leave it out"
         )
     if card.classes != data.classes:
-        raise ConfigError(f"judge.classifier = '{path}' knows other classes than the data: leave it out")
+        raise ConfigError(f"{option} = '{path}' knows other classes than the data: leave it out")
     return classifier

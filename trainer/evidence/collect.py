@@ -23,6 +23,7 @@ from .evaluation import Figures, evaluate, metric_names
 from .finished import FinishedScrub, metrics_lines, run_entry
 from .making import make_bench
 from .options import check_device, check_options, thresholds_of
+from .prompt_file import prompts_sha256
 from .record import RECORD_NAME, STATEMENT, EarlierEntry, ModelEntry, Record, RequestEntry, schema_name, write_record
 from .retrained import check_trained_without, named_retrained, retrained_of
 from .thresholds import NOT_SHOWN, hold, overall, said
@@ -145,6 +146,9 @@ def run_evaluate(
         ],
         notes=notes,
         features_sha256=bench.features.sha256,
+        prompts_sha256=prompts_sha256(options.prompts),
+        factor=None if bench.factor is None else bench.factor.stamp,
+        factor_classifier=None if bench.factor is None else bench.factor.classifier.card,
     )
     # a judge's last bits may differ between machines: all ranks go by rank 0's verdict
     record = collectives.agree(record)

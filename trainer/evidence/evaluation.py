@@ -15,15 +15,25 @@ from ..config import JudgeConfig
 from ..models.model import Model
 from .bench import Bench, Measured, Samples
 from .images import Asked
-from .metric_table import computed
+from .metric_table import Need, computed
 from .metrics import Measurement
 from .relearning import RelearningPoint, relearn
 
 
 def metric_names(config: JudgeConfig, features: str, forgets_classes: bool) -> list[str]:
     """The metrics of a scrubbed model, before they are computed."""
-    with_held_out = config.held_out is not None
-    return [*computed(features, forgets_classes=forgets_classes, with_held_out=with_held_out, of_unscrubbed=False)]
+    return [*computed(features, given_by(config, forgets_classes), of_unscrubbed=False)]
+
+
+def given_by(config: JudgeConfig, forgets_classes: bool) -> set[Need]:
+    """What there is for metrics that need something."""
+    there: dict[Need, bool] = {
+        "forgotten classes": forgets_classes,
+        "held-out samples": config.held_out is not None,
+        "another factor": config.factor is not None,
+        "phrasings": forgets_classes and config.prompts is not None,
+    }
+    return {need for need, is_there in there.items() if is_there}
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,7 @@ def evaluate(model: Model, bench: Bench, original: Samples | None = None) -> Fig
     on_bench = Measured(model, bench, original)
     table = computed(
         bench.features.name,
-        forgets_classes=bench.forgets_classes,
-        with_held_out=bench.held_out is not None,
+        given_by(bench.config, bench.forgets_classes),
         of_unscrubbed=original is None,
     )
     found = {name: metric.compute(on_bench) for name, metric in table.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..models.sampling import CHUNK
 from . import membership, metrics
 from .bench import Measured, generate
-from .images import Asked
+from .images import Asked, Images
 from .intervals import score_interval
 from .metrics import Measurement, measured
 
@@ -28,6 +29,21 @@ def p_psi_worst_class(of: Measured) -> Measurement:
     return _worst(p_psi(of), highest=True)
 
 
+def p_psi_by_phrasing(of: Measured) -> Measurement:
+    of_each = metrics.p_psi(of.forget_probabilities, of.forget.labels)
+    groups = [of.bench.phrasings[condition] for condition in of.forget.conditions]
+    return _mean_by(of_each, groups, sorted(set(of.bench.phrasings.values())), of.seed)
+
+
+def p_psi_worst_phrasing(of: Measured) -> Measurement:
+    return _worst(p_psi_by_phrasing(of), highest=True)
+
+
+def unlearning_accuracy(of: Measured) -> Measurement:
+    right = metrics.accuracy(of.forget_probabilities, of.forget.labels)
+    return _mean(of, 1 - right, of.forget.labels, of.bench.forget_labels, of.seed)
+
+
 def entropy(of: Measured) -> Measurement:
     n = len(of.forget)
     return measured(metrics.entropy(of.forget_probabilities), n, seed=of.seed, why_not="" if n else NO_SAMPLE)
@@ -40,6 +56,24 @@ def accuracy_remaining(of: Measured) -> Measurement:
 
 def accuracy_worst_class(of: Measured) -> Measurement:
     return _worst(accuracy_remaining(of), highest=False)
+
+
+def factor_accuracy_remaining(of: Measured) -> Measurement:
+    return _factor_accuracy(of, of.remain, of.seed + 1)
+
+
+def factor_accuracy_forgotten(of: Measured) -> Measurement:
+    return _factor_accuracy(of, of.forget, of.seed)
+
+
+def _factor_accuracy(of: Measured, images: Images, seed: int) -> Measurement:
+    factor = of.bench.factor
+    assert factor is not None
+    labels = torch.tensor([factor.of_condition[condition] for condition in images.conditions])
+    correct = metrics.accuracy(factor.classifier.probabilities(images.images), labels)
+    names = factor.classifier.card.classes
+    asked = sorted({factor.of_condition[condition] for condition in images.conditions})
+    return _mean_by(correct, [names[label] for label in labels.tolist()], [names[label] for label in asked], seed)
 
 
 def frechet_distance(of: Measured) -> Measurement:
@@ -141,6 +175,13 @@ def non_finite_samples(of: Measured) -> Measurement:
 
 def _mean(of: Measured, values_N: Tensor, labels_N: Tensor, classes: list[int], seed: int) -> Measurement:
     """The mean of numbers in [0, 1], and of each class's by itself, with intervals."""
+    names = of.bench.classifier.card.classes
+    groups = [names[label] for label in labels_N.tolist()]
+    return _mean_by(values_N, groups, [names[label] for label in classes], seed)
+
+
+def _mean_by(values_N: Tensor, groups: Sequence[str], names: Sequence[str], seed: int) -> Measurement:
+    """The same; groups: the name of the group [N] of each."""
 
     def mean(values: Tensor) -> Measurement:
         n = len(values)
@@ -150,8 +191,9 @@ def _mean(of: Measured, values_N: Tensor, labels_N: Tensor, classes: list[int], 
         low, high = score_interval(value, n)
         return Measurement(value, n, seed, low=low, high=high)
 
-    names = of.bench.classifier.card.classes
-    by_class = {names[label]: mean(values_N[labels_N == label]) for label in classes}
+    by_class = {
+        name: mean(values_N[torch.tensor([group == name for group in groups], dtype=torch.bool)]) for name in names
+    }
     return dataclasses.replace(mean(values_N), by_class=by_class)
 
 

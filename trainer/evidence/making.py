@@ -13,7 +13,8 @@ from ..models.class_names import labels_of
 from ..models.fitting import fit
 from ..models.model import Model
 from ..run.provenance import DataStamp
-from .bench import Bench
+from .asking import Asking, fit_factor
+from .bench import Bench, Factor
 from .classifier import Classifier, load_for, train_classifier
 from .features import make_features
 from .finished import FinishedScrub
@@ -42,7 +43,8 @@ def make_bench(config: EvaluateConfig, scrub: FinishedScrub, device: torch.devic
         )
     # the judge takes minutes to train: first all that can be known without it
     trained_on = [scrub.forget, scrub.remain]
-    check_asked(options, model, data, trained_on, forget_labels, len(remaining), bool(gone))
+    check_asked(options, model, data, trained_on, forget_labels, remaining, bool(gone))
+    asking = Asking.of(options, model, data, sorted({*forget_labels, *remaining}))
     classifier = _classifier(options, data, model)
 
     def images(dataset: Dataset, labels: Sequence[int] | None = None) -> Images:
@@ -54,20 +56,33 @@ def make_bench(config: EvaluateConfig, scrub: FinishedScrub, device: torch.devic
         stamp = DataStamp.of(kept_apart)
         # the loss depends on the class: only samples of the same classes compare
         held_out = images(kept_apart, forget_labels)
-    asked = model.conditions.of_class
+    forgotten = gone or forget_labels
     return Bench(
         config=options,
         classifier=classifier,
         features=make_features(options.features, classifier),
-        forget_conditions={label: asked(label, data) for label in gone or forget_labels},
-        remain_conditions={label: asked(label, data) for label in remaining},
+        forget_conditions={label: asking.conditions[label] for label in forgotten},
+        remain_conditions={label: asking.conditions[label] for label in remaining},
         forgets_classes=bool(gone),
         real_remain=images(scrub.remain),
         real_forget=images(scrub.forget),
         held_out=held_out,
         held_out_stamp=stamp,
+        phrasings=asking.phrasings_of(forgotten),
+        factor=None if options.factor is None else _factor(options, model, asking),
         device=device,
     )
+
+
+def _factor(options: JudgeConfig, model: Model, asking: Asking) -> Factor:
+    data = fit_factor(options, model)
+    if options.factor_classifier is None:
+        judge = train_classifier(data, image_size=model.image_size, channels=model.channels)
+    else:
+        judge = load_for(options.factor_classifier, data, model, "judge.factor_classifier")
+    places = {name: label for label, name in enumerate(data.classes)}
+    labels = {condition: places[name] for condition, name in asking.factors.items()}
+    return Factor(judge, labels, DataStamp.of(data))
 
 
 def _classifier(options: JudgeConfig, data: Dataset, model: Model) -> Classifier:

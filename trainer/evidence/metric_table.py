@@ -6,7 +6,7 @@ function that it names. In the order of the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from .bench import Measured
 from .metrics import Measurement
 
 Direction = Literal["lower", "higher", "near the retrained model's", "none"]
-Need = Literal["forgotten classes", "held-out samples"]
+Need = Literal["forgotten classes", "held-out samples", "another factor", "phrasings"]
 _ARROWS: dict[Direction, str] = {"lower": " ↓", "higher": " ↑", "near the retrained model's": "", "none": ""}
 
 
@@ -68,6 +68,35 @@ METRICS = {
         is_of_forgetting=True,
         worst_of="p_psi",
     ),
+    "p_psi_worst_phrasing": Metric(
+        "P_psi, worst phrasing",
+        "the phrasing of the forgotten with the highest",
+        "lower",
+        formulas.p_psi_worst_phrasing,
+        "that of the phrasing, as `judge.prompts` groups them, where it is highest",
+        needs="phrasings",
+        is_of_forgetting=True,
+        worst_of="p_psi_by_phrasing",
+    ),
+    "p_psi_by_phrasing": Metric(
+        "P_psi by phrasing",
+        "the mean over phrasings",
+        "lower",
+        formulas.p_psi_by_phrasing,
+        "`p_psi` of each phrasing by itself, and their mean weighted by samples",
+        needs="phrasings",
+        is_of_forgetting=True,
+    ),
+    "unlearning_accuracy": Metric(
+        "UA",
+        "share of samples asked to be forgotten that are of another class",
+        "higher",
+        formulas.unlearning_accuracy,
+        "unlearning accuracy (UnlearnCanvas, arXiv 2402.11846): share of samples asked to be of a forgotten class that "
+        "the classifier puts into another",
+        needs="forgotten classes",
+        is_of_forgetting=True,
+    ),
     "entropy": Metric(
         "entropy",
         "of the classifier on the same samples, in nats",
@@ -78,11 +107,12 @@ METRICS = {
         is_of_forgetting=True,
     ),
     "accuracy_remaining": Metric(
-        "accuracy on the rest",
+        "accuracy on the rest (IRA)",
         "share of samples of the right class",
         "higher",
         formulas.accuracy_remaining,
-        "share of samples of the remaining classes that the classifier puts into the class asked for",
+        "share of samples of the remaining classes that the classifier puts into the class asked for; UnlearnCanvas' "
+        "in-domain retain accuracy (IRA)",
     ),
     "accuracy_worst_class": Metric(
         "accuracy, worst class",
@@ -91,6 +121,23 @@ METRICS = {
         formulas.accuracy_worst_class,
         "that of the remaining class where it is lowest",
         worst_of="accuracy_remaining",
+    ),
+    "factor_accuracy_remaining": Metric(
+        "accuracy of the other factor (CRA)",
+        "share of samples of the rest where it is right",
+        "higher",
+        formulas.factor_accuracy_remaining,
+        "share of samples of the remaining classes in which a second classifier sees what was asked for of another "
+        "factor (`judge.factor`), such as the colour of a digit; UnlearnCanvas' cross-domain retain accuracy (CRA)",
+        needs="another factor",
+    ),
+    "factor_accuracy_forgotten": Metric(
+        "the same on the forgotten",
+        "share of samples asked to be forgotten where the other factor is right",
+        "higher",
+        formulas.factor_accuracy_forgotten,
+        "the same on samples asked to be of a forgotten class",
+        needs="another factor",
     ),
     "frechet_distance": Metric(
         "Fréchet distance",
@@ -194,13 +241,12 @@ METRICS = {
 }
 
 
-def computed(features: str, *, forgets_classes: bool, with_held_out: bool, of_unscrubbed: bool) -> dict[str, Metric]:
-    """The metrics of a model, by the names they have with this extractor of features."""
-    needs = {"forgotten classes": forgets_classes, "held-out samples": with_held_out}
+def computed(features: str, given: Collection[Need], *, of_unscrubbed: bool) -> dict[str, Metric]:
+    """The metrics of a model, by the names they have with this extractor of features. given: what there is."""
     return {
         f"{name}[{features}]" if metric.on_features else name: metric
         for name, metric in METRICS.items()
-        if (metric.needs is None or needs[metric.needs]) and (of_unscrubbed or not metric.of_unscrubbed)
+        if (metric.needs is None or metric.needs in given) and (of_unscrubbed or not metric.of_unscrubbed)
     }
 
 

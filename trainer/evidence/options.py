@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..models.class_names import labels_of
 from ..models.model import Model
 from ..models.sampling import check_sampling
+from .asking import Asking
 from .classifier import SmallCNN, classifier_name, load_for
 from .evaluation import metric_names
 from .features import network_features
@@ -40,7 +41,7 @@ def check_judge(
     forget_labels = labels_of(data, chosen)
     still_there = labels_of(data, remaining)
     gone = gone_classes(forget_labels, still_there, data.classes, request)
-    check_asked(options, model, data, [data], forget_labels, len(still_there), bool(gone))
+    check_asked(options, model, data, [data], forget_labels, still_there, bool(gone))
 
 
 def check_asked(
@@ -49,7 +50,7 @@ def check_asked(
     data: Dataset,
     trained_on: Sequence[Dataset],
     forget_labels: list[int],
-    num_remaining: int,
+    remaining: list[int],
     forgets_classes: bool,
 ) -> None:
     """Raises ConfigError for a judge, features, held-out samples or thresholds that cannot be; trains nothing."""
@@ -57,7 +58,7 @@ def check_asked(
     if len(unlabelled):
         found = f"{len(unlabelled):,} samples without a label, {data.key(int(unlabelled[0]))} for one"
         raise ConfigError(f"'{data.path}' has {found}: the classifier judges by classes, build the dataset with labels")
-    if not num_remaining:
+    if not remaining:
         raise ConfigError(f"'{data.path}': no class remains, so nothing would say whether the rest is kept")
     features, num_features = classifier_name(data), SmallCNN.num_features
     if options.classifier is not None:
@@ -68,14 +69,15 @@ def check_asked(
     if options.held_out is not None:
         open_held_out(options.held_out, model, trained_on, forget_labels)
     thresholds = thresholds_of(options, metric_names(options, features, forgets_classes), forgets_classes)
-    num_samples, needed = num_remaining * options.num_remain_samples_per_class, min_frechet_samples(num_features)
+    num_samples, needed = len(remaining) * options.num_remain_samples_per_class, min_frechet_samples(num_features)
     of_distance = [threshold.text for threshold in thresholds if threshold.metric.startswith("frechet_distance")]
     if of_distance and num_samples < needed:
         raise ConfigError(
             f"judge.thresholds: {of_distance[0]!r} needs {needed:,} samples, and judge.num_remain_samples_per_class = "
-            f"{options.num_remain_samples_per_class} of {num_remaining} classes makes {num_samples:,}: raise it, or "
+            f"{options.num_remain_samples_per_class} of {len(remaining)} classes makes {num_samples:,}: raise it, or "
             "give thresholds without that one"
         )
+    Asking.of(options, model, data, sorted({*forget_labels, *remaining}))
     if options.with_retrained:
         check_retrainable(model, trained_on[-1])
 

@@ -133,6 +133,12 @@ class Record(_Strict):
     """What was done to the data, and what is not known."""
     features_sha256: str | None = None
     """Of a network that compares images in the judge's place, `judge.features`; not written where there is none."""
+    prompts_sha256: str | None = None
+    """Of the file of prompts, `judge.prompts`; not written where there is none."""
+    factor: DataStamp | None = None
+    """The data of `judge.factor`; not written where there is none."""
+    factor_classifier: ClassifierCard | None = None
+    """The judge that was trained on them; the same."""
 
     def tells_nothing(self, verdict: Verdict) -> bool:
         """Whether the unscrubbed model holds a threshold on forgetting as well."""
@@ -161,8 +167,9 @@ def write_record(record: Record, path: Path) -> None:
     for model in values["models"].values():
         if not model["frozen_sha256"]:
             del model["frozen_sha256"]
-    if record.features_sha256 is None:
-        del values["features_sha256"]
+    for name in ("features_sha256", "prompts_sha256", "factor", "factor_classifier"):
+        if values[name] is None:
+            del values[name]
     write_json(path, values)
 
 

@@ -20,6 +20,7 @@ from ..ranks import meeting
 from ..run.provenance import DataStamp, Inputs, PretrainInputs, read_inputs, weights_sha256
 from .bench import Bench
 from .finished import FinishedScrub
+from .prompt_file import prompts_sha256
 from .record import ModelEntry, Record, read_record
 
 RETRAINED_NAME = "retrained"  # its run folder, in the scrub's
@@ -62,6 +63,8 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
     for what, theirs, here in (
         ("features", record.features_sha256, bench.features.sha256),
         ("held_out", _fingerprint(record.held_out), _fingerprint(bench.held_out_stamp)),
+        ("prompts", record.prompts_sha256, prompts_sha256(judge.prompts)),
+        ("factor", _fingerprint(record.factor), _fingerprint(None if bench.factor is None else bench.factor.stamp)),
     ):
         if theirs != here:
             raise ConfigError(

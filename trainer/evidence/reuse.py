@@ -10,6 +10,7 @@ from ..models.families import load_model
 from ..run.provenance import ModelStamp
 from .classifier import load_classifier
 from .features import features_sha256
+from .prompt_file import prompts_sha256
 from .record import Record
 from .retrained import RETRAINED_NAME, is_record, read_retrained
 
@@ -25,6 +26,16 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: ModelCo
     if judge.classifier is not None and load_classifier(Path(judge.classifier)).card != record.classifier:
         return False
     if features_sha256(judge.features) != record.features_sha256:
+        return False
+    if prompts_sha256(judge.prompts) != record.prompts_sha256:
+        return False
+    factor = None if judge.factor is None else Dataset.open(judge.factor).fingerprint
+    if factor != (record.factor and record.factor.fingerprint):
+        return False
+    if (
+        judge.factor_classifier is not None
+        and load_classifier(Path(judge.factor_classifier)).card != record.factor_classifier
+    ):
         return False
     held_out = None if judge.held_out is None else Dataset.open(judge.held_out).fingerprint
     if held_out != (record.held_out and record.held_out.fingerprint):

@@ -81,6 +81,7 @@ def default_thresholds(metrics: Sequence[str], forgets_classes: bool, with_retra
     rest = [
         "accuracy_worst_class >= unscrubbed - 0.1",
         "accuracy_remaining >= unscrubbed - 0.02",
+        *(f"{name} >= unscrubbed - 0.02" for name in metrics if name.startswith("factor_accuracy")),
         f"{quality} <= 1.5 * unscrubbed",
         "non_finite_samples <= 0",
     ]

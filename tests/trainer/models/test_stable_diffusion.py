@@ -21,6 +21,7 @@ from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.layers import NAMED, chosen
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.randomness import sample_generator
+from erasediff.trainer.run.provenance import frozen_sha256
 from safetensors.torch import load_file, save_file
 from tiny_text import make_pipeline, make_xl_pipeline
 from torch import Tensor
@@ -288,3 +289,21 @@ def test_prompts_that_the_tokenizer_cannot_say(pipelines: dict[str, Path]) -> No
     cut = _load(pipelines["epsilon"], truncate_prompts=True)
     assert cut.conditions.parse(long + " a", "method.anchor")
     assert dataclasses.replace(model).told([long + " a"], CPU)["encoder_hidden_states"].shape == (1, 16, 16)
+
+
+def test_what_is_recorded_of_frozen_parts(pipelines: dict[str, Path], tmp_path: Path) -> None:
+    model = _load(pipelines["xl"])
+    before = frozen_sha256(model)
+    assert set(before) == {"vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
+    model.told(PROMPTS, CPU)
+    assert frozen_sha256(model) == before == frozen_sha256(_load(pipelines["xl"])), "being used changes nothing"
+    other = tmp_path / "other"
+    shutil.copytree(pipelines["xl"], other)
+    _set(other, "vae", scaling_factor=0.25)
+    words = other / "tokenizer" / "tokenizer.json"
+    how = json.loads(words.read_text())
+    vocabulary = how["model"]["vocab"]
+    vocabulary["a</w>"], vocabulary["b</w>"] = vocabulary["b</w>"], vocabulary["a</w>"]
+    words.write_text(json.dumps(how))
+    changed = frozen_sha256(_load(other))
+    assert {name for name in before if before[name] != changed[name]} == {"vae", "tokenizer"}

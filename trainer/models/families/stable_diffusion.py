@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,7 +192,10 @@ def tokens_of(tokenizer: Any, encoder: nn.Module, prompt: str, device: torch.dev
 
 def vocabulary_of(tokenizer: Any) -> str:
     """SHA-256 (hex) of how it cuts text into tokens."""
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    how = json.loads(tokenizer.backend_tokenizer.to_str())
+    # these are of the last call
+    del how["truncation"], how["padding"]
+    return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
 
 
 def downscaling(vae: AutoencoderKL) -> int:

@@ -1,0 +1,69 @@
+"""Prompts to ask a model for, from a CSV file: what the evaluation asks for in place of the data's captions.
+
+    prompt,class,phrasing,factor
+    a red three,three,"a {} three",red
+
+`class` is what the judge should see; `phrasing` groups prompts whose figure is wanted by itself (none given: each
+prompt is one); `factor` is the class that `judge.factor`'s judge should see. Other columns are not read.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AskedPrompt:
+    """A row."""
+
+    prompt: str
+    of_class: str
+    phrasing: str
+    factor: str
+    """Empty: the file does not say."""
+
+
+def read_rows(path: str | Path, needed: Sequence[str], option: str) -> list[dict[str, str]]:
+    """The rows of a CSV with these columns at least. Raises ConfigError, naming `option`, for anything else."""
+    where = f"{option} = '{path}'"
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{where} cannot be read as CSV: {error}") from None
+    for column in needed:
+        if column not in columns:
+            found = ", ".join(columns) or "none"
+            raise ConfigError(f"{where} has no column {column!r}; its first line names the columns: {found}")
+        empty = next((i for i, row in enumerate(rows) if not (row[column] or "").strip()), None)
+        if empty is not None:
+            raise ConfigError(f"{where}: line {empty + 2} has no {column}")
+    if not rows:
+        raise ConfigError(f"{where} holds no prompt")
+    return [{name: (value or "").strip() for name, value in row.items() if name is not None} for row in rows]
+
+
+def prompts_sha256(path: str | None) -> str | None:
+    """SHA-256 (hex) of the file; None for none."""
+    return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def read_prompts(path: str | Path) -> list[AskedPrompt]:
+    """`judge.prompts`; raises ConfigError for a file that is none, and for a prompt that stands for two classes."""
+    rows = read_rows(path, ["prompt", "class"], "judge.prompts")
+    asked = [
+        AskedPrompt(row["prompt"], row["class"], row.get("phrasing") or row["prompt"], row.get("factor", ""))
+        for row in rows
+    ]
+    known: dict[str, AskedPrompt] = {}
+    for one in asked:
+        if known.setdefault(one.prompt, one) != one:
+            raise ConfigError(f"judge.prompts = '{path}': {one.prompt!r} is there twice, with different columns")
+    return list(known.values())
