@@ -47,7 +47,7 @@ class Case:
 _OF_LAYERS = [Case(layers, stage) for layers, stage in itertools.product(("full", "xattn", "noxattn"), (1, 2, 3))]
 _ONE_BY_ONE = [Case("full", stage, forward_batch_size=1) for stage in (2, 3)]
 _OF_CHECKPOINTING = [Case("full", stage, where) for stage in (1, 2, 3) for where in ("inner", "all")]
-_OTHERS = [Case("selfattn", 2), Case("notime", 2), Case("mid_block.*", 3, "all"), Case("full", 2, pipeline="xl")]
+_OTHERS = [Case("selfattn", 2), Case("notime", 2), Case("conv_in.*", 3, "all"), Case("full", 2, pipeline="xl")]
 
 
 def text_cases(world_size: int) -> list[Case]:
