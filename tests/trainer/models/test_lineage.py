@@ -253,7 +253,7 @@ class TestPrompts:
         by_key_too = dataclasses.replace(one, keys=("new-5",))
         rows = forgotten_rows([by_key_too], data, planned.model.conditions.of_dataset)
         assert {data.key(int(i)) for i in np.flatnonzero(rows)} == told_three | {"new-5"}
-        with pytest.raises(ConfigError, match="= a small three is a prompt that the model has forgotten"):
+        with pytest.raises(ConfigError, match="= 'a small three' is a prompt that the model has forgotten"):
             plan(dataclasses.replace(planned.config, method=EraseDiffConfig(anchor="a small three")))
 
     def test_others_that_are_told_them_may_be_unseen(self, toy_family: Path, gone: Path, tmp_path: Path) -> None:
