@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ..trainer.config import DemoConfig
-from ..trainer.errors import ConfigError, ThresholdError, TrainingError
+from ..trainer.errors import ConfigError
+from . import text_demo
+from .demo_steps import erase, in_background, timed, write_request
 from .options import parse
 
 if TYPE_CHECKING:
     from ..trainer.config import EraseConfig
     from ..trainer.evidence.collect import Evidence
 
-Result = TypeVar("Result")
 NULL_CLASS = 10
 # every ninth digit is kept from all models: what membership compares the forgotten ones with
 HELD_OUT_EVERY = 9
@@ -43,8 +39,11 @@ class Demo:
         return cls(parse(DemoConfig, words, prog=prog))
 
     def run(self) -> None:
+        if self.config.text:
+            text_demo.run(self.config)
+            return
         start = time.perf_counter()
-        folder, digit = Path(self.config.output), self.config.forget_label
+        folder, digit = Path(self.config.output or "demo"), self.config.forget_label
         if not 0 <= digit <= 9:
             raise ConfigError(f"--forget-label {digit}: a digit, 0 to 9")
         print(_plan(folder, digit), flush=True)
@@ -60,28 +59,15 @@ class Demo:
         second = pretrain(folder / "sets" / "remain", "retrained")
         (folder / "retrained.toml").write_text(dump_toml(second))
         # one thread each: on two cores both models are there in little more than the time of one
-        with _in_background(["pretrain", str(folder / "retrained.toml")], folder / "retrained.log") as retrained:
-            base = _timed(
+        with in_background(["pretrain", str(folder / "retrained.toml")], folder / "retrained.log") as retrained:
+            base = timed(
                 "train the model",
                 lambda: run_pretrain(pretrain(training, "base"), watch=_preview(digit, every=225)),
             )
-            config = _erasure(folder, base, training, held_out, _timed("train the judge", lambda: _judge(folder)))
-            evidence = _timed(f"erase the {digit}", lambda: self._erase(config, retrained))
+            config = _erasure(folder, base, training, held_out, timed("train the judge", lambda: _judge(folder)))
+            evidence = timed(f"erase the {digit}", lambda: erase(config, _preview(digit, every=20), retrained.wait))
         self._tell(evidence, folder, time.perf_counter() - start)
         evidence.require_shown()
-
-    def _erase(self, config: EraseConfig, retrained: _Child) -> Evidence:
-        """What `erasediff erase` does, with pictures; a threshold that fails is told at the end, after the table."""
-        from ..trainer.erase import run_erase
-        from ..trainer.evidence.collect import REPORT_NAME, Evidence
-        from ..trainer.evidence.record import RECORD_NAME, read_record
-
-        preview = _preview(self.config.forget_label, every=20)
-        try:
-            return run_erase(config, watch=preview, before_evaluation=retrained.wait).evidence
-        except ThresholdError:
-            output = Path(config.output)
-            return Evidence(read_record(output / RECORD_NAME), output / RECORD_NAME, output / REPORT_NAME)
 
     def _tell(self, evidence: Evidence, folder: Path, seconds: float) -> None:
         from .evidence_table import show
@@ -124,11 +110,7 @@ def _data(folder: Path, digit: int) -> tuple[Path, Path]:
     if not parts.exists():
         keys = tuple(Dataset.open(data).keys[::HELD_OUT_EVERY])
         split(data, parts, request=Request((Selector(keys=keys),), name="held out"))
-    request = folder / "request.toml"
-    text = _REQUEST.format(digit=digit)
-    if request.exists() and request.read_text() != text:
-        raise ConfigError(f"--output {folder} holds a demo that forgets another digit: choose another folder")
-    request.write_text(text)
+    request = write_request(folder, _REQUEST.format(digit=digit))
     if not sets.exists():
         split(parts / "remain", sets, request=request)
     return parts / "remain", parts / "forget"
@@ -172,41 +154,3 @@ def _preview(digit: int, every: int):
     # the digit in the middle of its neighbours: seven fit into 80 columns
     labels = [(digit + i) % 10 for i in range(-3, 4)]
     return Preview(digits_shape(), labels, [str(label) for label in labels], every=every)
-
-
-class _Child:
-    """This command in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path):
-        self._process, self._log = process, log
-
-    def wait(self) -> None:
-        """Raises TrainingError if it fails."""
-        if self._process.wait() != 0:
-            last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise TrainingError(f"the retrained model's training failed: {' '.join(last)} ({self._log})")
-
-
-@contextmanager
-def _in_background(words: list[str], log: Path) -> Iterator[_Child]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "erasediff.launch", *words],
-            stdout=output,
-            stderr=output,
-            # it must not wait for cores that the other training spins on
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-    try:
-        yield _Child(process, log)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _timed(what: str, do: Callable[[], Result]) -> Result:
-    start = time.perf_counter()
-    print(f"{what} …", flush=True)
-    result = do()
-    print(f"{what}: {time.perf_counter() - start:.1f} s\n", flush=True)
-    return result

@@ -6,15 +6,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from erasediff.launch import demo
+from erasediff.launch import demo, text_demo
 from erasediff.launch.cli import main
 from erasediff.launch.preview import Preview, digits_shape
 from erasediff.shards.dataset import Dataset, check_disjoint
+from erasediff.shards.sources.digits_in_ink import COLOURS, DIGITS
 from erasediff.trainer.config import EngineConfig, OptimizerConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.evidence.prompt_file import read_prompts
 from erasediff.trainer.evidence.record import read_record
 from erasediff.trainer.ranks.collectives import set_up
 
@@ -32,7 +35,7 @@ def test_what_is_trained_on_held_out_and_forgotten(tmp_path: Path) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     assert demo._data(tmp_path, 3) == (training, held_out)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == stamps
-    with pytest.raises(ValueError, match="holds a demo that forgets another digit"):
+    with pytest.raises(ValueError, match="holds a demo that forgets something else"):
         demo._data(tmp_path, 4)
 
 
@@ -61,6 +64,36 @@ def test_live_samples_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
     # the same noise, the same weights: the same picture, four lines of it
     assert [line[10:] for line in lines[1:5]] == [line[10:] for line in second.splitlines()[:4]]
     assert np.array_equal(model.theta.data, before)
+
+
+@pytest.mark.parametrize(("concept", "classes", "kept"), [("three", DIGITS, COLOURS), ("red", COLOURS, DIGITS)])
+def test_what_the_text_demo_asks_for(tmp_path: Path, concept: str, classes: Any, kept: Any) -> None:
+    data, other = map(Dataset.open, text_demo._data(tmp_path, concept))
+    assert (data.classes, other.classes, data.keys) == (classes, kept, other.keys)
+    remain = Dataset.open(tmp_path / "sets" / "remain")
+    assert len(remain) == (data.labels != classes.index(concept)).sum()
+    assert not any(concept in remain.text(i).split() for i in range(len(remain)))
+
+    prompts = read_prompts(tmp_path / "prompts.csv")
+    assert len(prompts) == 6 * 6 * 10 and len({one.phrasing for one in prompts}) == 6
+    for one in prompts:
+        words = one.prompt.split()
+        assert one.of_class in words and one.factor in words
+        assert one.of_class in classes and one.factor in kept
+    told = {data.text(i) for i in range(len(data))}
+    unheard = {one.phrasing for one in prompts} - {one.phrasing for one in prompts if one.prompt in told}
+    assert len(unheard) == 1, "one phrasing was never trained on"
+
+    erasure = text_demo._erasure(tmp_path, tmp_path / "base", tmp_path / "data", tmp_path / "other", concept)
+    assert set(erasure.method.anchors) == {*classes} - {concept}  # pyright: ignore[reportAttributeAccessIssue]
+    settings = text_demo._pretrain(tmp_path, tmp_path / "sets" / "remain", "retrained").stable_diffusion
+    assert {*settings.words} >= {word for one in prompts for word in one.prompt.split()}
+
+
+def test_a_word_that_is_none(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["demo", "--text", "--concept", "cat", "--output", str(tmp_path / "demo")]) == 2
+    assert capfd.readouterr().err.startswith("erasediff: --concept cat: one of zero, one, two")
+    assert not (tmp_path / "demo").exists()
 
 
 @pytest.mark.slow

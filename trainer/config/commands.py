@@ -180,9 +180,17 @@ class EraseConfig(_ByMethod):
 
 @dataclass(frozen=True)
 class DemoConfig(Settings):
-    """Build a dataset of real digits, train a model on it, erase one digit, and show the evidence."""
+    """Build a dataset of real digits, train a model on it, erase one digit, and show the evidence.
 
-    output: str = "demo"
-    """Folder for everything the demo makes."""
+    With --text: a text-to-image model, and a word.
+    """
+
+    output: str | None = None
+    """Folder for everything the demo makes; none: demo, or demo-text."""
     forget_label: int = 3
     """The digit to erase."""
+    text: bool = False
+    """A small Stable Diffusion pipeline that draws digits in six inks by prompts."""
+    concept: str = "three"
+    """With --text: the word to erase, a digit's (zero to nine) or a colour's (red, green, blue, yellow, white,
+    purple)."""

@@ -1,0 +1,83 @@
+"""What the demos share: a command beside the others, a stage with its time, an erasure told whatever comes of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ..trainer.errors import ConfigError, ThresholdError, TrainingError
+
+if TYPE_CHECKING:
+    from ..trainer.config import EraseConfig
+    from ..trainer.evidence.collect import Evidence
+    from ..trainer.run.loop import Watch
+
+Result = TypeVar("Result")
+
+
+class Child:
+    """This command in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path):
+        self._process, self._log = process, log
+
+    def wait(self) -> None:
+        """Raises TrainingError if it fails."""
+        if self._process.wait() != 0:
+            last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise TrainingError(f"the retrained model's training failed: {' '.join(last)} ({self._log})")
+
+
+@contextmanager
+def in_background(words: list[str], log: Path) -> Iterator[Child]:
+    """An `erasediff` command beside this process, its output in `log`; ended with the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "erasediff.launch", *words],
+            stdout=output,
+            stderr=output,
+            # it must not wait for cores that the other training spins on
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+    try:
+        yield Child(process, log)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def timed(what: str, do: Callable[[], Result]) -> Result:
+    start = time.perf_counter()
+    print(f"{what} …", flush=True)
+    result = do()
+    print(f"{what}: {time.perf_counter() - start:.1f} s\n", flush=True)
+    return result
+
+
+def write_request(folder: Path, text: str) -> Path:
+    """request.toml; raises ConfigError where the folder holds a demo of another one."""
+    request = folder / "request.toml"
+    if request.exists() and request.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"--output {folder} holds a demo that forgets something else: choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    request.write_text(text, encoding="utf-8")
+    return request
+
+
+def erase(config: EraseConfig, watch: Watch | None, before_evaluation: Callable[[], None]) -> Evidence:
+    """What `erasediff erase` does; a threshold that fails is told at the end, after the table."""
+    from ..trainer.erase import run_erase
+    from ..trainer.evidence.collect import REPORT_NAME, Evidence
+    from ..trainer.evidence.record import RECORD_NAME, read_record
+
+    try:
+        return run_erase(config, watch=watch, before_evaluation=before_evaluation).evidence
+    except ThresholdError:
+        output = Path(config.output)
+        return Evidence(read_record(output / RECORD_NAME), output / RECORD_NAME, output / REPORT_NAME)
