@@ -52,7 +52,7 @@ class Asking:
         rows = read_prompts(options.prompts)
         for row in rows:
             model.conditions.parse(row.prompt, f"judge.prompts = '{options.prompts}'")
-        conditions = {label: [*_prompts_of(rows, data.classes[label], options)] for label in labels}
+        conditions = {label: _prompts_of(rows, data.classes[label], options) for label in labels}
         if factor is not None:
             _check_factors(rows, factor, options)
         return cls(conditions, {row.prompt: row.phrasing for row in rows}, {row.prompt: row.factor for row in rows})
@@ -71,8 +71,8 @@ def fit_factor(options: JudgeConfig, model: Model) -> Dataset:
     return data
 
 
-def _prompts_of(rows: Sequence[AskedPrompt], name: str, options: JudgeConfig) -> list[str]:
-    found = [row.prompt for row in rows if row.of_class == name]
+def _prompts_of(rows: Sequence[AskedPrompt], name: str, options: JudgeConfig) -> list[Condition]:
+    found: list[Condition] = [row.prompt for row in rows if row.of_class == name]
     if not found:
         raise ConfigError(f"judge.prompts = '{options.prompts}' has no prompt of class {name!r}")
     return found
