@@ -140,7 +140,7 @@ def _erasure(folder: Path, base: Path, data: Path, other: Path, concept: str) ->
             factor_classifier=str(folder / f"{other.name}.safetensors"),
             prompts=str(folder / "prompts.csv"),
             num_forget_samples_per_class=360,
-            num_remain_samples_per_class=108,
+            num_remain_samples_per_class=180,
             sampling=SamplingConfig(guidance_scale=_GUIDANCE_SCALE, num_inference_steps=15),
             num_threads=2,
         ),

@@ -256,3 +256,14 @@ def test_what_is_recorded_of_frozen_parts(pipelines: dict[str, Path], tmp_path: 
     words.write_text(json.dumps(how))
     changed = frozen_sha256(_load(other))
     assert {name for name in before if before[name] != changed[name]} == {"vae", "tokenizer"}
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "xl"])
+def test_the_example_runs_as_it_stands(
+    pipelines: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(pipelines[kind])
+    names: dict[str, Any] = {}
+    exec(_load(pipelines[kind]).example().replace("prompts, ", "prompts, num_inference_steps=2, "), names)
+    assert names["prompts"] == ["a photo"]
+    assert [image.size for image in names["images"]] == [(16, 16)]

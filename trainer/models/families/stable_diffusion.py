@@ -23,6 +23,7 @@ from ..model import Forward, Model, Told
 from ..pipeline import check_stores, class_of, components, loading, read_part, refuse_pickles, save_with
 from ..prompts import PromptConditions
 from ..schedule import DDPMSchedule
+from ..text_to_image.tokenizer import unknown_words
 
 TRAINED = "unet"  # the part of the pipeline
 # prompts whose encoding is kept: 240 kB each for Stable Diffusion 1.x, 640 kB for XL
@@ -115,7 +116,8 @@ class StableDiffusion(Model):
 
     def example(self) -> str:
         variant = "" if self.variant is None else f", variant={self.variant!r}"
-        return _EXAMPLE.format(variant=variant, size=self.image_size)
+        knows = not any(unknown_words(tokenizer, _PROMPT) for tokenizer, _ in self.texts.values())
+        return _EXAMPLE.format(variant=variant, prompt=_PROMPT if knows else "", size=self.image_size)
 
 
 def load(config: ModelConfig, folder: Path, index: dict[str, Any]) -> StableDiffusion:
@@ -236,11 +238,12 @@ def _image_size(config: ModelConfig, unet: UNet2DConditionModel, vae: Autoencode
     return config.image_size
 
 
+_PROMPT = "a photo"
 _EXAMPLE = """\
 import torch
 from diffusers import AutoPipelineForText2Image
 
 pipeline = AutoPipelineForText2Image.from_pretrained("."{variant})  # this folder
-prompts = ["a photo"]
+prompts = ["{prompt}"]
 images = pipeline(prompts, height={size}, width={size}, generator=torch.manual_seed(0)).images
 """
