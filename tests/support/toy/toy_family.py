@@ -46,8 +46,7 @@ class Prompts:
         return [data.text(i) for i in range(len(data)) if rows is None or rows[i]]
 
     def of_class(self, label: int, data: Dataset) -> list[Condition]:
-        word = WORDS[int(data.classes[label]) + 3]
-        return [f"a {word}", f"a small {word}"]
+        return [f"a {size}{WORDS[int(data.classes[label]) + 3]}" for size in ("", "small ")]
 
     def parse(self, given: int | str, option: str) -> Condition:
         if unknown := {*str(given).split()} - {*WORDS}:
