@@ -67,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     forgetting is not shown, 75 (EX_TEMPFAIL) for a run that was asked to stop, saved and can be continued, 69
     (EX_UNAVAILABLE) for a rank that lost another one.
     """
+    # its notices are of packages that nothing here needs
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help"):
         print(usage())

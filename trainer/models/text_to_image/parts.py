@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -63,6 +64,7 @@ def write_pipeline(
         text_encoder = _make_text_encoder(config, tokenizer)
         torch.manual_seed(seed)
         unet = _make_unet(config, autoencoder, image_size)
+    transformers.utils.logging.disable_progress_bar()
     _MAKE(
         vae=autoencoder.cpu(),
         text_encoder=text_encoder,
