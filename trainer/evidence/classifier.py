@@ -25,6 +25,8 @@ from ..run.provenance import weights_sha256
 
 HELD_OUT_SHARE = 0.25
 FORMAT = "erasediff-classifier-1"
+POOLED_FORMAT = "erasediff-classifier-2"  # the same tensors, with a pooling between
+_POOLED_SIZE = 16
 _CHUNK = 512
 
 
@@ -36,7 +38,7 @@ class SmallCNN(nn.Module):
     def __init__(self, channels: int, num_classes: int, image_size: int, width: int = 32):
         super().__init__()
         # of 16 pixels and more the second block sees every other: a quarter of the time
-        between = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)) if image_size >= 16 else nn.ReLU()
+        between = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)) if image_size >= _POOLED_SIZE else nn.ReLU()
         self.features = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1),
             nn.BatchNorm2d(width),
@@ -94,7 +96,7 @@ class Classifier:
     def save(self, path: Path) -> None:
         """One safetensors file, there only when it is complete; OSError where it cannot be written."""
         partial = path.with_name(path.name + ".partial")
-        card = {"format": FORMAT, "card": json.dumps(asdict(self.card))}
+        card = {"format": _format_of(self.card.image_size), "card": json.dumps(asdict(self.card))}
         try:
             save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, partial, card)
         except SafetensorError as error:  # its own name for whatever the system said
@@ -111,7 +113,7 @@ def load_classifier(path: Path, option: str = "judge.classifier") -> Classifier:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{option} = '{path}' cannot be read as safetensors: {error}") from None
-    if about.get("format") != FORMAT:
+    if about.get("format") not in (FORMAT, POOLED_FORMAT):
         raise ConfigError(
             f"{option} = '{path}' has format {about.get('format')!r}, not {FORMAT!r}: "
             "name the classifier.safetensors of an evaluated run"
@@ -127,7 +129,16 @@ def load_classifier(path: Path, option: str = "judge.classifier") -> Classifier:
         raise ConfigError(
             f"{option} = '{path}' is damaged: leave it out, and a classifier is trained on the data"
         ) from None
+    if about["format"] != _format_of(card.image_size):
+        raise ConfigError(
+            f"{option} = '{path}' was made by an older erasediff, whose network for pictures of {card.image_size} "
+            "pixels was another: leave it out"
+        )
     return Classifier(network.eval(), card)
+
+
+def _format_of(image_size: int) -> str:
+    return POOLED_FORMAT if image_size >= _POOLED_SIZE else FORMAT
 
 
 def classifier_name(data: Dataset) -> str:

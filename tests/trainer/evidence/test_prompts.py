@@ -29,6 +29,8 @@ from erasediff.trainer.evidence.reuse import still_holds
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.scrubbing import run_scrub
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_text import make_pipeline
 
 SAMPLING = SamplingConfig(num_inference_steps=2)
@@ -187,6 +189,17 @@ def test_files_that_cannot_be_asked(
     _write(tmp_path / "prompts.csv", rows, columns)
     with pytest.raises(ConfigError, match=said):
         _evaluate(scrubbed, prompts=str(tmp_path / "prompts.csv"))
+
+
+def test_a_judge_of_another_network_is_refused(scrubbed: Path, tmp_path: Path) -> None:
+    """Of 16 pixels and more the same tensors once stood without a pooling between them."""
+    with safe_open(scrubbed / "classifier.safetensors", framework="pt") as file:
+        about = file.metadata()
+    assert about["format"] == "erasediff-classifier-2"
+    weights = load_file(scrubbed / "classifier.safetensors")
+    save_file(weights, tmp_path / "old.safetensors", about | {"format": "erasediff-classifier-1"})
+    with pytest.raises(ConfigError, match="was made by an older erasediff, whose network for pictures of 16 pixels"):
+        load_classifier(tmp_path / "old.safetensors")
 
 
 def test_prompts_for_a_model_of_classes_are_refused(scrubbed: Path, digits: Path, run: Path, classifier: Path) -> None:
