@@ -72,8 +72,8 @@ class EngineConfig(Settings):
     persistence_threshold: AtLeast0 = 100_000
     """At stage 3: parameters of fewer elements stay whole on every rank; 0 shards all of them."""
     activation_checkpointing: Literal["off", "inner", "all"] = "off"
-    """Make a block's activations again in the backward pass instead of keeping them, for less memory and about a third
-    more time: in the inner loop's passes alone (inner), or in all."""
+    """Make a block's activations again in the backward pass instead of keeping them: less memory, one more forward pass
+    a gradient. In the inner loop's gradients alone (inner), or in all."""
     num_threads: AtLeast1 | None = None
     """Threads of one rank on CPU; none takes torch's choice. Results depend on it in the last bits."""
     # torch counts a timeout in nanoseconds, in 64 bits

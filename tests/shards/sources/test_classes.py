@@ -38,6 +38,11 @@ def test_classes_of_a_table_and_in_a_file(pictures: Path, tmp_path: Path) -> Non
         assert {dataset.key(i): dataset.read(i).label for i in range(2)} == {"cat/0": 1, "dog/0": None}
         seen = dataset.relabelled(("b", "c"), np.array([1, 0]))
         assert {seen.key(i): seen.read(i).label for i in range(2)} == {"cat/0": 0, "dog/0": None}
+        told = seen.captioned("an image of {}")
+        for one in (told, told.only(np.array([True, True])), dataset.captioned("an image of {}")):
+            assert {one.key(i): one.text(i) for i in range(2)} == {"cat/0": "an image of b", "dog/0": ""}
+        texts = Stream(told, seed=0, batch_size=2, image_size=4).batch(0)
+        assert dict(zip(texts.keys, texts.texts, strict=True)) == {"cat/0": "an image of b", "dog/0": ""}
 
 
 def test_numbers_in_tars_get_names(tmp_path: Path) -> None:
