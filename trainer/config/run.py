@@ -74,6 +74,8 @@ class EngineConfig(Settings):
     activation_checkpointing: Literal["off", "inner", "all"] = "off"
     """Make a block's activations again in the backward pass instead of keeping them: less memory, one more forward pass
     a gradient. In the inner loop's gradients alone (inner), or in all."""
+    attention: Literal["native", "xformers", "flash"] = "native"
+    """Kernels of the model's attention: torch's own; on CUDA those of xformers, or FlashAttention's, in bf16 alone."""
     num_threads: AtLeast1 | None = None
     """Threads of one rank on CPU; none takes torch's choice. Results depend on it in the last bits."""
     # torch counts a timeout in nanoseconds, in 64 bits
@@ -87,6 +89,17 @@ class EngineConfig(Settings):
             raise ValueError(
                 "engine.zero_stage = 1 with engine.precision = 'bf16' makes DeepSpeed use an unsharded optimizer: "
                 "use engine.zero_stage = 2"
+            )
+        if self.attention == "native":
+            return
+        option = f"engine.attention = {self.attention!r}"
+        if self.device == "cpu":
+            raise ValueError(f"{option} runs on CUDA alone: with engine.device = 'cpu' leave it 'native'")
+        if self.deterministic:
+            raise ValueError(f"{option} is not repeatable bit for bit: with engine.deterministic leave it 'native'")
+        if self.attention == "flash" and self.precision == "fp32":
+            raise ValueError(
+                f"{option} computes in bf16: set engine.precision to 'bf16-autocast' or 'bf16', or leave it 'native'"
             )
 
 

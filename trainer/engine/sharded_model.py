@@ -18,6 +18,7 @@ from ...kernels.displace import displace
 from ...kernels.inner_products import inner_products_by_parameter
 from ..config import EngineConfig, OptimizerConfig
 from ..ranks import collectives
+from .attention import set_attention
 from .optimizer import OuterOptimizer
 from .recomputing import Recomputing
 from .vector import ShardedVector
@@ -54,6 +55,7 @@ class ShardedModel:
     ):
         self.device = device
         _set_frozen_apart(module)
+        set_attention(module, engine.attention)
         self._recomputing = Recomputing(module, engine.activation_checkpointing)
         self._zero = partition(module, engine, device)
         self.theta = ShardedVector(self._zero.layout, self._zero.theta)

@@ -103,8 +103,14 @@ def is_on_cuda(config: EngineConfig) -> bool:
 
 def check_device(config: EngineConfig) -> None:
     """Raises ConfigError where the asked-for device is not there."""
-    if config.device == "cuda" and not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        return
+    if config.device == "cuda":
         raise ConfigError("engine.device = 'cuda', but torch sees no CUDA device: use engine.device = 'cpu'")
+    if config.attention != "native":
+        raise ConfigError(
+            f"engine.attention = {config.attention!r} runs on CUDA alone, and torch sees no CUDA device: use 'native'"
+        )
 
 
 def rank() -> int:

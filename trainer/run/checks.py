@@ -12,6 +12,7 @@ import torch
 from ...kernels.exercise import exercise
 from ...kernels.start import KernelError, start
 from ..config import MAX_OLD_WEIGHTS, EngineConfig, MethodConfig, OptimizerConfig, TrainConfig
+from ..engine.attention import check_attention
 from ..engine.recomputing import can_recompute
 from ..errors import ConfigError
 from ..files import alone
@@ -69,7 +70,8 @@ def check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> None:
 
 
 def check_engine(engine: EngineConfig, train: TrainConfig, model: Model) -> None:
-    """Raises ConfigError for buckets that overlapping would outrun, and for checkpointing that the module cannot do."""
+    """Raises ConfigError for buckets that overlapping would outrun, and for what the module cannot do."""
+    check_attention(model.module, engine.attention)
     if engine.activation_checkpointing != "off" and not can_recompute(model.module):
         raise ConfigError(
             f"engine.activation_checkpointing = {engine.activation_checkpointing!r}: a {type(model.module).__name__} "

@@ -20,6 +20,8 @@ FREE_KEYS = frozenset(
         "engine.reduce_bucket_size",
         "engine.overlap_communication",
         "engine.persistence_threshold",
+        "engine.activation_checkpointing",
+        "engine.attention",
         "engine.num_threads",
         "engine.step_timeout_seconds",
         "train.max_bad_samples",
@@ -38,6 +40,8 @@ ROUNDING_KEYS = frozenset(
         "engine.forward_batch_size",
         "engine.reduce_bucket_size",
         "engine.overlap_communication",
+        "engine.activation_checkpointing",
+        "engine.attention",
     }
 )
 

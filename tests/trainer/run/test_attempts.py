@@ -132,15 +132,16 @@ def test_settings_that_may_change_are_the_attempts_and_differences_are_named(
     with pytest.raises(ZeroDivisionError):
         run_scrub(config(2, zero_stage=1), watch=interrupt)
     capsys.readouterr()
-    run_scrub(config(3, zero_stage=3, forward_batch_size=2))
+    run_scrub(config(3, zero_stage=3, forward_batch_size=2, activation_checkpointing="all"))
     said = capsys.readouterr().err
     for line in (
         "engine.zero_stage = 3 here, 1 in attempt-0001: equal to rounding, not bit for bit\n",
         "engine.forward_batch_size = 2 here, none in attempt-0001: equal to rounding, not bit for bit\n",
+        "engine.activation_checkpointing = all here, off in attempt-0001: equal to rounding, not bit for bit\n",
         "train.checkpointing_steps = 3 here, 2 in attempt-0001\n",
     ):
         assert f"erasediff: {line}" in said
-    assert said.count(" here, ") == 3, "the same device, and nothing else"
+    assert said.count(" here, ") == 4, "the same device, and nothing else"
     first, second = (start["settings"] for start in history(tmp_path))
     assert first.keys() == second.keys() == free_settings(config(2)).keys() and len(first) > 10
     assert (first["engine.zero_stage"], first["engine.forward_batch_size"]) == (1, "none")
