@@ -16,7 +16,7 @@ from erasediff.shards import Dataset
 from erasediff.trainer.config import ModelConfig, SamplingConfig
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.models.pipeline import WEIGHTS_NAME
-from erasediff.trainer.models.sampling import CHUNK, sample
+from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.randomness import sample_generator
 from PIL import Image
 from ranks import check, run_ranks
@@ -120,9 +120,10 @@ def test_a_method_may_read_before_its_first_step(results: dict[int, Path], world
 
 
 def test_two_ranks_find_what_one_finds(results: dict[int, Path]) -> None:
-    """To the bit, of the same model: its samples are made in chunks, which the ranks share."""
-    one, two = (json.loads((results[n] / "rl" / "record.json").read_text())["models"]["unscrubbed"] for n in (1, 2))
-    assert one["metrics"]["accuracy_remaining"]["n"] > 2 * CHUNK
+    """To the bit, of the same model: its samples are made in batches, which the ranks share."""
+    records = [json.loads((results[n] / "rl" / "record.json").read_text()) for n in (1, 2)]
+    one, two = (record["models"]["unscrubbed"] for record in records)
+    assert one["metrics"]["accuracy_remaining"]["n"] > 2 * records[0]["judge"]["sampling"]["batch_size"]
     assert one["metrics"] == two["metrics"]
     assert one["relearning"] == two["relearning"]
 

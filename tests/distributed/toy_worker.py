@@ -35,7 +35,7 @@ from erasediff.trainer.sample import run_sample
 from erasediff.trainer.scrubbing import dry_run, run_scrub
 
 DATA, OUT = Path(sys.argv[1]), Path(sys.argv[2])
-SAMPLING = SamplingConfig(num_inference_steps=3)
+SAMPLING = SamplingConfig(num_inference_steps=3, batch_size=40)
 
 
 class Killed(Exception):

@@ -123,3 +123,5 @@ class SamplingConfig(Settings):
     """DDIM steps."""
     seed: Seed = 0
     """The i-th image is a function of the seed and i."""
+    batch_size: AtLeast1 = 64
+    """Images of one forward pass, twice as many with guidance. Another number changes them by rounding alone."""

@@ -25,7 +25,7 @@ from .making import make_bench
 from .options import check_device, check_options, thresholds_of
 from .prompt_file import prompts_sha256
 from .record import RECORD_NAME, STATEMENT, EarlierEntry, ModelEntry, Record, RequestEntry, schema_name, write_record
-from .retrained import check_trained_without, named_retrained, retrained_of
+from .retrained import check_trained_without, is_record, named_retrained, recorded_retrained, trained_here
 from .thresholds import NOT_SHOWN, hold, overall, said
 
 REPORT_NAME = "report.html"
@@ -103,18 +103,18 @@ def run_evaluate(
     if collectives.is_main():
         for note in notes:
             print(note)
-    # trained only now that all else is known to be right
-    retrained = retrained_of(scrub, bench, retrained)
-
+    recorded = recorded_retrained(scrub.inputs, bench) if is_record(options) else None
     date = now()
     figures: dict[str, Figures] = {"unscrubbed": evaluate(scrub.unscrubbed, bench)}
+    if options.with_retrained:  # only now that all else is known to be right
+        retrained = trained_here(scrub)
     figures["scrubbed"] = evaluate(scrub.scrubbed, bench, figures["unscrubbed"].samples)
     entries = {
         name: _entry(model, figures[name], date)
         for name, model in (("unscrubbed", scrub.unscrubbed), ("scrubbed", scrub.scrubbed))
     }
-    if isinstance(retrained, ModelEntry):
-        entries["retrained"] = retrained
+    if recorded is not None:
+        entries["retrained"] = recorded
     elif retrained is not None:
         figures["retrained"] = evaluate(retrained, bench, figures["unscrubbed"].samples)
         entries["retrained"] = _entry(retrained, figures["retrained"], date)

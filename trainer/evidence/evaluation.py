@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from ..config import JudgeConfig
+from ..errors import ConfigError
 from ..models.model import Model
+from ..models.pictures import MAX_BLACK_SHARE, black_images
 from .bench import Bench, Measured, Samples
 from .images import Asked
 from .metric_table import Need, computed
@@ -50,9 +52,12 @@ def evaluate(model: Model, bench: Bench, original: Samples | None = None) -> Fig
     """Generates the bench's samples with a model and measures it. All ranks call it and get the same.
 
     original: the original model's samples, from the same noise and labels; None for the original itself, whose
-    integrity is then the floor (the same again) and which also gives the ceiling (other noise).
+    integrity is then the floor (the same again) and which also gives the ceiling (other noise). Raises ConfigError
+    where more than 1 % of the original's are black.
     """
     on_bench = Measured(model, bench, original)
+    if original is None:
+        _refuse_black(on_bench)
     table = computed(
         bench.features.name,
         given_by(bench.config, bench.forgets_classes),
@@ -60,6 +65,18 @@ def evaluate(model: Model, bench: Bench, original: Samples | None = None) -> Fig
     )
     found = {name: metric.compute(on_bench) for name, metric in table.items()}
     return Figures(found, _relearning(model, bench), on_bench.samples, on_bench.num_non_finite)
+
+
+def _refuse_black(original: Measured) -> None:
+    shown = original.samples
+    black = torch.cat([black_images(images.images) for images in (shown.forget, shown.remain)])
+    num_black = int(black.sum())
+    if num_black > MAX_BLACK_SHARE * len(black):
+        raise ConfigError(
+            f"model.path = '{original.model.folder}': before scrubbing it draws {num_black:,} of {len(black):,} "
+            f"pictures all black ({original.num_non_finite:,} samples are not finite), which figures would be of: see "
+            "them with `erasediff sample`, and name a model that draws (fp16 weights may overflow)"
+        )
 
 
 def _relearning(model: Model, bench: Bench) -> list[RelearningPoint]:

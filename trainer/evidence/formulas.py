@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..models.sampling import CHUNK
+from ..models.pictures import black_images
 from . import membership, metrics
 from .bench import Measured, generate
 from .images import Asked, Images
@@ -17,6 +17,8 @@ from .metrics import Measurement, measured
 
 NEIGHBOURS = 3  # k of precision and recall
 NO_SAMPLE = "no finite sample"
+# of an integrity's floor, or so many more as fill a batch: in another batch an image would differ by rounding
+_MIN_FLOOR_SAMPLES = 64
 _FORGOTTEN, _REMAINING = 0, 1
 
 
@@ -137,7 +139,9 @@ def _integrity(of: Measured, side: int) -> Measurement:
     """Feature distance to what the original makes from the same noise; for the original itself, to the same again."""
     ours = of.samples.remain if side == _REMAINING else of.samples.forget
     if of.original is None:
-        theirs = generate(of.model, of.bench, Asked(ours.conditions[:CHUNK], ours.labels[:CHUNK].tolist()), side)
+        batch_size = of.bench.config.sampling.batch_size
+        n = -(-_MIN_FLOOR_SAMPLES // batch_size) * batch_size
+        theirs = generate(of.model, of.bench, Asked(ours.conditions[:n], ours.labels[:n].tolist()), side)
     else:
         theirs = of.original.remain if side == _REMAINING else of.original.forget
     ours = ours.where(torch.arange(len(theirs)))
@@ -162,7 +166,10 @@ def membership_auc(of: Measured) -> Measurement:
 def _membership_auc(of: Measured) -> Measurement:
     assert of.bench.held_out is not None
     members, others = of.bench.real_forget, of.bench.held_out
-    return membership.membership_auc(of.model, members, others, seed=of.seed, device=of.bench.device)
+    batch_size = of.bench.config.sampling.batch_size
+    return membership.membership_auc(
+        of.model, members, others, seed=of.seed, batch_size=batch_size, device=of.bench.device
+    )
 
 
 def membership_gap(of: Measured) -> Measurement:
@@ -171,6 +178,11 @@ def membership_gap(of: Measured) -> Measurement:
 
 def non_finite_samples(of: Measured) -> Measurement:
     return Measurement(float(of.num_non_finite), of.num_samples, of.seed)
+
+
+def black_samples(of: Measured) -> Measurement:
+    num_black = sum(int(black_images(images.images).sum()) for images in (of.forget, of.remain))
+    return Measurement(float(num_black), len(of.forget) + len(of.remain), of.seed)
 
 
 def _mean(of: Measured, values_N: Tensor, labels_N: Tensor, classes: list[int], seed: int) -> Measurement:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.model import Model
-from ..models.sampling import CHUNK
 from ..objectives.objective import objective_of
 from ..randomness import sample_generator
 from ..ranks import collectives
@@ -22,7 +22,7 @@ MIN_SAMPLES = 10
 
 
 @torch.no_grad()
-def sample_losses(model: Model, images: Images, *, seed: int, device: torch.device) -> Tensor:
+def sample_losses(model: Model, images: Images, *, seed: int, batch_size: int, device: torch.device) -> Tensor:
     """Each image's loss by the model's objective, fp64 [N] on the CPU.
 
     What is random is a function of (seed, number of the image): two models see the same. All ranks call it.
@@ -31,18 +31,21 @@ def sample_losses(model: Model, images: Images, *, seed: int, device: torch.devi
     objective = objective_of(model)
     losses = torch.zeros(len(images), dtype=torch.float64, device=device)
     rank, world_size = collectives.rank(), collectives.world_size()
-    for number, start in enumerate(range(0, len(images), CHUNK)):
+    for number, start in enumerate(range(0, len(images), batch_size)):
         if number % world_size != rank:
             continue
-        rows = slice(start, min(start + CHUNK, len(images)))
+        rows = slice(start, min(start + batch_size, len(images)))
         generators = [sample_generator(seed, "membership", i) for i in range(rows.start, rows.stop)]
         losses[rows] = objective.losses_of(model, images.images[rows].to(device), images.conditions[rows], generators)
     return collectives.sum_(losses).cpu()
 
 
-def membership_auc(model: Model, members: Images, held_out: Images, *, seed: int, device: torch.device) -> Measurement:
+def membership_auc(
+    model: Model, members: Images, held_out: Images, *, seed: int, batch_size: int, device: torch.device
+) -> Measurement:
     """AUC of telling `members` from `held_out` images by a lower loss; .5: they cannot be told apart."""
-    return auc_of([sample_losses(model, images, seed=seed, device=device) for images in (members, held_out)], seed)
+    about: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": device}
+    return auc_of([sample_losses(model, images, **about) for images in (members, held_out)], seed)
 
 
 def auc_of(losses: Sequence[Tensor], seed: int) -> Measurement:

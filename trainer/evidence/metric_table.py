@@ -238,6 +238,14 @@ METRICS = {
         formulas.non_finite_samples,
         "how many generated samples hold a NaN or Inf",
     ),
+    "black_samples": Metric(
+        "black samples",
+        "generated images with every pixel 0, as a safety checker or an overflow leaves them",
+        "lower",
+        formulas.black_samples,
+        "how many of the finite samples are black, every pixel 0 of 255. Where more than "
+        "1 % of the unscrubbed model's are, NaN drawn as black, the evaluation ends with an error",
+    ),
 }
 
 

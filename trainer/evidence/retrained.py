@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from ...shards.dataset import Dataset
 from ...shards.errors import DataError
@@ -75,12 +76,17 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
     measured_by = ["sampling", "num_forget_samples_per_class", "num_remain_samples_per_class"]
     measured_by += ["features", "relearn"]
     for key in [*measured_by, "relearning"] if judge.relearn else measured_by:
-        if record.judge.get(key) != ours[key]:
+        if _but_for_rounding(record.judge.get(key)) != _but_for_rounding(ours[key]):
             raise ConfigError(
                 f"{where} was measured with judge.{key} = {record.judge.get(key)}, here it is {ours[key]}: "
                 "figures compare only when measured alike"
             )
     return record.models["retrained"]
+
+
+def _but_for_rounding(setting: Any) -> Any:
+    """Without how many images are made at a time."""
+    return {k: v for k, v in setting.items() if k != "batch_size"} if isinstance(setting, dict) else setting
 
 
 def _fingerprint(data: DataStamp | None) -> str | None:
@@ -191,14 +197,10 @@ def named_retrained(options: JudgeConfig, unscrubbed: Model, config: ModelConfig
     return None
 
 
-def retrained_of(scrub: FinishedScrub, bench: Bench, named: Model | None) -> ModelEntry | Model | None:
-    """The recorded figures, or the model, `named` or trained now if asked to, or nothing."""
-    if is_record(bench.config):
-        return recorded_retrained(scrub.inputs, bench)
-    if bench.config.with_retrained:
-        folder = retrain(scrub.config, scrub.unscrubbed, scrub.run / RETRAINED_NAME)
-        return load_retrained(retrained_config(folder, scrub.config.model, scrub.unscrubbed), scrub.unscrubbed)
-    return named
+def trained_here(scrub: FinishedScrub) -> Model:
+    """The model that `judge.with_retrained` asks for. All ranks call it."""
+    folder = retrain(scrub.config, scrub.unscrubbed, scrub.run / RETRAINED_NAME)
+    return load_retrained(retrained_config(folder, scrub.config.model, scrub.unscrubbed), scrub.unscrubbed)
 
 
 def retrained_config(folder: str | Path, config: ModelConfig, unscrubbed: Model) -> ModelConfig:

@@ -7,11 +7,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+# of pictures that a model makes: with more, something is wrong with the model, not with a prompt
+MAX_BLACK_SHARE = 0.01
+
 
 def to_pixels(images: Tensor) -> np.ndarray:
     """Images [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C]; what is not finite becomes black."""
     levels = ((images + 1) * 127.5).round().clamp(0, 255).nan_to_num(0)
     return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def black_images(images: Tensor) -> Tensor:
+    """Which of images [N, C, H, W] in [-1, 1] are black as pictures, every pixel 0 of 255: bool [N].
+
+    It is what a safety checker leaves, and how NaN, which an overflow in fp16 becomes, is drawn.
+    """
+    return torch.from_numpy((to_pixels(images) == 0).all((1, 2, 3)))
 
 
 def to_grid(images: Tensor, num_columns: int, scale: int = 1) -> Image.Image:

@@ -15,9 +15,6 @@ from ..ranks import collectives
 from .conditions import Condition
 from .model import Forward, Model
 
-# samples of one forward pass. A chunk is made by one rank, whole: its bits do not depend on how many ranks there are
-CHUNK = 64
-
 
 @torch.no_grad()
 def sample(
@@ -25,17 +22,17 @@ def sample(
 ) -> Tensor:
     """One image for each condition: fp32 [N, C, H, W] in [-1, 1] on the CPU, by the schedule's deterministic sampler.
 
-    The i-th image starts from noise that is a function of (seed, i) alone. All ranks call it, each makes its share, and
-    all get the whole.
+    The i-th image starts from noise that is a function of (seed, i) alone. All ranks call it, each makes its share of
+    the batches, and all get the whole: a batch is one rank's, so that the number of ranks changes no bit of it.
     """
     device = device or torch.device("cpu")
     model.to(device).module.eval()
     images = torch.zeros(len(conditions), model.channels, model.image_size, model.image_size, device=device)
     rank, world_size = collectives.rank(), collectives.world_size()
-    for number, start in enumerate(range(0, len(conditions), CHUNK)):
+    for number, start in enumerate(range(0, len(conditions), config.batch_size)):
         if number % world_size == rank:
-            chunk = conditions[start : start + CHUNK]
-            images[start : start + CHUNK] = denoise(model, model.module, chunk, config, device=device, first=start)
+            batch = conditions[start : start + config.batch_size]
+            images[start : start + len(batch)] = denoise(model, model.module, batch, config, device=device, first=start)
     # adding the other ranks' zeros changes no bit
     return collectives.sum_(images).cpu()
 

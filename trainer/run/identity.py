@@ -14,6 +14,7 @@ FREE_KEYS = frozenset(
     {
         "output",
         "publish",
+        "judge.sampling.batch_size",
         "engine.zero_stage",
         "engine.device",
         "engine.forward_batch_size",

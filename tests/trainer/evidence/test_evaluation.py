@@ -21,12 +21,12 @@ from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence import metrics
 from erasediff.trainer.evidence.classifier import read_images
 from erasediff.trainer.evidence.collect import Evidence, run_evaluate
-from erasediff.trainer.evidence.evaluation import evaluate
+from erasediff.trainer.evidence.evaluation import Figures, evaluate
 from erasediff.trainer.evidence.finished import FinishedScrub
 from erasediff.trainer.evidence.images import Images
 from erasediff.trainer.evidence.making import make_bench
 from erasediff.trainer.models.families import load_model
-from erasediff.trainer.models.sampling import CHUNK, sample
+from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.scrubbing import run_scrub
 from evidence_cases import sha256_of_file, tiny_evaluation
 
@@ -35,7 +35,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def evidence(digits: Path, run: Path, classifier: Path) -> Evidence:
-    return run_evaluate(tiny_evaluation(run, digits, classifier, relearn=True))
+    sampling = SamplingConfig(num_inference_steps=2, batch_size=24)
+    return run_evaluate(tiny_evaluation(run, digits, classifier, relearn=True, sampling=sampling))
 
 
 def test_models_stand_side_by_side(evidence: Evidence) -> None:
@@ -60,6 +61,8 @@ def test_integrity_has_floor_zero_and_a_ceiling(evidence: Evidence) -> None:
     unscrubbed, scrubbed = (evidence.record.models[name].metrics for name in ("unscrubbed", "scrubbed"))
     for side in ("remaining", "forgotten"):
         assert unscrubbed[f"integrity_{side}[digits-cnn]"].value == 0.0
+        # whole batches of 24
+        assert unscrubbed[f"integrity_{side}[digits-cnn]"].n == {"remaining": 72, "forgotten": 12}[side]
         ceiling = unscrubbed[f"integrity_ceiling_{side}[digits-cnn]"].value
         moved = scrubbed[f"integrity_{side}[digits-cnn]"].value
         # three steps move a model, but less than other noise does
@@ -87,8 +90,8 @@ def test_figures_are_of_the_images_they_name(digits: Path, run: Path, classifier
 
 def test_every_image_has_noise_of_its_own(base_model: Path) -> None:
     model = load_model(ModelConfig(str(base_model), null_class=10))
-    images = sample(model, [3] * (CHUNK + 6), SamplingConfig(num_inference_steps=2))
-    # farther apart than rounding: a chunk of another size rounds otherwise
+    images = sample(model, [3] * 22, SamplingConfig(num_inference_steps=2, batch_size=16))
+    # farther apart than rounding: a batch of another size rounds otherwise
     assert torch.nn.functional.pdist(images.flatten(1)).min() > 0.1
 
 
@@ -144,9 +147,10 @@ def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run:
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
     embedding = cast(torch.nn.Embedding, scrubbed.scrubbed.module.class_embedding)
     sound = evaluate(scrubbed.scrubbed, bench)
+    original = sound.samples
     with torch.no_grad():
         embedding.weight[5] = torch.nan
-    found = evaluate(scrubbed.scrubbed, bench).metrics
+    found = evaluate(scrubbed.scrubbed, bench, original).metrics
     # fifteen samples of each of nine classes
     assert found["non_finite_samples"].value == 15
     assert found["accuracy_remaining"].n == 120 and found["accuracy_remaining"].value is not None
@@ -155,13 +159,43 @@ def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run:
     assert frechet.value is None and frechet.n == 120 and "at least 129 samples" in str(frechet.reason)
     with torch.no_grad():
         embedding.weight[3] = torch.nan
-    found = evaluate(scrubbed.scrubbed, bench).metrics
+    found = evaluate(scrubbed.scrubbed, bench, original).metrics
     assert found["p_psi"].value is None and found["p_psi"].reason == "no finite sample"
     assert found["entropy"].value is None and found["entropy"].reason == "no finite sample"
     # a class without a figure is worse than any
     assert (found["accuracy_worst_class"].of_class, found["accuracy_worst_class"].value) == ("5", None)
     assert found["integrity_forgotten[digits-cnn]"].value is None
     assert found["integrity_forgotten[digits-cnn]"].reason == "no finite sample"
+
+
+def test_black_samples_are_counted(digits: Path, run: Path, classifier: Path) -> None:
+    scrubbed = FinishedScrub.open(run)
+    one_step = SamplingConfig(num_inference_steps=1)
+    bench = make_bench(tiny_evaluation(run, digits, classifier, sampling=one_step), scrubbed, CPU)
+    sound = evaluate(scrubbed.unscrubbed, bench)
+    assert (sound.metrics["black_samples"].value, sound.metrics["black_samples"].n) == (0, 147)
+    with torch.no_grad():  # so much noise is seen that the picture beneath it is black
+        cast(torch.nn.Conv2d, scrubbed.scrubbed.module.conv_out).bias += 1000  # pyright: ignore[reportOperatorIssue]
+    found = evaluate(scrubbed.scrubbed, bench, sound.samples).metrics["black_samples"]
+    assert (found.value, found.n) == (147, 147)
+
+
+def test_an_unscrubbed_model_that_draws_black_is_refused(digits: Path, run: Path, classifier: Path) -> None:
+    """NaN is drawn black; one of a hundred may be."""
+    scrubbed = FinishedScrub.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    with torch.no_grad():
+        cast(torch.nn.Embedding, scrubbed.unscrubbed.module.class_embedding).weight[5] = torch.nan
+
+    def evaluated(num_sound: int) -> Figures:
+        config = dataclasses.replace(
+            bench.config, num_forget_samples_per_class=num_sound, num_remain_samples_per_class=1
+        )
+        return evaluate(scrubbed.unscrubbed, dataclasses.replace(bench, config=config, remain_conditions={5: [5]}))
+
+    assert evaluated(99).metrics["non_finite_samples"].value == 1
+    with pytest.raises(ConfigError, match=r"draws 1 of 99 pictures all black \(1 samples are not finite\)"):
+        evaluated(98)
 
 
 def test_a_ceiling_needs_two_samples_of_each_label(digits: Path, run: Path, classifier: Path) -> None:

@@ -164,7 +164,7 @@ def test_the_report_shows_the_record(evidence: Evidence) -> None:
         assert entry.weights_sha256 in text
     p_psi = evidence.record.models["scrubbed"].metrics["p_psi"].value
     assert p_psi is not None and f"{p_psi:.3f}<small>n = 12, 95 %: " in text
-    # every figure with its n: the floor is measured on the first chunk
+    # every figure with its n: the floor is measured on the first batch
     assert "<small>floor, n = 64<br>ceiling " in text and "<small>floor, n = 12<br>ceiling " in text
     assert 'accuracy_remaining &gt;= 0</code><small class="soft">higher is better, compared with a fixed lim' in text
     assert text.count("good: near the retrained model") == 2  # entropy, nearest to the forget set

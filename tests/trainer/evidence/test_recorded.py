@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -49,13 +50,18 @@ def test_every_column_is_of_the_model_it_names(
 def test_a_recorded_model_is_named_with_its_date(digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
     other = tiny.make_pipeline(tmp_path / "other", seed=2)
     first = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(other)), output=tmp_path)
-    again = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path)))
+    # how many images are made at a time is no other measurement
+    sampling = SamplingConfig(num_inference_steps=2, batch_size=50)
+    again = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), sampling=sampling))
     assert again.record.models["retrained"] == first.record.models["retrained"]
     with pytest.raises(ConfigError, match=r"measured with judge\.num_forget_samples_per_class = 12, here it is 13"):
         more = {"num_forget_samples_per_class": 13}
         run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), **more))
     with pytest.raises(ConfigError, match=r"measured with judge\.relearn = False, here it is True"):
         run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), relearn=True))
+    other_seed = dataclasses.replace(sampling, seed=1)
+    with pytest.raises(ConfigError, match=r"with judge\.sampling = .*'seed': 0, 'batch_size': 64\}, here it is"):
+        run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), sampling=other_seed))
     # its integrity is the distance to the images of that original
     for other_base in ({"weights_sha256": "0" * 64}, {"frozen_sha256": {"vae": "0" * 64}}):
         values = json.loads(first.record_path.read_text())

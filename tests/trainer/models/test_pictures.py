@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from erasediff.trainer.models.pictures import to_grid, to_pixels
+from erasediff.trainer.models.pictures import black_images, to_grid, to_pixels
 
 
 def test_pixels_are_the_levels_from_black_to_white() -> None:
@@ -13,6 +13,20 @@ def test_pixels_are_the_levels_from_black_to_white() -> None:
     assert found.shape == (1, 2, 2, 2) and found.dtype == np.uint8
     # ((v + 1) / 2 · 255, rounded; what is not finite is black, but +∞ is white
     assert found[0].transpose(2, 0, 1).ravel().tolist() == [0, 255, 191, 102, 0, 255, 0, 255]
+
+
+def test_black_is_every_pixel_of_a_picture() -> None:
+    """As it would be written: half a level above black is still black."""
+    level = 2 / 255
+    images = torch.full((6, 3, 2, 2), -1.0)
+    images[1] += 0.49 * level
+    images[2, 1, 0, 1] += 0.51 * level
+    images[3] = torch.nan
+    images[4, 2] = torch.nan
+    images[4, 0, 0, 0] = 1
+    images[5] = 0
+    assert black_images(images).tolist() == [True, True, False, True, False, False]
+    assert black_images(images[:0]).tolist() == []
 
 
 def test_a_grid_has_a_grey_pixel_between_images_and_fills_row_by_row() -> None:

@@ -40,12 +40,16 @@ def by_hand(pipeline: Path, scale: float, num_steps: int, seed: int) -> Tensor:
     return x.clamp(-1, 1)
 
 
-@pytest.mark.parametrize("scale", [0.0, 2.5])
-def test_samples_are_those_of_a_guided_ddim_loop(base_model: Path, scale: float) -> None:
+@pytest.mark.parametrize(("scale", "batch_size"), [(0.0, 64), (2.5, 2)])
+def test_samples_are_those_of_a_guided_ddim_loop(base_model: Path, scale: float, batch_size: int) -> None:
     model = load_model(ModelConfig(path=str(base_model), null_class=NULL_CLASS))
-    config = SamplingConfig(guidance_scale=scale, num_inference_steps=4, seed=5)
+    sizes: list[int] = []
+    model.module.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    config = SamplingConfig(guidance_scale=scale, num_inference_steps=4, seed=5, batch_size=batch_size)
     found = sample(model, LABELS, config)
     expected = by_hand(base_model, scale, 4, 5)
     assert (found - expected).abs().max() < 1e-4
+    # one of three images, two of two and one; with and without the class side by side
+    assert sizes == ([6] * 4 if batch_size == 64 else [4] * 4 + [2] * 4)
     # guidance the other way round would be seen
     assert (expected - by_hand(base_model, 1 - scale, 4, 5)).abs().max() > 1e-2
