@@ -39,6 +39,7 @@ COMMANDS = {
     "shards split": ("shards", "Split", "cut a dataset into a forget and a remain set"),
     "shards verify": ("shards", "Verify", "look for damage in a dataset, and for leaks between two"),
     "shards inspect": ("shards", "Inspect", "count a dataset's samples and draw a contact sheet"),
+    "concept generate": ("concept", "Generate", "draw a forget and a remain set with the model, from prompts"),
     "pretrain": ("train", "Pretrain", "train a small diffusion model on a dataset"),
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
     "launch local": ("local", "Local", "run a command on several processes of this machine"),

@@ -27,7 +27,7 @@ class Erase:
 
     @property
     def datasets(self) -> list[str]:
-        return [self.config.data]
+        return [] if self.config.data is None else [self.config.data]
 
     def check(self) -> None:
         from ..trainer.erase import check

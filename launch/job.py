@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..trainer.errors import ConfigError
+from .concept import Generate
 from .doctor.command import Doctor
 from .erase import Erase
 from .evaluate import Evaluate, Sample
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Any] = {
     "erase": Erase,
     "evaluate": Evaluate,
     "sample": Sample,
+    "concept generate": Generate,
     "doctor": Doctor,
 }
 
@@ -70,14 +72,15 @@ class Job:
     @classmethod
     def of(cls, words: Sequence[str], resources: Resources, prog: str) -> Job:
         """Raises ConfigError for options that the command itself would refuse; nothing is loaded."""
-        command, *rest = words
+        command = _named(words, 0) or words[0]
+        rest = words[len(command.split()) :]
         if "--dry-run" in rest:
             raise ConfigError(f"--dry-run needs one process: erasediff {command} --dry-run")
         return cls(tuple(words), COMMANDS[command].read(rest, prog=f"{prog} {command}"), resources)
 
     @property
     def command(self) -> str:
-        return self.words[0]
+        return _named(self.words, 0) or self.words[0]
 
     @property
     def config(self) -> Any:
@@ -95,5 +98,10 @@ class Job:
 
 def split_words(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """The launcher's own words, and those from the command's name on."""
-    at = next((i for i, word in enumerate(words) if word in COMMANDS), len(words))
+    at = next((i for i in range(len(words)) if _named(words, i)), len(words))
     return words[:at], words[at:]
+
+
+def _named(words: Sequence[str], at: int) -> str | None:
+    """The command whose name begins there, of one word or of two."""
+    return next((name for name in (words[at], " ".join(words[at : at + 2])) if name in COMMANDS), None)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError, shorten
+from .format.arrays import array_layout
 from .format.images import decode
-from .format.index import EXTENSIONS, NO_LABEL, fingerprint, hash_numbers, load_index
+from .format.index import EXTENSIONS, NO_LABEL, fingerprint, has_latents, hash_numbers, load_index
 from .format.manifest import INDEX_NAME, ImageShape, Manifest, read_manifest
 from .format.shard_files import ShardFiles
 from .format.staging import nearest, nearest_shard
@@ -67,6 +68,8 @@ class Dataset:
         if not len(index) == manifest.num_samples == sum(shard.num_samples for shard in manifest.shards):
             found = f"{len(index):,} rows for {manifest.num_samples:,} samples"
             raise DataError(f"{path / INDEX_NAME}: {found}: index out of date; build the dataset again")
+        if manifest.latents is not None and not has_latents(index):
+            raise DataError(f"{path / INDEX_NAME}: places no latents: index out of date; build the dataset again")
         for shard in manifest.shards:
             check_size(nearest_shard(path, shard.path), shard.bytes)
         return cls(path, manifest, index)
@@ -86,9 +89,7 @@ class Dataset:
             fingerprint=fingerprint(index, self.manifest.classes),
             index_sha256="",  # there is no file
         )
-        return Dataset(
-            self.path, manifest, index, classes=self.classes, label_table=self._label_table, caption=self._caption
-        )
+        return self._seen(manifest=manifest, index=index)
 
     @property
     def name(self) -> str:
@@ -109,18 +110,20 @@ class Dataset:
 
         table: int64 [len(self.manifest.classes)], positions in `classes`. The fingerprint stays, the index too.
         """
-        return Dataset(self.path, self.manifest, self.index, classes=classes, label_table=table, caption=self._caption)
+        return self._seen(classes=classes, label_table=table)
 
     def captioned(self, caption: str) -> "Dataset":
         """The same samples, each with this caption, "{}" in it standing for the name of its class; none without one."""
-        return Dataset(
-            self.path,
-            self.manifest,
-            self.index,
-            classes=self.classes,
-            label_table=self._label_table,
-            caption=caption,
-        )
+        return self._seen(caption=caption)
+
+    def without_latents(self) -> "Dataset":
+        """The same samples, images alone."""
+        return self._seen(manifest=replace(self.manifest, latents=None))
+
+    def _seen(self, **otherwise: Any) -> "Dataset":
+        now = {"manifest": self.manifest, "index": self.index, "classes": self.classes}
+        now |= {"label_table": self._label_table, "caption": self._caption}
+        return Dataset(self.path, **(now | otherwise))
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -190,6 +193,26 @@ class Dataset:
         if not isinstance(metadata, dict):
             raise DataError(f"{self.where(i)}: metadata is no JSON object; build the shard again")
         return metadata
+
+    def latents(self, i: int) -> np.ndarray:
+        """What an autoencoder made of image `i`, fp32 [2 · channels, height, width]: mean, then log-variance.
+
+        Raises `DataError` where there is none, or another thing.
+        """
+        stamp, data = self.manifest.latents, self.latents_bytes(i)
+        if stamp is None:
+            raise DataError(f"{self.where(i)}: no latents are stored beside it; make them with `erasediff concept`")
+        (place,) = array_layout(data, "npy", f"{self.where(i)}: latents")
+        if (place.dtype, place.shape) != (np.dtype("<f4"), stamp.shape):
+            raise DataError(
+                f"{self.where(i)}: latents of {place.dtype} {place.shape}, float32 {stamp.shape} expected; make them "
+                "again"
+            )
+        return np.frombuffer(data, place.dtype, offset=place.start).reshape(place.shape)
+
+    def latents_bytes(self, i: int) -> bytes:
+        """The same as `.npy`; empty where there are none."""
+        return b"" if self.manifest.latents is None else self._side_bytes(self.index[i], "latents")
 
     def where(self, i: int) -> str:
         """Shard and key of sample `i`, for messages."""

@@ -1,6 +1,7 @@
 """`erase`: an erasure request carried from its list of samples to a published model, or to a record of why not.
 
     OUTPUT/config.toml                 the resolved settings
+    OUTPUT/concept/, prompts.csv       of a request of words: what the model drew for it, and what it is asked for
     OUTPUT/split/                      D_f and D_r, as the request selects them
     OUTPUT/scrub/                      the scrub's run folder
     OUTPUT/record.json, report.html    the evidence
@@ -26,6 +27,9 @@ from ..shards.dataset import Dataset
 from ..shards.requests.request import Request, read_request
 from ..shards.requests.select import select
 from ..shards.requests.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
+from .concepts.erasing import DRAWN, WordsErasure
+from .concepts.generate import as_request, run_generate
+from .concepts.request import is_concept_request
 from .config import EraseConfig, EvaluateConfig, ModelConfig, ScrubConfig
 from .config.toml import check_ranges
 from .errors import ConfigError, ThresholdError, TrainingError
@@ -74,16 +78,27 @@ def check(config: EraseConfig) -> None:
     """Raises ConfigError or DataError where the run would be refused, its device aside; writes nothing."""
     check_ranges(config)
     check_output(config, config.output)
-    planned = _plan(config)
+    words = _words(config)
+    if words is not None:
+        words.check()
+        if not words.is_drawn:
+            return
+        config = words.on_samples()
+    planned = _plan(config, words)
     retrained = named_retrained(config.judge, planned.model, config.model)
     remain = Path(config.output) / "split" / REMAIN_NAME
     if retrained is not None and remain.exists():
         check_trained_without(retrained, DataStamp.of(Dataset.open(remain)))
 
 
-def _plan(config: EraseConfig) -> _Plan:
-    request = read_request(Path(config.request))
-    given = Dataset.open(config.data)
+def _words(config: EraseConfig) -> WordsErasure | None:
+    """The erasure, where its request is words."""
+    return WordsErasure.of(config) if is_concept_request(Path(config.request)) else None
+
+
+def _plan(config: EraseConfig, words: WordsErasure | None) -> _Plan:
+    request = read_request(Path(config.request)) if words is None else as_request(words.request)
+    given = Dataset.open(_data(config))
     chosen = select(given, request)
     model = load_model(config.model)
     data = fit(given, model).data
@@ -110,10 +125,20 @@ def run_erase(
     """
     check_ranges(config)
     collectives.set_up(config.engine)
-    planned = _plan(config)
+    words = collectives.together(lambda: _words(config))
+    if words is None:
+        planned = _plan(config, words)
+        run = RunFolder(config, config.output)
+    else:
+        collectives.together(words.check)
+        run = RunFolder(config, config.output)
+        collectives.on_main(words.write_prompts)
+        run_generate(words.drawing)
+        meeting.check()
+        config = words.on_samples()
+        planned = _plan(config, words)
     request, given, model, forgotten_before = planned.request, planned.given, planned.model, planned.forgotten_before
     retrained = named_retrained(config.judge, model, config.model) if before_evaluation is None else None
-    run = RunFolder(config, config.output)
     sets = run.path / "split"
     collectives.on_main(lambda: _split(given, sets, request, forgotten_before))
     if retrained is not None:  # hours before the evaluation asks
@@ -139,8 +164,8 @@ def run_erase(
     evidence = collectives.on_main(lambda: _recorded(run.path, config, Path(scrub.output), scrubbed))
     if evidence is None:
         entry = RequestEntry(request.id, request.date.isoformat() if request.date else None, request.reason)
-        judged = EvaluateConfig(run=scrub.output, data=config.data, judge=config.judge)
-        evidence = run_evaluate(judged, output=run.path, request=entry)
+        judged = EvaluateConfig(run=scrub.output, data=_data(config), judge=config.judge)
+        evidence = run_evaluate(judged, output=run.path, request=entry, notes=[] if words is None else [DRAWN])
     try:
         if config.publish == "shown":
             evidence.require_shown()
@@ -152,6 +177,12 @@ def run_erase(
     if not run.is_finished:
         run.publish_model(lambda folder: _copy(scrubbed, folder, config, evidence))
     return Erasure(evidence, run.model_path)
+
+
+def _data(config: EraseConfig) -> str:
+    if config.data is None:
+        raise ConfigError(f"data: '{config.request}' selects samples: name the dataset folder that they are in")
+    return config.data
 
 
 def _withdraw(model: Path, record: Path) -> None:

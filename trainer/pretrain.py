@@ -107,7 +107,7 @@ def _write_start(config: PretrainConfig, data: Dataset, folder: Path, device: to
 
 def plan(config: PretrainConfig) -> tuple[Dataset, Model]:
     """The data and a new model; raises ConfigError or DataError for what cannot work."""
-    data = Dataset.open(config.data)
+    data = Dataset.open(config.data).without_latents()
     shape = data.image_shape
     if shape is None or shape.height != shape.width:
         raise ConfigError(f"data = '{config.data}': pretrain needs square images of one size")

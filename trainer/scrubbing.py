@@ -31,6 +31,7 @@ from .models.class_names import labels_of
 from .models.conditions import Condition, distinct
 from .models.families import load_model
 from .models.fitting import Fitted, data_notes, fit, names_for, names_notes
+from .models.hashing import weights_sha256
 from .models.layers import chosen
 from .models.lineage import (
     LINEAGE_NAME,
@@ -46,7 +47,7 @@ from .run.checks import check_conditions, check_engine, check_optimizer, check_t
 from .run.effects import effect_notes
 from .run.folder import RunFolder, check_output, is_finished
 from .run.loop import Watch
-from .run.provenance import Inputs, check_inputs, weights_sha256
+from .run.provenance import Inputs, check_inputs
 from .run.training import train as run_training
 
 

@@ -45,7 +45,7 @@ class DoctorConfig:
         if isinstance(self.run, ScrubConfig):
             named = {"forget": self.run.forget, "remain": self.run.remain}
         elif self.run is not None:
-            named = {"data": self.run.data}
+            named = {} if self.run.data is None else {"data": self.run.data}
         many = len(self.shards) > 1
         return named | {f"shards {number}" if many else "shards": path for number, path in enumerate(self.shards, 1)}
 

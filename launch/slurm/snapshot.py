@@ -69,7 +69,7 @@ def keep_config(slurm: Path, job: Job) -> tuple[str, ...]:
     path = slurm / f"config-{hashlib.sha256(text.encode()).hexdigest()[:_NAME_DIGITS]}.toml"
     slurm.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
-    words = (job.command, str(path))
+    words = (*job.command.split(), str(path))
     again = COMMANDS[job.command].read([str(path)], prog=job.command).config
     assert again == job.config, f"{path} does not say what was submitted"
     return words

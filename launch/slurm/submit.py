@@ -54,7 +54,8 @@ class Slurm:
         job = check(self.job, self.profile)
         from .batch import Batch
 
-        batch = Batch(job.folder, {"": job}, self.profile, f"{job.command}-{job.folder.absolute().name}")
+        name = f"{job.command}-{job.folder.absolute().name}".replace(" ", "-")
+        batch = Batch(job.folder, {"": job}, self.profile, name)
         if self.dry_run:
             print(batch.script(), end="")
             return

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..dataset import Dataset
 from ..errors import DataError, shorten
-from ..format.index import NO_LABEL, content_hash
+from ..format.index import LATENTS_EXTENSION, NO_LABEL, content_hash
 from ..format.tar_reader import Member, TarSample, read_samples
 from ..writing.jobs import StopFlag
 from ..writing.write_shard import content_shape
@@ -48,6 +48,8 @@ def _sample_problems(dataset: Dataset, i: int, sample: TarSample | None, decode:
             content_shape(data, dataset.extension(i), where)
             dataset.text(i)
             dataset.metadata(i)
+            if dataset.manifest.latents is not None:
+                dataset.latents(i)
         except DataError as error:
             yield str(error)
 
@@ -59,6 +61,9 @@ def _agreements(dataset: Dataset, i: int, sample: TarSample) -> Iterator[tuple[s
         offset, length = row[f"{kind}_offset"], row[f"{kind}_length"]
         member = sample.members.get(extension)
         yield extension, _is_at(member, offset, length) if length else member is None or not member.length
+    if dataset.manifest.latents is not None:
+        member = sample.members.get(LATENTS_EXTENSION)
+        yield LATENTS_EXTENSION, _is_at(member, row["latents_offset"], row["latents_length"])
     label = sample.members.get("cls")
     yield "cls", (label is None) == (int(row["label"]) == NO_LABEL) and _label_is(dataset, row, label)
 

@@ -13,15 +13,19 @@ NO_LABEL = -1
 # the index stores a position in this table: append only
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
 EXTENSIONS = (*IMAGE_EXTENSIONS, "npy", "safetensors")
+# of the member beside the image that holds its latents
+LATENTS_EXTENSION = "latents.npy"
 _CHUNK_ROWS = 1 << 18
+_LATENTS = [("latents_offset", "<u8"), ("latents_length", "<u4")]
 
 
-def index_dtype(key_bytes: int) -> np.dtype:
+def index_dtype(key_bytes: int, *, has_latents: bool = False) -> np.dtype:
     """Row layout for keys of at most `key_bytes` bytes of UTF-8.
 
     `shard` counts from 0 in the order of `dataset.json`; `offset` and `length` (bytes) are those of the sample's
     content inside its shard; `extension` counts in `EXTENSIONS`; `label` is NO_LABEL for none; `content_hash` is the
-    first half of its bytes' SHA-256. `text_*` and `meta_*` place the caption and the JSON metadata, length 0 for none.
+    first half of its bytes' SHA-256. `text_*` and `meta_*` place the caption and the JSON metadata, length 0 for none;
+    `latents_*`, where samples have them, what an autoencoder makes of the image.
     """
     return np.dtype(
         [
@@ -36,8 +40,14 @@ def index_dtype(key_bytes: int) -> np.dtype:
             ("text_length", "<u4"),
             ("meta_offset", "<u8"),
             ("meta_length", "<u4"),
+            *(_LATENTS if has_latents else []),
         ]
     )
+
+
+def has_latents(index: np.ndarray) -> bool:
+    """Whether its samples have latents beside them."""
+    return "latents_offset" in (index.dtype.names or ())
 
 
 def content_hash(data: bytes) -> bytes:
@@ -59,11 +69,14 @@ class Row:
     text_length: int = 0
     meta_offset: int = 0
     meta_length: int = 0
+    latents_offset: int = 0
+    latents_length: int = 0
 
 
 def make_index(rows: Sequence[Row], shard: int) -> np.ndarray:
     """Index of one shard."""
-    index = np.zeros(len(rows), dtype=index_dtype(max((len(row.key) for row in rows), default=1)))
+    widest = max((len(row.key) for row in rows), default=1)
+    index = np.zeros(len(rows), dtype=index_dtype(widest, has_latents=any(row.latents_length for row in rows)))
     index["shard"] = shard
     index["extension"] = [EXTENSIONS.index(row.extension) for row in rows]
     for name in index.dtype.names or ():
@@ -91,7 +104,8 @@ def load_index(path: Path) -> np.ndarray:
     except Exception as error:
         raise DataError(f"{path}: not a readable index ({error}); build the dataset again") from error
     names = index.dtype.names or ()
-    if index.ndim != 1 or "key" not in names or index.dtype != index_dtype(index.dtype["key"].itemsize):
+    known = index_dtype(index.dtype["key"].itemsize, has_latents=has_latents(index)) if "key" in names else None
+    if index.ndim != 1 or index.dtype != known:
         raise DataError(f"{path}: an array of {index.dtype}, not an index of this version; build the dataset again")
     # every access to a memmap object costs microseconds more than to the array it is
     return index.view(np.ndarray)

@@ -30,6 +30,17 @@ class ImageShape:
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
+class Latents:
+    """What an autoencoder makes of every image, stored beside it: fp32, mean and log-variance one after the other."""
+
+    encoder_sha256: str
+    """Of the autoencoder's encoding half."""
+    shape: tuple[Positive, Positive, Positive]
+    """[2 · channels, height, width]."""
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
 class Shard:
     """One tar file."""
 
@@ -58,6 +69,8 @@ class Manifest:
     """See `index.fingerprint`."""
     index_sha256: str
     shards: tuple[Shard, ...]
+    latents: Latents | None = None
+    """None: there are none."""
 
 
 _ADAPTER = TypeAdapter(Manifest)

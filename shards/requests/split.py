@@ -62,7 +62,13 @@ def split(
             (folder / part).mkdir(exist_ok=True)
         shards = plan_shards(forget.sizes_bytes, DEFAULT_MAX_SHARD_SAMPLES, DEFAULT_MAX_SHARD_BYTES)
         write_parts(
-            forget, folder / FORGET_NAME, name=forget.name, shards=shards, num_workers=num_workers, progress=progress
+            forget,
+            folder / FORGET_NAME,
+            name=forget.name,
+            shards=shards,
+            num_workers=num_workers,
+            progress=progress,
+            latents=dataset.manifest.latents,
         )
         if rewrite:
             write_parts(
@@ -72,6 +78,7 @@ def split(
                 shards=remain.by_shard(),
                 num_workers=num_workers,
                 progress=progress,
+                latents=dataset.manifest.latents,
             )
         else:
             _write_pointers(folder / REMAIN_NAME, remain, final=output / REMAIN_NAME)
@@ -123,7 +130,15 @@ def _write_pointers(folder: Path, remain: Selection, final: Path) -> None:
         )
         for shard, num_samples in zip(dataset.manifest.shards, counts, strict=True)
     ]
-    complete(folder, name=remain.name, classes=remain.classes, image=dataset.image_shape, index=index, shards=shards)
+    complete(
+        folder,
+        name=remain.name,
+        classes=remain.classes,
+        image=dataset.image_shape,
+        index=index,
+        shards=shards,
+        latents=dataset.manifest.latents,
+    )
 
 
 def _write_record(folder: Path, request: Request, dataset: Dataset, forget: Selection, remain: Selection) -> None:

@@ -38,6 +38,7 @@ class Selection:
             label=int(dataset.index["label"][row]),
             text=dataset.text(row),
             metadata=dataset.metadata(row),
+            latents=dataset.latents_bytes(row),
         )
 
     def read(self, entry: Entry) -> bytes:

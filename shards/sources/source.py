@@ -31,6 +31,8 @@ class Entry:
     """Anything JSON can hold."""
     modified_ns: int = 0
     """Changes when the content does; 0 where the source's `stamp` covers it."""
+    latents: bytes = b""
+    """What an autoencoder makes of the image, as `.npy`; empty for none."""
 
 
 class Source(Protocol):

@@ -12,12 +12,16 @@ from .transform import Transform
 
 Buffers = dict[str, np.ndarray]
 PIXELS = "pixels"
+PlaceFields = tuple[str, str, str]
 Place = tuple[int, int, int]
-"""Shard, offset and length in bytes of a sample's content, as the index has them."""
+"""Shard, offset and length in bytes of what a loader reads of a sample, as the index has them."""
 
 
 class Loader(Protocol):
     """Fills one row of a batch of its dataset at a time; safe to share between threads."""
+
+    place_fields: PlaceFields
+    """Of the index, where a `Place` comes from."""
 
     def allocate(self, num_rows: int) -> Buffers:
         """Arrays [num_rows, ...] by name, to be filled by `load`."""
@@ -28,8 +32,13 @@ class Loader(Protocol):
         ...
 
 
+_CONTENT: PlaceFields = ("shard", "offset", "length")
+
+
 class ImageLoader:
     """Decodes images of one size."""
+
+    place_fields: PlaceFields = _CONTENT
 
     def __init__(self, dataset: Dataset, transform: Transform, height: int, width: int) -> None:
         self._dataset = dataset
@@ -54,10 +63,11 @@ class ImageLoader:
 class ArrayLoader:
     """Reads `.npy` and `.safetensors`; every sample has the header of the first."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, data: bytes, extension: str, place_fields: PlaceFields) -> None:
+        """data: the first sample's."""
         self._dataset = dataset
-        data = dataset.read_bytes(0)
-        self._layout: Layout = array_layout(data, dataset.extension(0), dataset.where(0))
+        self.place_fields = place_fields
+        self._layout: Layout = array_layout(data, extension, dataset.where(0))
         self._header = data[: min((place.start for place in self._layout), default=len(data))]
         self._num_bytes = len(data)
 
@@ -77,13 +87,19 @@ class ArrayLoader:
             raise DataError(f"{where}: not the arrays of the first sample ({expected}); build it again")
 
 
+def latents_loader(dataset: Dataset) -> ArrayLoader:
+    """The loader for what lies beside the images; raises `DataError` where nothing does."""
+    dataset.latents(0)
+    return ArrayLoader(dataset, dataset.latents_bytes(0), "npy", ("shard", "latents_offset", "latents_length"))
+
+
 def make_loader(dataset: Dataset, transform: Transform) -> Loader:
     """The loader for what the dataset holds: images or arrays, not both. Raises `DataError`."""
     kinds = _extensions(dataset)
     if kinds <= set(IMAGE_EXTENSIONS):
         return _image_loader(dataset, transform)
     if len(kinds) == 1:
-        return ArrayLoader(dataset)
+        return ArrayLoader(dataset, dataset.read_bytes(0), dataset.extension(0), _CONTENT)
     raise DataError(f"{dataset.path}: samples of different kinds ({', '.join(sorted(kinds))}); build them apart")
 
 

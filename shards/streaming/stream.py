@@ -7,7 +7,7 @@ import numpy as np
 
 from ..dataset import Dataset, decode_key
 from ..errors import DataError
-from .loaders import PIXELS, Buffers, ImageLoader, make_loader
+from .loaders import PIXELS, Buffers, ImageLoader, latents_loader, make_loader
 from .order import Order
 from .transform import Transform, normalise
 
@@ -33,6 +33,8 @@ class SampleBatch:
     """(key, what is wrong) of the samples that could not be read."""
     arrays: Buffers | None = None
     """Name → [n, ...] in the dtype they are stored in, where samples are arrays; an `.npy` is named `array`."""
+    latents: np.ndarray | None = None
+    """float32 [n, 2 · channels, h, w], mean and log-variance, if the stream was asked for them; no images then."""
 
 
 class Stream:
@@ -46,6 +48,7 @@ class Stream:
     channels: 1 or 3; None keeps the dataset's, or takes 3 where images differ.
     dtype: "uint8" leaves the pixels as they are, to be scaled on the device.
     window_shards: samples mix within so many shards; more mixes better, less keeps reads in fewer files.
+    latents: give what an autoencoder made of the images, stored beside them, in place of the images.
     on_bad_sample: "error" raises; "skip" gives a sample that cannot be read weight 0 in its place, and names it in the
         batch's `bad_samples`. How many are too many is the caller's to say.
     """
@@ -60,6 +63,7 @@ class Stream:
         channels: int | None = None,
         dtype: Literal["float32", "uint8"] = "float32",
         window_shards: int = DEFAULT_WINDOW_SHARDS,
+        latents: bool = False,
         on_bad_sample: Literal["error", "skip"] = "error",
     ) -> None:
         _check_options(batch_size, image_size, channels, dtype, window_shards, on_bad_sample)
@@ -68,7 +72,9 @@ class Stream:
         self._skips_bad_samples = on_bad_sample == "skip"
         self._dtype = dtype
         own_channels = dataset.image_shape.channels if dataset.image_shape else 3
-        self._loader = make_loader(dataset, Transform(image_size, channels or own_channels))
+        self._gives_latents = latents
+        transform = Transform(image_size, channels or own_channels)
+        self._loader = latents_loader(dataset) if latents else make_loader(dataset, transform)
         shard_sizes = [shard.num_samples for shard in dataset.manifest.shards]
         self._order = Order(shard_sizes, seed=seed, window_shards=window_shards)
 
@@ -94,6 +100,7 @@ class Stream:
         buffers, is_good, bad_samples = self._load(positions, rows, keys, texts)
         # an array may be called like the pixels of images
         pixels = buffers.pop(PIXELS) if isinstance(self._loader, ImageLoader) else None
+        latents = buffers.pop("array") if self._gives_latents else None
         return SampleBatch(
             images=np.empty((num_rows, 0, 0, 0), np.float32) if pixels is None else self._images(pixels),
             labels=self._dataset.labels_at(rows),
@@ -103,6 +110,7 @@ class Stream:
             texts=tuple(texts),
             bad_samples=bad_samples,
             arrays=buffers or None,
+            latents=latents,
         )
 
     def _load(
@@ -113,7 +121,7 @@ class Stream:
         is_good = np.ones(len(positions), dtype=bool)
         bad_samples: dict[str, str] = {}
         index = self._dataset.index
-        places = list(zip(*(index[field][rows].tolist() for field in ("shard", "offset", "length")), strict=True))
+        places = list(zip(*(index[field][rows].tolist() for field in self._loader.place_fields), strict=True))
         first: dict[int, int] = {}
         for k, position in enumerate(positions.tolist()):
             same = first.setdefault(position, k)

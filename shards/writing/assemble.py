@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError, shorten
-from ..format.index import fingerprint, index_dtype, load_index
+from ..format.index import fingerprint, has_latents, index_dtype, load_index
 from ..format.manifest import (
     FORMAT,
     INDEX_NAME,
     ImageShape,
+    Latents,
     Manifest,
     Shard,
     write_manifest,
@@ -33,6 +34,7 @@ def assemble(
     classes: tuple[str, ...] | None,
     num_workers: int,
     progress: Progress | None,
+    latents: Latents | None = None,
 ) -> None:
     """Make every part (or find it finished), then complete the dataset in `folder`.
 
@@ -55,6 +57,7 @@ def assemble(
         image=ImageShape(*next(iter(shapes))) if len(shapes) == 1 and () not in shapes else None,
         index=index,
         shards=tuple(part.shard for part in parts),
+        latents=latents,
     )
     remove_parts(folder)
 
@@ -72,6 +75,7 @@ def complete(
     image: ImageShape | None,
     index: np.ndarray,
     shards: Sequence[Shard],
+    latents: Latents | None = None,
 ) -> None:
     """Make `folder`, which has its `index.npy`, a dataset: card first, `dataset.json` last."""
     path = folder / INDEX_NAME
@@ -87,6 +91,7 @@ def complete(
         fingerprint=fingerprint(index, classes),
         index_sha256=index_sha256,
         shards=tuple(shards),
+        latents=latents,
     )
     write_card(folder, manifest, index)
     write_manifest(folder, manifest)
@@ -103,13 +108,15 @@ def check_unique(index: np.ndarray) -> None:
 
 def _join(path: Path, parts: Sequence[Path]) -> np.ndarray:
     """Write the parts' rows one after the other, one part open at a time, keys as wide as the widest."""
-    num_rows, key_bytes = 0, 1
+    num_rows, key_bytes, has_any = 0, 1, False
     for part in map(load_index, parts):
         num_rows += len(part)
         key_bytes = max(key_bytes, part.dtype["key"].itemsize)
+        has_any = has_any or has_latents(part)
     if not num_rows:
         raise DataError("no sample in it; give a source with at least one")
-    joined = np.lib.format.open_memmap(path, mode="w+", dtype=index_dtype(key_bytes), shape=(num_rows,))
+    dtype = index_dtype(key_bytes, has_latents=has_any)
+    joined = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(num_rows,))
     start = 0
     for part in map(load_index, parts):
         joined[start : start + len(part)] = part

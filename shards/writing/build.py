@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..dataset import Dataset
 from ..errors import DataError
-from ..format.manifest import check_name
+from ..format.manifest import Latents, check_name
 from ..sources.classes import Reordered, read_class_names
 from ..sources.digits import Digits
 from ..sources.digits_in_ink import DigitsInInk
@@ -100,18 +100,37 @@ def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:
 
 
 def write_dataset(
-    source: Source, output: Path, *, name: str, shards: list[range], num_workers: int, progress: Progress | None = None
+    source: Source,
+    output: Path,
+    *,
+    name: str,
+    shards: list[range],
+    num_workers: int,
+    progress: Progress | None = None,
+    latents: Latents | None = None,
 ) -> Dataset:
-    """Write `source`'s samples into new shards, `shards[k]` into the k-th; call inside no `staged`."""
+    """Write `source`'s samples into new shards, `shards[k]` into the k-th; call inside no `staged`.
+
+    latents: of what its entries have beside their images.
+    """
     plan = json.dumps([name, [[samples.start, samples.stop] for samples in shards]])
     stamp = hashlib.sha256(f"{plan}\n{source.stamp()}".encode()).hexdigest()
     with staged(output, stamp) as folder:
-        write_parts(source, folder, name=name, shards=shards, num_workers=num_workers, progress=progress)
+        write_parts(
+            source, folder, name=name, shards=shards, num_workers=num_workers, progress=progress, latents=latents
+        )
     return Dataset.open(output)
 
 
 def write_parts(
-    source: Source, folder: Path, *, name: str, shards: list[range], num_workers: int, progress: Progress | None = None
+    source: Source,
+    folder: Path,
+    *,
+    name: str,
+    shards: list[range],
+    num_workers: int,
+    progress: Progress | None = None,
+    latents: Latents | None = None,
 ) -> None:
     """The work of `write_dataset` in a folder that is staged already."""
 
@@ -119,4 +138,13 @@ def write_parts(
         path = folder / f"{name}-{number:06d}.tar"
         return write_shard(path, source, shards[number], number, stop)
 
-    assemble(folder, write, len(shards), name=name, classes=source.classes, num_workers=num_workers, progress=progress)
+    assemble(
+        folder,
+        write,
+        len(shards),
+        name=name,
+        classes=source.classes,
+        num_workers=num_workers,
+        progress=progress,
+        latents=latents,
+    )

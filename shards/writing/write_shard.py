@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import is_unicode
 from ..format.arrays import check_array
 from ..format.images import open_image
-from ..format.index import IMAGE_EXTENSIONS, NO_LABEL, Row, content_hash, make_index
+from ..format.index import IMAGE_EXTENSIONS, LATENTS_EXTENSION, NO_LABEL, Row, content_hash, make_index
 from ..format.manifest import Shard
 from ..format.tar_writer import TarWriter
 from ..sources.source import Entry, Source
@@ -29,7 +29,8 @@ def plan_shards(sizes_bytes: Sequence[int], max_samples: int, max_bytes: int) ->
 
 
 def write_shard(path: Path, source: Source, samples: range, number: int, stop: StopFlag) -> Part:
-    """Write `key.png`, and `key.cls`, `key.txt`, `key.json` where there is a label, a caption, metadata.
+    """Write `key.png`, and `key.cls`, `key.txt`, `key.json`, `key.latents.npy` where there is a label, a caption,
+    metadata, what an autoencoder makes of the image.
 
     Decodes every sample once, so that a broken one is found here. Raises `DataError`.
     """
@@ -74,6 +75,8 @@ def _add_sample(tar: TarWriter, entry: Entry, data: bytes) -> Row:
         text_length=len(text),
         meta_offset=tar.add(f"{entry.key}.json", meta) if meta else 0,
         meta_length=len(meta),
+        latents_offset=tar.add(f"{entry.key}.{LATENTS_EXTENSION}", entry.latents) if entry.latents else 0,
+        latents_length=len(entry.latents),
     )
 
 

@@ -1,20 +1,22 @@
 """Every setting: frozen dataclasses, from TOML file and command line to record. No torch here."""
 
 from .base import LATER, Settings
-from .commands import DemoConfig, EraseConfig, EvaluateConfig, PretrainConfig, SampleConfig, ScrubConfig
+from .commands import ConceptConfig, DemoConfig, EraseConfig, EvaluateConfig, PretrainConfig, SampleConfig, ScrubConfig
 from .judge import JudgeConfig, RelearnConfig
 from .methods import MethodConfig, TargetedConfig
-from .models import AutoencoderConfig, ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
+from .models import AutoencoderConfig, GenerateConfig, ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
 from .run import MAX_OLD_WEIGHTS, EngineConfig, OptimizerConfig, Precision, TrainConfig
 
 __all__ = [
     "LATER",
     "MAX_OLD_WEIGHTS",
     "AutoencoderConfig",
+    "ConceptConfig",
     "DemoConfig",
     "EngineConfig",
     "EraseConfig",
     "EvaluateConfig",
+    "GenerateConfig",
     "JudgeConfig",
     "MethodConfig",
     "ModelConfig",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from .base import LATER, AtLeast1, Settings, class_names
 from .judge import JudgeConfig
 from .methods import DEFAULT_METHOD, AnyMethod, default_method, method_kind
-from .models import ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
+from .models import GenerateConfig, ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
 from .run import EngineConfig, OptimizerConfig, TrainConfig
 
 Pipeline = Literal["unet2d", "stable-diffusion"]
@@ -152,17 +152,44 @@ class EvaluateConfig(Settings):
 
 
 @dataclass(frozen=True)
+class ConceptConfig(Settings):
+    """Draw a forget and a remain set with the model itself, from a request's prompts."""
+
+    request: str
+    """Erasure request of words, .toml or .json: concept, remain, phrasings, anchor (docs/stable-diffusion.md)."""
+    model: ModelConfig
+    """The model that draws, and is to forget."""
+    output: str
+    """Folder for images/, data/ and split/."""
+    classes: tuple[str, ...] = ()
+    """What pictures count as, in the order in which a judge knows them, more too: names, or a file with a line for each
+    (.json: a list). None given: the concept, then the words that stay."""
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    """How many pictures, and how they are drawn."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
+    num_threads: AtLeast1 | None = None
+    """Threads of one rank on CPU; none takes torch's choice."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes, "classes"))
+
+
+@dataclass(frozen=True)
 class EraseConfig(_ByMethod):
     """Carry an erasure request from the list of samples to a published model, or publish nothing."""
 
     request: str
-    """Erasure request, .toml or .json: id, date, reason, and selectors of samples."""
+    """Erasure request, .toml or .json: id, date, reason, and selectors of samples, or words: concept, remain, phrasings
+    and anchor (docs/stable-diffusion.md)."""
     model: ModelConfig
     """The model to scrub."""
-    data: str
-    """Dataset folder the model was trained on."""
     output: str
     """Folder for split/, scrub/, record.json, report.html and, as `publish` says, model/."""
+    data: str | None = None
+    """Dataset folder the model was trained on; none where the request is words: the model draws its own."""
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    """What it draws then."""
     method: AnyMethod = field(default_factory=default_method)
     """How to forget."""
     train: TrainConfig = LATER

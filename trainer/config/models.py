@@ -32,6 +32,9 @@ class ModelConfig(Settings):
     """Cut prompts that are longer than the model takes, as diffusers does, where they are refused otherwise."""
     image_size: AtLeast1 | None = None
     """Pixels of a side that a latent model works at; none: those that it was trained at."""
+    read_latents: bool = True
+    """Read the latents that data have beside their images, as `erasediff concept` writes them, in place of the images;
+    without it every image is encoded."""
     variant: str | None = None
     """Of the weights' files, such as fp16, where the folder has no others."""
 
@@ -125,3 +128,15 @@ class SamplingConfig(Settings):
     """The i-th image is a function of the seed and i."""
     batch_size: AtLeast1 = 64
     """Images of one forward pass, twice as many with guidance. Another number changes them by rounding alone."""
+
+
+@dataclass(frozen=True)
+class GenerateConfig(Settings):
+    """What a model draws of a concept, to be trained on."""
+
+    num_forget_images: AtLeast1 = 400
+    """Pictures of the concept, over all of its prompts."""
+    num_remain_images: AtLeast1 = 400
+    """Pictures of what must stay, over all of its prompts."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How they are drawn."""

@@ -20,8 +20,8 @@ from ...shards.dataset import Dataset
 from ...shards.streaming.stream import SampleBatch, Stream
 from ..errors import ConfigError
 from ..files import open_up
+from ..models.hashing import weights_sha256
 from ..models.model import Model
-from ..run.provenance import weights_sha256
 
 HELD_OUT_SHARE = 0.25
 FORMAT = "erasediff-classifier-1"
@@ -194,6 +194,14 @@ def read_images(data: Dataset, image_size: int, channels: int, max_images: int |
 
 def load_for(path: str, data: Dataset, model: Model, option: str = "judge.classifier") -> Classifier:
     """The classifier that `option` names; ConfigError where it does not fit the data or the model."""
+    classifier = load_for_images(path, model, option)
+    if classifier.card.classes != data.classes:
+        raise ConfigError(f"{option} = '{path}' knows other classes than the data: leave it out")
+    return classifier
+
+
+def load_for_images(path: str, model: Model, option: str = "judge.classifier") -> Classifier:
+    """The same, whatever its classes are."""
     classifier = load_classifier(Path(path), option)
     card = classifier.card
     if (card.image_size, card.channels) != (model.image_size, model.channels):
@@ -201,6 +209,4 @@ def load_for(path: str, data: Dataset, model: Model, option: str = "judge.classi
             f"{option} = '{path}' takes images of {card.image_size} pixels and {card.channels} "
             f"channels, the model makes {model.image_size} pixels and {model.channels} channels: leave it out"
         )
-    if card.classes != data.classes:
-        raise ConfigError(f"{option} = '{path}' knows other classes than the data: leave it out")
     return classifier

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +84,15 @@ def _open(config: EvaluateConfig, output: Path | None) -> tuple[FinishedScrub, P
 
 
 def run_evaluate(
-    config: EvaluateConfig, *, output: Path | None = None, request: RequestEntry | None = None
+    config: EvaluateConfig,
+    *,
+    output: Path | None = None,
+    request: RequestEntry | None = None,
+    notes: Sequence[str] = (),
 ) -> Evidence:
     """Evaluates a finished scrub; writes record.json and report.html into `output`, or into the run. All ranks call it.
+
+    notes: what is to be said of it beside its own.
 
     What comes of the thresholds is in the record; nothing is raised for one that fails. Raises ConfigError for what
     cannot be evaluated, before anything is computed.
@@ -94,7 +101,8 @@ def run_evaluate(
     options = config.judge
     check_device(options)
     device = collectives.set_up(EngineConfig(device=options.device, num_threads=options.num_threads))
-    scrub, output, notes, retrained = _open(config, output)
+    scrub, output, own_notes, retrained = _open(config, output)
+    notes = [*notes, *own_notes]
     bench = make_bench(config, scrub, device)
     has_null = scrub.unscrubbed.conditions.has_null
     notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, has_null=has_null)

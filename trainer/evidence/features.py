@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..run.provenance import weights_sha256
+from ..models.hashing import weights_sha256
 from .classifier import Classifier
 
 _CHUNK = 64

@@ -14,11 +14,12 @@ from ..config.toml import as_dict, decode, read_toml
 from ..errors import ConfigError
 from ..models.families import load_model
 from ..models.fitting import class_list
+from ..models.hashing import weights_sha256
 from ..models.model import Model
 from ..models.sampling import check_sampling
 from ..pretrain import run_pretrain
 from ..ranks import meeting
-from ..run.provenance import DataStamp, Inputs, PretrainInputs, read_inputs, weights_sha256
+from ..run.provenance import DataStamp, Inputs, PretrainInputs, read_inputs
 from .bench import Bench
 from .finished import FinishedScrub
 from .prompt_file import prompts_sha256

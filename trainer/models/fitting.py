@@ -33,6 +33,7 @@ class Fitted:
 def fit(data: Dataset, model: Model) -> Fitted:
     """Raises ConfigError where the model cannot be told the data's classes, or its images must not be converted."""
     conversion = _conversion(data, model)
+    data = _with_latents_of(data, model)
     if model.caption is not None:
         data = data.captioned(model.caption)
     model.conditions.check(data)
@@ -86,6 +87,25 @@ def class_list(model: Model) -> tuple[str, ...]:
     while names and names[-1] is None:
         names.pop()
     return tuple(f"class {label}" if name is None else name for label, name in enumerate(names))
+
+
+def _with_latents_of(data: Dataset, model: Model) -> Dataset:
+    """With latents as the model's own autoencoder makes them, or with images alone; else raises ConfigError."""
+    latents, encoder = data.manifest.latents, model.encoder_sha256
+    if latents is None or encoder is None or not model.reads_latents:
+        return data.without_latents()
+    channels, height, width = model.latent_shape
+    needed = (2 * channels, height, width)
+    if latents.encoder_sha256 != encoder:
+        found = f"that another autoencoder made ({latents.encoder_sha256[:12]}…; the model's is {encoder[:12]}…)"
+    elif latents.shape != needed:
+        found = f"of shape {list(latents.shape)}, the model works on {list(needed)}"
+    else:
+        return data
+    raise ConfigError(
+        f"'{data.path}' holds latents {found}: have them made with this model, or set model.read_latents = false to "
+        "have the images encoded"
+    )
 
 
 def _conversion(data: Dataset, model: Model) -> str | None:

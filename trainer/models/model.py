@@ -45,6 +45,8 @@ class Model(ABC):
     """Whether data of another shape may be made to fit."""
     caption: str | None = None
     """Stands in place of the samples' own captions, "{}" in it for the class's name."""
+    reads_latents: bool = True
+    """Whether latents that data have beside their images are read in place of these."""
 
     objective: ClassVar[str] = "diffusion"
     """The file of `objectives/` that makes its micro-batches and losses, in training and for the evidence."""
@@ -76,6 +78,19 @@ class Model(ABC):
     def encode(self, images: Tensor, generators: Sequence[np.random.Generator] | None = None) -> Tensor:
         """x_0 of images. generators: one a sample, for an encoder that draws; None: its most probable answer."""
         return images
+
+    @property
+    def encoder_sha256(self) -> str | None:
+        """Of what `encode_moments` works with; None where nothing encodes."""
+        return None
+
+    def encode_moments(self, images: Tensor) -> Tensor:
+        """What of `encode` is the same each time, to be stored: mean and log-variance, one after the other."""
+        raise NotImplementedError
+
+    def from_moments(self, moments: Tensor, generators: Sequence[np.random.Generator] | None = None) -> Tensor:
+        """x_0 of stored moments: `encode(images)` is `from_moments(encode_moments(images))`."""
+        raise NotImplementedError
 
     def decode(self, x_0: Tensor) -> Tensor:
         """Images of x_0, not clamped."""

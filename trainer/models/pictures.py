@@ -25,6 +25,11 @@ def black_images(images: Tensor) -> Tensor:
     return torch.from_numpy((to_pixels(images) == 0).all((1, 2, 3)))
 
 
+def from_pixels(pixels: Tensor) -> Tensor:
+    """uint8 as fp32 in [-1, 1], rounded as `shards.streaming.transform.normalise` rounds."""
+    return (pixels.float() - 127.5) / 127.5
+
+
 def to_grid(images: Tensor, num_columns: int, scale: int = 1) -> Image.Image:
     """Images [N, C, H, W] in [-1, 1] as one picture, row by row, a pixel between them; enlarged by `scale`."""
     pixels = to_pixels(images)

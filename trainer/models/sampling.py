@@ -46,15 +46,17 @@ def denoise(
     *,
     device: torch.device,
     first: int = 0,
+    purpose: str = "sample",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Images number `first` … for `conditions`, [N, C, H, W] in [-1, 1] on `device`.
 
-    The weights are those that `forward` reads, of type `dtype`; those of `model` itself are not read.
+    purpose: images of another have other noise. The weights are those that `forward` reads, of type `dtype`; those of
+    `model` itself are not read.
     """
     sampler = model.schedule.sampler(config.num_inference_steps)
     noise = [
-        sample_generator(config.seed, "sample", first + i).standard_normal(model.latent_shape, dtype=np.float32)
+        sample_generator(config.seed, purpose, first + i).standard_normal(model.latent_shape, dtype=np.float32)
         for i in range(len(conditions))
     ]
     x = sampler.begin(torch.from_numpy(np.stack(noise)).to(device))

@@ -22,6 +22,7 @@ from ..config import MethodConfig
 from ..engine.sharded_model import ShardedModel
 from ..models.conditions import Condition
 from ..models.model import Model, Told
+from ..models.pictures import from_pixels
 from ..randomness import sample_generator
 from .targets import Noised
 
@@ -108,7 +109,12 @@ class DiffusionObjective:
             return torch.from_numpy(array).to(self._device, non_blocking=True)
 
         t, noise = on_device(timesteps_B), on_device(epsilon)
-        x_0 = model.encode(_scaled(on_device(samples.images[rows])), self._encoder_draws(purpose, positions))
+        encoder_draws = self._encoder_draws(purpose, positions)
+        if samples.latents is None:
+            images = on_device(samples.images[rows])
+            x_0 = model.encode(from_pixels(images) if images.dtype == torch.uint8 else images, encoder_draws)
+        else:
+            x_0 = model.from_moments(on_device(samples.latents[rows]), encoder_draws)
         x_t = schedule.noised(x_0, noise, t)
         noised = Noised(x_0, noise, x_t, t, conditions, model.told(told, self._device))
         weights = on_device(samples.weights[rows])
@@ -151,11 +157,6 @@ class DiffusionObjective:
         assert batch.target is not None, "with_forget_targets comes first"
         output = self._predict(model, batch.noised.x_t, batch.noised.timesteps, batch.noised.told)
         return (batch.target - output).square().flatten(1).mean(1)
-
-
-def _scaled(images: Tensor) -> Tensor:
-    """Pixels (uint8) as fp32 in [-1, 1], rounded as `transform.normalise` rounds; others as they are."""
-    return (images.float() - 127.5) / 127.5 if images.dtype == torch.uint8 else images
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from .attempts import (
     read_metrics,
 )
 from .identity import Identity, free_settings, what_counts
-from .provenance import INPUTS_NAME, Inputs, PretrainInputs, record_inputs
+from .provenance import INPUTS_NAME, AnyInputs, record_inputs
 
 LOGS_NAME = "logs"  # what the ranks print, where a launcher keeps it
 SLURM_NAME = "slurm"  # what was submitted, and what became of it
@@ -89,7 +89,7 @@ class RunFolder:
         """Whether the model is there and counts, agreed by all ranks."""
         return collectives.on_main(lambda: is_finished(self.path))
 
-    def hold_to(self, inputs: Inputs | PretrainInputs) -> None:
+    def hold_to(self, inputs: AnyInputs) -> None:
         """Notes what the run works on when it is started first. All ranks call it.
 
         Raises ConfigError, on all of them, where a disk holds something else than rank 0's, or where the run, finished
@@ -98,7 +98,7 @@ class RunFolder:
         collectives.check_same_everywhere(inputs.hashes())
         collectives.on_main(lambda: self._hold_to(inputs))
 
-    def _hold_to(self, inputs: Inputs | PretrainInputs) -> None:
+    def _hold_to(self, inputs: AnyInputs) -> None:
         if is_finished(self.path) and not (self.path / INPUTS_NAME).exists():
             said = "was finished by an erasediff that did not note its inputs: whether they have changed is not known"
             print(f"erasediff: output = '{self.path}' {said}", file=sys.stderr)

@@ -13,6 +13,8 @@ from ..config.toml import as_dict, flatten
 FREE_KEYS = frozenset(
     {
         "output",
+        "device",
+        "num_threads",
         "publish",
         "judge.sampling.batch_size",
         "engine.zero_stage",

@@ -8,37 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
 from pydantic import TypeAdapter
-from torch import Tensor
 
 from ...shards.dataset import Dataset
 from ..errors import ConfigError
 from ..files import write_json
+from ..models.hashing import weights_sha256
 from ..models.model import Model
 
 INPUTS_NAME = "inputs.json"
 COMMIT_NAME = "COMMIT"  # beside a copy of the code: the commit it was copied from
-
-
-def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) over names, shapes and fp32 values of weights, in the order of their names.
-
-    The same for weights in memory and for the file they were saved to, whatever else the file holds.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def frozen_sha256(model: Model) -> dict[str, str]:
@@ -125,7 +110,23 @@ class PretrainInputs:
         return {"samples of data": self.data.fingerprint}
 
 
-InputsT = TypeVar("InputsT", bound=Inputs | PretrainInputs)
+@dataclass(frozen=True)
+class ConceptInputs:
+    """What a concept's pictures were drawn for, and by which model."""
+
+    request: dict[str, Any]
+    base_weights_sha256: str
+    base_frozen_sha256: dict[str, str] = field(default_factory=dict)
+
+    def hashes(self) -> dict[str, str]:
+        """By the words that name each to a user."""
+        asked = hashlib.sha256(json.dumps(self.request, sort_keys=True).encode()).hexdigest()
+        base = ModelStamp(self.base_weights_sha256, self.base_frozen_sha256)
+        return {"words of request": asked} | {f"{what} of model.path": it for what, it in base.hashes().items()}
+
+
+AnyInputs = Inputs | PretrainInputs | ConceptInputs
+InputsT = TypeVar("InputsT", bound=AnyInputs)
 
 
 def versions() -> dict[str, str]:
@@ -154,7 +155,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def record_inputs(run: Path, inputs: Inputs | PretrainInputs) -> None:
+def record_inputs(run: Path, inputs: AnyInputs) -> None:
     """Notes what the run works on when it is started first. Rank 0 calls it.
 
     Raises ConfigError where the run was begun on other weights or other samples than these.
@@ -165,7 +166,7 @@ def record_inputs(run: Path, inputs: Inputs | PretrainInputs) -> None:
         write_json(run / INPUTS_NAME, {key: value for key, value in values.items() if value != {}})
 
 
-def check_inputs(run: Path, inputs: Inputs | PretrainInputs) -> None:
+def check_inputs(run: Path, inputs: AnyInputs) -> None:
     """Raises ConfigError where the run, if there is one, was begun on other weights or samples; writes nothing."""
     recorded = read_inputs(run, type(inputs))
     if recorded is None:

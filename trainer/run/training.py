@@ -87,6 +87,7 @@ def train(
             image_size=model.image_size,
             channels=model.channels,
             dtype="uint8",  # scaled on the device
+            latents=dataset.manifest.latents is not None,
             on_bad_sample="skip",
         )
 

@@ -15,7 +15,7 @@ from erasediff.trainer.evidence.finished import FinishedScrub
 from erasediff.trainer.evidence.images import Asked, Images
 from erasediff.trainer.evidence.making import make_bench
 from erasediff.trainer.evidence.relearning import relearn
-from erasediff.trainer.run.provenance import weights_sha256
+from erasediff.trainer.models.hashing import weights_sha256
 from evidence_cases import tiny_evaluation
 
 CPU = torch.device("cpu")

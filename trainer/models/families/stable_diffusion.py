@@ -13,11 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from ...config import ModelConfig
 from ...errors import ConfigError
 from ..conditions import Condition
+from ..hashing import weights_sha256
 from ..lineage import read_lineage
 from ..model import Forward, Model, Told
 from ..pipeline import check_stores, class_of, components, loading, read_part, refuse_pickles, save_with
@@ -59,12 +61,27 @@ class StableDiffusion(Model):
         return self.module.config["in_channels"], side, side
 
     def encode(self, images: Tensor, generators: Sequence[np.random.Generator] | None = None) -> Tensor:
-        posterior = self.vae.encode(images).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        return self.from_moments(self.encode_moments(images), generators)
+
+    @property
+    def encoder_sha256(self) -> str:
+        return self._encoder_sha256
+
+    @functools.cached_property
+    def _encoder_sha256(self) -> str:
+        encodes = ("encoder.", "quant_conv.")
+        return weights_sha256({n: value for n, value in self.vae.state_dict().items() if n.startswith(encodes)})
+
+    def encode_moments(self, images: Tensor) -> Tensor:
+        return self.vae.encode(images).latent_dist.parameters  # pyright: ignore[reportAttributeAccessIssue]
+
+    def from_moments(self, moments: Tensor, generators: Sequence[np.random.Generator] | None = None) -> Tensor:
+        posterior = DiagonalGaussianDistribution(moments)
         if generators is None:
             return posterior.mean * self.vae.config["scaling_factor"]
         shape = posterior.mean.shape[1:]
         drawn = np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in generators])
-        noise = torch.from_numpy(drawn).to(images.device)
+        noise = torch.from_numpy(drawn).to(moments.device)
         return (posterior.mean + posterior.std * noise) * self.vae.config["scaling_factor"]
 
     def decode(self, x_0: Tensor) -> Tensor:
@@ -164,6 +181,7 @@ def loaded(config: ModelConfig, folder: Path, index: dict[str, Any], *, texts: M
         "converts_images": config.convert_images,
         "caption": config.caption,
         "variant": config.variant,
+        "reads_latents": config.read_latents,
     }
 
 

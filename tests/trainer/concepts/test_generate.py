@@ -1,0 +1,253 @@
+"""What a model draws for a request of words: whose pictures, which latents, again after a kill, on any ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from erasediff.launch.cli import main
+from erasediff.shards import Dataset, Stream, build
+from erasediff.shards.checking.verify import verify
+from erasediff.trainer.concepts import generate
+from erasediff.trainer.concepts.generate import check, run_generate
+from erasediff.trainer.config import ConceptConfig, GenerateConfig, ModelConfig, SamplingConfig
+from erasediff.trainer.errors import ConfigError, Interrupted, TrainingError
+from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.fitting import fit
+from erasediff.trainer.objectives.diffusion import DiffusionObjective
+from erasediff.trainer.randomness import sample_generator
+from PIL import Image
+from ranks import check as check_ranks
+from ranks import run_ranks
+from safetensors.torch import load_file, save_file
+from tiny_text import make_pipeline
+
+# whose annotations are narrower than what they take
+LIBRARY: Any = diffusers
+REQUEST = """\
+concept = ["three"]
+remain = ["one", "two"]
+phrasings = ["a red {}", "an image of a {}"]
+"""
+SAMPLING = SamplingConfig(num_inference_steps=3, guidance_scale=2.0, seed=5, batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model/, request.toml"""
+    folder = tmp_path_factory.mktemp("concept")
+    make_pipeline(folder / "model")
+    (folder / "request.toml").write_text(REQUEST)
+    return folder
+
+
+def config_of(given: Path, output: Path, **changes: Any) -> ConceptConfig:
+    config = ConceptConfig(
+        request=str(given / "request.toml"),
+        model=ModelConfig(str(given / "model")),
+        output=str(output),
+        generate=GenerateConfig(num_forget_images=4, num_remain_images=9, sampling=SAMPLING),
+        device="cpu",
+    )
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def drawn(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_generate(config_of(given, tmp_path_factory.mktemp("drawn") / "out"))
+
+
+def test_the_pictures_are_the_models(given: Path, drawn: Path) -> None:
+    data = Dataset.open(drawn / "data")
+    asked = [*["a red three", "an image of a three"] * 2]
+    asked += ["a red one", "a red two", "an image of a one", "an image of a two"] * 2 + ["a red one"]
+    keys = [f"forget-{i:06d}" for i in range(4)] + [f"remain-{i:06d}" for i in range(9)]
+    rows = {data.key(i): i for i in range(len(data))}
+    assert sorted(rows) == keys and data.classes == ("three", "one", "two")
+    noise = [sample_generator(5, "concept", i).standard_normal((4, 8, 8), dtype=np.float32) for i in range(13)]
+    pipeline = LIBRARY.StableDiffusionPipeline.from_pretrained(given / "model", low_cpu_mem_usage=False)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        asked,
+        height=16,
+        width=16,
+        latents=torch.from_numpy(np.stack(noise)),
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        output_type="np",
+    ).images
+    for number, (key, prompt) in enumerate(zip(keys, asked, strict=True)):
+        sample = data.read(rows[key])
+        assert sample.text == prompt and data.classes[sample.label or 0] == prompt.split()[-1]
+        # rounded to a level; the last bits of a batch's arithmetic depend on its size
+        assert np.abs(sample.image - theirs[number] * 255).max() <= 0.51
+        file = drawn / "images" / key.partition("-")[0] / f"{key}.png"
+        assert np.array_equal(np.asarray(Image.open(file)), sample.image)
+        about = data.metadata(rows[key])
+        assert (about["seed"], about["number"], about["guidance_scale"]) == (5, number, 2.0)
+        assert prompt == about["phrasing"].replace("{}", prompt.split()[-1]) and about["num_inference_steps"] == 3
+        posterior: Any = pipeline.vae.encode(torch.from_numpy(sample.image / 127.5 - 1).permute(2, 0, 1)[None].float())
+        expected = torch.cat([posterior.latent_dist.mean, posterior.latent_dist.logvar], dim=1)[0].detach()
+        torch.testing.assert_close(torch.from_numpy(data.latents(rows[key]).copy()), expected, rtol=0, atol=1e-5)
+    assert verify(drawn / "split") == [] and not (drawn / "latents").exists()
+    forget = Dataset.open(drawn / "split" / "forget")
+    assert {forget.text(i) for i in range(len(forget))} == set(asked[:4]) and len(forget) == 4
+    assert len(Dataset.open(drawn / "split" / "remain")) == 9
+
+
+def test_training_reads_latents_as_it_would_encode(given: Path, drawn: Path) -> None:
+    data = Dataset.open(drawn / "data")
+    batches = []
+    for reads in (True, False):
+        model = load_model(ModelConfig(str(given / "model"), read_latents=reads))
+        fitted = fit(data, model).data
+        assert (fitted.manifest.latents is not None) == reads
+        stream = Stream(fitted, seed=1, batch_size=6, dtype="uint8", image_size=16, latents=reads)
+        objective = DiffusionObjective(model, torch.device("cpu"), seed=1, label_drop=0.5)
+        (batch,) = objective.remain_batches(stream.batch(0))
+        batches.append(batch)
+    stored, online = batches
+    torch.testing.assert_close(stored.noised.x_0, online.noised.x_0, rtol=0, atol=1e-5)
+    torch.testing.assert_close(stored.noised.x_t, online.noised.x_t, rtol=0, atol=1e-5)
+    torch.testing.assert_close(stored.target, online.target, rtol=0, atol=1e-5)
+    assert online.noised.x_0.std() > 0.05, "the pictures are something"
+
+
+def test_latents_of_another_autoencoder_are_refused(given: Path, drawn: Path, tmp_path: Path) -> None:
+    data = Dataset.open(drawn / "data")
+    other = load_model(ModelConfig(str(make_pipeline(tmp_path / "other", seed=1))))
+    with pytest.raises(ConfigError, match=r"latents that another autoencoder made .*set model.read_latents = false"):
+        fit(data, other)
+    larger = load_model(ModelConfig(str(given / "model"), image_size=32))
+    with pytest.raises(ConfigError):
+        fit(data, larger)
+    larger = load_model(ModelConfig(str(given / "model"), image_size=32, convert_images=True))
+    with pytest.raises(ConfigError, match=r"latents of shape \[8, 8, 8\], the model works on \[8, 16, 16\]"):
+        fit(data, larger)
+    assert fit(data, dataclasses.replace(larger, reads_latents=False)).data.manifest.latents is None
+    # another decoder encodes alike
+    weights = load_file(given / "model" / "vae" / "diffusion_pytorch_model.safetensors")
+    one: Any = load_model(ModelConfig(str(given / "model")))
+    torch.nn.init.zeros_(one.vae.decoder.conv_out.weight)
+    assert fit(data, one).data.manifest.latents is not None and any(name.startswith("decoder") for name in weights)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("config.toml", "lock")
+    }
+
+
+def test_it_goes_on_where_it_was_ended(
+    given: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+    draw_chunk = generate._draw_chunk  # pyright: ignore[reportPrivateUsage]
+
+    def ended(model: Any, chunk: Any, *rest: Any) -> None:
+        if len(calls) == 2:
+            raise Interrupted("enough")
+        calls.append([one.key for one in chunk])
+        draw_chunk(model, chunk, *rest)
+
+    monkeypatch.setattr(generate, "_draw_chunk", ended)
+    with pytest.raises(Interrupted):
+        run_generate(config_of(given, tmp_path / "out"))
+    assert not (tmp_path / "out" / "data").exists()
+    # of a picture whose writing was cut off
+    (tmp_path / "out" / "images" / "forget" / "forget-000001.png").unlink()
+    (tmp_path / "out" / "images" / "forget" / "forget-000001.png.partial").write_bytes(b"half")
+    calls.append([])
+    run_generate(config_of(given, tmp_path / "out"))
+    assert [chunk[0] for chunk in calls[3:]] == ["forget-000000", "remain-000002", "remain-000005", "remain-000008"]
+    assert content(tmp_path / "out" / "data") == content(drawn / "data")
+    assert content(tmp_path / "out" / "images") == content(drawn / "images")
+    again = content(tmp_path / "out")
+    run_generate(config_of(given, tmp_path / "out"))
+    assert content(tmp_path / "out") == again and len(calls) == 7, "finished: nothing is done again"
+
+
+def test_two_ranks_draw_what_one_does(given: Path, drawn: Path, tmp_path: Path) -> None:
+    words = ["concept", "generate", "--request", str(given / "request.toml"), "--model.path", str(given / "model")]
+    words += ["--generate.num-forget-images", "4", "--generate.num-remain-images", "9", "--device", "cpu"]
+    words += ["--generate.sampling.num-inference-steps", "3", "--generate.sampling.guidance-scale", "2"]
+    words += ["--generate.sampling.seed", "5", "--generate.sampling.batch-size", "3"]
+    finished = run_ranks(2, ["-m", "erasediff.launch", *words, "--output", str(tmp_path / "out")])
+    check_ranks(finished)
+    assert content(tmp_path / "out" / "data") == content(drawn / "data")
+    assert f"forget: {tmp_path / 'out' / 'split' / 'forget'}" in finished[0].stdout and not finished[1].stdout
+    # the launcher knows the command by its two words
+    assert main(["launch", "local", "-n", "1", *words, "--output", str(tmp_path / "out")]) == 0
+
+
+def test_black_pictures_are_an_error(given: Path, tmp_path: Path) -> None:
+    broken = make_pipeline(tmp_path / "model")
+    file = broken / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["decoder.conv_out.weight"].zero_()
+    weights["decoder.conv_out.bias"].fill_(-9)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match=r"13 of 13 pictures are black, '.*forget-000000.png' for one"):
+        run_generate(config_of(given, tmp_path / "out", model=ModelConfig(str(broken))))
+    assert not (tmp_path / "out" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"classes": ("three", "one")}, "classes has no two, for which"),
+        ({"generate": GenerateConfig(num_remain_images=1, sampling=SAMPLING)}, "generate.num_remain_images = 1: "),
+        ({"generate": GenerateConfig(sampling=dataclasses.replace(SAMPLING, num_inference_steps=2000))}, "from 1 to"),
+    ],
+)
+def test_what_is_refused(given: Path, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        check(config_of(given, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_and_models_that_do_not_go_together(given: Path, base_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(REQUEST.replace("a red {}", "a {}" + " image" * 20))
+    with pytest.raises(ConfigError, match=r"long.toml: the prompt = .* tokens, the model takes 14"):
+        check(config_of(given, tmp_path / "out", request=str(tmp_path / "long.toml")))
+    with pytest.raises(ConfigError, match="is told a class"):
+        check(config_of(given, tmp_path / "out", model=ModelConfig(str(base_model), null_class=10)))
+
+
+def test_what_was_begun_with_others_is_refused(given: Path, drawn: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(config_of(given, drawn), request=str(tmp_path / "request.toml"))
+    (tmp_path / "request.toml").write_text(REQUEST.replace("two", "four"))
+    with pytest.raises(ConfigError, match="holds another run: request"):
+        run_generate(config)
+    before = (given / "request.toml").read_text()
+    try:
+        (given / "request.toml").write_text(before.replace("two", "four"))
+        with pytest.raises(ConfigError, match="was begun with other words of request"):
+            run_generate(config_of(given, drawn))
+    finally:
+        (given / "request.toml").write_text(before)
+
+
+def test_the_classes_are_the_judges(given: Path, tmp_path: Path) -> None:
+    """In its order, more than are drawn."""
+    generating = GenerateConfig(num_forget_images=1, num_remain_images=2, sampling=SAMPLING)
+    config = config_of(given, tmp_path / "out", classes=("one", "two", "three", "four"), generate=generating)
+    data = Dataset.open(run_generate(config) / "data")
+    assert data.classes == ("one", "two", "three", "four")
+    assert {data.text(i).split()[-1]: data.classes[data.labels[i]] for i in range(3)} == {
+        word: word for word in ("one", "two", "three")
+    }
+
+
+def test_a_pixel_model_reads_images(base_model: Path, tmp_path: Path) -> None:
+    """Whatever lies beside them."""
+    digits = build("digits", tmp_path / "digits")
+    model = load_model(ModelConfig(str(base_model), null_class=10))
+    assert model.encoder_sha256 is None and fit(digits, model).data.manifest.latents is None

@@ -1,0 +1,118 @@
+"""What makes an erasure of words one of samples: those that the model draws for them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import ConceptConfig, EraseConfig, TargetedConfig
+from ..config.toml import check_ranges
+from ..errors import ConfigError
+from ..evidence.classifier import Classifier, load_classifier, load_for_images
+from ..evidence.evaluation import metric_names
+from ..evidence.features import network_features
+from ..evidence.options import check_device, check_options, thresholds_of
+from ..scrubbing import check_settings
+from .generate import DATA_NAME, check, plan
+from .request import ConceptRequest, read_concept_request
+
+CONCEPT_NAME = "concept"  # of the folder that is drawn into, in the erasure's
+PROMPTS_NAME = "prompts.csv"
+
+DRAWN = (
+    "data        drawn by the unscrubbed model from the request's prompts: to a judge trained on them a word means "
+    "what that model draws"
+)
+
+
+@dataclass(frozen=True)
+class WordsErasure:
+    """An `EraseConfig` whose request is words."""
+
+    config: EraseConfig
+    request: ConceptRequest
+
+    @classmethod
+    def of(cls, config: EraseConfig) -> WordsErasure:
+        """Raises ConfigError for settings that go with a request of samples alone."""
+        check_ranges(config)
+        request, judge = read_concept_request(Path(config.request)), config.judge
+        if config.data is not None:
+            raise ConfigError(
+                f"data = '{config.data}': '{config.request}' forgets words, for which the model draws the data itself: "
+                "leave it out"
+            )
+        if judge.with_retrained or judge.retrained is not None:
+            raise ConfigError(
+                "judge.retrained: of a request of words there are no training data to leave out, so no model is "
+                "retrained: leave it out"
+            )
+        if request.anchors and not isinstance(config.method, TargetedConfig):
+            raise ConfigError(f"{request.name}: anchor: method.name = {config.method.name!r} takes none: leave it out")
+        if request.anchors and (config.method.anchors or config.method.concept):  # pyright: ignore[reportAttributeAccessIssue]
+            raise ConfigError(f"{request.name}: anchor, and method.anchor or method.concept: give one of them")
+        return cls(config, request)
+
+    @property
+    def drawing(self) -> ConceptConfig:
+        """What `concept generate` is asked for."""
+        config = self.config
+        return ConceptConfig(
+            request=config.request,
+            model=config.model,
+            output=str(Path(config.output) / CONCEPT_NAME),
+            classes=() if config.judge.classifier is None else self._judge.card.classes,
+            generate=config.generate,
+            device=config.engine.device,
+            num_threads=config.engine.num_threads,
+        )
+
+    @functools.cached_property
+    def _judge(self) -> Classifier:
+        return load_classifier(Path(str(self.config.judge.classifier)), "judge.classifier")
+
+    @property
+    def is_drawn(self) -> bool:
+        return (Path(self.drawing.output) / DATA_NAME).exists()
+
+    def check(self) -> None:
+        """Raises ConfigError for what is known to be wrong before anything is drawn; writes nothing."""
+        judge = self.config.judge
+        if judge.classifier is not None:
+            self.request.classes(self._judge.card.classes, f"judge.classifier = '{judge.classifier}'")
+        check(self.drawing)
+        request, model = plan(self.drawing)
+        told = request.prompts(request.phrasings)
+        forget, remain = ([one.prompt for one in told if one.is_forgotten == side] for side in (True, False))
+        check_settings(self.on_samples(), model, forget, remain)
+        check_device(judge)
+        check_options(judge, model)
+        features = "the data's"
+        if judge.classifier is not None:
+            features = load_for_images(judge.classifier, model).card.name
+        if judge.features != "classifier":
+            features = network_features(judge.features).name
+        thresholds_of(judge, metric_names(judge, features, forgets_classes=True), forgets_classes=True)
+
+    def on_samples(self) -> EraseConfig:
+        """The same erasure, of the samples that are drawn."""
+        config, request = self.config, self.request
+        method, judge = config.method, config.judge
+        if request.anchors:
+            method = dataclasses.replace(method, anchor=request.anchors, concept=request.words)  # pyright: ignore[reportCallIssue]
+        if judge.prompts is None:
+            judge = dataclasses.replace(judge, prompts=str(Path(config.output) / PROMPTS_NAME))
+        data = str(Path(self.drawing.output) / DATA_NAME)
+        return dataclasses.replace(config, data=data, method=method, judge=judge)
+
+    def write_prompts(self) -> None:
+        """What the evaluation asks for: every phrasing with every word, those that nothing is trained on, too."""
+        request = self.request
+        with (Path(self.config.output) / PROMPTS_NAME).open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["prompt", "class", "phrasing"])
+            for one in request.prompts((*request.phrasings, *request.held_out_phrasings)):
+                table.writerow([one.prompt, one.of_class, one.phrasing])

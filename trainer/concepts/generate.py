@@ -1,0 +1,246 @@
+"""`concept generate`: a forget and a remain set that the model itself draws from a request's prompts.
+
+    OUTPUT/config.toml, inputs.json    what was asked of which model
+    OUTPUT/images/forget|remain/       every picture, for review
+    OUTPUT/data/                       the dataset: pictures, prompts, and what the autoencoder makes of them
+    OUTPUT/split/                      D_f and D_r of it
+
+The same command continues after a kill with the pictures that are not there yet. Nothing blackens pictures: no safety
+checker runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...shards.format.images import encode_png
+from ...shards.format.manifest import Latents
+from ...shards.requests.request import Request, Selector
+from ...shards.requests.split import split
+from ...shards.sources.source import Entry, ListedSource, mixed
+from ...shards.writing.build import DEFAULT_MAX_SHARD_BYTES, DEFAULT_MAX_SHARD_SAMPLES, write_dataset
+from ...shards.writing.write_shard import plan_shards
+from ..config import ConceptConfig, EngineConfig, GenerateConfig
+from ..config.toml import check_ranges
+from ..errors import ConfigError, TrainingError
+from ..models.families import load_model
+from ..models.model import Model
+from ..models.pictures import MAX_BLACK_SHARE, from_pixels, to_pixels
+from ..models.sampling import check_sampling, denoise
+from ..ranks import collectives
+from ..run.folder import RunFolder, check_output
+from ..run.progress import StepProgress
+from ..run.provenance import ConceptInputs, ModelStamp, check_inputs
+from .request import ConceptPrompt, ConceptRequest, read_concept_request
+
+DATA_NAME = "data"
+SPLIT_NAME = "split"
+IMAGES_NAME = "images"
+_LATENTS_NAME = "latents"  # until they lie in the shards
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One to be drawn."""
+
+    number: int
+    """Its noise is a function of this and the seed."""
+    key: str
+    asked: ConceptPrompt
+
+    def file(self, output: Path) -> Path:
+        return output / IMAGES_NAME / self.key.partition("-")[0] / f"{self.key}.png"
+
+    def latents_file(self, output: Path) -> Path:
+        return output / _LATENTS_NAME / f"{self.key}.npy"
+
+
+def run_generate(config: ConceptConfig) -> Path:
+    """Draws what is not there yet and makes the dataset and its split; returns the output folder. All ranks call it.
+
+    Raises ConfigError or DataError for what cannot work, before anything is written, and TrainingError where more than
+    1 % of the pictures are black.
+    """
+    device = collectives.set_up(EngineConfig(device=config.device, num_threads=config.num_threads))
+    request, model = collectives.together(lambda: plan(config))
+    run = RunFolder(config, config.output)
+    stamp = ModelStamp.of(model)
+    run.hold_to(ConceptInputs(request.plain(), stamp.weights_sha256, stamp.frozen_sha256))
+    if not collectives.on_main((run.path / SPLIT_NAME).exists):
+        pictures = pictures_of(request, config.generate)
+        _draw(model.to(device), pictures, config.generate, run.path, device)
+        collectives.barrier()
+        collectives.on_main(lambda: _assemble(run.path, request, config, model, stamp, pictures))
+    return run.path
+
+
+def check(config: ConceptConfig) -> None:
+    """Raises ConfigError where the run would be refused, its device aside; writes nothing."""
+    check_output(config, config.output)
+    request, model = plan(config)
+    stamp = ModelStamp.of(model)
+    check_inputs(Path(config.output), ConceptInputs(request.plain(), stamp.weights_sha256, stamp.frozen_sha256))
+
+
+def plan(config: ConceptConfig) -> tuple[ConceptRequest, Model]:
+    """What is asked, and of whom; raises ConfigError for a model that is told no prompts or cannot be told these."""
+    check_ranges(config)
+    request, model = read_concept_request(Path(config.request)), load_model(config.model)
+    request.classes(config.classes, "classes")
+    check_sampling(config.generate.sampling, model, "generate.sampling")
+    for option, count, words in (
+        ("num_forget_images", config.generate.num_forget_images, request.words),
+        ("num_remain_images", config.generate.num_remain_images, request.remaining),
+    ):
+        if count < len(words):
+            raise ConfigError(f"generate.{option} = {count}: {request.name} has {len(words)} words: draw each once")
+    if model.conditions.kind != "a prompt":
+        raise ConfigError(f"model.path = {config.model.path!r} is told {model.conditions.kind}: it draws no prompts")
+    for one in request.prompts((*request.phrasings, *request.held_out_phrasings)):
+        model.conditions.parse(one.prompt, f"{request.name}: the prompt")
+    return request, model
+
+
+def pictures_of(request: ConceptRequest, config: GenerateConfig) -> list[Picture]:
+    """All to be drawn: each set goes round its prompts."""
+    prompts, found = request.prompts(request.phrasings), []
+    for name, count in (("forget", config.num_forget_images), ("remain", config.num_remain_images)):
+        of_set = [one for one in prompts if one.is_forgotten == (name == "forget")]
+        found += [(f"{name}-{i:06d}", of_set[i % len(of_set)]) for i in range(count)]
+    return [Picture(number, key, asked) for number, (key, asked) in enumerate(found)]
+
+
+@torch.no_grad()
+def _draw(model: Model, pictures: list[Picture], config: GenerateConfig, output: Path, device: torch.device) -> None:
+    """This rank's share of the chunks, those that are there left out."""
+    model.module.eval()
+    rank, world_size = collectives.rank(), collectives.world_size()
+    progress = StepProgress("pictures", 0, len(pictures))
+    try:
+        for number, start in enumerate(range(0, len(pictures), config.sampling.batch_size)):
+            chunk = pictures[start : start + config.sampling.batch_size]
+            is_done = all(one.file(output).exists() and one.latents_file(output).exists() for one in chunk)
+            if number % world_size == rank and not is_done:
+                _draw_chunk(model, chunk, config, output, device)
+            progress.update(start + len(chunk) - 1, {})
+    finally:
+        progress.close()
+
+
+def _draw_chunk(model: Model, chunk: list[Picture], config: GenerateConfig, output: Path, device: torch.device) -> None:
+    asked = [one.asked.prompt for one in chunk]
+    images = denoise(
+        model, model.module, asked, config.sampling, device=device, first=chunk[0].number, purpose="concept"
+    )
+    pixels = to_pixels(images.cpu())
+    # of what the file holds, as a stream of it would encode it
+    moments = model.encode_moments(from_pixels(torch.from_numpy(pixels).permute(0, 3, 1, 2)).to(device))
+    for one, picture, latents in zip(chunk, pixels, moments.float().cpu().numpy(), strict=True):
+        data = io.BytesIO()
+        np.save(data, latents.astype("<f4"), allow_pickle=False)
+        _write(one.latents_file(output), data.getvalue())
+        _write(one.file(output), encode_png(picture))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    partial.rename(path)
+
+
+def _assemble(
+    output: Path,
+    request: ConceptRequest,
+    config: ConceptConfig,
+    model: Model,
+    stamp: ModelStamp,
+    pictures: list[Picture],
+) -> None:
+    """The dataset and its split, of the pictures."""
+    data = output / DATA_NAME
+    if not data.exists():
+        _check_not_black([one.file(output) for one in pictures])
+        assert model.encoder_sha256 is not None
+        channels, height, width = model.latent_shape
+        source = _Drawn(output, request.classes(config.classes, "classes"), config.generate, stamp, pictures)
+        shards = plan_shards(source.sizes_bytes, DEFAULT_MAX_SHARD_SAMPLES, DEFAULT_MAX_SHARD_BYTES)
+        latents = Latents(model.encoder_sha256, (2 * channels, height, width))
+        write_dataset(source, data, name=source.name, shards=shards, num_workers=1, latents=latents)
+    split(data, output / SPLIT_NAME, request=as_request(request))
+    for one in pictures:
+        one.latents_file(output).unlink(missing_ok=True)
+    (output / _LATENTS_NAME).rmdir()
+
+
+def as_request(request: ConceptRequest) -> Request:
+    """The same of the dataset that was drawn for it."""
+    selector = Selector(labels=(request.words[0],))
+    return Request((selector,), id=request.id, date=request.date, reason=request.reason, name=request.name)
+
+
+def _check_not_black(files: list[Path]) -> None:
+    black = [file for file in files if _is_black(file)]
+    if len(black) > MAX_BLACK_SHARE * len(files):
+        raise TrainingError(
+            f"{len(black):,} of {len(files):,} pictures are black, '{black[0]}' for one: the model gives NaN or black "
+            "pictures for these prompts; look at generate.sampling and the model's weights"
+        )
+
+
+def _is_black(file: Path) -> bool:
+    with Image.open(file) as picture:
+        return picture.getbbox() is None
+
+
+class _Drawn(ListedSource):
+    """The pictures as a source for shards, their latents beside them."""
+
+    def __init__(
+        self,
+        output: Path,
+        classes: tuple[str, ...],
+        config: GenerateConfig,
+        stamp: ModelStamp,
+        pictures: list[Picture],
+    ):
+        self.name = "concept"
+        self.classes = classes
+        self._output = output
+        self._pictures = {one.key: one for one in pictures}
+        made = {
+            "model_sha256": stamp.weights_sha256,
+            "seed": config.sampling.seed,
+            "guidance_scale": config.sampling.guidance_scale,
+            "num_inference_steps": config.sampling.num_inference_steps,
+        }
+        super().__init__(mixed([self._entry(one, made) for one in pictures]))
+
+    def _entry(self, one: Picture, made: dict[str, Any]) -> Entry:
+        state = one.file(self._output).stat()
+        return Entry(
+            key=one.key,
+            extension="png",
+            size_bytes=state.st_size,
+            location=one.key,
+            label=self.classes.index(one.asked.of_class),
+            text=one.asked.prompt,
+            metadata=made | {"number": one.number, "phrasing": one.asked.phrasing},
+            modified_ns=state.st_mtime_ns,
+        )
+
+    def entry(self, i: int) -> Entry:
+        entry = super().entry(i)
+        latents = self._pictures[entry.key].latents_file(self._output).read_bytes()
+        return dataclasses.replace(entry, latents=latents)
+
+    def read(self, entry: Entry) -> bytes:
+        return self._pictures[entry.key].file(self._output).read_bytes()
