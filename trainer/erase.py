@@ -125,20 +125,18 @@ def run_erase(
     """
     check_ranges(config)
     collectives.set_up(config.engine)
-    words = collectives.together(lambda: _words(config))
-    if words is None:
-        planned = _plan(config, words)
-        run = RunFolder(config, config.output)
-    else:
+    asked, words = config, collectives.together(lambda: _words(config))
+    if words is not None:
         collectives.together(words.check)
-        run = RunFolder(config, config.output)
+        RunFolder(asked, asked.output)
         collectives.on_main(words.write_prompts)
         run_generate(words.drawing)
         meeting.check()
         config = words.on_samples()
-        planned = _plan(config, words)
+    planned = _plan(config, words)
     request, given, model, forgotten_before = planned.request, planned.given, planned.model, planned.forgotten_before
     retrained = named_retrained(config.judge, model, config.model) if before_evaluation is None else None
+    run = RunFolder(asked, asked.output)
     sets = run.path / "split"
     collectives.on_main(lambda: _split(given, sets, request, forgotten_before))
     if retrained is not None:  # hours before the evaluation asks
