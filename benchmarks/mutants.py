@@ -213,6 +213,12 @@ def _hidden(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]
             hidden = node.annotation
         elif isinstance(node, ast.FunctionDef):
             hidden = node.returns
+            # the star before what is given by name
+            if node.args.kwonlyargs and node.args.vararg is None:
+                first = node.args.kwonlyargs[0]
+                before = [*node.args.args, *node.args.defaults]
+                last = max(((n.end_lineno or 0, n.end_col_offset or 0) for n in before), default=(node.lineno, 0))
+                yield last, (first.lineno, first.col_offset)
         elif isinstance(node, ast.JoinedStr | ast.Raise | ast.Assert) or _is_print(node):
             hidden = cast(ast.expr | ast.stmt, node)
         elif isinstance(node, ast.keyword) and node.arg in ("strict", "frozen"):

@@ -14,12 +14,16 @@ from .options import read_settings
 @dataclass(frozen=True)
 class Erase:
     config: EraseConfig
+    dry_run: bool
 
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Erase:
+        dry_run = "--dry-run" in words
         # the model is what a request names first: `--model M` for `--model.path M`
         words = ["--model.path" + word[7:] if word == "--model" or word[:8] == "--model=" else word for word in words]
-        return cls(read_settings(EraseConfig, words, prog=prog))
+        words = [word for word in words if word != "--dry-run"]
+        note = "--dry-run prints the resolved settings and what would happen, and stops."
+        return cls(read_settings(EraseConfig, words, prog=prog, note=note), dry_run)
 
     @property
     def folder(self) -> Path:
@@ -36,12 +40,15 @@ class Erase:
 
     def run(self) -> None:
         with meeting.on_signals():
-            from ..trainer.erase import WITHDRAWN_NAME, run_erase
+            from ..trainer.erase import WITHDRAWN_NAME, dry_run, run_erase
             from ..trainer.errors import ThresholdError
             from ..trainer.evidence.record import RECORD_NAME
             from ..trainer.ranks.collectives import is_main, leaving_together
             from .evidence_table import show
 
+            if self.dry_run:
+                print(dry_run(self.config))
+                return
             with leaving_together():
                 try:
                     erasure = run_erase(self.config)

@@ -31,7 +31,7 @@ from .concepts.erasing import DRAWN, WordsErasure
 from .concepts.generate import as_request, run_generate
 from .concepts.request import is_concept_request
 from .config import EraseConfig, EvaluateConfig, ModelConfig, ScrubConfig
-from .config.toml import check_ranges
+from .config.toml import check_ranges, dump_toml
 from .errors import ConfigError, ThresholdError, TrainingError
 from .evidence.collect import REPORT_NAME, Evidence, run_evaluate
 from .evidence.options import check_judge
@@ -89,6 +89,27 @@ def check(config: EraseConfig) -> None:
     remain = Path(config.output) / "split" / REMAIN_NAME
     if retrained is not None and remain.exists():
         check_trained_without(retrained, DataStamp.of(Dataset.open(remain)))
+
+
+def dry_run(config: EraseConfig) -> str:
+    """What `--dry-run` prints. Raises ConfigError or DataError where the run would be refused; writes nothing."""
+    collectives.check_device(config.engine)
+    check(config)
+    words = _words(config)
+    if words is not None and not words.is_drawn:
+        return "\n".join([dump_toml(words.on_samples()).rstrip(), "", *words.describe(), *_describe(config)])
+    config = config if words is None else words.on_samples()
+    planned = _plan(config, words)
+    counts = {"forget": planned.chosen, "remain": ~(planned.chosen | planned.forgotten_before)}
+    counts |= {"left out": planned.forgotten_before & ~planned.chosen}
+    told = [f"{name:<12}{np.count_nonzero(rows):,} of {len(planned.given):,} samples" for name, rows in counts.items()]
+    return "\n".join([dump_toml(config).rstrip(), "", *told, *_describe(config)])
+
+
+def _describe(config: EraseConfig) -> list[str]:
+    cost = config.method.cost(config.engine.precision)
+    steps = f"{config.train.max_train_steps:,} of them, over batches of {config.train.train_batch_size}"
+    return [f"iteration   {cost}; {steps}", *config.method.notes()]
 
 
 def _words(config: EraseConfig) -> WordsErasure | None:

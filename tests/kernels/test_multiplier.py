@@ -148,3 +148,9 @@ def test_wrong_options_are_named(options, message):
 def test_sums_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"sums: .* \[3\] or \[6\], found torch.float32 \[3\]"):
         multiplier(torch.ones(3), eta=0.1, barrier="norm")
+
+
+def test_a_cap_of_zero_is_plain_training():
+    sums = torch.tensor([4.0, -2.0, 1.0], dtype=torch.float64)
+    m = multiplier(sums, eta=1.0, barrier="norm", lambda_cap=0.0)
+    assert (float(m.lambda_t), float(m.capped)) == (0.0, 1.0)

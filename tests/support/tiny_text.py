@@ -26,7 +26,7 @@ WORDS = [
 MAX_TOKENS = 16
 
 
-def make_tokenizer(folder: Path) -> CLIPTokenizer:
+def make_tokenizer(folder: Path, max_tokens: int = MAX_TOKENS) -> CLIPTokenizer:
     """Mostly a token a word of `WORDS`, letters for others."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
@@ -41,7 +41,7 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     folder.mkdir(parents=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *dict.fromkeys(merges)]) + "\n")
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=max_tokens)
 
 
 def _text_config(tokenizer: Any, width: int) -> CLIPTextConfig:
@@ -52,7 +52,7 @@ def _text_config(tokenizer: Any, width: int) -> CLIPTextConfig:
         projection_dim=width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=MAX_TOKENS,
+        max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -94,10 +94,12 @@ def _unet_blocks() -> dict[str, Any]:
     }
 
 
-def make_pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+def make_pipeline(
+    folder: Path, *, prediction_type: str = "epsilon", seed: int = 0, max_tokens: int = MAX_TOKENS
+) -> Path:
     """Stable Diffusion 1.x at 16 × 16 pixels."""
     torch.manual_seed(seed)
-    tokenizer = make_tokenizer(folder.with_name(folder.name + "-words"))
+    tokenizer = make_tokenizer(folder.with_name(folder.name + "-words"), max_tokens)
     _LIBRARY.StableDiffusionPipeline(
         vae=make_vae(),
         text_encoder=CLIPTextModel(_text_config(tokenizer, 16)),

@@ -8,6 +8,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...shards.errors import shorten
 from ..config import ConceptConfig, EraseConfig, TargetedConfig
 from ..config.toml import check_ranges
 from ..errors import ConfigError
@@ -107,6 +108,18 @@ class WordsErasure:
             judge = dataclasses.replace(judge, prompts=str(Path(config.output) / PROMPTS_NAME))
         data = str(Path(self.drawing.output) / DATA_NAME)
         return dataclasses.replace(config, data=data, method=method, judge=judge)
+
+    def describe(self) -> list[str]:
+        """What will be drawn, in lines."""
+        prompts, generate = self.request.prompts(self.request.phrasings), self.config.generate
+        asked = {side: [one.prompt for one in prompts if one.is_forgotten == side] for side in (True, False)}
+        return [
+            f"{name:<12}{count:,} pictures to be drawn, by {len(asked[side]):,} prompts: {shorten(asked[side])}"
+            for name, count, side in (
+                ("forget", generate.num_forget_images, True),
+                ("remain", generate.num_remain_images, False),
+            )
+        ]
 
     def write_prompts(self) -> None:
         """What the evaluation asks for: every phrasing with every word, those that nothing is trained on, too."""

@@ -116,7 +116,7 @@ class PretrainConfig(Settings):
 
 
 def _pretrain_length(pipeline: str) -> TrainConfig:
-    return TrainConfig(max_train_steps=900 if pipeline == "unet2d" else 600)
+    return TrainConfig(max_train_steps=900 if pipeline == "unet2d" else 720)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def test_iterates_reach_the_constrained_optimum(barrier: Any, eta: float) -> Non
     remain: Any = [Quadratic(torch.eye(2), torch.tensor([2.0, 1.0]), one)]
     forget: Any = [Quadratic(torch.tensor([[1.0, 1.0]]), torch.tensor([0.5, 0.5]), one)]
     model = make_model(Point(-1.0, 3.0), OptimizerConfig(name="sgd", learning_rate=0.1))
+    assert model.original is None, "nobody has asked for one"
     config = EraseDiffConfig(barrier=barrier, eta=eta, lambda_cap=None, num_inner_steps=10, xi=0.1)
     method = config.make(Quadratics())
     for step in range(120):

@@ -225,3 +225,10 @@ def test_a_threshold_in_the_wrong_direction_shows_no_forgetting() -> None:
     verdicts = hold([parse_threshold("p_psi >= 0.5")], models)
     assert verdicts[0].shown and not shows_forgetting(verdicts[0], models)
     assert overall(verdicts, models) == "not shown"
+
+
+def test_of_classes_without_intervals_the_nearest_to_its_limit_decides() -> None:
+    by_class = {f"c{i}": Measurement(value, 5) for i, value in enumerate((0.05, 0.09, 0.02))}
+    models = {"scrubbed": {"p_psi": Measurement(0.05, 15, by_class=by_class)}}
+    (verdict,) = hold([parse_threshold("p_psi_worst_class <= 0.1")], {"unscrubbed": models["scrubbed"]} | models)
+    assert verdict.of_class == "c1" and verdict.margin == pytest.approx(0.01)

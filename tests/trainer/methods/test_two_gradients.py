@@ -6,12 +6,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.streaming.stream import Stream
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import ModelConfig, OptimizerConfig, TrainConfig
+from erasediff.trainer.methods._two_gradients import explain
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from erasediff.trainer.scrubbing import run_scrub
@@ -87,3 +89,26 @@ def test_cosines_by_layer_the_clip_and_the_step(
     apart = sum((scrubbed[name].double() - expected[name]).square().sum().item() for name in names) ** 0.5
     assert apart < 2e-3 * 0.5 * 0.1
     assert line["descent"] == pytest.approx(0.5 * clip * (gr + lambda_t * gg), rel=2e-3) and line["descent"] > 0
+
+
+def test_the_cosines_that_follow_from_the_sums() -> None:
+    """Of two vectors and of δ = ∇L_r + λ_t ∇g, by numpy."""
+    g, r, lambda_t = np.array([3.0, 1.0, -2.0]), np.array([0.5, -1.0, 0.25]), 0.7
+    delta = r + lambda_t * g
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+    sums = {"dot_gg": float(g @ g), "dot_gr": float(g @ r), "dot_rr": float(r @ r), "lambda_t": lambda_t}
+    found = explain(sums)
+    assert found["cos_g_r"] == pytest.approx(cosine(g, r), rel=1e-12)
+    assert found["cos_delta_g"] == pytest.approx(cosine(delta, g), rel=1e-12)
+    assert found["cos_delta_r"] == pytest.approx(cosine(delta, r), rel=1e-12)
+    # a gradient of nothing has no direction
+    nothing = explain(sums | {"dot_gg": 0.0, "dot_gr": 0.0})
+    assert (nothing["cos_g_r"], nothing["cos_delta_g"], nothing["cos_delta_r"]) == (0.0, 0.0, pytest.approx(1.0))
+    # clipped, δ misses a_t by what is left over
+    assert "shortfall" not in explain(sums | {"a_t": 4.0})
+    clipped = explain(sums | {"a_t": 4.0, "clip": 0.25})
+    assert clipped["shortfall"] == pytest.approx(4.0 - 0.25 * float(g @ delta), rel=1e-12)
+    assert explain(sums | {"a_t": 0.01, "clip": 0.9})["shortfall"] == 0.0
