@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,24 @@ import torch
 from erasediff.launch.cli import main
 from erasediff.shards import Dataset, Stream, build
 from erasediff.shards.checking.verify import verify
+from erasediff.shards.writing.assemble import complete, save_index
 from erasediff.trainer.concepts import generate
 from erasediff.trainer.concepts.generate import check, run_generate
-from erasediff.trainer.config import ConceptConfig, GenerateConfig, ModelConfig, SamplingConfig
+from erasediff.trainer.config import (
+    ConceptConfig,
+    EngineConfig,
+    GenerateConfig,
+    ModelConfig,
+    SamplingConfig,
+    ScrubConfig,
+    TrainConfig,
+)
 from erasediff.trainer.errors import ConfigError, Interrupted, TrainingError
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.objectives.diffusion import DiffusionObjective
 from erasediff.trainer.randomness import sample_generator
+from erasediff.trainer.scrubbing import run_scrub
 from PIL import Image
 from ranks import check as check_ranks
 from ranks import run_ranks
@@ -34,6 +45,7 @@ concept = ["three"]
 remain = ["one", "two"]
 phrasings = ["a red {}", "an image of a {}"]
 """
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 SAMPLING = SamplingConfig(num_inference_steps=3, guidance_scale=2.0, seed=5, batch_size=3)
 
 
@@ -116,6 +128,42 @@ def test_training_reads_latents_as_it_would_encode(given: Path, drawn: Path) -> 
     torch.testing.assert_close(stored.noised.x_t, online.noised.x_t, rtol=0, atol=1e-5)
     torch.testing.assert_close(stored.target, online.target, rtol=0, atol=1e-5)
     assert online.noised.x_0.std() > 0.05, "the pictures are something"
+
+
+def test_a_scrub_reads_the_latents(given: Path, drawn: Path, tmp_path: Path) -> None:
+    """Of pictures whose latents are another picture's: with them it trains on that one, without them on its own."""
+    data = Dataset.open(drawn / "data")
+    tar = drawn / "data" / data.manifest.shards[0].path
+    index = data.index.copy()
+    index["latents_offset"] = np.roll(index["latents_offset"], 1)
+    for side, rows in (("forget", data.labels == 0), ("remain", data.labels != 0)):
+        folder = tmp_path / side
+        folder.mkdir()
+        shard = dataclasses.replace(
+            data.manifest.shards[0], path=os.path.relpath(tar, folder), num_samples=int(rows.sum())
+        )
+        save_index(folder, index[rows])
+        complete(
+            folder,
+            name=side,
+            classes=data.classes,
+            image=data.image_shape,
+            index=index[rows],
+            shards=[shard],
+            latents=data.manifest.latents,
+        )
+    found = {}
+    for name, forget, reads in (
+        ("stored", tmp_path / "forget", True),
+        ("online", tmp_path / "forget", False),
+        ("own", drawn / "split" / "forget", False),
+    ):
+        model = ModelConfig(str(given / "model"), read_latents=reads)
+        train = TrainConfig(max_train_steps=1, train_batch_size=4, layers=("xattn",), max_loss_r_ratio=None)
+        config = ScrubConfig(model, str(forget), str(forget.with_name("remain")), str(tmp_path / name), train=train)
+        weights = load_file(run_scrub(dataclasses.replace(config, engine=EngineConfig(device="cpu"))) / WEIGHTS)
+        found[name] = weights["mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"]
+    assert torch.equal(found["online"], found["own"]) and not torch.equal(found["online"], found["stored"])
 
 
 def test_latents_of_another_autoencoder_are_refused(given: Path, drawn: Path, tmp_path: Path) -> None:
