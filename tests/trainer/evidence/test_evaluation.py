@@ -207,6 +207,21 @@ def test_a_ceiling_needs_two_samples_of_each_label(digits: Path, run: Path, clas
     assert ceiling.value is None and ceiling.reason == "needs at least 2 finite samples of each label"
 
 
+@pytest.mark.parametrize(("num_samples", "has_one"), [(3, False), (4, True)])
+def test_precision_needs_more_samples_than_neighbours(
+    digits: Path, run: Path, classifier: Path, num_samples: int, has_one: bool
+) -> None:
+    scrubbed = FinishedScrub.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
+    config = dataclasses.replace(
+        bench.config, num_forget_samples_per_class=1, num_remain_samples_per_class=num_samples, relearn=False
+    )
+    found = evaluate(scrubbed.unscrubbed, dataclasses.replace(bench, config=config, remain_conditions={5: [5]})).metrics
+    for name in ("precision[digits-cnn]", "recall[digits-cnn]"):
+        assert (found[name].value is not None) == has_one and found[name].n == num_samples
+        assert has_one or str(found[name].reason).startswith("needs at least 4 samples on either side, there are ")
+
+
 def test_single_samples_are_judged_by_membership_and_distance(
     digits: Path, base_model: Path, classifier: Path, tmp_path: Path
 ) -> None:
