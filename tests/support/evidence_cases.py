@@ -15,7 +15,15 @@ from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.scrubbing import run_scrub
 from safetensors.numpy import load_file
 from tiny import tiny_config
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from tiny_text import make_tokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 
 def make_run(digits: Path, model: Path, folder: Path) -> Path:
@@ -43,6 +51,22 @@ def make_clip(folder: Path, seed: int = 0) -> CLIPVisionModelWithProjection:
     )
     network = CLIPVisionModelWithProjection(config).eval()
     network.save_pretrained(folder)
+    return network
+
+
+def make_whole_clip(folder: Path, seed: int = 0) -> Any:
+    """A CLIP model of random weights with its tokenizer and its processor, for pictures of 12 pixels."""
+    tokenizer = make_tokenizer(folder.with_name(folder.name + "-words"))
+    torch.manual_seed(seed)
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 8, "eos_token_id": tokenizer.eos_token_id}
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {"image_size": 12, "patch_size": 4}
+    config = CLIPConfig(text_config=text | small, vision_config=vision | small, projection_dim=6)
+    network = CLIPModel(config).eval()
+    network.save_pretrained(folder)
+    CLIPProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 12}, crop_size=12, image_mean=[0.4, 0.5, 0.6]), tokenizer
+    ).save_pretrained(folder)
     return network
 
 

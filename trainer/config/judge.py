@@ -41,6 +41,11 @@ class JudgeConfig(Settings):
     """How, with relearn."""
     features: str = "classifier"
     """Feature extractor: classifier, inception (needs torch-fidelity), or the folder of a CLIP model."""
+    clip: str | None = None
+    """Folder of a whole CLIP model with its processor, as `save_pretrained` writes them: how much of their prompts
+    samples show. For models that are told prompts."""
+    near: tuple[str, ...] = ()
+    """Remaining classes that are near to what is forgotten: how much they change is told apart from the others."""
     classifier: str | None = None
     """A classifier.safetensors that an earlier evaluation wrote; none: one is trained on the data."""
     num_forget_samples_per_class: AtLeast1 = 500

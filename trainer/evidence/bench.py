@@ -17,10 +17,14 @@ from ..models.model import Model
 from ..models.sampling import sample
 from ..run.provenance import DataStamp
 from .classifier import Classifier
+from .clip_score import ClipScorer
 from .features import Features
 from .images import Asked, Images
+from .instruments import Instruments
 
 Made = TypeVar("Made")
+# sides of the bench: each has noise of its own
+FORGOTTEN, REMAINING = 0, 1
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Bench:
     phrasings: dict[Condition, str]
     """By what they are grouped, the conditions of the forgotten; empty: by nothing."""
     factor: Factor | None
+    clip: ClipScorer | None
+    near_labels: list[int]
+    """Of the remaining classes those that are near to the forgotten."""
     device: torch.device
 
     @property
@@ -65,6 +72,14 @@ class Bench:
     @property
     def remain_labels(self) -> list[int]:
         return [*self.remain_conditions]
+
+    @property
+    def far_labels(self) -> list[int]:
+        return [label for label in self.remain_labels if label not in self.near_labels]
+
+    @property
+    def instruments(self) -> Instruments:
+        return Instruments(self.features.name, clip=None if self.clip is None else self.clip.name)
 
     @cached_property
     def real_remain_features(self) -> Tensor:
@@ -79,6 +94,9 @@ class Samples:
     forget: Images
     remain: Images
 
+    def of_side(self, side: int) -> Images:
+        return (self.forget, self.remain)[side]
+
     @classmethod
     def of(cls, model: Model, bench: Bench) -> Samples:
         """All ranks call it."""
@@ -92,7 +110,7 @@ class Samples:
 
 
 def generate(model: Model, bench: Bench, wanted: Asked, side: int) -> Images:
-    """Side 0 is the forgotten, 1 the remaining: each has noise of its own. All ranks call it."""
+    """The model's images for one side. All ranks call it."""
     sampling = dataclasses.replace(bench.config.sampling, seed=bench.config.sampling.seed + side)
     images = sample(model, wanted.conditions, sampling, device=bench.device)
     return Images(images, torch.tensor(wanted.labels), wanted.conditions)

@@ -106,7 +106,7 @@ def run_evaluate(
     bench = make_bench(config, scrub, device)
     has_null = scrub.unscrubbed.conditions.has_null
     notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, has_null=has_null)
-    names = metric_names(options, bench.features.name, bench.forgets_classes)
+    names = metric_names(options, bench.instruments, bench.forgets_classes)
     thresholds = thresholds_of(options, names, bench.forgets_classes)
     if collectives.is_main():
         for note in notes:
@@ -154,6 +154,7 @@ def run_evaluate(
         ],
         notes=notes,
         features_sha256=bench.features.sha256,
+        clip_sha256=None if bench.clip is None else bench.clip.sha256,
         prompts_sha256=prompts_sha256(options.prompts),
         factor=None if bench.factor is None else bench.factor.stamp,
         factor_classifier=None if bench.factor is None else bench.factor.classifier.card,

@@ -17,14 +17,15 @@ from ..models.model import Model
 from ..models.pictures import MAX_BLACK_SHARE, black_images
 from .bench import Bench, Measured, Samples
 from .images import Asked
+from .instruments import Instruments
 from .metric_table import Need, computed
 from .metrics import Measurement
 from .relearning import RelearningPoint, relearn
 
 
-def metric_names(config: JudgeConfig, features: str, forgets_classes: bool) -> list[str]:
+def metric_names(config: JudgeConfig, instruments: Instruments, forgets_classes: bool) -> list[str]:
     """The metrics of a scrubbed model, before they are computed."""
-    return [*computed(features, given_by(config, forgets_classes), of_unscrubbed=False)]
+    return [*computed(instruments, given_by(config, forgets_classes), of_unscrubbed=False)]
 
 
 def given_by(config: JudgeConfig, forgets_classes: bool) -> set[Need]:
@@ -34,6 +35,7 @@ def given_by(config: JudgeConfig, forgets_classes: bool) -> set[Need]:
         "held-out samples": config.held_out is not None,
         "another factor": config.factor is not None,
         "phrasings": forgets_classes and config.prompts is not None,
+        "near classes": bool(config.near),
     }
     return {need for need, is_there in there.items() if is_there}
 
@@ -59,11 +61,11 @@ def evaluate(model: Model, bench: Bench, original: Samples | None = None) -> Fig
     if original is None:
         _refuse_black(on_bench)
     table = computed(
-        bench.features.name,
+        bench.instruments,
         given_by(bench.config, bench.forgets_classes),
         of_unscrubbed=original is None,
     )
-    found = {name: metric.compute(on_bench) for name, metric in table.items()}
+    found = {name: compute(on_bench) for name, compute in table.items()}
     return Figures(found, _relearning(model, bench), on_bench.samples, on_bench.num_non_finite)
 
 

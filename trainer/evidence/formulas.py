@@ -10,16 +10,12 @@ from torch import Tensor
 
 from ..models.pictures import black_images
 from . import membership, metrics
-from .bench import Measured, generate
-from .images import Asked, Images
-from .intervals import score_interval
+from .bench import Measured
+from .images import NO_SAMPLE, Images
+from .intervals import bounded_interval, score_interval
 from .metrics import Measurement, measured
 
 NEIGHBOURS = 3  # k of precision and recall
-NO_SAMPLE = "no finite sample"
-# of an integrity's floor, or so many more as fill a batch: in another batch an image would differ by rounding
-_MIN_FLOOR_SAMPLES = 64
-_FORGOTTEN, _REMAINING = 0, 1
 
 
 def p_psi(of: Measured) -> Measurement:
@@ -86,6 +82,14 @@ def frechet_distance(of: Measured) -> Measurement:
     return measured(distance, len(of.remain), seed=of.seed + 1, features=of.bench.features.name)
 
 
+def kernel_distance(of: Measured) -> Measurement:
+    few = _too_few(of, 2)
+    if few is not None:
+        return few
+    distance = metrics.kernel_distance(of.bench.real_remain_features, of.remain_features, seed=of.seed)
+    return measured(distance, len(of.remain), seed=of.seed + 1, features=of.bench.features.name)
+
+
 def precision(of: Measured) -> Measurement:
     return of.once(_precision_recall)[0]
 
@@ -119,44 +123,22 @@ def nearest_to_forget(of: Measured) -> Measurement:
     return measured(distance, len(of.forget), seed=of.seed, features=features.name)
 
 
-def integrity_remaining(of: Measured) -> Measurement:
-    return _integrity(of, _REMAINING)
+def clip_score_forgotten(of: Measured) -> Measurement:
+    return _clip_score(of, of.forget, of.seed)
 
 
-def integrity_forgotten(of: Measured) -> Measurement:
-    return _integrity(of, _FORGOTTEN)
+def clip_score_remaining(of: Measured) -> Measurement:
+    return _clip_score(of, of.remain, of.seed + 1)
 
 
-def integrity_ceiling_remaining(of: Measured) -> Measurement:
-    return _integrity_ceiling(of, _REMAINING)
-
-
-def integrity_ceiling_forgotten(of: Measured) -> Measurement:
-    return _integrity_ceiling(of, _FORGOTTEN)
-
-
-def _integrity(of: Measured, side: int) -> Measurement:
-    """Feature distance to what the original makes from the same noise; for the original itself, to the same again."""
-    ours = of.samples.remain if side == _REMAINING else of.samples.forget
-    if of.original is None:
-        batch_size = of.bench.config.sampling.batch_size
-        n = -(-_MIN_FLOOR_SAMPLES // batch_size) * batch_size
-        theirs = generate(of.model, of.bench, Asked(ours.conditions[:n], ours.labels[:n].tolist()), side)
-    else:
-        theirs = of.original.remain if side == _REMAINING else of.original.forget
-    ours = ours.where(torch.arange(len(theirs)))
-    both = ours.is_finite & theirs.is_finite
-    n, features = int(both.sum()), of.bench.features
-    distance = metrics.paired_distance(features(ours.images[both]), features(theirs.images[both]))
-    return measured(distance, n, why_not="" if n else NO_SAMPLE, seed=of.seed + side, features=features.name)
-
-
-def _integrity_ceiling(of: Measured, side: int) -> Measurement:
-    """The same between the original's own images of one label, from different noise."""
-    ours = of.remain if side == _REMAINING else of.forget
-    distance = metrics.other_seed_distance(of.bench.features(ours.images), ours.labels)
-    why_not = "needs at least 2 finite samples of each label"
-    return measured(distance, len(ours), why_not=why_not, seed=of.seed + side, features=of.bench.features.name)
+def _clip_score(of: Measured, images: Images, seed: int) -> Measurement:
+    clip, n = of.bench.clip, len(images)
+    assert clip is not None
+    if not n:
+        return Measurement(None, 0, seed, clip.name, NO_SAMPLE)
+    scores = clip(images.images, [str(prompt) for prompt in images.conditions], of.bench.device)
+    low, high = bounded_interval(scores, 100.0)
+    return Measurement(scores.mean().item(), n, seed, clip.name, low=low, high=high)
 
 
 def membership_auc(of: Measured) -> Measurement:

@@ -14,6 +14,8 @@ from ..models.conditions import Condition
 from ..models.model import Model
 from .classifier import read_images
 
+NO_SAMPLE = "no finite sample"
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -16,6 +16,7 @@ from ..run.provenance import DataStamp
 from .asking import Asking, fit_factor
 from .bench import Bench, Factor
 from .classifier import Classifier, load_for, train_classifier
+from .clip_score import load_clip
 from .features import make_features
 from .finished import FinishedScrub
 from .held_out import open_held_out
@@ -70,6 +71,8 @@ def make_bench(config: EvaluateConfig, scrub: FinishedScrub, device: torch.devic
         held_out_stamp=stamp,
         phrasings=asking.phrasings_of(forgotten),
         factor=None if options.factor is None else _factor(options, model, asking),
+        clip=None if options.clip is None else load_clip(options.clip),
+        near_labels=[data.classes.index(name) for name in options.near],
         device=device,
     )
 

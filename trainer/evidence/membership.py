@@ -14,11 +14,8 @@ from ..objectives.objective import objective_of
 from ..randomness import sample_generator
 from ..ranks import collectives
 from .images import Images
-from .intervals import normal_interval, score_interval
+from .intervals import MIN_SAMPLES, normal_interval, score_interval
 from .metrics import Measurement, auc
-
-# with fewer on a side the normal interval misses too often: that of two members' AUC a third of the time
-MIN_SAMPLES = 10
 
 
 @torch.no_grad()

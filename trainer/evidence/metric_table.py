@@ -1,21 +1,24 @@
-"""Every metric once: what it is, which direction is good, what it needs, how it is computed, how it is written.
+"""Every metric once, in one long file since it is one table.
 
-Evaluation, thresholds, report, terminal table and docs/record.md read it: a metric more is an entry more, and the
-function that it names. In the order of the table.
+What each is, which direction is good, what it needs, how it is computed, how it is written. Evaluation, thresholds,
+report, terminal table and docs/record.md read it: a metric more is an entry more, and the function that it names. In
+the order of the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from . import formulas
+from . import formulas, integrity
 from .bench import Measured
+from .instruments import Instrument, Instruments
 from .metrics import Measurement
 
 Direction = Literal["lower", "higher", "near the retrained model's", "none"]
-Need = Literal["forgotten classes", "held-out samples", "another factor", "phrasings"]
+Need = Literal["forgotten classes", "held-out samples", "another factor", "phrasings", "near classes"]
 _ARROWS: dict[Direction, str] = {"lower": " ↓", "higher": " ↑", "near the retrained model's": "", "none": ""}
 
 
@@ -27,12 +30,12 @@ class Metric:
     meaning: str
     """Follows the title: what the figure is of."""
     better: Direction
-    compute: Callable[[Measured], Measurement]
+    compute: Callable[..., Measurement]
     definition: str
     """For docs/record.md."""
     needs: Need | None = None
-    on_features: bool = False
-    """Whether it compares features: its name then carries their extractor's."""
+    on: Instrument | None = None
+    """What it sees pictures with: its name then carries the instrument's."""
     is_of_forgetting: bool = False
     """Whether it tells a model that forgot from one that did not."""
     worst_of: str | None = None
@@ -146,7 +149,17 @@ METRICS = {
         formulas.frechet_distance,
         "between Gaussians fitted to features of real and of generated images of the remaining classes (Heusel et al. "
         "2017); needs more samples than features",
-        on_features=True,
+        on="features",
+    ),
+    "kernel_distance": Metric(
+        "kernel distance",
+        "of the rest to real images, unbiased at any n",
+        "lower",
+        formulas.kernel_distance,
+        "that of KID (Bińkowski et al. 2018), by the kernel (x·y / D + 1)³ of D features, between real and generated "
+        "images of the remaining classes: the mean of 100 seeded subsets of 1,000 (or as many as there are) of either "
+        "side. Unbiased, so that it may fall below 0",
+        on="features",
     ),
     "precision": Metric(
         "precision",
@@ -154,7 +167,7 @@ METRICS = {
         "higher",
         formulas.precision,
         "improved precision, k = 3 (Kynkäänniemi et al. 2019)",
-        on_features=True,
+        on="features",
     ),
     "recall": Metric(
         "recall",
@@ -162,7 +175,7 @@ METRICS = {
         "higher",
         formulas.recall,
         "improved recall, the same",
-        on_features=True,
+        on="features",
     ),
     "nearest_to_forget": Metric(
         "nearest to the forget set",
@@ -171,45 +184,104 @@ METRICS = {
         formulas.nearest_to_forget,
         "mean over D_f (its first 5,000 images) of the distance to the nearest sample generated for its classes; it "
         "falls with n",
-        on_features=True,
+        on="features",
         is_of_forgetting=True,
     ),
     "integrity_ceiling_remaining": Metric(
         "change of the rest, ceiling",
         "the same between images of one condition from different noise",
         "none",
-        formulas.integrity_ceiling_remaining,
+        integrity.integrity_ceiling_remaining,
         "of the unscrubbed model alone: `integrity_remaining` between its images of one label from different noise",
-        on_features=True,
+        on="features",
         of_unscrubbed=True,
     ),
     "integrity_remaining": Metric(
         "change of the rest",
         "feature distance to the original's images from the same noise",
         "lower",
-        formulas.integrity_remaining,
+        integrity.integrity_remaining,
         "mean distance between features of the images that the original and this model make from the same noise and "
         "label. The unscrubbed model's is the floor (the same again; exactly 0 on CPU)",
-        on_features=True,
+        on="features",
         ceiling="integrity_ceiling_remaining",
+    ),
+    "integrity_ceiling_near": Metric(
+        "change of the near, ceiling",
+        "the same between images of one condition from different noise",
+        "none",
+        integrity.integrity_ceiling_near,
+        "the ceiling of `integrity_near`, in the same way",
+        needs="near classes",
+        on="features",
+        of_unscrubbed=True,
+    ),
+    "integrity_near": Metric(
+        "change of the near",
+        "the same, for the remaining classes that are near to the forgotten",
+        "lower",
+        integrity.integrity_near,
+        "`integrity_remaining` of the classes in `judge.near`",
+        needs="near classes",
+        on="features",
+        ceiling="integrity_ceiling_near",
+    ),
+    "integrity_ceiling_far": Metric(
+        "change of the far, ceiling",
+        "the same between images of one condition from different noise",
+        "none",
+        integrity.integrity_ceiling_far,
+        "the ceiling of `integrity_far`, in the same way",
+        needs="near classes",
+        on="features",
+        of_unscrubbed=True,
+    ),
+    "integrity_far": Metric(
+        "change of the far",
+        "the same, for the other remaining classes",
+        "lower",
+        integrity.integrity_far,
+        "`integrity_remaining` of the other classes",
+        needs="near classes",
+        on="features",
+        ceiling="integrity_ceiling_far",
     ),
     "integrity_ceiling_forgotten": Metric(
         "change of the forgotten, ceiling",
         "the same between images of one condition from different noise",
         "none",
-        formulas.integrity_ceiling_forgotten,
+        integrity.integrity_ceiling_forgotten,
         "the ceiling of `integrity_forgotten`, in the same way",
-        on_features=True,
+        on="features",
         of_unscrubbed=True,
     ),
     "integrity_forgotten": Metric(
         "change of the forgotten",
         "the same, for the forgotten",
         "none",
-        formulas.integrity_forgotten,
+        integrity.integrity_forgotten,
         "the same for the forgotten",
-        on_features=True,
+        on="features",
         ceiling="integrity_ceiling_forgotten",
+    ),
+    "clip_score_forgotten": Metric(
+        "CLIP score, forgotten",
+        "how much of its prompt a sample asked to be forgotten shows, 0 to 100",
+        "lower",
+        formulas.clip_score_forgotten,
+        "mean of 100 · max(cos(picture, prompt), 0) over samples asked to be of a forgotten class, by the CLIP model "
+        "in `judge.clip` (Hessel et al. 2021, without its factor 2.5, as torchmetrics has it). Prompts that are longer "
+        "than it takes are cut",
+        on="clip",
+        is_of_forgetting=True,
+    ),
+    "clip_score_remaining": Metric(
+        "CLIP score, the rest",
+        "the same of samples of the remaining classes",
+        "higher",
+        formulas.clip_score_remaining,
+        "the same over samples of the remaining classes",
+        on="clip",
     ),
     "membership_auc": Metric(
         "membership AUC",
@@ -249,12 +321,15 @@ METRICS = {
 }
 
 
-def computed(features: str, given: Collection[Need], *, of_unscrubbed: bool) -> dict[str, Metric]:
-    """The metrics of a model, by the names they have with this extractor of features. given: what there is."""
+def computed(
+    instruments: Instruments, given: Collection[Need], *, of_unscrubbed: bool
+) -> dict[str, Callable[[Measured], Measurement]]:
+    """How the metrics of a model are computed, by the names they have with these instruments. given: what there is."""
     return {
-        f"{name}[{features}]" if metric.on_features else name: metric
+        f"{name}[{instrument}]" if instrument else name: partial(metric.compute, *arguments)
         for name, metric in METRICS.items()
         if (metric.needs is None or metric.needs in given) and (of_unscrubbed or not metric.of_unscrubbed)
+        for instrument, arguments in instruments.of(metric.on).items()
     }
 
 
@@ -276,5 +351,5 @@ def ceiling_of(metric: str) -> str | None:
 
 def markdown() -> str:
     """The table as docs/record.md has it."""
-    rows = [f"| `{name}{'[…]' if row.on_features else ''}` | {row.definition} |" for name, row in METRICS.items()]
+    rows = [f"| `{name}{'[…]' if row.on else ''}` | {row.definition} |" for name, row in METRICS.items()]
     return "\n".join(["| metric | what it is |", "|---|---|", *rows]) + "\n"

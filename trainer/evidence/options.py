@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ...shards.dataset import Dataset
+from ...shards.errors import shorten
 from ..config import JudgeConfig
 from ..errors import ConfigError
 from ..models.class_names import labels_of
@@ -15,9 +16,11 @@ from ..models.model import Model
 from ..models.sampling import check_sampling
 from .asking import Asking
 from .classifier import SmallCNN, classifier_name, load_for
+from .clip_score import load_clip
 from .evaluation import metric_names
 from .features import network_features
 from .held_out import open_held_out
+from .instruments import Instruments
 from .metrics import min_frechet_samples
 from .retrained import check_retrainable
 from .thresholds import Threshold, check_thresholds, default_thresholds, parse_threshold
@@ -66,9 +69,11 @@ def check_asked(
     if options.features != "classifier":
         network = network_features(options.features)
         features, num_features = network.name, network.num_features
+    clip = None if options.clip is None else load_clip(options.clip).name
+    instruments = Instruments(features, clip)
     if options.held_out is not None:
         open_held_out(options.held_out, model, trained_on, forget_labels)
-    thresholds = thresholds_of(options, metric_names(options, features, forgets_classes), forgets_classes)
+    thresholds = thresholds_of(options, metric_names(options, instruments, forgets_classes), forgets_classes)
     num_samples, needed = len(remaining) * options.num_remain_samples_per_class, min_frechet_samples(num_features)
     of_distance = [threshold.text for threshold in thresholds if threshold.metric.startswith("frechet_distance")]
     if of_distance and num_samples < needed:
@@ -77,9 +82,18 @@ def check_asked(
             f"{options.num_remain_samples_per_class} of {len(remaining)} classes makes {num_samples:,}: raise it, or "
             "give thresholds without that one"
         )
+    _check_near(options, [data.classes[label] for label in remaining])
     Asking.of(options, model, data, sorted({*forget_labels, *remaining}))
     if options.with_retrained:
         check_retrainable(model, trained_on[-1])
+
+
+def _check_near(options: JudgeConfig, remaining: list[str]) -> None:
+    other = next((name for name in options.near if name not in remaining), None)
+    if other is not None:
+        raise ConfigError(f"judge.near: {other!r} is no class that remains: those are {shorten(remaining)}")
+    if options.near and not set(remaining) - set(options.near):
+        raise ConfigError("judge.near names every class that remains, and none is far: leave some out")
 
 
 def check_device(options: JudgeConfig) -> None:
@@ -92,6 +106,10 @@ def check_options(options: JudgeConfig, model: Model) -> None:
     if not model.conditions.asks_for_classes:
         raise ConfigError("the evaluation asks for samples by class, and the model is unconditional")
     check_sampling(options.sampling, model, "judge.sampling")
+    if options.clip is not None and model.num_classes:
+        raise ConfigError(
+            f"judge.clip = '{options.clip}' compares samples with prompts, and the model is told classes: leave it out"
+        )
     if options.with_retrained and options.retrained is not None:
         raise ConfigError("judge.with_retrained trains the model that judge.retrained names: give one of them")
 

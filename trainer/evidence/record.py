@@ -133,6 +133,8 @@ class Record(_Strict):
     """What was done to the data, and what is not known."""
     features_sha256: str | None = None
     """Of a network that compares images in the judge's place, `judge.features`; not written where there is none."""
+    clip_sha256: str | None = None
+    """Of the CLIP model that scores prompts, `judge.clip`; not written where there is none."""
     prompts_sha256: str | None = None
     """Of the file of prompts, `judge.prompts`; not written where there is none."""
     factor: DataStamp | None = None
@@ -167,7 +169,7 @@ def write_record(record: Record, path: Path) -> None:
     for model in values["models"].values():
         if not model["frozen_sha256"]:
             del model["frozen_sha256"]
-    for name in ("features_sha256", "prompts_sha256", "factor", "factor_classifier"):
+    for name in ("features_sha256", "clip_sha256", "prompts_sha256", "factor", "factor_classifier"):
         if values[name] is None:
             del values[name]
     write_json(path, values)

@@ -64,6 +64,7 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
         )
     for what, theirs, here in (
         ("features", record.features_sha256, bench.features.sha256),
+        ("clip", record.clip_sha256, None if bench.clip is None else bench.clip.sha256),
         ("held_out", _fingerprint(record.held_out), _fingerprint(bench.held_out_stamp)),
         ("prompts", record.prompts_sha256, prompts_sha256(judge.prompts)),
         ("factor", _fingerprint(record.factor), _fingerprint(None if bench.factor is None else bench.factor.stamp)),
@@ -73,13 +74,14 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
                 f"{where} was measured with other samples or weights behind judge.{what} ({(theirs or 'none')[:12]}… "
                 f"there, {(here or 'none')[:12]}… here): figures compare only when measured alike"
             )
-    ours = as_dict(judge)
+    # what an older record does not know was as it is by default
+    ours, there = as_dict(judge), as_dict(JudgeConfig()) | record.judge
     measured_by = ["sampling", "num_forget_samples_per_class", "num_remain_samples_per_class"]
-    measured_by += ["features", "relearn"]
+    measured_by += ["features", "relearn", "near"]
     for key in [*measured_by, "relearning"] if judge.relearn else measured_by:
-        if _but_for_rounding(record.judge.get(key)) != _but_for_rounding(ours[key]):
+        if _but_for_rounding(there[key]) != _but_for_rounding(ours[key]):
             raise ConfigError(
-                f"{where} was measured with judge.{key} = {record.judge.get(key)}, here it is {ours[key]}: "
+                f"{where} was measured with judge.{key} = {there[key]}, here it is {ours[key]}: "
                 "figures compare only when measured alike"
             )
     return record.models["retrained"]

@@ -9,6 +9,7 @@ from ..config import JudgeConfig, ModelConfig
 from ..models.families import load_model
 from ..run.provenance import ModelStamp
 from .classifier import load_classifier
+from .clip_score import clip_sha256
 from .features import features_sha256
 from .prompt_file import prompts_sha256
 from .record import Record
@@ -26,6 +27,8 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: ModelCo
     if judge.classifier is not None and load_classifier(Path(judge.classifier)).card != record.classifier:
         return False
     if features_sha256(judge.features) != record.features_sha256:
+        return False
+    if clip_sha256(judge.clip) != record.clip_sha256:
         return False
     if prompts_sha256(judge.prompts) != record.prompts_sha256:
         return False

@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def evidence(digits: Path, run: Path, classifier: Path) -> Evidence:
     sampling = SamplingConfig(num_inference_steps=2, batch_size=24)
-    return run_evaluate(tiny_evaluation(run, digits, classifier, relearn=True, sampling=sampling))
+    return run_evaluate(tiny_evaluation(run, digits, classifier, relearn=True, near=("8", "9"), sampling=sampling))
 
 
 def test_models_stand_side_by_side(evidence: Evidence) -> None:
@@ -48,7 +48,7 @@ def test_models_stand_side_by_side(evidence: Evidence) -> None:
         assert all(measurement.value is not None for measurement in entry.metrics.values()), entry.metrics
         assert entry.metrics["p_psi"].n == 12 and entry.metrics["accuracy_remaining"].n == 135
         # samples of what remains have a seed of their own
-        of_remain = re.compile("remaining|^accuracy|frechet|precision|recall")
+        of_remain = re.compile("remaining|_near|_far|^accuracy|frechet|kernel|precision|recall")
         assert {name: found.seed for name, found in entry.metrics.items()} == {
             name: int(of_remain.search(name) is not None) for name in entry.metrics
         }
@@ -69,6 +69,35 @@ def test_integrity_has_floor_zero_and_a_ceiling(evidence: Evidence) -> None:
         assert ceiling is not None and moved is not None and 0 < moved < ceiling
 
 
+def test_near_and_far_classes_are_told_apart(evidence: Evidence) -> None:
+    """Of the remaining classes 8 and 9 are near, the other seven far."""
+    unscrubbed, scrubbed = (evidence.record.models[name].metrics for name in ("unscrubbed", "scrubbed"))
+    for of, floor_n in (("near", 16), ("far", 56)):
+        floor = unscrubbed[f"integrity_{of}[digits-cnn]"]
+        assert (floor.value, floor.n) == (0, floor_n)
+    for found, name in ((scrubbed, "integrity"), (unscrubbed, "integrity_ceiling")):
+        near, far, both = (found[f"{name}_{of}[digits-cnn]"] for of in ("near", "far", "remaining"))
+        assert near.value is not None and far.value is not None and near.value != far.value
+        assert (near.n, far.n, both.n) == (30, 105, 135)
+        assert (near.value * 30 + far.value * 105) / 135 == pytest.approx(both.value, rel=1e-5)
+
+
+def test_the_near_are_those_that_are_named(digits: Path, run: Path, classifier: Path) -> None:
+    """By hand: the images of 8 and 9 of both models, in pairs."""
+    scrubbed = FinishedScrub.open(run)
+    bench = make_bench(tiny_evaluation(run, digits, classifier, near=("9", "8")), scrubbed, CPU)
+    before = evaluate(scrubbed.unscrubbed, bench)
+    after = evaluate(scrubbed.scrubbed, bench, before.samples)
+    pairs = [
+        (bench.features(one[None]) - bench.features(other[None])).norm().item()
+        for one, other, label in zip(
+            before.samples.remain.images, after.samples.remain.images, after.samples.remain.labels, strict=True
+        )
+        if label in (8, 9)
+    ]
+    assert after.metrics["integrity_near[digits-cnn]"].value == pytest.approx(sum(pairs) / 30, rel=1e-4)
+
+
 def test_figures_are_of_the_images_they_name(digits: Path, run: Path, classifier: Path) -> None:
     scrubbed = FinishedScrub.open(run)
     bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
@@ -80,6 +109,7 @@ def test_figures_are_of_the_images_they_name(digits: Path, run: Path, classifier
     assert len(forget) == 183 and len(remain) == 1614
     expected = {
         "frechet_distance": metrics.frechet_distance(remain, made["remain"]),
+        "kernel_distance": metrics.kernel_distance(remain, made["remain"], seed=0),
         "precision": metrics.precision_recall(remain, made["remain"], k=3)[0],
         "recall": metrics.precision_recall(remain, made["remain"], k=3)[1],
         "nearest_to_forget": metrics.nearest_distance(forget, made["forget"]),

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from erasediff.trainer.evidence.intervals import difference_low, for_each_of, normal_interval, score_interval
-from erasediff.trainer.evidence.membership import MIN_SAMPLES, membership_gap
+from erasediff.trainer.evidence.intervals import (
+    MIN_SAMPLES,
+    bounded_interval,
+    difference_low,
+    for_each_of,
+    normal_interval,
+    score_interval,
+)
+from erasediff.trainer.evidence.membership import membership_gap
 from erasediff.trainer.evidence.metrics import Measurement, auc
 
 
@@ -32,6 +39,18 @@ def test_of_probabilities_it_covers_their_mean() -> None:
     true = 0.05 / 1.05
     found = [score_interval(mean, 20) for mean in draws.mean(1).tolist()]
     assert np.mean([low <= true <= high for low, high in found]) >= 0.95
+
+
+def test_of_bounded_numbers_it_is_the_normal_one() -> None:
+    """Within what can be; of equal ones Wilson's, of few anything."""
+    drawn = np.random.default_rng(1).normal(31, 3, 40)
+    expected = scipy.stats.norm.interval(0.95, drawn.mean(), drawn.std(ddof=1) / 40**0.5)
+    assert bounded_interval(torch.from_numpy(drawn), 100.0) == pytest.approx(expected)
+    assert bounded_interval(torch.from_numpy(drawn[:9]), 100.0) == (0, 100)
+    low, high = bounded_interval(torch.tensor([0.0] * 11 + [4.0]), 100.0)
+    assert low == 0 and high > 0
+    wilson = scipy.stats.binomtest(10, 20).proportion_ci(0.95, method="wilson")
+    assert bounded_interval(torch.full((20,), 50.0), 100.0) == pytest.approx((100 * wilson.low, 100 * wilson.high))
 
 
 def test_a_difference_is_newcombes() -> None:

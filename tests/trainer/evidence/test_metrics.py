@@ -51,6 +51,46 @@ def test_frechet_distance_of_shifted_and_scaled_sets() -> None:
     assert metrics.frechet_distance(centred, 2 * centred).item() == pytest.approx(trace, rel=1e-9)
 
 
+def unbiased_mmd(x: np.ndarray, y: np.ndarray) -> float:
+    """Bińkowski et al. 2018, eq. 4, with their kernel (x·y / D + 1)³, pair by pair."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    m, n = len(x), len(y)
+    within_x = sum(kernel(x[i], x[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    within_y = sum(kernel(y[i], y[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    return within_x + within_y - 2 * sum(kernel(a, b) for a in x for b in y) / (m * n)
+
+
+def test_kernel_distance_is_the_unbiased_estimate() -> None:
+    """Of sets of one size, which are subsets of their own; of the same distribution it is as often below 0 as above."""
+    generator = np.random.default_rng(1)
+    real, generated = generator.standard_normal((30, 4)), generator.standard_normal((30, 4)) * 1.3 + 0.4
+    given = torch.from_numpy(real), torch.from_numpy(generated)
+    state = torch.random.get_rng_state()
+    assert metrics.kernel_distance(*given, seed=0).item() == pytest.approx(unbiased_mmd(real, generated), rel=1e-9)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    alike = [
+        metrics.kernel_distance(*torch.from_numpy(generator.standard_normal((2, 20, 3))), seed=0) for _ in range(30)
+    ]
+    assert 5 < sum(value < 0 for value in alike) < 25
+
+
+def test_kernel_distance_of_subsets() -> None:
+    """The mean over the subsets that torch draws with this seed, 100 of 12 from either side."""
+    generator = np.random.default_rng(2)
+    real, generated = generator.standard_normal((40, 3)), generator.standard_normal((12, 3)) + 0.5
+    drawn = torch.Generator().manual_seed(7)
+    estimates = []
+    for _ in range(100):
+        rows, others = torch.randperm(40, generator=drawn)[:12], torch.randperm(12, generator=drawn)
+        estimates.append(unbiased_mmd(real[rows], generated[others]))
+    given = torch.from_numpy(real), torch.from_numpy(generated)
+    assert metrics.kernel_distance(*given, seed=7).item() == pytest.approx(np.mean(estimates), rel=1e-9)
+    assert metrics.kernel_distance(*given, seed=8).item() != pytest.approx(np.mean(estimates), rel=1e-3)
+
+
 def test_precision_and_recall_of_a_hand_made_set() -> None:
     # on a line: the 3rd nearest neighbour of 0, 1, 2, 3 lies 3, 2, 2, 3 away, so the real manifold is [-3, 6]
     real = torch.tensor([[0.0], [1.0], [2.0], [3.0]])

@@ -47,6 +47,8 @@ class TestRefusals:
                 {"thresholds": ("frechet_distance[digits-cnn] <= 9",), "num_remain_samples_per_class": 14},
                 r"needs 129 samples, and judge\.num_remain_samples_per_class = 14 of 9 classes makes 126: raise it",
             ),
+            ({"near": ("8", "3")}, r"judge\.near: '3' is no class that remains: those are 0, 1, 2, 4, 5 and 4 more"),
+            ({"near": tuple("012456789")}, r"judge\.near names every class that remains, and none is far"),
             ({"features": "nowhere"}, r"judge.features = 'nowhere': classifier, inception"),
             ({"held_out": "nowhere"}, "nowhere: no such dataset folder"),
             ({"retrained": "nowhere"}, r"judge.retrained = 'nowhere': no such folder"),

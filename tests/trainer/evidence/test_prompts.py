@@ -23,12 +23,15 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import load_classifier, train_classifier
+from erasediff.trainer.evidence.clip_score import load_clip
 from erasediff.trainer.evidence.collect import Evidence, run_evaluate
+from erasediff.trainer.evidence.intervals import bounded_interval
 from erasediff.trainer.evidence.prompt_file import read_prompts
 from erasediff.trainer.evidence.reuse import still_holds
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.scrubbing import run_scrub
+from evidence_cases import make_whole_clip
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_text import make_pipeline
@@ -64,6 +67,7 @@ def scrubbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         judge = train_classifier(Dataset.open(folder / data), image_size=16, channels=3, num_epochs=1)
         judge.save(folder / f"{name}.safetensors")
     _write(folder / "prompts.csv", ROWS)
+    make_whole_clip(folder / "clip")
     return folder
 
 
@@ -78,6 +82,7 @@ def _judge(folder: Path, **options: Any) -> JudgeConfig:
         "prompts": str(folder / "prompts.csv"),
         "factor": str(folder / "colours"),
         "factor_classifier": str(folder / "colour-judge.safetensors"),
+        "clip": str(folder / "clip"),
         "num_forget_samples_per_class": 10,
         "num_remain_samples_per_class": 15,
         "sampling": SAMPLING,
@@ -122,7 +127,13 @@ def test_figures_by_hand(scrubbed: Path, evidence: Evidence) -> None:
     assert evidence.record.factor_classifier == colours.card
     remain = [row for i in range(15) for row in ROWS[4:]]
     others = sample(model, [prompt for _, prompt, _, _ in remain], dataclasses.replace(SAMPLING, seed=1))
+    clip = load_clip(str(scrubbed / "clip"))
+    assert evidence.record.clip_sha256 == clip.sha256
     for name, rows, made in (("forgotten", forget, images), ("remaining", remain, others)):
+        scores = clip(made, [row[1] for row in rows], torch.device("cpu"))
+        figure = found[f"clip_score_{name}[clip-clip]"]
+        assert (figure.value, figure.n) == (pytest.approx(scores.mean().item()), len(rows))
+        assert (figure.low, figure.high) == pytest.approx(bounded_interval(scores, 100.0))
         asked = torch.tensor([COLOURS.index(row[3]) for row in rows])
         right = (colours.probabilities(made).argmax(1) == asked).double()
         figure = found[f"factor_accuracy_{name}"]
@@ -151,6 +162,9 @@ def test_what_is_behind_a_path_counts(scrubbed: Path, evidence: Evidence) -> Non
     other = dataclasses.replace(judge, prompts=str(scrubbed / "others.csv"))
     assert not still_holds(evidence.record, other, scrubbed / "run", scrub)
     other = dataclasses.replace(judge, factor=str(scrubbed / "data"))
+    assert not still_holds(evidence.record, other, scrubbed / "run", scrub)
+    make_whole_clip(scrubbed / "another" / "clip", seed=1)
+    other = dataclasses.replace(judge, clip=str(scrubbed / "another" / "clip"))
     assert not still_holds(evidence.record, other, scrubbed / "run", scrub)
 
 
@@ -204,6 +218,11 @@ def test_a_judge_of_another_network_is_refused(scrubbed: Path, tmp_path: Path) -
 
 def test_prompts_for_a_model_of_classes_are_refused(scrubbed: Path, digits: Path, run: Path, classifier: Path) -> None:
     judge = dataclasses.replace(_judge(scrubbed), classifier=str(classifier), factor=None, factor_classifier=None)
+    with pytest.raises(
+        ConfigError, match=r"judge\.clip = .* compares samples with prompts, and the model is told"
+    ):
+        run_evaluate(EvaluateConfig(str(run), str(digits / "data"), judge))
+    judge = dataclasses.replace(judge, clip=None)
     with pytest.raises(ConfigError, match="the model is told classes, not prompts"):
         run_evaluate(EvaluateConfig(str(run), str(digits / "data"), judge))
 

@@ -1,0 +1,26 @@
+"""What compares pictures or sees something in them, by the names that metrics carry: `recall[digits-cnn]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Instrument = Literal["features", "clip"]
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """Those of an evaluation; None: there is none."""
+
+    features: str
+    clip: str | None = None
+
+    def of(self, kind: Instrument | None) -> dict[str, tuple[Any, ...]]:
+        """What a metric on such an instrument is called by here, in brackets, and what its formula takes for each.
+
+        One name where there is one, none where there is none; empty, without brackets, for a metric on no instrument.
+        """
+        if kind is None:
+            return {"": ()}
+        name = self.features if kind == "features" else self.clip
+        return {} if name is None else {name: ()}

@@ -1,0 +1,79 @@
+"""Integrity: how far a model's pictures are from the original's of the same noise, with a floor and a ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from . import metrics
+from .bench import FORGOTTEN, REMAINING, Measured, generate
+from .images import NO_SAMPLE, Asked, Images
+from .metrics import Measurement, measured
+
+# of the floor, or so many more as fill a batch: in another batch an image would differ by rounding
+_MIN_FLOOR_SAMPLES = 64
+
+
+def integrity_remaining(of: Measured) -> Measurement:
+    return _integrity(of, REMAINING, of.bench.remain_labels)
+
+
+def integrity_near(of: Measured) -> Measurement:
+    return _integrity(of, REMAINING, of.bench.near_labels)
+
+
+def integrity_far(of: Measured) -> Measurement:
+    return _integrity(of, REMAINING, of.bench.far_labels)
+
+
+def integrity_forgotten(of: Measured) -> Measurement:
+    return _integrity(of, FORGOTTEN, of.bench.forget_labels)
+
+
+def integrity_ceiling_remaining(of: Measured) -> Measurement:
+    return _integrity_ceiling(of, REMAINING, of.bench.remain_labels)
+
+
+def integrity_ceiling_near(of: Measured) -> Measurement:
+    return _integrity_ceiling(of, REMAINING, of.bench.near_labels)
+
+
+def integrity_ceiling_far(of: Measured) -> Measurement:
+    return _integrity_ceiling(of, REMAINING, of.bench.far_labels)
+
+
+def integrity_ceiling_forgotten(of: Measured) -> Measurement:
+    return _integrity_ceiling(of, FORGOTTEN, of.bench.forget_labels)
+
+
+def _integrity(of: Measured, side: int, labels: Sequence[int]) -> Measurement:
+    """Feature distance to what the original makes from the same noise; for the original itself, to the same again."""
+    theirs = of.once(_COUNTERPARTS[side])
+    ours = of.samples.of_side(side).where(torch.arange(len(theirs)))
+    both = ours.is_finite & theirs.is_finite & torch.isin(ours.labels, torch.tensor(labels))
+    n, features = int(both.sum()), of.bench.features
+    distance = metrics.paired_distance(features(ours.images[both]), features(theirs.images[both]))
+    return measured(distance, n, why_not="" if n else NO_SAMPLE, seed=of.seed + side, features=features.name)
+
+
+def _counterparts(side: int, of: Measured) -> Images:
+    """The original's of the first samples: of all, or for the original itself those of some batches, made again."""
+    if of.original is not None:
+        return of.original.of_side(side)
+    ours, batch_size = of.samples.of_side(side), of.bench.config.sampling.batch_size
+    n = -(-_MIN_FLOOR_SAMPLES // batch_size) * batch_size
+    return generate(of.model, of.bench, Asked(ours.conditions[:n], ours.labels[:n].tolist()), side)
+
+
+_COUNTERPARTS = {side: partial(_counterparts, side) for side in (FORGOTTEN, REMAINING)}
+
+
+def _integrity_ceiling(of: Measured, side: int, labels: Sequence[int]) -> Measurement:
+    """The same between the original's own images of one label, from different noise."""
+    all_of_side = of.remain if side == REMAINING else of.forget
+    ours = all_of_side.where(torch.isin(all_of_side.labels, torch.tensor(labels)))
+    distance = metrics.other_seed_distance(of.bench.features(ours.images), ours.labels)
+    why_not = "needs at least 2 finite samples of each label"
+    return measured(distance, len(ours), why_not=why_not, seed=of.seed + side, features=of.bench.features.name)
