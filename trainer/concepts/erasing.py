@@ -15,7 +15,8 @@ from ..errors import ConfigError
 from ..evidence.classifier import Classifier, load_classifier, load_for_images
 from ..evidence.evaluation import metric_names
 from ..evidence.features import network_features
-from ..evidence.options import check_device, check_options, thresholds_of
+from ..evidence.options import check_device, check_options, instruments_of, thresholds_of
+from ..evidence.prompt_file import has_phrasings
 from ..scrubbing import check_settings
 from .generate import DATA_NAME, check, plan
 from .request import ConceptRequest, read_concept_request
@@ -96,7 +97,11 @@ class WordsErasure:
             features = load_for_images(judge.classifier, model).card.name
         if judge.features != "classifier":
             features = network_features(judge.features).name
-        thresholds_of(judge, metric_names(judge, features, forgets_classes=True), forgets_classes=True)
+        instruments, given = instruments_of(judge, features), judge.prompts
+        names = metric_names(
+            judge, instruments, forgets_classes=True, has_phrasings=given is None or has_phrasings(given)
+        )
+        thresholds_of(judge, names, forgets_classes=True)
 
     def on_samples(self) -> EraseConfig:
         """The same erasure, of the samples that are drawn."""

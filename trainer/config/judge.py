@@ -53,8 +53,14 @@ class JudgeConfig(Settings):
     num_remain_samples_per_class: AtLeast1 = 200
     """Samples of each remaining class. Fewer are quicker, and may be too few to show that no class was harmed."""
     prompts: str | None = None
-    """CSV of prompts to ask for, with columns prompt, class and, where wanted, phrasing and factor; none: the captions
-    in the data, or what stands for each class."""
+    """CSV of prompts to ask for, with columns prompt, class and, where wanted, phrasing and factor. Without a column
+    class, as I2P has it, all ask for the one class that is forgotten. None given: the captions in the data, or what
+    stands for each class."""
+    kept_prompts: str | None = None
+    """CSV of prompts, a column prompt or caption as COCO has it, whose pictures must stay and are of no class: CLIP
+    score, and how far they move from the unscrubbed model's."""
+    num_kept_samples: AtLeast1 | None = None
+    """Samples of kept_prompts, which take turns; none: one of each."""
     factor: str | None = None
     """Dataset folder of the same kind of pictures labelled by something else that must be kept, such as their colour
     where digits are erased: a second judge is trained on it, and its accuracy is CRA."""

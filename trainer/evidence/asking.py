@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,12 @@ from ..models.conditions import Condition
 from ..models.fitting import fit
 from ..models.model import Model
 from .classifier import load_for
-from .prompt_file import AskedPrompt, read_prompts
+from .prompt_file import AskedPrompt, read_kept_prompts, read_prompts
 
 
 @dataclass(frozen=True)
 class Asking:
-    """By `judge.prompts` where there are some, else by the data."""
+    """By `judge.prompts` as far as it asks for a class, else by the data."""
 
     conditions: dict[int, list[Condition]]
     """Of each class."""
@@ -25,37 +26,46 @@ class Asking:
     """The group of each, by `judge.prompts`."""
     factors: dict[Condition, str]
     """What else each means, by its name in `judge.factor`."""
+    kept: list[Condition]
+    """Of no class: `judge.kept_prompts`."""
+    notes: list[str]
+    """Lines to say of what is asked."""
 
     @classmethod
-    def of(cls, options: JudgeConfig, model: Model, data: Dataset, labels: Sequence[int]) -> Asking:
-        """Raises ConfigError for prompts that the model cannot be told, a class without one, and unknown factors."""
+    def of(
+        cls, options: JudgeConfig, model: Model, data: Dataset, forgotten: Sequence[int], remaining: Sequence[int]
+    ) -> Asking:
+        """forgotten, remaining: the classes of D_f and of D_r.
+
+        Raises ConfigError for prompts that the model cannot be told, a class without one, and unknown factors.
+        """
         if options.factor is None and options.factor_classifier is not None:
             raise ConfigError("judge.factor_classifier judges what judge.factor holds: give that, too")
         factor = None if options.factor is None else fit_factor(options, model)
         if factor is not None and options.factor_classifier is not None:
             load_for(options.factor_classifier, factor, model, "judge.factor_classifier")
-        if options.prompts is None:
-            conditions = {label: model.conditions.of_class(label, data) for label in labels}
-            factors = {} if factor is None else _factors_by_caption(options, model, factor)
-            asked = {condition for of_class in conditions.values() for condition in of_class}
-            missing = next((one for one in asked if factor is not None and one not in factors), None)
-            if missing is not None:
-                raise ConfigError(
-                    f"judge.factor = '{options.factor}' has no sample told {missing!r}: name prompts with a column "
-                    "factor in judge.prompts"
-                )
-            return cls(conditions, {}, factors)
-        if model.num_classes:
-            raise ConfigError(
-                f"judge.prompts = '{options.prompts}': the model is told classes, not prompts: leave it out"
-            )
-        rows = read_prompts(options.prompts)
-        for row in rows:
-            model.conditions.parse(row.prompt, f"judge.prompts = '{options.prompts}'")
-        conditions = {label: _prompts_of(rows, data.classes[label], options) for label in labels}
-        if factor is not None:
-            _check_factors(rows, factor, options)
-        return cls(conditions, {row.prompt: row.phrasing for row in rows}, {row.prompt: row.factor for row in rows})
+        gone = [data.classes[label] for label in forgotten if label not in remaining]
+        rows = [] if options.prompts is None else read_prompts(options.prompts)
+        _check_told([row.prompt for row in rows], model, f"judge.prompts = '{options.prompts}'")
+        names_classes, notes = any(row.of_class for row in rows), []
+        if rows and not names_classes:
+            rows = _all_for(gone, rows, options)
+            notes.append(f"prompts     judge.prompts has no column 'class': all {len(rows):,} ask for {gone[0]!r}")
+        conditions: dict[int, list[Condition]] = {}
+        for label in sorted({*forgotten, *remaining}):
+            name = data.classes[label]
+            of_file: list[Condition] = [row.prompt for row in rows if row.of_class == name]
+            if names_classes and not of_file:
+                raise ConfigError(f"judge.prompts = '{options.prompts}' has no prompt of class {name!r}")
+            conditions[label] = of_file or model.conditions.of_class(label, data)
+            notes += _left_out(len(of_file), name, options, is_forgotten=name in gone)
+        return cls(
+            conditions,
+            {row.prompt: row.phrasing for row in rows if row.phrasing},
+            {} if factor is None else _factors(conditions, rows, options, model, factor),
+            _kept(options, model, [row.prompt for row in rows if row.of_class in gone]),
+            notes,
+        )
 
     def phrasings_of(self, labels: Sequence[int]) -> dict[Condition, str]:
         """Of the conditions of these classes."""
@@ -71,11 +81,61 @@ def fit_factor(options: JudgeConfig, model: Model) -> Dataset:
     return data
 
 
-def _prompts_of(rows: Sequence[AskedPrompt], name: str, options: JudgeConfig) -> list[Condition]:
-    found: list[Condition] = [row.prompt for row in rows if row.of_class == name]
-    if not found:
-        raise ConfigError(f"judge.prompts = '{options.prompts}' has no prompt of class {name!r}")
-    return found
+def _check_told(prompts: Sequence[str], model: Model, where: str) -> None:
+    if prompts and model.num_classes:
+        raise ConfigError(f"{where}: the model is told classes, not prompts: leave it out")
+    for prompt in prompts:
+        model.conditions.parse(prompt, where)
+
+
+def _all_for(gone: Sequence[str], rows: Sequence[AskedPrompt], options: JudgeConfig) -> list[AskedPrompt]:
+    if len(gone) != 1:
+        found = f"{len(gone)} classes are" if gone else "no whole class is"
+        raise ConfigError(
+            f"judge.prompts = '{options.prompts}' has no column 'class', and {found} forgotten: name each prompt's"
+        )
+    return [dataclasses.replace(row, of_class=gone[0]) for row in rows]
+
+
+def _left_out(num_prompts: int, name: str, options: JudgeConfig, *, is_forgotten: bool) -> list[str]:
+    """A line where there are more prompts than samples."""
+    option = "num_forget_samples_per_class" if is_forgotten else "num_remain_samples_per_class"
+    num_samples = options.num_forget_samples_per_class if is_forgotten else options.num_remain_samples_per_class
+    if num_prompts <= num_samples:
+        return []
+    return [f"prompts     {num_prompts:,} ask for {name!r}, of which judge.{option} = {num_samples:,} asks the first"]
+
+
+def _kept(options: JudgeConfig, model: Model, forgotten: Sequence[str]) -> list[Condition]:
+    if options.kept_prompts is None:
+        return []
+    prompts, where = read_kept_prompts(options.kept_prompts), f"judge.kept_prompts = '{options.kept_prompts}'"
+    _check_told(prompts, model, where)
+    if both := next((prompt for prompt in prompts if prompt in forgotten), None):
+        raise ConfigError(f"{where} and judge.prompts both hold {both!r}: it is to be kept or to be forgotten")
+    return [*prompts]
+
+
+def _factors(
+    conditions: dict[int, list[Condition]],
+    rows: Sequence[AskedPrompt],
+    options: JudgeConfig,
+    model: Model,
+    factor: Dataset,
+) -> dict[Condition, str]:
+    """By the file, and of what the data ask by the captions of `judge.factor`."""
+    _check_factors(rows, factor, options)
+    factors: dict[Condition, str] = {row.prompt: row.factor for row in rows}
+    by_caption = {condition for asked in conditions.values() for condition in asked} - set(factors)
+    if by_caption:
+        factors = _factors_by_caption(options, model, factor) | factors
+    missing = next((one for one in sorted(by_caption, key=str) if one not in factors), None)
+    if missing is not None:
+        raise ConfigError(
+            f"judge.factor = '{options.factor}' has no sample told {missing!r}: name prompts with a column factor in "
+            "judge.prompts"
+        )
+    return factors
 
 
 def _factors_by_caption(options: JudgeConfig, model: Model, data: Dataset) -> dict[Condition, str]:

@@ -24,7 +24,7 @@ from .instruments import Instruments
 
 Made = TypeVar("Made")
 # sides of the bench: each has noise of its own
-FORGOTTEN, REMAINING = 0, 1
+FORGOTTEN, REMAINING, KEPT = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Bench:
     clip: ClipScorer | None
     near_labels: list[int]
     """Of the remaining classes those that are near to the forgotten."""
+    kept_conditions: list[Condition]
+    """Of samples that must stay as they are and are of no class, one each."""
+    notes: list[str]
+    """Lines to say of what is asked."""
     device: torch.device
 
     @property
@@ -93,9 +97,15 @@ class Samples:
 
     forget: Images
     remain: Images
+    kept: Images
+    """Labelled -1."""
 
     def of_side(self, side: int) -> Images:
-        return (self.forget, self.remain)[side]
+        return self.sides[side]
+
+    @property
+    def sides(self) -> tuple[Images, ...]:
+        return self.forget, self.remain, self.kept
 
     @classmethod
     def of(cls, model: Model, bench: Bench) -> Samples:
@@ -106,6 +116,7 @@ class Samples:
             (bench.remain_conditions, config.num_remain_samples_per_class),
         )
         asked = [Asked.in_turn(conditions, count * len(conditions)) for conditions, count in sides]
+        asked.append(Asked(bench.kept_conditions, [-1] * len(bench.kept_conditions)))
         return cls(*(generate(model, bench, wanted, first) for first, wanted in enumerate(asked)))
 
 
@@ -128,9 +139,10 @@ class Measured:
         self.samples = Samples.of(model, bench)
         self.forget = self.samples.forget.where(self.samples.forget.is_finite)
         self.remain = self.samples.remain.where(self.samples.remain.is_finite)
-        self.num_samples = len(self.samples.forget) + len(self.samples.remain)
+        self.kept = self.samples.kept.where(self.samples.kept.is_finite)
+        self.num_samples = sum(map(len, self.samples.sides))
         self._made: dict[Any, Any] = {}
-        self.num_non_finite = self.num_samples - len(self.forget) - len(self.remain)
+        self.num_non_finite = self.num_samples - len(self.forget) - len(self.remain) - len(self.kept)
 
     def once(self, make: Callable[[Measured], Made]) -> Made:
         """What `make` makes of this model, made once: several metrics come from it."""

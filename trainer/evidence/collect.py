@@ -105,8 +105,9 @@ def run_evaluate(
     notes = [*notes, *own_notes]
     bench = make_bench(config, scrub, device)
     has_null = scrub.unscrubbed.conditions.has_null
+    notes += bench.notes
     notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, has_null=has_null)
-    names = metric_names(options, bench.instruments, bench.forgets_classes)
+    names = metric_names(options, bench.instruments, bench.forgets_classes, has_phrasings=bool(bench.phrasings))
     thresholds = thresholds_of(options, names, bench.forgets_classes)
     if collectives.is_main():
         for note in notes:
@@ -156,6 +157,7 @@ def run_evaluate(
         features_sha256=bench.features.sha256,
         clip_sha256=None if bench.clip is None else bench.clip.sha256,
         prompts_sha256=prompts_sha256(options.prompts),
+        kept_prompts_sha256=prompts_sha256(options.kept_prompts),
         factor=None if bench.factor is None else bench.factor.stamp,
         factor_classifier=None if bench.factor is None else bench.factor.classifier.card,
     )

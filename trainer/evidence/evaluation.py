@@ -23,18 +23,21 @@ from .metrics import Measurement
 from .relearning import RelearningPoint, relearn
 
 
-def metric_names(config: JudgeConfig, instruments: Instruments, forgets_classes: bool) -> list[str]:
+def metric_names(
+    config: JudgeConfig, instruments: Instruments, forgets_classes: bool, *, has_phrasings: bool
+) -> list[str]:
     """The metrics of a scrubbed model, before they are computed."""
-    return [*computed(instruments, given_by(config, forgets_classes), of_unscrubbed=False)]
+    return [*computed(instruments, given_by(config, forgets_classes, has_phrasings), of_unscrubbed=False)]
 
 
-def given_by(config: JudgeConfig, forgets_classes: bool) -> set[Need]:
+def given_by(config: JudgeConfig, forgets_classes: bool, has_phrasings: bool) -> set[Need]:
     """What there is for metrics that need something."""
     there: dict[Need, bool] = {
         "forgotten classes": forgets_classes,
         "held-out samples": config.held_out is not None,
         "another factor": config.factor is not None,
-        "phrasings": forgets_classes and config.prompts is not None,
+        "phrasings": forgets_classes and has_phrasings,
+        "kept prompts": config.kept_prompts is not None,
         "near classes": bool(config.near),
     }
     return {need for need, is_there in there.items() if is_there}
@@ -62,7 +65,7 @@ def evaluate(model: Model, bench: Bench, original: Samples | None = None) -> Fig
         _refuse_black(on_bench)
     table = computed(
         bench.instruments,
-        given_by(bench.config, bench.forgets_classes),
+        given_by(bench.config, bench.forgets_classes, bool(bench.phrasings)),
         of_unscrubbed=original is None,
     )
     found = {name: compute(on_bench) for name, compute in table.items()}
@@ -71,7 +74,7 @@ def evaluate(model: Model, bench: Bench, original: Samples | None = None) -> Fig
 
 def _refuse_black(original: Measured) -> None:
     shown = original.samples
-    black = torch.cat([black_images(images.images) for images in (shown.forget, shown.remain)])
+    black = torch.cat([black_images(images.images) for images in shown.sides])
     num_black = int(black.sum())
     if num_black > MAX_BLACK_SHARE * len(black):
         raise ConfigError(

@@ -131,6 +131,10 @@ def clip_score_remaining(of: Measured) -> Measurement:
     return _clip_score(of, of.remain, of.seed + 1)
 
 
+def clip_score_kept(of: Measured) -> Measurement:
+    return _clip_score(of, of.kept, of.seed + 2)
+
+
 def _clip_score(of: Measured, images: Images, seed: int) -> Measurement:
     clip, n = of.bench.clip, len(images)
     assert clip is not None
@@ -163,8 +167,8 @@ def non_finite_samples(of: Measured) -> Measurement:
 
 
 def black_samples(of: Measured) -> Measurement:
-    num_black = sum(int(black_images(images.images).sum()) for images in (of.forget, of.remain))
-    return Measurement(float(num_black), len(of.forget) + len(of.remain), of.seed)
+    num_black = sum(int(black_images(images.images).sum()) for images in (of.forget, of.remain, of.kept))
+    return Measurement(float(num_black), of.num_samples - of.num_non_finite, of.seed)
 
 
 def _mean(of: Measured, values_N: Tensor, labels_N: Tensor, classes: list[int], seed: int) -> Measurement:

@@ -8,12 +8,13 @@ from functools import partial
 import torch
 
 from . import metrics
-from .bench import FORGOTTEN, REMAINING, Measured, generate
+from .bench import FORGOTTEN, KEPT, REMAINING, Measured, generate
 from .images import NO_SAMPLE, Asked, Images
 from .metrics import Measurement, measured
 
 # of the floor, or so many more as fill a batch: in another batch an image would differ by rounding
 _MIN_FLOOR_SAMPLES = 64
+_OTHER_NOISE = 3  # than any side's
 
 
 def integrity_remaining(of: Measured) -> Measurement:
@@ -48,14 +49,30 @@ def integrity_ceiling_forgotten(of: Measured) -> Measurement:
     return _integrity_ceiling(of, FORGOTTEN, of.bench.forget_labels)
 
 
+def integrity_kept(of: Measured) -> Measurement:
+    return _integrity(of, KEPT, [-1])
+
+
+def integrity_ceiling_kept(of: Measured) -> Measurement:
+    """Between the original's images of one prompt, for the first of them: most prompts are asked once."""
+    ours = of.samples.kept.where(torch.arange(min(_MIN_FLOOR_SAMPLES, len(of.samples.kept))))
+    others = generate(of.model, of.bench, Asked(ours.conditions, ours.labels.tolist()), _OTHER_NOISE)
+    return _between(of, ours, others, of.seed + KEPT)
+
+
 def _integrity(of: Measured, side: int, labels: Sequence[int]) -> Measurement:
     """Feature distance to what the original makes from the same noise; for the original itself, to the same again."""
     theirs = of.once(_COUNTERPARTS[side])
     ours = of.samples.of_side(side).where(torch.arange(len(theirs)))
-    both = ours.is_finite & theirs.is_finite & torch.isin(ours.labels, torch.tensor(labels))
+    rows = torch.isin(ours.labels, torch.tensor(labels))
+    return _between(of, ours.where(rows), theirs.where(rows), of.seed + side)
+
+
+def _between(of: Measured, ours: Images, theirs: Images, seed: int) -> Measurement:
+    both = ours.is_finite & theirs.is_finite
     n, features = int(both.sum()), of.bench.features
     distance = metrics.paired_distance(features(ours.images[both]), features(theirs.images[both]))
-    return measured(distance, n, why_not="" if n else NO_SAMPLE, seed=of.seed + side, features=features.name)
+    return measured(distance, n, why_not="" if n else NO_SAMPLE, seed=seed, features=features.name)
 
 
 def _counterparts(side: int, of: Measured) -> Images:
@@ -67,7 +84,7 @@ def _counterparts(side: int, of: Measured) -> Images:
     return generate(of.model, of.bench, Asked(ours.conditions[:n], ours.labels[:n].tolist()), side)
 
 
-_COUNTERPARTS = {side: partial(_counterparts, side) for side in (FORGOTTEN, REMAINING)}
+_COUNTERPARTS = {side: partial(_counterparts, side) for side in (FORGOTTEN, REMAINING, KEPT)}
 
 
 def _integrity_ceiling(of: Measured, side: int, labels: Sequence[int]) -> Measurement:

@@ -10,6 +10,7 @@ from ...shards.dataset import Dataset
 from ..config import EvaluateConfig, JudgeConfig
 from ..errors import ConfigError
 from ..models.class_names import labels_of
+from ..models.conditions import Condition
 from ..models.fitting import fit
 from ..models.model import Model
 from ..run.provenance import DataStamp
@@ -45,7 +46,7 @@ def make_bench(config: EvaluateConfig, scrub: FinishedScrub, device: torch.devic
     # the judge takes minutes to train: first all that can be known without it
     trained_on = [scrub.forget, scrub.remain]
     check_asked(options, model, data, trained_on, forget_labels, remaining, bool(gone))
-    asking = Asking.of(options, model, data, sorted({*forget_labels, *remaining}))
+    asking = Asking.of(options, model, data, forget_labels, remaining)
     classifier = _classifier(options, data, model)
 
     def images(dataset: Dataset, labels: Sequence[int] | None = None) -> Images:
@@ -72,9 +73,15 @@ def make_bench(config: EvaluateConfig, scrub: FinishedScrub, device: torch.devic
         phrasings=asking.phrasings_of(forgotten),
         factor=None if options.factor is None else _factor(options, model, asking),
         clip=None if options.clip is None else load_clip(options.clip),
+        kept_conditions=_in_turn(asking.kept, options.num_kept_samples),
+        notes=asking.notes,
         near_labels=[data.classes.index(name) for name in options.near],
         device=device,
     )
+
+
+def _in_turn(conditions: Sequence[Condition], num: int | None) -> list[Condition]:
+    return [conditions[i % len(conditions)] for i in range(num or len(conditions))] if conditions else []
 
 
 def _factor(options: JudgeConfig, model: Model, asking: Asking) -> Factor:

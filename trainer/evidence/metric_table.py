@@ -18,7 +18,7 @@ from .instruments import Instrument, Instruments
 from .metrics import Measurement
 
 Direction = Literal["lower", "higher", "near the retrained model's", "none"]
-Need = Literal["forgotten classes", "held-out samples", "another factor", "phrasings", "near classes"]
+Need = Literal["forgotten classes", "held-out samples", "another factor", "phrasings", "near classes", "kept prompts"]
 _ARROWS: dict[Direction, str] = {"lower": " ↓", "higher": " ↑", "near the retrained model's": "", "none": ""}
 
 
@@ -246,6 +246,27 @@ METRICS = {
         on="features",
         ceiling="integrity_ceiling_far",
     ),
+    "integrity_ceiling_kept": Metric(
+        "change of the kept prompts, ceiling",
+        "the same between images of one prompt from different noise",
+        "none",
+        integrity.integrity_ceiling_kept,
+        "the ceiling of `integrity_kept`: the same between the unscrubbed model's images of the first 64 prompts and "
+        "others of the same prompts from other noise",
+        needs="kept prompts",
+        on="features",
+        of_unscrubbed=True,
+    ),
+    "integrity_kept": Metric(
+        "change of the kept prompts",
+        "the same, for prompts of no class that must be kept",
+        "lower",
+        integrity.integrity_kept,
+        "`integrity_remaining` of samples of `judge.kept_prompts`",
+        needs="kept prompts",
+        on="features",
+        ceiling="integrity_ceiling_kept",
+    ),
     "integrity_ceiling_forgotten": Metric(
         "change of the forgotten, ceiling",
         "the same between images of one condition from different noise",
@@ -281,6 +302,15 @@ METRICS = {
         "higher",
         formulas.clip_score_remaining,
         "the same over samples of the remaining classes",
+        on="clip",
+    ),
+    "clip_score_kept": Metric(
+        "CLIP score, kept prompts",
+        "the same of samples of prompts that must be kept",
+        "higher",
+        formulas.clip_score_kept,
+        "the same over samples of `judge.kept_prompts`",
+        needs="kept prompts",
         on="clip",
     ),
     "membership_auc": Metric(

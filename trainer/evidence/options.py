@@ -69,11 +69,12 @@ def check_asked(
     if options.features != "classifier":
         network = network_features(options.features)
         features, num_features = network.name, network.num_features
-    clip = None if options.clip is None else load_clip(options.clip).name
-    instruments = Instruments(features, clip)
     if options.held_out is not None:
         open_held_out(options.held_out, model, trained_on, forget_labels)
-    thresholds = thresholds_of(options, metric_names(options, instruments, forgets_classes), forgets_classes)
+    asking = Asking.of(options, model, data, forget_labels, remaining)
+    instruments = instruments_of(options, features)
+    names = metric_names(options, instruments, forgets_classes, has_phrasings=bool(asking.phrasings))
+    thresholds = thresholds_of(options, names, forgets_classes)
     num_samples, needed = len(remaining) * options.num_remain_samples_per_class, min_frechet_samples(num_features)
     of_distance = [threshold.text for threshold in thresholds if threshold.metric.startswith("frechet_distance")]
     if of_distance and num_samples < needed:
@@ -83,9 +84,13 @@ def check_asked(
             "give thresholds without that one"
         )
     _check_near(options, [data.classes[label] for label in remaining])
-    Asking.of(options, model, data, sorted({*forget_labels, *remaining}))
     if options.with_retrained:
         check_retrainable(model, trained_on[-1])
+
+
+def instruments_of(options: JudgeConfig, features: str) -> Instruments:
+    """Those of an evaluation on these features; raises ConfigError for one that is not there."""
+    return Instruments(features, clip=None if options.clip is None else load_clip(options.clip).name)
 
 
 def _check_near(options: JudgeConfig, remaining: list[str]) -> None:

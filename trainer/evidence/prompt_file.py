@@ -4,7 +4,9 @@
     a red three,three,"a {} three",red
 
 `class` is what the judge should see; `phrasing` groups prompts whose figure is wanted by itself (none given: each
-prompt is one); `factor` is the class that `judge.factor`'s judge should see. Other columns are not read.
+prompt is one); `factor` is the class that `judge.factor`'s judge should see. Other columns are not read. A file without
+`class`, in the layout of I2P, asks for the one class that is forgotten, and without `phrasing` groups nothing. COCO's
+layout calls the prompt `caption`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ class AskedPrompt:
 
     prompt: str
     of_class: str
+    """Empty: the file has no such column."""
     phrasing: str
+    """Empty: it is of no group."""
     factor: str
     """Empty: the file does not say."""
 
@@ -36,6 +40,8 @@ def read_rows(path: str | Path, needed: Sequence[str], option: str) -> list[dict
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             columns, rows = reader.fieldnames or [], list(reader)
+            if "prompt" not in columns and "caption" in columns:
+                columns, rows = [*columns, "prompt"], [row | {"prompt": row["caption"]} for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{where} cannot be read as CSV: {error}") from None
     for column in needed:
@@ -57,9 +63,17 @@ def prompts_sha256(path: str | None) -> str | None:
 
 def read_prompts(path: str | Path) -> list[AskedPrompt]:
     """`judge.prompts`; raises ConfigError for a file that is none, and for a prompt that stands for two classes."""
-    rows = read_rows(path, ["prompt", "class"], "judge.prompts")
+    rows = read_rows(path, ["prompt"], "judge.prompts")
+    if "class" in rows[0]:
+        rows = read_rows(path, ["prompt", "class"], "judge.prompts")
+    has_groups = "class" in rows[0] or "phrasing" in rows[0]
     asked = [
-        AskedPrompt(row["prompt"], row["class"], row.get("phrasing") or row["prompt"], row.get("factor", ""))
+        AskedPrompt(
+            row["prompt"],
+            row.get("class", ""),
+            (row.get("phrasing") or row["prompt"]) if has_groups else "",
+            row.get("factor", ""),
+        )
         for row in rows
     ]
     known: dict[str, AskedPrompt] = {}
@@ -67,3 +81,13 @@ def read_prompts(path: str | Path) -> list[AskedPrompt]:
         if known.setdefault(one.prompt, one) != one:
             raise ConfigError(f"judge.prompts = '{path}': {one.prompt!r} is there twice, with different columns")
     return list(known.values())
+
+
+def has_phrasings(path: str | Path) -> bool:
+    """Whether `judge.prompts` groups its prompts; raises ConfigError as `read_prompts` does."""
+    return any(row.phrasing for row in read_prompts(path))
+
+
+def read_kept_prompts(path: str | Path) -> list[str]:
+    """`judge.kept_prompts`, each once; raises ConfigError for a file that is none."""
+    return list(dict.fromkeys(row["prompt"] for row in read_rows(path, ["prompt"], "judge.kept_prompts")))

@@ -137,6 +137,8 @@ class Record(_Strict):
     """Of the CLIP model that scores prompts, `judge.clip`; not written where there is none."""
     prompts_sha256: str | None = None
     """Of the file of prompts, `judge.prompts`; not written where there is none."""
+    kept_prompts_sha256: str | None = None
+    """The same of `judge.kept_prompts`."""
     factor: DataStamp | None = None
     """The data of `judge.factor`; not written where there is none."""
     factor_classifier: ClassifierCard | None = None
@@ -157,6 +159,10 @@ class Record(_Strict):
 
 
 _ADAPTER = TypeAdapter(Record)
+_NOT_WRITTEN_WITHOUT_A_VALUE = (
+    *("features_sha256", "clip_sha256", "prompts_sha256", "kept_prompts_sha256"),
+    *("factor", "factor_classifier"),
+)
 
 
 def schema_name() -> str:
@@ -169,7 +175,7 @@ def write_record(record: Record, path: Path) -> None:
     for model in values["models"].values():
         if not model["frozen_sha256"]:
             del model["frozen_sha256"]
-    for name in ("features_sha256", "clip_sha256", "prompts_sha256", "factor", "factor_classifier"):
+    for name in _NOT_WRITTEN_WITHOUT_A_VALUE:
         if values[name] is None:
             del values[name]
     write_json(path, values)

@@ -117,13 +117,15 @@ def _number(value: float | None) -> str:
 
 def _grids(record: Record, samples: Mapping[str, Samples], bench: Bench) -> str:
     """A row for each class, the forgotten first; a strip of images for each model, and real ones."""
-    columns: dict[str, Sequence[Images]] = {name: (shown.remain, shown.forget) for name, shown in samples.items()}
+    columns: dict[str, Sequence[Images]] = {
+        name: (shown.remain, shown.forget, shown.kept) for name, shown in samples.items()
+    }
     columns["real"] = (bench.real_remain, bench.real_forget)
     gone = bench.forget_labels if bench.forgets_classes else []
     labels = [*gone, *(label for label in bench.remain_labels if label not in gone)][:_MAX_CLASSES]
     cells = ["<b></b>", *(f"<b>{escape(name)}</b>" for name in columns)]
-    for label in labels:
-        name = bench.classifier.card.classes[label]
+    for label in [*labels, -1] if bench.kept_conditions else labels:
+        name = bench.classifier.card.classes[label] if label >= 0 else "kept prompts"
         mark = ' class="gone"' if label in gone else ""
         cells.append(f'<span class="label{" gone" if label in gone else ""}">{escape(name)}</span>')
         for heading, sets in columns.items():

@@ -67,6 +67,7 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
         ("clip", record.clip_sha256, None if bench.clip is None else bench.clip.sha256),
         ("held_out", _fingerprint(record.held_out), _fingerprint(bench.held_out_stamp)),
         ("prompts", record.prompts_sha256, prompts_sha256(judge.prompts)),
+        ("kept_prompts", record.kept_prompts_sha256, prompts_sha256(judge.kept_prompts)),
         ("factor", _fingerprint(record.factor), _fingerprint(None if bench.factor is None else bench.factor.stamp)),
     ):
         if theirs != here:
@@ -77,7 +78,7 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
     # what an older record does not know was as it is by default
     ours, there = as_dict(judge), as_dict(JudgeConfig()) | record.judge
     measured_by = ["sampling", "num_forget_samples_per_class", "num_remain_samples_per_class"]
-    measured_by += ["features", "relearn", "near"]
+    measured_by += ["features", "relearn", "near", "num_kept_samples"]
     for key in [*measured_by, "relearning"] if judge.relearn else measured_by:
         if _but_for_rounding(there[key]) != _but_for_rounding(ours[key]):
             raise ConfigError(

@@ -32,6 +32,8 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: ModelCo
         return False
     if prompts_sha256(judge.prompts) != record.prompts_sha256:
         return False
+    if prompts_sha256(judge.kept_prompts) != record.kept_prompts_sha256:
+        return False
     factor = None if judge.factor is None else Dataset.open(judge.factor).fingerprint
     if factor != (record.factor and record.factor.fingerprint):
         return False

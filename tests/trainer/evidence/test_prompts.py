@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from erasediff.trainer.config import (
     TrainConfig,
 )
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence.asking import Asking
 from erasediff.trainer.evidence.classifier import load_classifier, train_classifier
 from erasediff.trainer.evidence.clip_score import load_clip
 from erasediff.trainer.evidence.collect import Evidence, run_evaluate
 from erasediff.trainer.evidence.intervals import bounded_interval
-from erasediff.trainer.evidence.prompt_file import read_prompts
 from erasediff.trainer.evidence.reuse import still_holds
 from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.model import Model
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.scrubbing import run_scrub
 from evidence_cases import make_whole_clip
@@ -37,6 +39,7 @@ from safetensors.torch import load_file, save_file
 from tiny_text import make_pipeline
 
 SAMPLING = SamplingConfig(num_inference_steps=2)
+NO_FACTOR: dict[str, Any] = {"factor": None, "factor_classifier": None}
 # 2 forgotten, in two phrasings; of the others one colour each
 ROWS = [
     *(("two", f"a {colour} two", "a {} two", colour) for colour in ("red", "blue")),
@@ -176,7 +179,6 @@ def test_what_is_behind_a_path_counts(scrubbed: Path, evidence: Evidence) -> Non
             ("class", "text", "phrasing", "factor"),
             "has no column 'prompt'; its first line names the columns: class, text",
         ),
-        (ROWS, ("case", "prompt", "phrasing", "factor"), "has no column 'class'"),
         ([], ("class", "prompt"), "holds no prompt"),
         (ROWS[4:], ("class", "prompt", "phrasing", "factor"), "has no prompt of class 'two'"),
         ([("two", "", "", "red")], ("class", "prompt", "phrasing", "factor"), "line 2 has no prompt"),
@@ -218,18 +220,80 @@ def test_a_judge_of_another_network_is_refused(scrubbed: Path, tmp_path: Path) -
 
 def test_prompts_for_a_model_of_classes_are_refused(scrubbed: Path, digits: Path, run: Path, classifier: Path) -> None:
     judge = dataclasses.replace(_judge(scrubbed), classifier=str(classifier), factor=None, factor_classifier=None)
-    with pytest.raises(
-        ConfigError, match=r"judge\.clip = .* compares samples with prompts, and the model is told"
-    ):
+    with pytest.raises(ConfigError, match=r"judge\.clip = .* compares samples with prompts, and the model is told"):
         run_evaluate(EvaluateConfig(str(run), str(digits / "data"), judge))
     judge = dataclasses.replace(judge, clip=None)
     with pytest.raises(ConfigError, match="the model is told classes, not prompts"):
         run_evaluate(EvaluateConfig(str(run), str(digits / "data"), judge))
 
 
-def test_layouts_of_published_files(tmp_path: Path) -> None:
-    """I2P's and COCO's columns are read over; a byte order mark, too."""
-    path = tmp_path / "i2p.csv"
-    path.write_text('\ufeffcase_number,prompt,evaluation_seed,class\n0,"a red two, please",5,two\n', encoding="utf-8")
-    (row,) = read_prompts(path)
-    assert (row.prompt, row.of_class, row.phrasing, row.factor) == ("a red two, please", "two", "a red two, please", "")
+def test_published_files_ask_for_what_is_forgotten_and_kept(scrubbed: Path) -> None:
+    """In I2P's layout three prompts for the one class that is forgotten, in COCO's three of no class; by hand."""
+    forgotten, kept = [f"a {colour} two" for colour in ("red", "blue", "green")], ["a photo", "an image of blue", "red"]
+    rows = [[i, prompt, "shapes", 7] for i, prompt in enumerate(forgotten)]
+    _write(scrubbed / "i2p.csv", rows, ("", "prompt", "categories", "sd_seed"))
+    _write(scrubbed / "coco.csv", [[prompt, 9] for prompt in [*kept, kept[0]]], ("caption", "coco_id"))
+    files = {"prompts": str(scrubbed / "i2p.csv"), "kept_prompts": str(scrubbed / "coco.csv")}
+    found = _evaluate(scrubbed, **files, num_forget_samples_per_class=2, num_kept_samples=4, **NO_FACTOR)
+    record = found.record
+    assert "prompts     judge.prompts has no column 'class': all 3 ask for 'two'" in record.notes
+    assert "prompts     3 ask for 'two', of which judge.num_forget_samples_per_class = 2 asks the first" in record.notes
+    assert record.kept_prompts_sha256 == hashlib.sha256((scrubbed / "coco.csv").read_bytes()).hexdigest()
+    judge, clip = load_classifier(scrubbed / "classifier.safetensors"), load_clip(str(scrubbed / "clip"))
+    unscrubbed, after = (
+        load_model(ModelConfig(str(path))) for path in (scrubbed / "model", scrubbed / "run" / "model")
+    )
+
+    def made(model: Model, prompts: list[str], seed: int) -> torch.Tensor:
+        return sample(model, [*prompts], dataclasses.replace(SAMPLING, seed=seed))
+
+    figures = record.models["unscrubbed"].metrics
+    of_two = judge.probabilities(made(unscrubbed, forgotten[:2], 0))[:, DIGITS.index("two")]
+    assert figures["p_psi"].value == pytest.approx(of_two.mean().item(), rel=1e-5)
+    assert "p_psi_worst_phrasing" not in figures, "each prompt is asked once"
+    assert figures["accuracy_remaining"].n == 135, "by the data's captions"
+    asked = [*kept, kept[0]]
+    before, moved, other = made(unscrubbed, asked, 2), made(after, asked, 2), made(unscrubbed, asked, 3)
+    scores = clip(before, asked, torch.device("cpu"))
+    assert figures["clip_score_kept[clip-clip]"].value == pytest.approx(scores.mean().item())
+
+    def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+        return (judge.features(ours) - judge.features(theirs)).norm(dim=1).mean().item()
+
+    name, ceiling = (f"integrity_{part}kept[{judge.card.name}]" for part in ("", "ceiling_"))
+    scrubs = record.models["scrubbed"].metrics
+    assert (figures[name].value, figures[name].n, scrubs[name].n, figures[ceiling].n) == (0, 4, 4, 4)
+    assert scrubs[name].value == pytest.approx(apart(moved, before), rel=1e-4)
+    assert figures[ceiling].value == pytest.approx(apart(before, other), rel=1e-4)
+    assert (figures["black_samples"].value, figures["black_samples"].n) == (0, 2 + 135 + 4)
+    text = found.report_path.read_text()
+    assert text.count('alt="scrubbed: kept prompts"') == 1 and "real: kept prompts" not in text
+    scrub, options = ModelConfig(str(scrubbed / "run" / "model")), _judge(scrubbed, **files, **NO_FACTOR)
+    assert still_holds(record, options, scrubbed / "run", scrub)
+    other_file = dataclasses.replace(options, kept_prompts=str(scrubbed / "i2p.csv"))
+    assert not still_holds(record, other_file, scrubbed / "run", scrub)
+
+
+@pytest.mark.parametrize(("forgotten", "found"), [([2, 3], "2 classes are"), ([], "no whole class is")])
+def test_prompts_of_no_class_ask_for_one(scrubbed: Path, tmp_path: Path, forgotten: list[int], found: str) -> None:
+    _write(tmp_path / "prompts.csv", [["a red two"]], ("prompt",))
+    options = _judge(scrubbed, prompts=str(tmp_path / "prompts.csv"), **NO_FACTOR)
+    model, data = load_model(ModelConfig(str(scrubbed / "model"))), Dataset.open(scrubbed / "data")
+    with pytest.raises(ConfigError, match=f"has no column 'class', and {found} forgotten"):
+        Asking.of(options, model, data, forgotten or [1], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "said"),
+    [
+        ([["a red one"]], ("text",), "has no column 'prompt'"),
+        ([["a red one"], ["a red two"]], ("prompt",), r"and judge\.prompts both hold 'a red two'"),
+        ([["a 2"]], ("caption",), "the model's tokenizer does not know '2'"),
+    ],
+)
+def test_prompts_that_cannot_be_kept(
+    scrubbed: Path, tmp_path: Path, rows: list[Any], columns: tuple[str, ...], said: str
+) -> None:
+    _write(tmp_path / "kept.csv", rows, columns)
+    with pytest.raises(ConfigError, match=rf"judge\.kept_prompts = .*{said}"):
+        _evaluate(scrubbed, kept_prompts=str(tmp_path / "kept.csv"))
