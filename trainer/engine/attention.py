@@ -81,7 +81,7 @@ class _Dispatching:
             x_BLC = attn.group_norm(x_BLC.transpose(1, 2)).transpose(1, 2)
         told_BTC = x_BLC if encoder_hidden_states is None else encoder_hidden_states
         query = _by_head(attn, attn.to_q(x_BLC))
-        assert attn.to_k is not None and attn.to_v is not None
+        assert attn.to_k is not None and attn.to_v is not None and attn.to_out is not None
         key, value = (_by_head(attn, project(told_BTC)) for project in (attn.to_k, attn.to_v))
         output: Any = dispatch_attention_fn(query, key, value, backend=self._backend_for(query.dtype))
         output = output.flatten(2).to(query.dtype)

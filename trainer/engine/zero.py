@@ -165,6 +165,9 @@ class _Zero12(ZeroPartition):
     def __init__(self, engine: Any, names: dict[int, str], shapes: dict[str, tuple[int, ...]]):
         super().__init__(engine, names, shapes)
         self._flat = self._optimizer.bit16_groups_flat[0]
+        # gradients go into one flat partition, in fp32 as with bf16 weights: otherwise they are pieces to be joined,
+        # which takes as much memory again
+        self._optimizer._use_compact_grad_partition_buffer = lambda group: True
         self.working_partition = self._optimizer.parallel_partitioned_bit16_groups[0][self.rank].data
         self.layout = self.layout_of(self.rank)
         self.theta = self._optimizer.single_partition_of_fp32_groups[0].data
@@ -184,14 +187,11 @@ class _Zero12(ZeroPartition):
 
     def take_gradient(self) -> Tensor:
         optimizer = self._optimizer
-        taken = optimizer.averaged_gradients[0]
-        for gradients in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
-            gradients.clear()
+        taken = optimizer.averaged_gradients[0].flat_partition  # in its order, padding included
+        optimizer.averaged_gradients.clear()
         optimizer.zero_grad()
         optimizer.micro_step_id = -1
-        # bf16 with fp32 accumulation is flat already; otherwise views in its order, padding included
-        flat = getattr(taken, "flat_partition", None)
-        return flat if flat is not None else torch.cat([piece.reshape(-1) for piece in taken]).float()
+        return taken
 
     def publish(self) -> None:
         if self.world_size > 1:
@@ -261,11 +261,9 @@ def partition(module: nn.Module, config: EngineConfig, device: torch.device) -> 
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     shapes = {name: tuple(parameter.shape) for name, parameter in trained.items()}
     names = {id(parameter): name for name, parameter in trained.items()}
-    # DeepSpeed would take its master weights from the bf16 working copy, already rounded
+    # DeepSpeed would take its master weights from the bf16 working copy, already rounded; that has a memory of its own
     originals = (
-        {name: parameter.detach().float().clone() for name, parameter in trained.items()}
-        if config.precision == "bf16"
-        else {}
+        {name: parameter.detach().float() for name, parameter in trained.items()} if config.precision == "bf16" else {}
     )
     # it insists on an optimizer; ours works on `theta`, so this one never steps
     placeholder = torch.optim.SGD(list(trained.values()), lr=0.0)
@@ -286,11 +284,12 @@ def partition(module: nn.Module, config: EngineConfig, device: torch.device) -> 
 
 def _fill_theta(zero: ZeroPartition, originals: dict[str, Tensor]) -> None:
     """θ from the unrounded weights where there are any, and zero in the padding, which DeepSpeed may leave unset."""
-    is_padding = torch.ones_like(zero.theta, dtype=torch.bool)
+    end = 0
     for segment in zero.layout.segments:
-        here = slice(segment.partition_offset, segment.partition_offset + segment.length)
-        is_padding[here] = False
+        zero.theta[end : segment.partition_offset] = 0
+        end = segment.partition_offset + segment.length
         if segment.name in originals:
             there = slice(segment.parameter_offset, segment.parameter_offset + segment.length)
-            zero.theta[here] = originals[segment.name].reshape(-1)[there].to(zero.theta.device)
-    zero.theta[is_padding] = 0
+            values = originals[segment.name].reshape(-1)[there]
+            zero.theta[segment.partition_offset : end] = values.to(zero.theta.device)
+    zero.theta[end:] = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -117,22 +117,29 @@ def weights_name(variant: str | None) -> str:
 
 
 def stored_weights(component: Path, variant: str | None = None) -> dict[str, Tensor]:
-    """The tensors of the files that `from_pretrained` reads: one file, or several and an index."""
+    """The tensors of the files that `from_pretrained` reads."""
+    tensors: dict[str, Tensor] = {}
+    for path in _weight_files(component, variant):
+        tensors |= load_file(path)
+    return tensors
+
+
+def _weight_files(component: Path, variant: str | None) -> list[Path]:
+    """One file, or several and an index."""
     name = weights_name(variant)
-    whole = component / name
-    if whole.exists():
-        return load_file(whole)
+    if (component / name).exists():
+        return [component / name]
     suffix = ".safetensors.index.json" if variant is None else f".safetensors.index.{variant}.json"
     index = json.loads((component / name.partition(".")[0]).with_suffix(suffix).read_text())
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(index["weight_map"].values())):
-        tensors |= load_file(component / name)
-    return tensors
+    return [component / file for file in sorted(set(index["weight_map"].values()))]
 
 
 def check_stores(component: Path, names: list[str], variant: str | None = None) -> None:
     """Raises ConfigError where the part's file does not hold a tensor under the name it has in memory."""
-    stored = stored_weights(component, variant)
+    stored: set[str] = set()
+    for path in _weight_files(component, variant):
+        with safe_open(path, framework="pt") as file:  # its header alone is read
+            stored |= set(file.keys())
     absent = [name for name in names if name not in stored]
     if absent:
         raise ConfigError(
