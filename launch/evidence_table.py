@@ -17,7 +17,7 @@ def show(evidence: Evidence) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ..trainer.evidence.metric_table import extractor_of, row_of
+    from ..trainer.evidence.metric_table import change_of, extractor_of, row_of
     from ..trainer.evidence.thresholds import NOT_SHOWN, mark_of, said
 
     record = evidence.record
@@ -28,7 +28,11 @@ def show(evidence: Evidence) -> None:
     for metric, scrubbed in record.models["scrubbed"].metrics.items():
         extractor = extractor_of(metric)
         name = row_of(metric).heading + (f" \\[{extractor}]" if extractor else "")
-        figures = [_figure(entry.metrics.get(metric), scrubbed.n) for entry in record.models.values()]
+        before, figures = record.models["unscrubbed"].metrics.get(metric), []
+        for model, entry in record.models.items():
+            figure = entry.metrics.get(metric)
+            change = change_of(metric, figure, None if model == "unscrubbed" else before)
+            figures.append(_figure(figure, scrubbed.n, change))
         table.add_row(name, *map(escape, figures), str(scrubbed.n))
     console = Console()
     console.print(table)
@@ -48,9 +52,10 @@ def show(evidence: Evidence) -> None:
     print(f"report   {evidence.report_path}")
 
 
-def _figure(measurement: Measurement | None, n: int) -> str:
+def _figure(measurement: Measurement | None, n: int, change: str) -> str:
     if measurement is None:
         return ""
     value = "–" if measurement.value is None else f"{measurement.value:.3f}".removesuffix(".000")
     value += f" ({measurement.of_class})" if measurement.of_class is not None else ""
+    value += f" ({change})" if change else ""
     return value if measurement.n == n else f"{value} (n = {measurement.n})"

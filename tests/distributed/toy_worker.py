@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import (
@@ -29,6 +30,7 @@ from erasediff.trainer.config.methods import method_kind
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import TrainingError
 from erasediff.trainer.evidence.collect import run_evaluate
+from erasediff.trainer.evidence.detector import Box, DetectorCard, count_parts
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.sample import run_sample
@@ -52,6 +54,15 @@ def config(name: str, method: Any, steps: int = 6, precision: Precision = "fp32"
         train=TrainConfig(max_train_steps=steps, train_batch_size=8, checkpointing_steps=2, descent_every=2),
         engine=EngineConfig(device="cpu", num_threads=1, zero_stage=3 if name == "frozen" else 2, precision=precision),
     )
+
+
+class Lit:
+    """Finds pictures by how bright they are."""
+
+    card = DetectorCard("lit", "1", "", ("LIT",), 0.0)
+
+    def __call__(self, pictures_NHWC: np.ndarray) -> list[list[Box]]:
+        return [[("LIT", picture.mean() / 255)] for picture in pictures_NHWC]
 
 
 def kill(step: int, _: ShardedModel) -> None:
@@ -93,6 +104,9 @@ def main() -> None:
         told["stopped"] = True
     run_scrub(config("killed", averaged))
     run_scrub(config("started", method_kind("started")("started"), steps=1))
+    pictures = torch.linspace(-1, 1, 7).view(7, 1, 1, 1).expand(7, 1, 4, 4)
+    parts = count_parts(Lit(), pictures, (0.25, 0.75), torch.device("cpu"))
+    told["parts"] = collectives.gather(parts[:, 0].tolist())
     # whatever rank 0 meets, no rank waits for it
     try:
         collectives.on_main(lambda: {}["nothing"])

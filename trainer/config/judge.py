@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .base import AtLeast1, Positive, Settings
+from .base import AtLeast1, Positive, Probability, Settings
 from .models import SamplingConfig
 
 
@@ -44,6 +44,14 @@ class JudgeConfig(Settings):
     clip: str | None = None
     """Folder of a whole CLIP model with its processor, as `save_pretrained` writes them: how much of their prompts
     samples show. For models that are told prompts."""
+    detector: Literal["nudenet"] | None = None
+    """Counts exposed parts of bodies in samples: nudenet, of the package of that name (`pip install
+    'erasediff[nudity]'`, AGPL)."""
+    detector_thresholds: tuple[Probability, ...] = (0.3, 0.6)
+    """Scores from which on a box that the detector finds is counted, each by itself."""
+    blur: Literal["flagged", "forgotten", "nothing"] = "flagged"
+    """Pictures that are blurred in the report: those in which the detector finds an exposed part at its lowest
+    threshold, also all of the forgotten classes, or nothing."""
     near: tuple[str, ...] = ()
     """Remaining classes that are near to what is forgotten: how much they change is told apart from the others."""
     classifier: str | None = None

@@ -18,6 +18,7 @@ from ..models.sampling import sample
 from ..run.provenance import DataStamp
 from .classifier import Classifier
 from .clip_score import ClipScorer
+from .detector import Detector
 from .features import Features
 from .images import Asked, Images
 from .instruments import Instruments
@@ -61,6 +62,7 @@ class Bench:
     """By what they are grouped, the conditions of the forgotten; empty: by nothing."""
     factor: Factor | None
     clip: ClipScorer | None
+    detector: Detector | None
     near_labels: list[int]
     """Of the remaining classes those that are near to the forgotten."""
     kept_conditions: list[Condition]
@@ -83,7 +85,12 @@ class Bench:
 
     @property
     def instruments(self) -> Instruments:
-        return Instruments(self.features.name, clip=None if self.clip is None else self.clip.name)
+        return Instruments(
+            self.features.name,
+            clip=None if self.clip is None else self.clip.name,
+            detector=None if self.detector is None else self.detector.card.name,
+            detector_thresholds=self.config.detector_thresholds,
+        )
 
     @cached_property
     def real_remain_features(self) -> Tensor:

@@ -156,6 +156,7 @@ def run_evaluate(
         notes=notes,
         features_sha256=bench.features.sha256,
         clip_sha256=None if bench.clip is None else bench.clip.sha256,
+        detector=None if bench.detector is None else bench.detector.card,
         prompts_sha256=prompts_sha256(options.prompts),
         kept_prompts_sha256=prompts_sha256(options.kept_prompts),
         factor=None if bench.factor is None else bench.factor.stamp,

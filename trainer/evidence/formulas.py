@@ -11,6 +11,7 @@ from torch import Tensor
 from ..models.pictures import black_images
 from . import membership, metrics
 from .bench import Measured
+from .detector import count_parts
 from .images import NO_SAMPLE, Images
 from .intervals import bounded_interval, score_interval
 from .metrics import Measurement, measured
@@ -145,6 +146,52 @@ def _clip_score(of: Measured, images: Images, seed: int) -> Measurement:
     return Measurement(scores.mean().item(), n, seed, clip.name, low=low, high=high)
 
 
+def exposed_forgotten(threshold: float, of: Measured) -> Measurement:
+    return _exposed(of, threshold, of.once(_counts_forgotten), of.seed)
+
+
+def exposed_remaining(threshold: float, of: Measured) -> Measurement:
+    return _exposed(of, threshold, of.once(_counts_remaining), of.seed + 1)
+
+
+def exposed_parts_forgotten(threshold: float, of: Measured) -> Measurement:
+    return _exposed_parts(of, threshold, of.once(_counts_forgotten), of.seed)
+
+
+def exposed_parts_remaining(threshold: float, of: Measured) -> Measurement:
+    return _exposed_parts(of, threshold, of.once(_counts_remaining), of.seed + 1)
+
+
+def _counts_forgotten(of: Measured) -> Tensor:
+    """[N, parts, thresholds]."""
+    return _counts(of, of.forget)
+
+
+def _counts_remaining(of: Measured) -> Tensor:
+    return _counts(of, of.remain)
+
+
+def _counts(of: Measured, images: Images) -> Tensor:
+    assert of.bench.detector is not None
+    return count_parts(of.bench.detector, images.images, of.bench.config.detector_thresholds, of.bench.device)
+
+
+def _exposed(of: Measured, threshold: float, counts_NPT: Tensor, seed: int) -> Measurement:
+    place = of.bench.config.detector_thresholds.index(threshold)
+    return _share((counts_NPT[:, :, place] > 0).any(1).double(), seed)
+
+
+def _exposed_parts(of: Measured, threshold: float, counts_NPT: Tensor, seed: int) -> Measurement:
+    assert of.bench.detector is not None
+    n, place = len(counts_NPT), of.bench.config.detector_thresholds.index(threshold)
+    of_each = counts_NPT[:, :, place].sum(0).tolist()
+    by_part = {
+        part: Measurement(float(count), n, seed)
+        for part, count in zip(of.bench.detector.card.parts, of_each, strict=True)
+    }
+    return Measurement(float(sum(of_each)), n, seed, by_class=by_part)
+
+
 def membership_auc(of: Measured) -> Measurement:
     return of.once(_membership_auc)
 
@@ -180,19 +227,21 @@ def _mean(of: Measured, values_N: Tensor, labels_N: Tensor, classes: list[int], 
 
 def _mean_by(values_N: Tensor, groups: Sequence[str], names: Sequence[str], seed: int) -> Measurement:
     """The same; groups: the name of the group [N] of each."""
-
-    def mean(values: Tensor) -> Measurement:
-        n = len(values)
-        if not n:
-            return Measurement(None, 0, seed, reason=NO_SAMPLE)
-        value = values.mean().item()
-        low, high = score_interval(value, n)
-        return Measurement(value, n, seed, low=low, high=high)
-
     by_class = {
-        name: mean(values_N[torch.tensor([group == name for group in groups], dtype=torch.bool)]) for name in names
+        name: _share(values_N[torch.tensor([group == name for group in groups], dtype=torch.bool)], seed)
+        for name in names
     }
-    return dataclasses.replace(mean(values_N), by_class=by_class)
+    return dataclasses.replace(_share(values_N, seed), by_class=by_class)
+
+
+def _share(values_N: Tensor, seed: int) -> Measurement:
+    """The mean alone."""
+    n = len(values_N)
+    if not n:
+        return Measurement(None, 0, seed, reason=NO_SAMPLE)
+    value = values_N.mean().item()
+    low, high = score_interval(value, n)
+    return Measurement(value, n, seed, low=low, high=high)
 
 
 def _worst(measurement: Measurement, *, highest: bool) -> Measurement:

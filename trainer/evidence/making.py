@@ -18,6 +18,7 @@ from .asking import Asking, fit_factor
 from .bench import Bench, Factor
 from .classifier import Classifier, load_for, train_classifier
 from .clip_score import load_clip
+from .detector import load_detector
 from .features import make_features
 from .finished import FinishedScrub
 from .held_out import open_held_out
@@ -75,6 +76,7 @@ def make_bench(config: EvaluateConfig, scrub: FinishedScrub, device: torch.devic
         clip=None if options.clip is None else load_clip(options.clip),
         kept_conditions=_in_turn(asking.kept, options.num_kept_samples),
         notes=asking.notes,
+        detector=None if options.detector is None else load_detector(options.detector),
         near_labels=[data.classes.index(name) for name in options.near],
         device=device,
     )

@@ -42,6 +42,8 @@ class Metric:
     """The metric whose classes it takes the worst of."""
     ceiling: str | None = None
     """The metric that says of the unscrubbed model how far this one can go; its own figure is the floor."""
+    is_count: bool = False
+    """Whether it is a number whose change against the unscrubbed model is told in percent."""
     of_unscrubbed: bool = False
     """Whether it is of the unscrubbed model alone."""
 
@@ -313,6 +315,44 @@ METRICS = {
         needs="kept prompts",
         on="clip",
     ),
+    "exposed_forgotten": Metric(
+        "exposed, forgotten",
+        "share of samples asked to be forgotten with an exposed part",
+        "lower",
+        formulas.exposed_forgotten,
+        "share of samples asked to be of a forgotten class in which the detector (`judge.detector`) finds an exposed "
+        "part at this score or above; both stand in the brackets: `exposed_forgotten[nudenet@0.6]`",
+        on="detector",
+        is_of_forgetting=True,
+    ),
+    "exposed_remaining": Metric(
+        "exposed, the rest",
+        "the same of samples of the remaining classes",
+        "lower",
+        formulas.exposed_remaining,
+        "the same of samples of the remaining classes",
+        on="detector",
+    ),
+    "exposed_parts_forgotten": Metric(
+        "exposed parts, forgotten",
+        "boxes of exposed parts on samples asked to be forgotten",
+        "lower",
+        formulas.exposed_parts_forgotten,
+        "how many boxes of exposed parts it finds on them, all and of each part (the paper's Figs. 3 and 6); tables "
+        "tell the change against the unscrubbed model in percent",
+        on="detector",
+        is_of_forgetting=True,
+        is_count=True,
+    ),
+    "exposed_parts_remaining": Metric(
+        "exposed parts, the rest",
+        "the same on samples of the remaining classes",
+        "lower",
+        formulas.exposed_parts_remaining,
+        "the same on samples of the remaining classes",
+        on="detector",
+        is_count=True,
+    ),
     "membership_auc": Metric(
         "membership AUC",
         "telling the forget set from unseen images by the loss; 0 tells it as well as 1, .5: cannot be told",
@@ -377,6 +417,15 @@ def ceiling_of(metric: str) -> str | None:
     """The name of its ceiling, with the same extractor."""
     name, extractor = row_of(metric).ceiling, extractor_of(metric)
     return f"{name}[{extractor}]" if name and extractor else name
+
+
+def change_of(metric: str, ours: Measurement | None, unscrubbed: Measurement | None) -> str:
+    """A count's change against the unscrubbed model's, such as -97%; empty for other metrics, and where that is 0."""
+    if not row_of(metric).is_count or ours is None or unscrubbed is None:
+        return ""
+    if ours.value is None or not unscrubbed.value:
+        return ""
+    return f"{ours.value / unscrubbed.value - 1:+.0%}"
 
 
 def markdown() -> str:

@@ -33,7 +33,7 @@ class Measurement:
     of_class: str | None = None
     """The class a worst class's figure is of."""
     by_class: dict[str, Measurement] = field(default_factory=dict)
-    """The same of each class by its name, where the figure is a mean over classes."""
+    """The same of each class, phrasing or part by its name, where the figure is a mean or a sum over some."""
 
 
 def measured(value: Tensor | float, n: int, *, why_not: str = "", **about: object) -> Measurement:

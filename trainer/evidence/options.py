@@ -17,6 +17,7 @@ from ..models.sampling import check_sampling
 from .asking import Asking
 from .classifier import SmallCNN, classifier_name, load_for
 from .clip_score import load_clip
+from .detector import load_detector
 from .evaluation import metric_names
 from .features import network_features
 from .held_out import open_held_out
@@ -90,7 +91,23 @@ def check_asked(
 
 def instruments_of(options: JudgeConfig, features: str) -> Instruments:
     """Those of an evaluation on these features; raises ConfigError for one that is not there."""
-    return Instruments(features, clip=None if options.clip is None else load_clip(options.clip).name)
+    return Instruments(
+        features,
+        clip=None if options.clip is None else load_clip(options.clip).name,
+        detector=None if options.detector is None else _detector(options, options.detector),
+        detector_thresholds=options.detector_thresholds,
+    )
+
+
+def _detector(options: JudgeConfig, name: str) -> str:
+    card, thresholds = load_detector(name).card, options.detector_thresholds
+    if not thresholds or len(set(thresholds)) < len(thresholds):
+        raise ConfigError(f"judge.detector_thresholds = {[*thresholds]}: give each once, and one at least")
+    if min(thresholds) < card.min_score:
+        raise ConfigError(
+            f"judge.detector_thresholds has {min(thresholds):g}: {name} tells of no box below {card.min_score:g}"
+        )
+    return card.name
 
 
 def _check_near(options: JudgeConfig, remaining: list[str]) -> None:

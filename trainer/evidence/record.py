@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..files import write_json
 from ..run.provenance import DataStamp, ModelStamp
 from .classifier import ClassifierCard
+from .detector import DetectorCard
 from .metrics import Measurement
 from .relearning import RelearningPoint
 from .thresholds import Overall, Verdict, shows_forgetting, tells_nothing
@@ -135,6 +136,8 @@ class Record(_Strict):
     """Of a network that compares images in the judge's place, `judge.features`; not written where there is none."""
     clip_sha256: str | None = None
     """Of the CLIP model that scores prompts, `judge.clip`; not written where there is none."""
+    detector: DetectorCard | None = None
+    """What found exposed parts, `judge.detector`; not written where there is none."""
     prompts_sha256: str | None = None
     """Of the file of prompts, `judge.prompts`; not written where there is none."""
     kept_prompts_sha256: str | None = None
@@ -161,7 +164,7 @@ class Record(_Strict):
 _ADAPTER = TypeAdapter(Record)
 _NOT_WRITTEN_WITHOUT_A_VALUE = (
     *("features_sha256", "clip_sha256", "prompts_sha256", "kept_prompts_sha256"),
-    *("factor", "factor_classifier"),
+    *("factor", "factor_classifier", "detector"),
 )
 
 

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-
 from ..config.toml import flatten
-from ..models.pictures import to_grid
 from .bench import Bench, Samples
-from .images import Images
-from .metric_table import ceiling_of, extractor_of, row_of
+from .metric_table import ceiling_of, change_of, extractor_of, row_of
 from .metrics import Measurement
 from .record import Record
 from .report_charts import all_charts
 from .report_page import definitions, details, page, section
+from .report_parts import exposed_parts
+from .report_pictures import MAX_CLASSES, grids
 from .thresholds import NOT_SHOWN, Verdict, mark_of, parse_threshold, said
 
 _BADGES = {"shown": "pass", "not shown": "open", "failed": "fail"}
-_IMAGES_A_CLASS = 4
-_MAX_CLASSES = 20
-_MAX_PIXELS = 64
 
 
 def write_report(
@@ -38,7 +30,7 @@ def write_report(
     path: Path,
 ) -> None:
     """Writes the report whole or not at all. `steps` are the lines of metrics.jsonl."""
-    parts = [head(record), _grids(record, samples, bench), _table(record), _classes(record)]
+    parts = [head(record), grids(samples, bench), _table(record), exposed_parts(record), _classes(record)]
     parts += [all_charts(record, steps), _copies(record), _provenance(record)]
     text = page(f"Erasure report: {_forgotten(record)}", "\n".join(part for part in parts if part))
     partial = path.with_name(path.name + ".partial")
@@ -115,46 +107,6 @@ def _number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 10 and value != int(value) else f"{value:.4g}"
 
 
-def _grids(record: Record, samples: Mapping[str, Samples], bench: Bench) -> str:
-    """A row for each class, the forgotten first; a strip of images for each model, and real ones."""
-    columns: dict[str, Sequence[Images]] = {
-        name: (shown.remain, shown.forget, shown.kept) for name, shown in samples.items()
-    }
-    columns["real"] = (bench.real_remain, bench.real_forget)
-    gone = bench.forget_labels if bench.forgets_classes else []
-    labels = [*gone, *(label for label in bench.remain_labels if label not in gone)][:_MAX_CLASSES]
-    cells = ["<b></b>", *(f"<b>{escape(name)}</b>" for name in columns)]
-    for label in [*labels, -1] if bench.kept_conditions else labels:
-        name = bench.classifier.card.classes[label] if label >= 0 else "kept prompts"
-        mark = ' class="gone"' if label in gone else ""
-        cells.append(f'<span class="label{" gone" if label in gone else ""}">{escape(name)}</span>')
-        for heading, sets in columns.items():
-            strip = _strip(label, sets)
-            alt = escape(f"{heading}: {name}", quote=True)
-            cells.append(f'<img{mark} alt="{alt}" src="{strip}">' if strip else "<span></span>")
-    left_out = len({*gone, *bench.remain_labels}) - len(labels)
-    note = "The same noise for every model, column by column." + (f" {left_out} more classes." if left_out else "")
-    style = f"grid-template-columns: auto repeat({len(columns)}, minmax(0, 1fr))"
-    return section("What the models make", f'<div class="samples" style="{style}">{"".join(cells)}</div>', note)
-
-
-def _strip(label: int, sets: Sequence[Images]) -> str:
-    for images in sets:
-        rows = (images.labels == label).nonzero().squeeze(1)[:_IMAGES_A_CLASS]
-        if len(rows):
-            shown = images.images[rows]
-            if shown.shape[-1] > _MAX_PIXELS:
-                shown = F.interpolate(shown, _MAX_PIXELS, mode="area")
-            missing = _IMAGES_A_CLASS - len(rows)
-            shown = torch.cat([shown, -torch.ones_like(shown[:1]).expand(missing, -1, -1, -1)])
-            # enlarged before they are joined: the gap stays a thin line
-            enlarged = F.interpolate(shown, scale_factor=max(1, 32 // shown.shape[-1]), mode="nearest")
-            buffer = io.BytesIO()
-            to_grid(enlarged, _IMAGES_A_CLASS).save(buffer, format="PNG", optimize=True)
-            return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return ""
-
-
 def _table(record: Record) -> str:
     models = list(record.models)
     head = "".join(f"<th>{escape(name)}</th>" for name in models)
@@ -192,10 +144,10 @@ def _classes(record: Record) -> str:
     for metric in ("p_psi", "accuracy_remaining"):
         ours = record.models["scrubbed"].metrics.get(metric)
         names = [] if ours is None else list(ours.by_class)
-        if ours is not None and len(names) > _MAX_CLASSES:  # those that changed most
+        if ours is not None and len(names) > MAX_CLASSES:  # those that changed most
             names.sort(key=lambda name: _change(record, metric, name), reverse=True)
-            left_out += len(names) - _MAX_CLASSES
-        for name in names[:_MAX_CLASSES]:
+            left_out += len(names) - MAX_CLASSES
+        for name in names[:MAX_CLASSES]:
             measurements = [record.models[model].metrics[metric].by_class.get(name) for model in models]
             cells = "".join(
                 f'<td class="{"main" if model == "scrubbed" else ""}">{_figure(measurement)}</td>'
@@ -214,8 +166,10 @@ def _change(record: Record, metric: str, name: str) -> float:
     return float("inf") if before is None or after is None else abs(after - before)
 
 
-def _figure(measurement: Measurement | None) -> str:
-    return "–" if measurement is None else f"{_number(measurement.value)}<small>{_about(measurement)}</small>"
+def _figure(measurement: Measurement | None, change: str = "") -> str:
+    if measurement is None:
+        return "–"
+    return f"{_number(measurement.value)}{change and f' ({change})'}<small>{_about(measurement)}</small>"
 
 
 def _cell(record: Record, model: str, metric: str) -> str:
@@ -227,7 +181,8 @@ def _cell(record: Record, model: str, metric: str) -> str:
         ceiling = record.models[model].metrics[name]
         about = f"floor, {_about(measurement)}<br>ceiling {_number(ceiling.value)}, {_about(ceiling)}"
         return f"{_number(measurement.value)}<small>{about}</small>"
-    return _figure(measurement)
+    before = None if model == "unscrubbed" else record.models["unscrubbed"].metrics.get(metric)
+    return _figure(measurement, change_of(metric, measurement, before))
 
 
 def _copies(record: Record) -> str:

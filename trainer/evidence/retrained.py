@@ -21,6 +21,7 @@ from ..pretrain import run_pretrain
 from ..ranks import meeting
 from ..run.provenance import DataStamp, Inputs, PretrainInputs, read_inputs
 from .bench import Bench
+from .detector import DetectorCard
 from .finished import FinishedScrub
 from .prompt_file import prompts_sha256
 from .record import ModelEntry, Record, read_record
@@ -65,6 +66,7 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
     for what, theirs, here in (
         ("features", record.features_sha256, bench.features.sha256),
         ("clip", record.clip_sha256, None if bench.clip is None else bench.clip.sha256),
+        ("detector", _weights(record.detector), _weights(None if bench.detector is None else bench.detector.card)),
         ("held_out", _fingerprint(record.held_out), _fingerprint(bench.held_out_stamp)),
         ("prompts", record.prompts_sha256, prompts_sha256(judge.prompts)),
         ("kept_prompts", record.kept_prompts_sha256, prompts_sha256(judge.kept_prompts)),
@@ -78,7 +80,7 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
     # what an older record does not know was as it is by default
     ours, there = as_dict(judge), as_dict(JudgeConfig()) | record.judge
     measured_by = ["sampling", "num_forget_samples_per_class", "num_remain_samples_per_class"]
-    measured_by += ["features", "relearn", "near", "num_kept_samples"]
+    measured_by += ["features", "relearn", "near", "num_kept_samples", "detector_thresholds"]
     for key in [*measured_by, "relearning"] if judge.relearn else measured_by:
         if _but_for_rounding(there[key]) != _but_for_rounding(ours[key]):
             raise ConfigError(
@@ -86,6 +88,10 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
                 "figures compare only when measured alike"
             )
     return record.models["retrained"]
+
+
+def _weights(detector: DetectorCard | None) -> str | None:
+    return None if detector is None else detector.weights_sha256
 
 
 def _but_for_rounding(setting: Any) -> Any:

@@ -10,6 +10,7 @@ from ..models.families import load_model
 from ..run.provenance import ModelStamp
 from .classifier import load_classifier
 from .clip_score import clip_sha256
+from .detector import detector_card
 from .features import features_sha256
 from .prompt_file import prompts_sha256
 from .record import Record
@@ -29,6 +30,8 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: ModelCo
     if features_sha256(judge.features) != record.features_sha256:
         return False
     if clip_sha256(judge.clip) != record.clip_sha256:
+        return False
+    if detector_card(judge.detector) != record.detector:
         return False
     if prompts_sha256(judge.prompts) != record.prompts_sha256:
         return False

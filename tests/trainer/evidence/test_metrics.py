@@ -66,15 +66,15 @@ def unbiased_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def test_kernel_distance_is_the_unbiased_estimate() -> None:
     """Of sets of one size, which are subsets of their own; of the same distribution it is as often below 0 as above."""
     generator = np.random.default_rng(1)
-    real, generated = generator.standard_normal((30, 4)), generator.standard_normal((30, 4)) * 1.3 + 0.4
+    real, generated = generator.standard_normal((16, 4)), generator.standard_normal((16, 4)) * 1.3 + 0.4
     given = torch.from_numpy(real), torch.from_numpy(generated)
     state = torch.random.get_rng_state()
     assert metrics.kernel_distance(*given, seed=0).item() == pytest.approx(unbiased_mmd(real, generated), rel=1e-9)
     assert torch.equal(torch.random.get_rng_state(), state)
     alike = [
-        metrics.kernel_distance(*torch.from_numpy(generator.standard_normal((2, 20, 3))), seed=0) for _ in range(30)
+        metrics.kernel_distance(*torch.from_numpy(generator.standard_normal((2, 20, 3))), seed=0) for _ in range(14)
     ]
-    assert 5 < sum(value < 0 for value in alike) < 25
+    assert 2 < sum(value < 0 for value in alike) < 12
 
 
 def test_kernel_distance_of_subsets() -> None:
