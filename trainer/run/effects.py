@@ -46,4 +46,10 @@ def judge_effect_notes(judge: JudgeConfig, *, forgets_classes: bool, has_null: b
         found.append("no effect   judge.relearn = True: it measures a class, and single samples are forgotten")
     if not has_null and scale != SamplingConfig().guidance_scale:
         found.append(f"no effect   judge.sampling.guidance_scale = {scale}: the model has no null class")
+    if judge.detector is None and judge.detector_thresholds != JudgeConfig().detector_thresholds:
+        found.append(
+            f"no effect   judge.detector_thresholds = {[*judge.detector_thresholds]}: judge.detector names none"
+        )
+    if judge.kept_prompts is None and judge.num_kept_samples is not None:
+        found.append(f"no effect   judge.num_kept_samples = {judge.num_kept_samples}: judge.kept_prompts names none")
     return found

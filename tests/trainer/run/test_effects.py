@@ -73,6 +73,13 @@ def test_a_judges_settings_too() -> None:
         "no effect   judge.relearn = True: it measures a class, and single samples are forgotten",
         "no effect   judge.sampling.guidance_scale = 3.0: the model has no null class",
     ]
+    idle = JudgeConfig(detector_thresholds=(0.5,), num_kept_samples=4)
+    assert judge_effect_notes(idle, forgets_classes=True, has_null=True) == [
+        "no effect   judge.detector_thresholds = [0.5]: judge.detector names none",
+        "no effect   judge.num_kept_samples = 4: judge.kept_prompts names none",
+    ]
+    used = JudgeConfig(detector="nudenet", detector_thresholds=(0.5,), kept_prompts="kept.csv", num_kept_samples=4)
+    assert judge_effect_notes(used, forgets_classes=True, has_null=True) == []
 
 
 def test_it_is_said_in_the_dry_run_and_at_the_start_and_it_is_true(
