@@ -36,6 +36,11 @@ class MethodConfig(Settings):
         """Whether it asks the frozen model for predictions."""
         return False
 
+    @property
+    def takes_inner_gradients(self) -> bool:
+        """Whether a step of it takes a gradient at displaced weights."""
+        return False
+
     def target_kind(self) -> Any:
         """The `ForgetTarget` that it trains towards on D_f; None: no such one."""
         return None

@@ -58,6 +58,13 @@ class EraseDiffConfig(TargetedConfig):
         """Whether ∇g is a difference of two gradients."""
         return self.gradient_of_g == "first_order" and self.num_inner_steps > 0
 
+    @property
+    def takes_inner_gradients(self) -> bool:
+        # L_f(φ^K) alone takes none
+        return self.subtracts_gradients or (
+            (self.needs_inner_loop or self.inner_every > 0) and self.num_inner_steps > 1
+        )
+
     def cost(self, precision: Precision) -> Cost:
         target, autocasts = self.target_kind().num_forwards, precision == "bf16-autocast"
         if not self.needs_inner_loop or self.num_inner_steps == 0:

@@ -12,7 +12,7 @@ def effect_notes(
 ) -> list[str]:
     """A line for each setting of a run by this method that somebody has set and that changes nothing."""
     sections: dict[str, Any] = {"method": method, "train": train, "optimizer": optimizer, "engine": engine}
-    reasons = method.without_effect() | _of_optimizer(optimizer) | _of_engine(engine, on_cuda)
+    reasons = method.without_effect() | _of_optimizer(optimizer) | _of_engine(engine, method, on_cuda)
     lines = []
     for key, why in reasons.items():
         section, name = key.split(".")
@@ -28,8 +28,10 @@ def _of_optimizer(optimizer: OptimizerConfig) -> dict[str, str]:
     return {"optimizer.momentum": "it is sgd's"}
 
 
-def _of_engine(engine: EngineConfig, on_cuda: bool) -> dict[str, str]:
+def _of_engine(engine: EngineConfig, method: MethodConfig, on_cuda: bool) -> dict[str, str]:
     found = {}
+    if engine.activation_checkpointing == "inner" and not method.takes_inner_gradients:
+        found["engine.activation_checkpointing"] = "no step takes a gradient in an inner loop; try 'all'"
     if engine.precision != "bf16":
         found["engine.reduce_dtype"] = "only bf16 gradients can be summed in bf16"
     if on_cuda:

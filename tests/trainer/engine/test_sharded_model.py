@@ -115,3 +115,28 @@ def test_the_schedule_is_a_pure_function() -> None:
     assert rates[10] == 2.0
     assert rates[60] == pytest.approx(1.0)
     assert rates[110] == pytest.approx(0.0, abs=1e-12)
+
+
+class Noting(ShardedModel):
+    """Counts the gradients at displaced weights."""
+
+    num_inner = 0
+
+    def gradient(self, *args: Any, **options: Any) -> Any:
+        self.num_inner += self._is_displaced
+        return super().gradient(*args, **options)
+
+
+@pytest.mark.parametrize("num_inner_steps", [0, 1, 2])
+@pytest.mark.parametrize(
+    "reading",
+    [{}, {"inner_every": 1}, {"barrier": "value"}, {"gradient_of_g": "first_order"}],
+    ids=lambda reading: "-".join(map(str, reading.values())),
+)
+def test_a_method_knows_whether_it_takes_inner_gradients(reading: dict[str, Any], num_inner_steps: int) -> None:
+    method = EraseDiffConfig(num_inner_steps=num_inner_steps, **reading)
+    config = EngineConfig(device="cpu")
+    model = Noting(Point(-1.0, 3.0), config, OptimizerConfig(), collectives.set_up(config), max_train_steps=1)
+    batch: Any = [Quadratic(torch.eye(2), torch.tensor([2.0, 1.0]), torch.ones(1))]
+    method.make(Quadratics()).step(model, batch, batch, 0, diagnose=False)
+    assert method.takes_inner_gradients == (model.num_inner > 0)

@@ -56,6 +56,9 @@ SGD = OptimizerConfig(name="sgd", betas=(0.5, 0.9), eps=1e-3, momentum=0.9)
         (VALUE, {"engine": EngineConfig(reduce_dtype="bf16")}, ["engine.reduce_dtype"]),
         (VALUE, {"engine": EngineConfig(reduce_dtype="bf16", precision="bf16")}, []),
         (VALUE, {"engine": EngineConfig(deterministic=True, num_threads=1)}, ["engine.deterministic"]),
+        (VALUE, {"engine": EngineConfig(activation_checkpointing="inner")}, ["engine.activation_checkpointing"]),
+        (VALUE, {"engine": EngineConfig(activation_checkpointing="all")}, []),
+        (EraseDiffConfig(gradient_of_g="first_order"), {"engine": EngineConfig(activation_checkpointing="inner")}, []),
         (VALUE, {"engine": EngineConfig(deterministic=True, num_threads=1), "on_cuda": True}, ["engine.num_threads"]),
     ],
 )
