@@ -60,10 +60,9 @@ class EraseDiffConfig(TargetedConfig):
 
     @property
     def takes_inner_gradients(self) -> bool:
-        # L_f(φ^K) alone takes none
-        return self.subtracts_gradients or (
-            (self.needs_inner_loop or self.inner_every > 0) and self.num_inner_steps > 1
-        )
+        loops = self.needs_inner_loop or self.inner_every > 0
+        # the first is ∇L_f(θ); L_f(φ^K) takes none
+        return self.subtracts_gradients or (loops and self.num_inner_steps > 1)
 
     def cost(self, precision: Precision) -> Cost:
         target, autocasts = self.target_kind().num_forwards, precision == "bf16-autocast"

@@ -1,0 +1,77 @@
+"""A scrubbed Stable Diffusion pipeline stands alone, and differs from its original in what was trained alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from erasediff.shards import build, split
+from erasediff.trainer.config import EngineConfig, ModelConfig, OptimizerConfig, ScrubConfig, TrainConfig
+from erasediff.trainer.methods.erasediff import EraseDiffConfig
+from erasediff.trainer.scrubbing import run_scrub
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_text import make_pipeline
+
+ALONE = """
+import sys
+sys.modules["erasediff"] = None  # importing it raises
+from diffusers import AutoPipelineForText2Image
+pipeline = AutoPipelineForText2Image.from_pretrained(".", low_cpu_mem_usage=False)
+pipeline.set_progress_bar_config(disable=True)
+image = pipeline("a red three", height=16, width=16, num_inference_steps=2, output_type="np").images[0]
+print(type(pipeline).__name__, image.shape, image.std() > 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The original, and what three steps on its cross-attention made of it."""
+    folder = tmp_path_factory.mktemp("text")
+    original = make_pipeline(folder / "original")
+    draw, lines = np.random.default_rng(0), []
+    for i in range(12):
+        digit, ink = ("three", "two", "one")[i % 3], ("red", "blue")[i % 2]
+        Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        lines.append(json.dumps({"path": f"{i}.png", "caption": f"a {ink} {digit}", "label": digit}))
+    (folder / "table.jsonl").write_text("\n".join(lines) + "\n")
+    build(folder / "table.jsonl", folder / "data")
+    split(folder / "data", folder / "split", ["three"])
+    config = ScrubConfig(
+        model=ModelConfig(str(original)),
+        forget=str(folder / "split" / "forget"),
+        remain=str(folder / "split" / "remain"),
+        output=str(folder / "run"),
+        method=EraseDiffConfig(gradient_of_g="first_order", concept=("three",), anchor="two"),
+        train=TrainConfig(max_train_steps=3, train_batch_size=4, layers=("xattn",), max_loss_r_ratio=None),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        engine=EngineConfig(device="cpu", activation_checkpointing="inner"),
+    )
+    return original, run_scrub(config)
+
+
+def test_it_generates_where_erasediff_cannot_be_imported(models: tuple[Path, Path]) -> None:
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=models[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[-2] == "StableDiffusionPipeline (16, 16, 3) True"
+
+
+def test_the_trained_tensors_differ_and_nothing_else(models: tuple[Path, Path]) -> None:
+    original, scrubbed = models
+    files = {path.relative_to(original) for path in original.rglob("*") if path.is_file()}
+    added = {path.relative_to(scrubbed) for path in scrubbed.rglob("*") if path.is_file()} - files
+    assert {str(path) for path in added} == {"README.md", "erasediff.json"}
+    weights = {path for path in files if path.suffix == ".safetensors"}
+    assert {path.parts[0] for path in weights} == {"unet", "vae", "text_encoder"}
+    for path in files - weights:
+        assert (original / path).read_bytes() == (scrubbed / path).read_bytes(), path
+    for path in weights:
+        before, after = load_file(original / path), load_file(scrubbed / path)
+        assert before.keys() == after.keys()
+        changed = {name for name in before if before[name].numpy().tobytes() != after[name].numpy().tobytes()}
+        assert changed == {name for name in before if path.parts[0] == "unet" and ".attn2." in name}, path
+        assert all(before[name].dtype == after[name].dtype for name in before)
