@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,16 @@ def run_generate(config: ConceptConfig) -> Path:
     run = RunFolder(config, config.output)
     stamp = ModelStamp.of(model)
     run.hold_to(ConceptInputs(request.plain(), stamp.weights_sha256, stamp.frozen_sha256))
-    if not collectives.on_main((run.path / SPLIT_NAME).exists):
+    if not collectives.on_main((run.path / DATA_NAME).exists):
         pictures = pictures_of(request, config.generate)
-        _draw(model.to(device), pictures, config.generate, run.path, device)
+        chunks = _chunks(pictures, config.generate)
+        # spread anew each time: a rank whose share is done would wait for the others' longer than ranks wait
+        missing = collectives.on_main(lambda: [i for i, chunk in enumerate(chunks) if not _is_drawn(chunk, run.path)])
+        own = missing[collectives.rank() :: collectives.world_size()]
+        _draw(model.to(device), [chunks[i] for i in own], config.generate, run.path, device)
         collectives.barrier()
-        collectives.on_main(lambda: _assemble(run.path, request, config, model, stamp, pictures))
+        collectives.on_main(lambda: _write_data(run.path, request, config, model, stamp, pictures))
+    collectives.on_main(lambda: _split(run.path, request))
     return run.path
 
 
@@ -118,19 +124,27 @@ def pictures_of(request: ConceptRequest, config: GenerateConfig) -> list[Picture
     return [Picture(number, key, asked) for number, (key, asked) in enumerate(found)]
 
 
+def _chunks(pictures: list[Picture], config: GenerateConfig) -> list[list[Picture]]:
+    """What is drawn at once, by whichever rank."""
+    size = config.sampling.batch_size
+    return [pictures[start : start + size] for start in range(0, len(pictures), size)]
+
+
+def _is_drawn(chunk: list[Picture], output: Path) -> bool:
+    return all(one.file(output).exists() and one.latents_file(output).exists() for one in chunk)
+
+
 @torch.no_grad()
-def _draw(model: Model, pictures: list[Picture], config: GenerateConfig, output: Path, device: torch.device) -> None:
-    """This rank's share of the chunks, those that are there left out."""
+def _draw(
+    model: Model, chunks: list[list[Picture]], config: GenerateConfig, output: Path, device: torch.device
+) -> None:
+    """This rank's share."""
     model.module.eval()
-    rank, world_size = collectives.rank(), collectives.world_size()
-    progress = StepProgress("pictures", 0, len(pictures))
+    progress = StepProgress("drawing", 0, len(chunks))
     try:
-        for number, start in enumerate(range(0, len(pictures), config.sampling.batch_size)):
-            chunk = pictures[start : start + config.sampling.batch_size]
-            is_done = all(one.file(output).exists() and one.latents_file(output).exists() for one in chunk)
-            if number % world_size == rank and not is_done:
-                _draw_chunk(model, chunk, config, output, device)
-            progress.update(start + len(chunk) - 1, {})
+        for step, chunk in enumerate(chunks):
+            _draw_chunk(model, chunk, config, output, device)
+            progress.update(step, {"pictures": float(sum(map(len, chunks[: step + 1])))})
     finally:
         progress.close()
 
@@ -157,7 +171,7 @@ def _write(path: Path, data: bytes) -> None:
     partial.rename(path)
 
 
-def _assemble(
+def _write_data(
     output: Path,
     request: ConceptRequest,
     config: ConceptConfig,
@@ -165,20 +179,21 @@ def _assemble(
     stamp: ModelStamp,
     pictures: list[Picture],
 ) -> None:
-    """The dataset and its split, of the pictures."""
-    data = output / DATA_NAME
-    if not data.exists():
-        _check_not_black([one.file(output) for one in pictures])
-        assert model.encoder_sha256 is not None
-        channels, height, width = model.latent_shape
-        source = _Drawn(output, request.classes(config.classes, "classes"), config.generate, stamp, pictures)
-        shards = plan_shards(source.sizes_bytes, DEFAULT_MAX_SHARD_SAMPLES, DEFAULT_MAX_SHARD_BYTES)
-        latents = Latents(model.encoder_sha256, (2 * channels, height, width))
-        write_dataset(source, data, name=source.name, shards=shards, num_workers=1, latents=latents)
-    split(data, output / SPLIT_NAME, request=as_request(request))
-    for one in pictures:
-        one.latents_file(output).unlink(missing_ok=True)
-    (output / _LATENTS_NAME).rmdir()
+    """The dataset of the pictures."""
+    _check_not_black([one.file(output) for one in pictures])
+    assert model.encoder_sha256 is not None
+    channels, height, width = model.latent_shape
+    source = _Drawn(output, request.classes(config.classes, "classes"), config.generate, stamp, pictures)
+    shards = plan_shards(source.sizes_bytes, DEFAULT_MAX_SHARD_SAMPLES, DEFAULT_MAX_SHARD_BYTES)
+    latents = Latents(model.encoder_sha256, (2 * channels, height, width))
+    write_dataset(source, output / DATA_NAME, name=source.name, shards=shards, num_workers=1, latents=latents)
+
+
+def _split(output: Path, request: ConceptRequest) -> None:
+    """What is left to do once the dataset is there."""
+    shutil.rmtree(output / _LATENTS_NAME, ignore_errors=True)  # they lie in the shards
+    if not (output / SPLIT_NAME).exists():
+        split(output / DATA_NAME, output / SPLIT_NAME, request=as_request(request))
 
 
 def as_request(request: ConceptRequest) -> Request:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,12 @@ def test_it_goes_on_where_it_was_ended(
     assert [chunk[0] for chunk in calls[3:]] == ["forget-000000", "remain-000002", "remain-000005", "remain-000008"]
     assert content(tmp_path / "out" / "data") == content(drawn / "data")
     assert content(tmp_path / "out" / "images") == content(drawn / "images")
+    # a kill between the dataset and its split, its latents half gone
+    shutil.rmtree(tmp_path / "out" / "split")
+    (tmp_path / "out" / "latents").mkdir()
+    (tmp_path / "out" / "latents" / "forget-000000.npy").write_bytes(b"")
+    run_generate(config_of(given, tmp_path / "out"))
+    assert not (tmp_path / "out" / "latents").exists() and len(calls) == 7
     again = content(tmp_path / "out")
     run_generate(config_of(given, tmp_path / "out"))
     assert content(tmp_path / "out") == again and len(calls) == 7, "finished: nothing is done again"
