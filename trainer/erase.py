@@ -1,7 +1,7 @@
 """`erase`: an erasure request carried from its list of samples to a published model, or to a record of why not.
 
     OUTPUT/config.toml                 the resolved settings
-    OUTPUT/concept/, prompts.csv       of a request of words: what the model drew for it, and what it is asked for
+    OUTPUT/concept/                    of a request of words: what the model drew for it, and what it is asked for
     OUTPUT/split/                      D_f and D_r, as the request selects them
     OUTPUT/scrub/                      the scrub's run folder
     OUTPUT/record.json, report.html    the evidence
@@ -150,7 +150,6 @@ def run_erase(
     if words is not None:
         collectives.together(words.check)
         RunFolder(asked, asked.output)
-        collectives.on_main(words.write_prompts)
         run_generate(words.drawing)
         meeting.check()
         config = words.on_samples()

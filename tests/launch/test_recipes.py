@@ -81,6 +81,9 @@ def test_a_recipe_can_be_run(
     inner = given["method"].get("barrier") == "value" or given["method"].get("gradient_of_g") == "first_order"
     assert inner == recipe.endswith(("-value", "-first-order"))
     assert ("inner loop  skipped" in said) == (not inner)
+    beside = [path for path in RECIPES.glob(f"{recipe}-*.toml") if path.stem != "imagenette-sweep"]
+    assert len(beside) == (0 if inner else 1)
+    assert all(tomllib.loads(path.read_text())["request"] == given["request"] for path in beside)
 
 
 def test_every_class_of_imagenette_has_its_run(

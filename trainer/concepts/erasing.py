@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ...shards.errors import shorten
+from ...shards.requests.select import select
 from ..config import ConceptConfig, EraseConfig, TargetedConfig
 from ..config.toml import check_ranges
 from ..errors import ConfigError
-from ..evidence.classifier import Classifier, load_classifier, load_for_images
-from ..evidence.evaluation import metric_names
-from ..evidence.features import network_features
-from ..evidence.options import check_device, check_options, instruments_of, thresholds_of
-from ..evidence.prompt_file import has_phrasings
+from ..evidence.classifier import Classifier, load_classifier
+from ..evidence.options import check_judge
+from ..models.fitting import fit
 from ..scrubbing import check_settings
-from .generate import DATA_NAME, check, plan
+from .generate import DATA_NAME, PROMPTS_NAME, SPLIT_NAME, as_request, check, plan, stand_in
 from .request import ConceptRequest, read_concept_request
 
 CONCEPT_NAME = "concept"  # of the folder that is drawn into, in the erasure's
-PROMPTS_NAME = "prompts.csv"
 
 DRAWN = (
     "data        drawn by the unscrubbed model from the request's prompts: to a judge trained on them a word means "
@@ -78,7 +76,7 @@ class WordsErasure:
 
     @property
     def is_drawn(self) -> bool:
-        return (Path(self.drawing.output) / DATA_NAME).exists()
+        return (Path(self.drawing.output) / SPLIT_NAME).exists()
 
     def check(self) -> None:
         """Raises ConfigError for what is known to be wrong before anything is drawn; writes nothing."""
@@ -87,30 +85,28 @@ class WordsErasure:
             self.request.classes(self._judge.card.classes, f"judge.classifier = '{judge.classifier}'")
         check(self.drawing)
         request, model = plan(self.drawing)
-        told = request.prompts(request.phrasings)
-        forget, remain = ([one.prompt for one in told if one.is_forgotten == side] for side in (True, False))
-        check_settings(self.on_samples(), model, forget, remain)
-        check_device(judge)
-        check_options(judge, model)
-        features = "the data's"
-        if judge.classifier is not None:
-            features = load_for_images(judge.classifier, model).card.name
-        if judge.features != "classifier":
-            features = network_features(judge.features).name
-        instruments, given = instruments_of(judge, features), judge.prompts
-        names = metric_names(
-            judge, instruments, forgets_classes=True, has_phrasings=given is None or has_phrasings(given)
-        )
-        thresholds_of(judge, names, forgets_classes=True)
+        asked = request.prompts(request.phrasings)
+        forget, remain = ([one.prompt for one in asked if one.is_forgotten == side] for side in (True, False))
+        config = self.on_samples()
+        check_settings(config, model, forget, remain)
+        with TemporaryDirectory() as folder:
+            given = stand_in(request, self.drawing, model, Path(folder) / "data")
+            if judge.prompts is None:
+                request.write_prompts(Path(folder) / PROMPTS_NAME)
+                judge = dataclasses.replace(judge, prompts=str(Path(folder) / PROMPTS_NAME))
+            chosen = select(given, as_request(request))
+            check_judge(judge, model, fit(given, model).data, chosen, ~chosen, config.request)
 
     def on_samples(self) -> EraseConfig:
         """The same erasure, of the samples that are drawn."""
         config, request = self.config, self.request
         method, judge = config.method, config.judge
-        if request.anchors:
+        if request.anchors == ("",):
+            method = dataclasses.replace(method, anchor="")  # pyright: ignore[reportCallIssue]
+        elif request.anchors:
             method = dataclasses.replace(method, anchor=request.anchors, concept=request.words)  # pyright: ignore[reportCallIssue]
         if judge.prompts is None:
-            judge = dataclasses.replace(judge, prompts=str(Path(config.output) / PROMPTS_NAME))
+            judge = dataclasses.replace(judge, prompts=str(Path(self.drawing.output) / PROMPTS_NAME))
         data = str(Path(self.drawing.output) / DATA_NAME)
         return dataclasses.replace(config, data=data, method=method, judge=judge)
 
@@ -125,12 +121,3 @@ class WordsErasure:
                 ("remain", generate.num_remain_images, False),
             )
         ]
-
-    def write_prompts(self) -> None:
-        """What the evaluation asks for: every phrasing with every word, those that nothing is trained on, too."""
-        request = self.request
-        with (Path(self.config.output) / PROMPTS_NAME).open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["prompt", "class", "phrasing"])
-            for one in request.prompts((*request.phrasings, *request.held_out_phrasings)):
-                table.writerow([one.prompt, one.of_class, one.phrasing])

@@ -4,6 +4,7 @@
     OUTPUT/images/forget|remain/       every picture, for review
     OUTPUT/data/                       the dataset: pictures, prompts, and what the autoencoder makes of them
     OUTPUT/split/                      D_f and D_r of it
+    OUTPUT/prompts.csv                 what an evaluation asks for, as `judge.prompts` takes it
 
 The same command continues after a kill with the pictures that are not there yet. Nothing blackens pictures: no safety
 checker runs.
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...shards.dataset import Dataset
 from ...shards.format.images import encode_png
 from ...shards.format.manifest import Latents
 from ...shards.requests.request import Request, Selector
@@ -44,6 +46,7 @@ from .request import ConceptPrompt, ConceptRequest, read_concept_request
 
 DATA_NAME = "data"
 SPLIT_NAME = "split"
+PROMPTS_NAME = "prompts.csv"
 IMAGES_NAME = "images"
 _LATENTS_NAME = "latents"  # until they lie in the shards
 
@@ -84,7 +87,7 @@ def run_generate(config: ConceptConfig) -> Path:
         _draw(model.to(device), [chunks[i] for i in own], config.generate, run.path, device)
         collectives.barrier()
         collectives.on_main(lambda: _write_data(run.path, request, config, model, stamp, pictures))
-    collectives.on_main(lambda: _split(run.path, request))
+    collectives.on_main(lambda: _finish(run.path, request))
     return run.path
 
 
@@ -101,13 +104,16 @@ def plan(config: ConceptConfig) -> tuple[ConceptRequest, Model]:
     check_ranges(config)
     request, model = read_concept_request(Path(config.request)), load_model(config.model)
     request.classes(config.classes, "classes")
+    if config.model.caption is not None:
+        raise ConfigError("model.caption: a request of words has prompts of its own: leave it out")
     check_sampling(config.generate.sampling, model, "generate.sampling")
     for option, count, words in (
         ("num_forget_images", config.generate.num_forget_images, request.words),
         ("num_remain_images", config.generate.num_remain_images, request.remaining),
     ):
-        if count < len(words):
-            raise ConfigError(f"generate.{option} = {count}: {request.name} has {len(words)} words: draw each once")
+        needed = len(words) * len(request.phrasings)
+        if count < needed:
+            raise ConfigError(f"generate.{option} = {count}: {request.name} has {needed} prompts: draw each once")
     if model.conditions.kind != "a prompt":
         raise ConfigError(f"model.path = {config.model.path!r} is told {model.conditions.kind}: it draws no prompts")
     for one in request.prompts((*request.phrasings, *request.held_out_phrasings)):
@@ -179,8 +185,8 @@ def _write_data(
     stamp: ModelStamp,
     pictures: list[Picture],
 ) -> None:
-    """The dataset of the pictures."""
-    _check_not_black([one.file(output) for one in pictures])
+    """The dataset of the pictures, black ones left out."""
+    pictures = _without_black(pictures, output)
     assert model.encoder_sha256 is not None
     channels, height, width = model.latent_shape
     source = _Drawn(output, request.classes(config.classes, "classes"), config.generate, stamp, pictures)
@@ -189,11 +195,34 @@ def _write_data(
     write_dataset(source, output / DATA_NAME, name=source.name, shards=shards, num_workers=1, latents=latents)
 
 
-def _split(output: Path, request: ConceptRequest) -> None:
+def _finish(output: Path, request: ConceptRequest) -> None:
     """What is left to do once the dataset is there."""
+    request.write_prompts(output / PROMPTS_NAME)
     shutil.rmtree(output / _LATENTS_NAME, ignore_errors=True)  # they lie in the shards
     if not (output / SPLIT_NAME).exists():
         split(output / DATA_NAME, output / SPLIT_NAME, request=as_request(request))
+
+
+def stand_in(request: ConceptRequest, config: ConceptConfig, model: Model, folder: Path) -> Dataset:
+    """As many blank pictures as there are prompts, in the drawn ones' place: what is told of them can be checked."""
+    picture = encode_png(np.zeros((model.image_size, model.image_size, model.channels), np.uint8))
+    asked = request.prompts(request.phrasings)
+    classes = request.classes(config.classes, "classes")
+    entries = [
+        Entry(f"p{i}", "png", len(picture), "", label=classes.index(one.of_class), text=one.prompt)
+        for i, one in enumerate(asked)
+    ]
+    source = _Blank(entries, classes, picture)
+    return write_dataset(source, folder, name="concept", shards=[range(len(entries))], num_workers=1)
+
+
+class _Blank(ListedSource):
+    def __init__(self, entries: list[Entry], classes: tuple[str, ...], picture: bytes):
+        self.name, self.classes, self._picture = "concept", classes, picture
+        super().__init__(entries)
+
+    def read(self, entry: Entry) -> bytes:
+        return self._picture
 
 
 def as_request(request: ConceptRequest) -> Request:
@@ -202,13 +231,17 @@ def as_request(request: ConceptRequest) -> Request:
     return Request((selector,), id=request.id, date=request.date, reason=request.reason, name=request.name)
 
 
-def _check_not_black(files: list[Path]) -> None:
-    black = [file for file in files if _is_black(file)]
-    if len(black) > MAX_BLACK_SHARE * len(files):
+def _without_black(pictures: list[Picture], output: Path) -> list[Picture]:
+    """Raises TrainingError where too many are."""
+    black = [one.file(output) for one in pictures if _is_black(one.file(output))]
+    if len(black) > MAX_BLACK_SHARE * len(pictures):
         raise TrainingError(
-            f"{len(black):,} of {len(files):,} pictures are black, '{black[0]}' for one: the model gives NaN or black "
-            "pictures for these prompts; look at generate.sampling and the model's weights"
+            f"{len(black):,} of {len(pictures):,} pictures are black, '{black[0]}' for one: the model gives NaN or "
+            "black pictures for these prompts; look at generate.sampling and the model's weights"
         )
+    if black:
+        print(f"left out    {len(black):,} pictures that are black, '{black[0]}' for one")
+    return [one for one in pictures if one.file(output) not in black]
 
 
 def _is_black(file: Path) -> bool:

@@ -9,8 +9,10 @@ anchor = ["zero", "one"]
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import datetime
+import itertools
 import json
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -20,8 +22,9 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from ...shards.errors import shorten
+from ...shards.errors import is_unicode, shorten
 from ..errors import ConfigError
+from ..objectives.targets.rl import as_told, in_place_of
 
 _FIELDS = "concept, remain, phrasings, held_out_phrasings, anchor, id, date and reason"
 
@@ -44,14 +47,15 @@ class ConceptRequest:
 
     concept: str | tuple[str, ...]
     """Words that mean what is to be forgotten; the first is what it is called."""
-    remain: str | tuple[str, ...]
-    """Words that must stay, each a class of its own."""
+    remain: str | tuple[str, ...] = ()
+    """Words that must stay, each a class of its own; none given: the anchors."""
     phrasings: tuple[str, ...] = ("{}",)
     """Prompts, {} standing for a word: each is asked with every word."""
     held_out_phrasings: tuple[str, ...] = ()
     """More of them that nothing is trained on: the evaluation alone asks them."""
     anchor: str | tuple[str, ...] | None = None
-    """c_m: the prompt with this in the concept's place, of several one drawn per sample; none: a prompt that stays."""
+    """c_m: the prompt with this in the concept's place, of several one drawn per sample; '' the null prompt; none: a
+    prompt that stays."""
     id: str = ""
     date: datetime.date | None = None
     reason: str = ""
@@ -64,7 +68,7 @@ class ConceptRequest:
 
     @property
     def remaining(self) -> tuple[str, ...]:
-        return _several(self.remain)
+        return _several(self.remain) or tuple(anchor for anchor in self.anchors if anchor)
 
     @property
     def anchors(self) -> tuple[str, ...]:
@@ -89,6 +93,14 @@ class ConceptRequest:
             for phrasing in phrasings
             for word in words
         ]
+
+    def write_prompts(self, path: Path) -> None:
+        """What an evaluation asks for: every phrasing with every word, those that nothing is trained on, too."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["prompt", "class", "phrasing"])
+            for one in self.prompts((*self.phrasings, *self.held_out_phrasings)):
+                table.writerow([one.prompt, one.of_class, one.phrasing])
 
     def plain(self) -> dict[str, Any]:
         """In JSON's types, without the file's name."""
@@ -132,22 +144,44 @@ def _fields(path: Path) -> dict[str, Any]:
 
 
 def _problems(request: ConceptRequest) -> Iterator[str]:
+    phrasings = (*request.phrasings, *request.held_out_phrasings)
+    texts = (*request.words, *request.remaining, *request.anchors, *phrasings, request.id, request.reason)
+    if not all(is_unicode(text) for text in texts):
+        yield "half a character (\\ud800 to \\udfff alone) in a text; write it again in UTF-8"
     for name, words in (("concept", request.words), ("remain", request.remaining), ("phrasings", request.phrasings)):
         if not words or not all(word.strip() for word in words):
             yield f"{name}: at least one word is needed, and none may be empty"
-    for phrasing in (*request.phrasings, *request.held_out_phrasings):
+    for text in (*request.words, *request.remaining, *request.anchors, *phrasings):
+        if text != text.strip():
+            yield f"{text!r}: leave out the spaces around it"
+    for phrasing in phrasings:
         if "{}" not in phrasing:
             yield f"phrasings: {phrasing!r} has no {{}} for a word"
-    prompts = request.prompts((*request.phrasings, *request.held_out_phrasings))
+    prompts = request.prompts(phrasings)
     seen: dict[str, str] = {}
     for one in prompts:
-        if seen.setdefault(one.prompt, one.of_class) != one.of_class:
-            yield f"{one.prompt!r} asks for {seen[one.prompt]!r} and for {one.of_class!r}: name a word once"
+        known = seen.setdefault(as_told(one.prompt), one.of_class)
+        if known != one.of_class:
+            yield f"{one.prompt!r} asks for {known!r} and for {one.of_class!r}: name a word once"
     if len(seen) < len(prompts):
         yield "a prompt is there twice: name each word and each phrasing once"
+    yield from _problems_of_anchors(request)
+
+
+def _problems_of_anchors(request: ConceptRequest) -> Iterator[str]:
+    if request.anchor == () or ("" in request.anchors and len(request.anchors) > 1):
+        yield "anchor: name words, or '' alone for the null prompt; leave it out to have c_m drawn among what stays"
+    own = {as_told(word) for word in request.words}
     for anchor in request.anchors:
-        if anchor in request.words:
+        if as_told(anchor) in own:
             yield f"anchor: {anchor!r} is the concept itself: name another word"
+        for phrasing, word in itertools.product(request.phrasings, request.words if anchor else ()):
+            prompt, meant = phrasing.replace("{}", word), phrasing.replace("{}", anchor)
+            if in_place_of(request.words, prompt, anchor) != meant:
+                yield (
+                    f"phrasings: {phrasing!r}: an anchor takes the concept's place where it stands as a word by "
+                    f"itself: {prompt!r} does not become {meant!r}"
+                )
 
 
 def _several(words: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -194,14 +194,6 @@ def read_images(data: Dataset, image_size: int, channels: int, max_images: int |
 
 def load_for(path: str, data: Dataset, model: Model, option: str = "judge.classifier") -> Classifier:
     """The classifier that `option` names; ConfigError where it does not fit the data or the model."""
-    classifier = load_for_images(path, model, option)
-    if classifier.card.classes != data.classes:
-        raise ConfigError(f"{option} = '{path}' knows other classes than the data: leave it out")
-    return classifier
-
-
-def load_for_images(path: str, model: Model, option: str = "judge.classifier") -> Classifier:
-    """The same, whatever its classes are."""
     classifier = load_classifier(Path(path), option)
     card = classifier.card
     if (card.image_size, card.channels) != (model.image_size, model.channels):
@@ -209,4 +201,6 @@ def load_for_images(path: str, model: Model, option: str = "judge.classifier") -
             f"{option} = '{path}' takes images of {card.image_size} pixels and {card.channels} "
             f"channels, the model makes {model.image_size} pixels and {model.channels} channels: leave it out"
         )
+    if card.classes != data.classes:
+        raise ConfigError(f"{option} = '{path}' knows other classes than the data: leave it out")
     return classifier

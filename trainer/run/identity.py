@@ -17,6 +17,7 @@ FREE_KEYS = frozenset(
         "num_threads",
         "publish",
         "judge.sampling.batch_size",
+        "generate.sampling.batch_size",
         "engine.zero_stage",
         "engine.device",
         "engine.forward_batch_size",

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from erasediff.shards import Dataset
-from erasediff.trainer.concepts.erasing import DRAWN
+from erasediff.shards import DataError, Dataset
+from erasediff.trainer.concepts.erasing import DRAWN, WordsErasure
 from erasediff.trainer.config import (
     EngineConfig,
     EraseConfig,
@@ -17,6 +17,7 @@ from erasediff.trainer.config import (
     JudgeConfig,
     ModelConfig,
     SamplingConfig,
+    TargetedConfig,
     TrainConfig,
 )
 from erasediff.trainer.config.methods import method_kind
@@ -75,7 +76,7 @@ def test_from_words_to_a_published_model(given: Path, tmp_path: Path) -> None:
     record = erasure.evidence.record
     assert erasure.model == output / "model" and (erasure.model / "unet").is_dir()
     assert record.forgotten_classes == ["three"] and record.request.id == "words-7" and DRAWN in record.notes
-    assert record.judge["prompts"] == str(output / "prompts.csv")
+    assert record.judge["prompts"] == str(output / "concept" / "prompts.csv")
     asked = record.models["scrubbed"].metrics["p_psi_by_phrasing"].by_class
     assert set(asked) == {"a red {}", "an image of a {}", "a photo of a {}"}
     told = {"a red three", "a red seven", "an image of a three", "an image of a seven"}
@@ -92,12 +93,22 @@ def test_from_words_to_a_published_model(given: Path, tmp_path: Path) -> None:
     again = run_erase(config_of(given, output))
     assert again.evidence.record == record
     after = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
-    assert {path.name for path in after if after[path] != times.get(path)} <= {"prompts.csv"}
+    assert {path.name for path in after if after[path] != times.get(path)} <= {"prompts.csv"}, "written again, the same"
     # other words are another erasure
     other = tmp_path / "other.toml"
     other.write_text(REQUEST.replace('"seven"', '"five"'))
     with pytest.raises(ConfigError, match="holds another run: request"):
         run_erase(config_of(given, output, request=str(other)))
+
+
+def test_the_null_prompt_as_anchor(given: Path, tmp_path: Path) -> None:
+    """In place of the whole prompt, not of the word."""
+    text = REQUEST.replace('anchor = ["one", "two"]', 'anchor = ""')
+    (tmp_path / "null.toml").write_text(text)
+    method = (
+        WordsErasure.of(config_of(given, tmp_path / "out", request=str(tmp_path / "null.toml"))).on_samples().method
+    )
+    assert isinstance(method, TargetedConfig) and (method.anchors, method.concept) == (("",), ())
 
 
 def _judging(given: Path, **changes: Any) -> JudgeConfig:
@@ -108,6 +119,7 @@ def test_what_is_refused_before_anything_is_drawn(given: Path, digits: Path, tmp
     train_classifier(Dataset.open(digits / "data"), image_size=8, channels=1, num_epochs=1).save(tmp_path / "c")
     kind = method_kind("erasediff")
     samples = tmp_path / "samples.toml"
+    (tmp_path / "some.csv").write_text("prompt,class\na red three,three\na red one,one\n")
     samples.write_text('[[selectors]]\nlabels = ["three"]\n')
     for changes, told in (
         ({"data": "there"}, "data = 'there': .* forgets words, for which the model draws the data itself"),
@@ -115,15 +127,25 @@ def test_what_is_refused_before_anything_is_drawn(given: Path, digits: Path, tmp
         ({"judge": _judging(given, with_retrained=True)}, "judge.retrained: of a request of words"),
         ({"judge": _judging(given, retrained="there")}, "judge.retrained: of a request of words"),
         ({"judge": _judging(given, classifier=str(tmp_path / "c"))}, "has no three, one, two, for which"),
+        ({"judge": _judging(given, kept_prompts=str(tmp_path / "absent.csv"))}, "absent.csv"),
+        ({"judge": _judging(given, factor=str(tmp_path / "absent"))}, "absent"),
+        ({"judge": _judging(given, prompts=str(tmp_path / "some.csv"))}, "has no prompt of class 'two'"),
+        ({"model": ModelConfig(str(given / "model"), caption="an image of {}")}, "model.caption: a request of words"),
         ({"judge": _judging(given, thresholds=("p_phi <= 1",))}, "p_phi"),
         ({"method": kind("erasediff", anchor=("one",))}, "anchor, and method.anchor or method.concept"),  # pyright: ignore[reportCallIssue]
         ({"method": method_kind("finetune")("finetune")}, "anchor: method.name = 'finetune' takes none"),
     ):
         for run in (check, run_erase):
-            with pytest.raises(ConfigError, match=told):
+            with pytest.raises((ConfigError, DataError), match=told):
                 run(config_of(given, tmp_path / "out", **changes))
             assert not (tmp_path / "out").exists(), changes
+    # a text encoder reads over case and spaces
+    drawn = tmp_path / "drawn.toml"
+    drawn.write_text(REQUEST.replace('anchor = ["one", "two"]', ""))
+    with pytest.raises(ConfigError, match=r"method.anchor = 'A red  Three' is a prompt that is to be forgotten"):
+        changed = {"request": str(drawn), "method": kind("erasediff", anchor="A red  Three")}  # pyright: ignore[reportCallIssue]
+        check(config_of(given, tmp_path / "out", **changed))
     long = tmp_path / "long.toml"
-    long.write_text(REQUEST.replace('anchor = ["one", "two"]', f'anchor = "{"image " * 20}"'))
+    long.write_text(REQUEST.replace('anchor = ["one", "two"]', f'anchor = "image{" image" * 20}"'))
     with pytest.raises(ConfigError, match=r"method.anchor = 'a red image image .* tokens, the model takes 14"):
         check(config_of(given, tmp_path / "out", request=str(long)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,18 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from concept_cases import REQUEST, SAMPLING, config_of
 from erasediff.launch.cli import main
-from erasediff.shards import Dataset, Stream, build
+from erasediff.shards import Dataset
 from erasediff.shards.checking.verify import verify
-from erasediff.shards.writing.assemble import complete, save_index
 from erasediff.trainer.concepts import generate
 from erasediff.trainer.concepts.generate import check, run_generate
 from erasediff.trainer.config import (
-    ConceptConfig,
-    EngineConfig,
     GenerateConfig,
     ModelConfig,
-    SamplingConfig,
-    ScrubConfig,
-    TrainConfig,
 )
 from erasediff.trainer.errors import ConfigError, Interrupted, TrainingError
-from erasediff.trainer.models.families import load_model
-from erasediff.trainer.models.fitting import fit
-from erasediff.trainer.objectives.diffusion import DiffusionObjective
 from erasediff.trainer.randomness import sample_generator
-from erasediff.trainer.scrubbing import run_scrub
 from PIL import Image
 from ranks import check as check_ranks
 from ranks import run_ranks
@@ -41,38 +31,6 @@ from tiny_text import make_pipeline
 
 # whose annotations are narrower than what they take
 LIBRARY: Any = diffusers
-REQUEST = """\
-concept = ["three"]
-remain = ["one", "two"]
-phrasings = ["a red {}", "an image of a {}"]
-"""
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-SAMPLING = SamplingConfig(num_inference_steps=3, guidance_scale=2.0, seed=5, batch_size=3)
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """model/, request.toml"""
-    folder = tmp_path_factory.mktemp("concept")
-    make_pipeline(folder / "model")
-    (folder / "request.toml").write_text(REQUEST)
-    return folder
-
-
-def config_of(given: Path, output: Path, **changes: Any) -> ConceptConfig:
-    config = ConceptConfig(
-        request=str(given / "request.toml"),
-        model=ModelConfig(str(given / "model")),
-        output=str(output),
-        generate=GenerateConfig(num_forget_images=4, num_remain_images=9, sampling=SAMPLING),
-        device="cpu",
-    )
-    return dataclasses.replace(config, **changes)
-
-
-@pytest.fixture(scope="module")
-def drawn(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_generate(config_of(given, tmp_path_factory.mktemp("drawn") / "out"))
 
 
 def test_the_pictures_are_the_models(given: Path, drawn: Path) -> None:
@@ -111,79 +69,6 @@ def test_the_pictures_are_the_models(given: Path, drawn: Path) -> None:
     forget = Dataset.open(drawn / "split" / "forget")
     assert {forget.text(i) for i in range(len(forget))} == set(asked[:4]) and len(forget) == 4
     assert len(Dataset.open(drawn / "split" / "remain")) == 9
-
-
-def test_training_reads_latents_as_it_would_encode(given: Path, drawn: Path) -> None:
-    data = Dataset.open(drawn / "data")
-    batches = []
-    for reads in (True, False):
-        model = load_model(ModelConfig(str(given / "model"), read_latents=reads))
-        fitted = fit(data, model).data
-        assert (fitted.manifest.latents is not None) == reads
-        stream = Stream(fitted, seed=1, batch_size=6, dtype="uint8", image_size=16, latents=reads)
-        objective = DiffusionObjective(model, torch.device("cpu"), seed=1, label_drop=0.5)
-        (batch,) = objective.remain_batches(stream.batch(0))
-        batches.append(batch)
-    stored, online = batches
-    torch.testing.assert_close(stored.noised.x_0, online.noised.x_0, rtol=0, atol=1e-5)
-    torch.testing.assert_close(stored.noised.x_t, online.noised.x_t, rtol=0, atol=1e-5)
-    torch.testing.assert_close(stored.target, online.target, rtol=0, atol=1e-5)
-    assert online.noised.x_0.std() > 0.05, "the pictures are something"
-
-
-def test_a_scrub_reads_the_latents(given: Path, drawn: Path, tmp_path: Path) -> None:
-    """Of pictures whose latents are another picture's: with them it trains on that one, without them on its own."""
-    data = Dataset.open(drawn / "data")
-    tar = drawn / "data" / data.manifest.shards[0].path
-    index = data.index.copy()
-    index["latents_offset"] = np.roll(index["latents_offset"], 1)
-    for side, rows in (("forget", data.labels == 0), ("remain", data.labels != 0)):
-        folder = tmp_path / side
-        folder.mkdir()
-        shard = dataclasses.replace(
-            data.manifest.shards[0], path=os.path.relpath(tar, folder), num_samples=int(rows.sum())
-        )
-        save_index(folder, index[rows])
-        complete(
-            folder,
-            name=side,
-            classes=data.classes,
-            image=data.image_shape,
-            index=index[rows],
-            shards=[shard],
-            latents=data.manifest.latents,
-        )
-    found = {}
-    for name, forget, reads in (
-        ("stored", tmp_path / "forget", True),
-        ("online", tmp_path / "forget", False),
-        ("own", drawn / "split" / "forget", False),
-    ):
-        model = ModelConfig(str(given / "model"), read_latents=reads)
-        train = TrainConfig(max_train_steps=1, train_batch_size=4, layers=("xattn",), max_loss_r_ratio=None)
-        config = ScrubConfig(model, str(forget), str(forget.with_name("remain")), str(tmp_path / name), train=train)
-        weights = load_file(run_scrub(dataclasses.replace(config, engine=EngineConfig(device="cpu"))) / WEIGHTS)
-        found[name] = weights["mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"]
-    assert torch.equal(found["online"], found["own"]) and not torch.equal(found["online"], found["stored"])
-
-
-def test_latents_of_another_autoencoder_are_refused(given: Path, drawn: Path, tmp_path: Path) -> None:
-    data = Dataset.open(drawn / "data")
-    other = load_model(ModelConfig(str(make_pipeline(tmp_path / "other", seed=1))))
-    with pytest.raises(ConfigError, match=r"latents that another autoencoder made .*set model.read_latents = false"):
-        fit(data, other)
-    larger = load_model(ModelConfig(str(given / "model"), image_size=32))
-    with pytest.raises(ConfigError):
-        fit(data, larger)
-    larger = load_model(ModelConfig(str(given / "model"), image_size=32, convert_images=True))
-    with pytest.raises(ConfigError, match=r"latents of shape \[8, 8, 8\], the model works on \[8, 16, 16\]"):
-        fit(data, larger)
-    assert fit(data, dataclasses.replace(larger, reads_latents=False)).data.manifest.latents is None
-    # another decoder encodes alike
-    weights = load_file(given / "model" / "vae" / "diffusion_pytorch_model.safetensors")
-    one: Any = load_model(ModelConfig(str(given / "model")))
-    torch.nn.init.zeros_(one.vae.decoder.conv_out.weight)
-    assert fit(data, one).data.manifest.latents is not None and any(name.startswith("decoder") for name in weights)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -258,7 +143,10 @@ def test_black_pictures_are_an_error(given: Path, tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"classes": ("three", "one")}, "classes has no two, for which"),
-        ({"generate": GenerateConfig(num_remain_images=1, sampling=SAMPLING)}, "generate.num_remain_images = 1: "),
+        (
+            {"generate": GenerateConfig(num_remain_images=3, sampling=SAMPLING)},
+            "num_remain_images = 3: .* has 4 prompts",
+        ),
         ({"generate": GenerateConfig(sampling=dataclasses.replace(SAMPLING, num_inference_steps=2000))}, "from 1 to"),
     ],
 )
@@ -292,17 +180,36 @@ def test_what_was_begun_with_others_is_refused(given: Path, drawn: Path, tmp_pat
 
 def test_the_classes_are_the_judges(given: Path, tmp_path: Path) -> None:
     """In its order, more than are drawn."""
-    generating = GenerateConfig(num_forget_images=1, num_remain_images=2, sampling=SAMPLING)
+    generating = GenerateConfig(num_forget_images=2, num_remain_images=4, sampling=SAMPLING)
     config = config_of(given, tmp_path / "out", classes=("one", "two", "three", "four"), generate=generating)
     data = Dataset.open(run_generate(config) / "data")
     assert data.classes == ("one", "two", "three", "four")
-    assert {data.text(i).split()[-1]: data.classes[data.labels[i]] for i in range(3)} == {
+    assert {data.text(i).split()[-1]: data.classes[data.labels[i]] for i in range(6)} == {
         word: word for word in ("one", "two", "three")
     }
 
 
-def test_a_pixel_model_reads_images(base_model: Path, tmp_path: Path) -> None:
-    """Whatever lies beside them."""
-    digits = build("digits", tmp_path / "digits")
-    model = load_model(ModelConfig(str(base_model), null_class=10))
-    assert model.encoder_sha256 is None and fit(digits, model).data.manifest.latents is None
+def test_a_few_black_pictures_are_left_out(
+    given: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One on either side: of the same bytes, they would be in D_f and in D_r."""
+    output = tmp_path / "out"
+    shutil.copytree(drawn, output)
+    for name in ("data", "split"):
+        shutil.rmtree(output / name)
+    shutil.copytree(drawn / "images", output / "images", dirs_exist_ok=True)
+    black = [output / "images" / side / f"{side}-000001.png" for side in ("forget", "remain")]
+    for file in black:
+        Image.new("RGB", (16, 16)).save(file)
+    data = Dataset.open(drawn / "data")
+    (output / "latents").mkdir()
+    for i in range(len(data)):
+        (output / "latents" / f"{data.key(i)}.npy").write_bytes(data.latents_bytes(i))
+    # of thirteen pictures none may be
+    monkeypatch.setattr(generate, "MAX_BLACK_SHARE", 2 / 13)
+    shutil.copyfile(drawn / "config.toml", output / "config.toml")
+    run_generate(config_of(given, output))
+    kept = Dataset.open(output / "data")
+    assert {data.key(i) for i in range(len(data))} - {kept.key(i) for i in range(len(kept))} == {f.stem for f in black}
+    assert f"left out    2 pictures that are black, '{black[0]}' for one" in capsys.readouterr().out
+    assert len(Dataset.open(output / "split" / "forget")) == 3 and len(Dataset.open(output / "split" / "remain")) == 8

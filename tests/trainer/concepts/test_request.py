@@ -57,6 +57,23 @@ def test_json_and_words_alone(tmp_path: Path) -> None:
     assert request.anchors == ()
 
 
+def test_the_anchors_stay_where_nothing_else_is_said_to(tmp_path: Path) -> None:
+    text = REQUEST.replace('remain = ["one", "two"]', "").replace('anchor = "one"', 'anchor = ["one", "four"]')
+    assert read_concept_request(write(tmp_path, text)).remaining == ("one", "four")
+    null = read_concept_request(write(tmp_path, REQUEST.replace('anchor = "one"', 'anchor = ""')))
+    assert null.anchors == ("",) and null.remaining == ("one", "two")
+    with pytest.raises(ConfigError, match="remain: at least one word is needed"):
+        read_concept_request(write(tmp_path, text.replace('["one", "four"]', '""')))
+
+
+@pytest.mark.parametrize("field", ["concept", "anchor", "reason"])
+def test_half_a_character_is_refused(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps({"concept": "three", "remain": "one", field: "\ud800"}))
+    with pytest.raises(ConfigError, match="half a character"):
+        read_concept_request(path)
+
+
 def test_which_request_is_of_words(tmp_path: Path) -> None:
     assert is_concept_request(write(tmp_path, REQUEST))
     assert not is_concept_request(write(tmp_path, '[[selectors]]\nlabels = ["three"]\n', "samples.toml"))
@@ -77,6 +94,14 @@ def test_which_request_is_of_words(tmp_path: Path) -> None:
         (('"one", "two"]', '"one", "three"]'), "a prompt is there twice"),
         (('["the {}"]', '["a red {}"]'), "a prompt is there twice"),
         (('anchor = "one"', 'anchor = ["one", "3"]'), "anchor: '3' is the concept itself"),
+        (('anchor = "one"', 'anchor = "Three"'), "anchor: 'Three' is the concept itself"),
+        (('anchor = "one"', "anchor = []"), "anchor: name words, or '' alone for the null prompt"),
+        (('anchor = "one"', 'anchor = ["one", ""]'), "anchor: name words, or '' alone for the null prompt"),
+        (('"one", "two"]', '"THREE", "two"]'), "'a red THREE' asks for 'three' and for 'THREE'"),
+        (('["the {}"]', '["A  red {}"]'), "a prompt is there twice"),
+        (('"one", "two"]', '"one", "two "]'), "'two ': leave out the spaces around it"),
+        (('"a red {}"', '"{}s"'), "'threes' does not become 'ones'"),
+        (('"a red {}"', '"3 times {}"'), "'3 times three' does not become '3 times one'"),
         (('id = "r-1"', 'name = "r-1"'), "a request of prompts has concept, remain"),
         (('id = "r-1"', "id = 1"), "id: Input should be a valid string"),
         (('id = "r-1"', "id = ["), "cannot be read"),

@@ -63,13 +63,14 @@ class Target:
         if config.concept and model.num_classes:
             raise ConfigError("method.concept is for models that are told prompts: leave it out")
         anchored, kind = _Anchored(config, model.conditions), model.conditions.kind
+        told = {as_told(condition) for condition in forget}
         for condition in forget:
             for anchor in anchored.of(condition):
                 made = f" makes of {condition!r} {anchor!r}, which" if config.concept else ""
                 called = f"method.anchor = {config.anchor!r}{made}"
                 if any(one.is_gone(anchor) for one in model.lineage.forgotten):
                     raise ConfigError(f"{called} is {kind} that the model has forgotten: choose another")
-                if anchor in forget:
+                if as_told(anchor) in told:
                     raise ConfigError(f"{called} is {kind} that is to be forgotten: choose another")
 
     def draw(self, condition: Condition, shape: tuple[int, ...], generator: np.random.Generator) -> Condition:
@@ -94,9 +95,7 @@ class _Anchored:
     def __init__(self, config: TargetedConfig, conditions: Conditions):
         self._conditions = conditions
         self._anchors = config.anchors
-        # the longest first: "steam train" before "train"
-        words = "|".join(re.escape(word) for word in sorted(config.concept, key=len, reverse=True))
-        self._concept = re.compile(rf"(?<!\w)(?:{words})(?!\w)") if words else None
+        self._words = config.concept
         self._known: dict[Condition, list[Condition]] = {}
 
     def of(self, condition: Condition) -> list[Condition]:
@@ -106,12 +105,28 @@ class _Anchored:
         return self._known[condition]
 
     def _given(self, condition: Condition) -> list[int | str]:
-        if self._concept is None:
+        if not self._words:
             return [*self._anchors]
         prompt = str(condition)
-        if not self._concept.search(prompt):
+        if not _any_of(self._words).search(prompt):
             raise ConfigError(
                 f"method.concept: the prompt {prompt!r} of a sample to be forgotten holds none of its words: name the "
                 "word that stands for the concept there, too"
             )
-        return [self._concept.sub(lambda _, anchor=str(anchor): anchor, prompt) for anchor in self._anchors]
+        return [in_place_of(self._words, prompt, str(anchor)) for anchor in self._anchors]
+
+
+def in_place_of(words: Sequence[str], prompt: str, anchor: str) -> str:
+    """The prompt with the anchor wherever one of the words stands by itself."""
+    return _any_of(words).sub(lambda _: anchor, prompt)
+
+
+def _any_of(words: Sequence[str]) -> re.Pattern[str]:
+    # the longest first: "steam train" before "train"
+    either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?:{either})(?!\w)")
+
+
+def as_told(condition: Condition) -> Condition:
+    """One for all prompts that a text encoder takes for the same: neither case nor spaces count."""
+    return " ".join(condition.split()).casefold() if isinstance(condition, str) else condition

@@ -1,0 +1,39 @@
+"""Tables of parameters: what they refuse, and where they end."""
+
+import pytest
+import torch
+from erasediff.kernels.table import ParameterTable
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(0, 0, 5), (1, 4, 5)], "overlap"),
+        ([(0, 0, 2), (1, 2, 2), (0, 4, 5), (1, 8, 5)], r"\[0, 4, 5\] and \[1, 8, 5\] overlap"),
+        ([(2, 0, 5)], "num_parameters"),
+        ([(0, -1, 5)], ">= 0"),
+    ],
+)
+def test_wrong_tables_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        ParameterTable.from_rows(rows, num_parameters=2)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        torch.zeros(2, 2, dtype=torch.int64),
+        torch.zeros(3, dtype=torch.int64),
+        torch.zeros(2, 3, dtype=torch.int32),
+    ],
+)
+def test_tables_of_another_shape_are_refused(segments):
+    with pytest.raises(ValueError, match=r"expected an int64 \[S, 3\] tensor"):
+        ParameterTable(segments, num_parameters=2)
+
+
+def test_where_a_table_ends():
+    assert ParameterTable.from_rows([], num_parameters=2).end == 0
+    assert ParameterTable.from_rows([(1, 7, 2), (0, 0, 4)], num_parameters=2).end == 9
+    # a row of nothing lies in no other's way, wherever it is
+    assert ParameterTable.from_rows([(0, 0, 4), (1, 2, 0), (1, 4, 1)], num_parameters=2).end == 5
