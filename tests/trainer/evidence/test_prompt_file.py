@@ -18,5 +18,7 @@ def test_layouts_of_published_files(tmp_path: Path) -> None:
         ("a two", "", "of two"),
         ("a three", "", "a three"),
     ]
+    path.write_text("prompt,categories\na two,shapes\n")
+    assert [(row.of_class, row.phrasing) for row in read_prompts(path)] == [("", "")]
     path.write_text("image_id,caption\n1,a cat\n1,a dog\n2,a cat\n")
     assert read_kept_prompts(path) == ["a cat", "a dog"]
