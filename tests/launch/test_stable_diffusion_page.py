@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from diffusers import AutoPipelineForText2Image
 from erasediff.launch.cli import main
+from safetensors.torch import load_file
 from tiny_text import make_pipeline
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "stable-diffusion.md"
@@ -50,7 +53,14 @@ def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         # random weights forget nothing: an evaluation that says so has done its work
         assert status == 0 or (words[0] == "evaluate" and status == 3), words
         done.append(words[0])
-    assert done == ["erase", "erase", "concept", "shards", "scrub", "evaluate", "sample"]
+    assert done == ["erase", "erase", "concept", "shards", "scrub", "evaluate", "sample", "delta"]
     for path in ("erased/record.json", "erased/report.html", "drawn/sheet.png", "run/record.json", "after.png"):
         assert (tmp_path / path).exists(), path
     AutoPipelineForText2Image.from_pretrained("erased/model", low_cpu_mem_usage=False)
+    (lines,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    scrubbed = load_file("run/model/unet/diffusion_pytorch_model.safetensors")
+    loaded = names["pipeline"].unet.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in scrubbed.items())
+    assert all(".attn2." in name for name in load_file("delta.safetensors"))

@@ -1,0 +1,47 @@
+"""What a scrub has changed, as one file: far smaller than the model where few layers trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor, equal
+
+from ..config import ModelConfig
+from ..errors import ConfigError
+from .hashing import weights_sha256
+from .pipeline import WEIGHTS_NAME, components, loading, read_index, resolve, stored_weights
+
+FORMAT = "erasediff-delta-1"
+
+
+def write_delta(base: ModelConfig, scrubbed: Path, output: Path) -> dict[str, Tensor]:
+    """Writes the tensors of `scrubbed` that are not those of `base`, as they are stored there; returns them.
+
+    The file's metadata say which part of the pipeline they are of and the SHA-256 of that part's weights in the base.
+    Raises ConfigError where the two are not of one architecture, differ in more than one part, or do not differ.
+    """
+    folder = resolve(base)
+    changed = {}
+    for part in components(read_index(scrubbed)):
+        if not any((scrubbed / part).glob(f"{Path(WEIGHTS_NAME).stem}*")):
+            continue  # what transformers loads encodes text, and does not train
+        with loading(f"model.path = '{base.path}'"):
+            before = stored_weights(folder / part, base.variant)
+            after = stored_weights(scrubbed / part, base.variant)
+        if {name: value.shape for name, value in before.items()} != {name: v.shape for name, v in after.items()}:
+            raise ConfigError(
+                f"'{scrubbed / part}' has other tensors than '{folder / part}': it was not made from that"
+            )
+        differing = {name: value for name, value in after.items() if not equal(value, before[name])}
+        if differing:
+            changed[part] = differing, weights_sha256(before)
+    if len(changed) != 1:
+        found = f"differ in {', '.join(changed)}" if changed else "are the same"
+        raise ConfigError(f"'{scrubbed}' and '{folder}' {found}: name a scrubbed model and the one it was made from")
+    ((part, (tensors, base_sha256)),) = changed.items()
+    metadata = {"format": "pt", "erasediff": FORMAT, "part": part, "base_weights_sha256": base_sha256}
+    partial = output.with_name(output.name + ".partial")
+    save_file(tensors, partial, metadata=metadata)
+    partial.rename(output)
+    return tensors
