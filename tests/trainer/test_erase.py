@@ -127,7 +127,7 @@ def test_a_record_is_not_taken_for_another_judge_or_held_out_set(config: EraseCo
     """Behind the same paths: each is evaluated anew."""
     judge_path, unseen = tmp_path / "judge.safetensors", tmp_path / "unseen"
     shutil.copyfile(str(config.judge.classifier), judge_path)
-    _unseen_digits(Path(config.data), unseen, 0)
+    _unseen_digits(Path(str(config.data)), unseen, 0)
     retrained = tiny.make_pipeline(tmp_path / "retrained", seed=2)
     judge = dataclasses.replace(
         config.judge,
@@ -148,12 +148,12 @@ def test_a_record_is_not_taken_for_another_judge_or_held_out_set(config: EraseCo
     assert evaluated() == first and record_path.stat().st_mtime_ns == stamp
 
     shutil.rmtree(unseen)
-    _unseen_digits(Path(config.data), unseen, 100)
+    _unseen_digits(Path(str(config.data)), unseen, 100)
     second = evaluated()
     assert second.held_out != first.held_out and second.held_out is not None
     assert second.held_out.fingerprint == Dataset.open(unseen).fingerprint
 
-    other = train_classifier(Dataset.open(config.data), image_size=8, channels=1, num_epochs=1, seed=5)
+    other = train_classifier(Dataset.open(str(config.data)), image_size=8, channels=1, num_epochs=1, seed=5)
     other.save(judge_path)
     third = evaluated()
     assert third.classifier.weights_sha256 == other.card.weights_sha256 != second.classifier.weights_sha256

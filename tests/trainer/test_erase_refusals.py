@@ -75,7 +75,7 @@ class TestRefusals:
         assert not Path(config.output).exists()
 
     def test_held_out_samples_under_other_keys(self, config: EraseConfig, tmp_path: Path) -> None:
-        data = Dataset.open(config.data)
+        data = Dataset.open(str(config.data))
         folder = tmp_path / "renamed"
         for i in range(20):
             image = folder / data.classes[data.labels[i]] / f"other-{i}.png"

@@ -63,14 +63,14 @@ class Target:
         if config.concept and model.num_classes:
             raise ConfigError("method.concept is for models that are told prompts: leave it out")
         anchored, kind = _Anchored(config, model.conditions), model.conditions.kind
-        told = {as_told(condition) for condition in forget}
+        told = {_same_as(condition) for condition in forget}
         for condition in forget:
             for anchor in anchored.of(condition):
                 made = f" makes of {condition!r} {anchor!r}, which" if config.concept else ""
                 called = f"method.anchor = {config.anchor!r}{made}"
                 if any(one.is_gone(anchor) for one in model.lineage.forgotten):
                     raise ConfigError(f"{called} is {kind} that the model has forgotten: choose another")
-                if as_told(anchor) in told:
+                if _same_as(anchor) in told:
                     raise ConfigError(f"{called} is {kind} that is to be forgotten: choose another")
 
     def draw(self, condition: Condition, shape: tuple[int, ...], generator: np.random.Generator) -> Condition:
@@ -127,6 +127,10 @@ def _any_of(words: Sequence[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{either})(?!\w)")
 
 
-def as_told(condition: Condition) -> Condition:
+def as_told(prompt: str) -> str:
     """One for all prompts that a text encoder takes for the same: neither case nor spaces count."""
-    return " ".join(condition.split()).casefold() if isinstance(condition, str) else condition
+    return " ".join(prompt.split()).casefold()
+
+
+def _same_as(condition: Condition) -> Condition:
+    return as_told(condition) if isinstance(condition, str) else condition
