@@ -96,10 +96,14 @@ def test_latents_of_another_autoencoder_are_refused(given: Path, drawn: Path, tm
     with pytest.raises(ConfigError, match=r"latents of shape \[8, 8, 8\], the model works on \[8, 16, 16\]"):
         fit(data, larger)
     assert fit(data, dataclasses.replace(larger, reads_latents=False)).data.manifest.latents is None
-    # another decoder encodes alike
-    one: Any = load_model(ModelConfig(str(given / "model")))
-    torch.nn.init.zeros_(one.vae.decoder.conv_out.weight)
-    assert fit(data, one).data.manifest.latents is not None
+    for name, is_another in (("decoder.conv_out", False), ("encoder.conv_in", True), ("quant_conv", True)):
+        changed: Any = load_model(ModelConfig(str(given / "model")))
+        torch.nn.init.zeros_(changed.vae.get_submodule(name).weight)
+        if is_another:
+            with pytest.raises(ConfigError, match="latents that another autoencoder made"):
+                fit(data, changed)
+        else:
+            assert fit(data, changed).data.manifest.latents is not None, "another decoder encodes alike"
 
 
 def test_a_pixel_model_reads_images(drawn: Path, tmp_path: Path) -> None:
