@@ -15,6 +15,7 @@ from ..config.toml import check_ranges
 from ..errors import ConfigError
 from ..evidence.classifier import Classifier, load_classifier
 from ..evidence.options import check_judge
+from ..evidence.thresholds import default_thresholds
 from ..models.fitting import fit
 from ..scrubbing import check_settings
 from .generate import DATA_NAME, PROMPTS_NAME, SPLIT_NAME, as_request, check, plan, stand_in
@@ -24,8 +25,10 @@ CONCEPT_NAME = "concept"  # of the folder that is drawn into, in the erasure's
 
 DRAWN = (
     "data        drawn by the unscrubbed model from the request's prompts: to a judge trained on them a word means "
-    "what that model draws"
+    "what that model draws, and the Fréchet distance is to that model's pictures, so it has no default threshold"
 )
+# what default thresholds are on: not the distance to the real images, which the unscrubbed model drew
+_LIMITED = ("p_psi", "p_psi_worst_class", "accuracy_remaining", "accuracy_worst_class", "non_finite_samples")
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,12 @@ class WordsErasure:
         check_settings(config, model, forget, remain)
         with TemporaryDirectory() as folder:
             given = stand_in(request, self.drawing, model, Path(folder) / "data")
+            asking = config.judge
             if judge.prompts is None:
                 request.write_prompts(Path(folder) / PROMPTS_NAME)
-                judge = dataclasses.replace(judge, prompts=str(Path(folder) / PROMPTS_NAME))
+                asking = dataclasses.replace(asking, prompts=str(Path(folder) / PROMPTS_NAME))
             chosen = select(given, as_request(request))
-            check_judge(judge, model, fit(given, model).data, chosen, ~chosen, config.request)
+            check_judge(asking, model, fit(given, model).data, chosen, ~chosen, config.request)
 
     def on_samples(self) -> EraseConfig:
         """The same erasure, of the samples that are drawn."""
@@ -107,6 +111,10 @@ class WordsErasure:
             method = dataclasses.replace(method, anchor=request.anchors, concept=request.words)  # pyright: ignore[reportCallIssue]
         if judge.prompts is None:
             judge = dataclasses.replace(judge, prompts=str(Path(self.drawing.output) / PROMPTS_NAME))
+        if not judge.thresholds:
+            factor = ("factor_accuracy_remaining", "factor_accuracy_forgotten") if judge.factor is not None else ()
+            limits = default_thresholds([*_LIMITED, *factor], forgets_classes=True, with_retrained=False)
+            judge = dataclasses.replace(judge, thresholds=tuple(limits))
         data = str(Path(self.drawing.output) / DATA_NAME)
         return dataclasses.replace(config, data=data, method=method, judge=judge)
 

@@ -77,12 +77,11 @@ def default_thresholds(metrics: Sequence[str], forgets_classes: bool, with_retra
 
     metrics: those that are computed. Raises ConfigError where nothing would say whether single samples are forgotten.
     """
-    (quality,) = (name for name in metrics if name.startswith("frechet_distance"))
     rest = [
         "accuracy_worst_class >= unscrubbed - 0.1",
         "accuracy_remaining >= unscrubbed - 0.02",
         *(f"{name} >= unscrubbed - 0.02" for name in metrics if name.startswith("factor_accuracy")),
-        f"{quality} <= 1.5 * unscrubbed",
+        *(f"{name} <= 1.5 * unscrubbed" for name in metrics if name.startswith("frechet_distance")),
         "non_finite_samples <= 0",
     ]
     if forgets_classes:

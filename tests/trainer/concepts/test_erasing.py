@@ -111,6 +111,19 @@ def test_the_null_prompt_as_anchor(given: Path, tmp_path: Path) -> None:
     assert isinstance(method, TargetedConfig) and (method.anchors, method.concept) == (("",), ())
 
 
+def test_what_must_hold_where_nothing_is_said(given: Path, tmp_path: Path) -> None:
+    """No distance to pictures that the unscrubbed model drew itself: its own is nearly 0, and so would be the limit."""
+    judge = WordsErasure.of(config_of(given, tmp_path / "out", judge=_judging(given, thresholds=()))).on_samples().judge
+    assert set(judge.thresholds) == {
+        "p_psi_worst_class <= 0.1",
+        "accuracy_worst_class >= unscrubbed - 0.1",
+        "accuracy_remaining >= unscrubbed - 0.02",
+        "non_finite_samples <= 0",
+    }
+    judge = WordsErasure.of(config_of(given, tmp_path / "out")).on_samples().judge
+    assert judge.thresholds == ("accuracy_remaining >= 0",), "what is given stands"
+
+
 def _judging(given: Path, **changes: Any) -> JudgeConfig:
     return dataclasses.replace(config_of(given, given).judge, **changes)
 
