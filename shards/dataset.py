@@ -201,7 +201,9 @@ class Dataset:
         """
         stamp, data = self.manifest.latents, self.latents_bytes(i)
         if stamp is None:
-            raise DataError(f"{self.where(i)}: no latents are stored beside it; make them with `erasediff concept`")
+            raise DataError(
+                f"{self.where(i)}: no latents are stored beside it; make them with `erasediff concept generate`"
+            )
         (place,) = array_layout(data, "npy", f"{self.where(i)}: latents")
         if (place.dtype, place.shape) != (np.dtype("<f4"), stamp.shape):
             raise DataError(

@@ -18,7 +18,7 @@ from ..evidence.options import check_judge
 from ..evidence.thresholds import default_thresholds
 from ..models.fitting import fit
 from ..scrubbing import check_settings
-from .generate import DATA_NAME, PROMPTS_NAME, SPLIT_NAME, as_request, check, plan, stand_in
+from .generate import DATA_NAME, PROMPTS_NAME, SPLIT_NAME, as_request, check, stand_in
 from .request import ConceptRequest, read_concept_request
 
 CONCEPT_NAME = "concept"  # of the folder that is drawn into, in the erasure's
@@ -86,8 +86,7 @@ class WordsErasure:
         judge = self.config.judge
         if judge.classifier is not None:
             self.request.classes(self._judge.card.classes, f"judge.classifier = '{judge.classifier}'")
-        check(self.drawing)
-        request, model = plan(self.drawing)
+        request, model = check(self.drawing)
         asked = request.prompts(request.phrasings)
         forget, remain = ([one.prompt for one in asked if one.is_forgotten == side] for side in (True, False))
         config = self.on_samples()

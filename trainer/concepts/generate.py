@@ -91,12 +91,13 @@ def run_generate(config: ConceptConfig) -> Path:
     return run.path
 
 
-def check(config: ConceptConfig) -> None:
-    """Raises ConfigError where the run would be refused, its device aside; writes nothing."""
+def check(config: ConceptConfig) -> tuple[ConceptRequest, Model]:
+    """`plan`, and ConfigError where the run would be refused, its device aside; writes nothing."""
     check_output(config, config.output)
     request, model = plan(config)
     stamp = ModelStamp.of(model)
     check_inputs(Path(config.output), ConceptInputs(request.plain(), stamp.weights_sha256, stamp.frozen_sha256))
+    return request, model
 
 
 def plan(config: ConceptConfig) -> tuple[ConceptRequest, Model]:

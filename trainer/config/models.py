@@ -33,7 +33,7 @@ class ModelConfig(Settings):
     image_size: AtLeast1 | None = None
     """Pixels of a side that a latent model works at; none: those that it was trained at."""
     read_latents: bool = True
-    """Read the latents that data have beside their images, as `erasediff concept` writes them, in place of the images;
+    """Read the latents that data have beside their images, as `concept generate` writes them, in place of the images;
     without it every image is encoded."""
     variant: str | None = None
     """Of the weights' files, such as fp16, where the folder has no others."""
