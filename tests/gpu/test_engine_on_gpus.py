@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import pytest
 import torch
 from engine_cases import (
@@ -22,9 +25,17 @@ from erasediff.trainer.objectives.diffusion import DiffusionObjective
 from erasediff.trainer.ranks import collectives
 from ranks import check, run_ranks
 from tiny import tiny_config
+from torch import Tensor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+# whose annotations are narrower than what they take
+_LIBRARY: Any = diffusers
 WORKER = Path(__file__).parent.parent / "distributed" / "engine_worker.py"
+
+
+@dataclass(frozen=True)
+class Batch:
+    weights: Tensor
 
 
 def test_every_stage_and_precision_equals_the_reference(tmp_path: Path) -> None:
@@ -45,6 +56,50 @@ def test_every_stage_and_precision_equals_the_reference(tmp_path: Path) -> None:
         assert found["cosine"] >= 0.9999, case
         assert found["g"] == pytest.approx(found["expected_g"], rel=5e-3), case
     assert all(results["displaced"].values()), results["displaced"]
+
+
+@pytest.mark.parametrize(
+    ("switch", "tolerance"),
+    [
+        ({"compile": True}, 1e-5),
+        ({"compile": True, "activation_checkpointing": "all", "activation_checkpointing_share": 0.5}, 1e-5),
+        ({"channels_last": True}, 1e-5),
+        ({"cudnn_benchmark": True}, 1e-5),
+        ({"precision": "tf32"}, 1e-2),
+    ],
+)
+def test_what_is_faster_changes_rounding_alone(switch: dict[str, Any], tolerance: float) -> None:
+    """Each beside plain fp32; a pass that must be exact is so in TF32, too."""
+
+    def gradients(**engine: Any) -> tuple[Tensor, Tensor]:
+        config = EngineConfig(device="cuda", **engine)
+        device = collectives.set_up(config)
+        torch.manual_seed(0)
+        module: Any = _LIBRARY.UNet2DConditionModel(
+            sample_size=16,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=8,
+            cross_attention_dim=32,
+        )
+        told, x = torch.randn(4, 7, 32, device=device), torch.randn(4, 4, 16, 16, device=device)
+        t = torch.tensor([3, 70, 700, 999], device=device)
+        model = ShardedModel(module.to(device), config, OptimizerConfig(), device, max_train_steps=1)
+
+        def loss(model: ShardedModel, batch: Batch) -> Tensor:
+            return model.predict(x, t, told, return_dict=False)[0].square().flatten(1).mean(1)
+
+        batch = [Batch(torch.ones(4, device=device))]
+        return model.gradient(loss, batch)[1].data, model.gradient(loss, batch, exact=True)[1].data
+
+    expected, _ = gradients()
+    found, exact = gradients(**switch)
+    assert (found - expected).norm() <= tolerance * expected.norm()
+    assert (exact - expected).norm() <= 1e-5 * expected.norm()
+    if "precision" in switch:
+        assert (found - expected).norm() >= 1e-5 * expected.norm(), "TF32 was not on"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16-autocast"])

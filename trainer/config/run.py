@@ -10,7 +10,7 @@ from pydantic import Field
 
 from .base import AtLeast0, AtLeast1, Decay, NotNegative, Positive, Probability, Seed, Settings
 
-Precision = Literal["fp32", "bf16-autocast", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16-autocast", "bf16"]
 LRSchedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
 
 # the share of the old weights that an average may still hold at the end of a run
@@ -57,8 +57,8 @@ class EngineConfig(Settings):
     zero_stage: Literal[1, 2, 3] = 2
     """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 weights too."""
     precision: Precision = "fp32"
-    """fp32; bf16-autocast: fp32 weights, bf16 arithmetic, but fp32 where g or ∇g is a difference (docs/methods.md);
-    bf16: bf16 weights, fp32 master weights and accumulation."""
+    """fp32; tf32: products of the GPU's tensor cores in TF32, but fp32 where g or ∇g is a difference (docs/methods.md);
+    bf16-autocast: the same with bf16 arithmetic on fp32 weights; bf16: bf16 weights, fp32 master weights and sums."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     forward_batch_size: AtLeast1 | None = None
@@ -74,8 +74,17 @@ class EngineConfig(Settings):
     activation_checkpointing: Literal["off", "inner", "all"] = "off"
     """Make a block's activations again in the backward pass instead of keeping them: less memory, one more forward pass
     a gradient. In the inner loop's gradients alone (inner), or in all."""
+    activation_checkpointing_share: Probability = 1.0
+    """Of the blocks that can, this share does so, those with the fewest weights first: in a U-Net they have the largest
+    activations."""
     attention: Literal["native", "xformers", "flash"] = "native"
     """Kernels of the model's attention: torch's own; on CUDA those of xformers, or FlashAttention's, in bf16 alone."""
+    compile: bool = False
+    """torch.compile of the model's blocks, each by itself; the first steps take minutes. Stages 1 and 2 alone."""
+    channels_last: bool = False
+    """Pictures inside the model lie with their channels last in memory, as tensor cores' convolutions want them."""
+    cudnn_benchmark: bool = False
+    """On CUDA: cuDNN times its convolutions at each new shape and takes the fastest."""
     num_threads: AtLeast1 | None = None
     """Threads of one rank on CPU; none takes torch's choice. Results depend on it in the last bits."""
     # torch counts a timeout in nanoseconds, in 64 bits
@@ -90,6 +99,17 @@ class EngineConfig(Settings):
                 "engine.zero_stage = 1 with engine.precision = 'bf16' makes DeepSpeed use an unsharded optimizer: "
                 "use engine.zero_stage = 2"
             )
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "engine.compile is for whole weights, and engine.zero_stage = 3 gathers them inside the blocks: use "
+                "engine.zero_stage = 2, or leave engine.compile out"
+            )
+        for option in ("compile", "cudnn_benchmark"):
+            if self.deterministic and getattr(self, option):
+                raise ValueError(
+                    f"engine.{option} times kernels and takes the fastest, which another run may find otherwise: with "
+                    "engine.deterministic leave it out"
+                )
         if self.attention == "native":
             return
         option = f"engine.attention = {self.attention!r}"
@@ -97,7 +117,7 @@ class EngineConfig(Settings):
             raise ValueError(f"{option} runs on CUDA alone: with engine.device = 'cpu' leave it 'native'")
         if self.deterministic:
             raise ValueError(f"{option} is not repeatable bit for bit: with engine.deterministic leave it 'native'")
-        if self.attention == "flash" and self.precision == "fp32":
+        if self.attention == "flash" and self.precision in ("fp32", "tf32"):
             raise ValueError(
                 f"{option} computes in bf16: set engine.precision to 'bf16-autocast' or 'bf16', or leave it 'native'"
             )

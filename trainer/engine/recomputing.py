@@ -14,7 +14,8 @@ ActivationCheckpointing = Literal["off", "inner", "all"]
 class Recomputing:
     """Switches it on for the passes that a setting names, in a module whose blocks know how (diffusers')."""
 
-    def __init__(self, module: nn.Module, setting: ActivationCheckpointing):
+    def __init__(self, module: nn.Module, setting: ActivationCheckpointing, *, share: float = 1.0):
+        """share: of the blocks, those with the fewest weights first, whose activations are the largest in a U-Net."""
         self._setting = setting
         self._parts: list[Any] = []
         if setting != "off":
@@ -23,6 +24,7 @@ class Recomputing:
             knowing.enable_gradient_checkpointing()
             self._parts = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
         self._set(False)
+        self._parts = sorted(self._parts, key=_num_weights)[: round(share * len(self._parts))]
 
     @contextmanager
     def at(self, *, inner: bool) -> Iterator[None]:
@@ -36,6 +38,10 @@ class Recomputing:
     def _set(self, on: bool) -> None:
         for part in self._parts:
             part.gradient_checkpointing = on
+
+
+def _num_weights(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def can_recompute(module: nn.Module) -> bool:

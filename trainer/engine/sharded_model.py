@@ -7,7 +7,7 @@ the same order, with the same number of micro-batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -18,9 +18,11 @@ from ...kernels.displace import displace
 from ...kernels.inner_products import inner_products_by_parameter
 from ..config import EngineConfig, OptimizerConfig
 from ..ranks import collectives
+from .arithmetic import Arithmetic
 from .attention import set_attention
 from .optimizer import OuterOptimizer
 from .recomputing import Recomputing
+from .switches import set_switches
 from .vector import ShardedVector
 from .zero import partition
 
@@ -56,8 +58,12 @@ class ShardedModel:
         self.device = device
         _set_frozen_apart(module)
         set_attention(module, engine.attention)
-        self._recomputing = Recomputing(module, engine.activation_checkpointing)
+        self._recomputing = Recomputing(
+            module, engine.activation_checkpointing, share=engine.activation_checkpointing_share
+        )
+        set_switches(module, engine, device)
         self._zero = partition(module, engine, device)
+        self._arithmetic = Arithmetic(self._zero, engine.precision)
         self.theta = ShardedVector(self._zero.layout, self._zero.theta)
         self.original = self.theta.clone() if keep_original else None
         self._parameter_table = self.theta.layout.parameter_table()
@@ -73,8 +79,8 @@ class ShardedModel:
 
     @property
     def rounds_passes(self) -> bool:
-        """Whether passes that are not `exact` run in bf16 arithmetic on fp32 weights."""
-        return self._zero.autocasts
+        """Whether passes that are not `exact` run in coarser arithmetic than that of the weights."""
+        return self._arithmetic.rounds
 
     @property
     def parameter_names(self) -> list[str]:
@@ -91,7 +97,8 @@ class ShardedModel:
         """A forward pass of the module with the current working copy."""
         if self._working_copy_of is None:
             self._write_working_copy(self.theta, None, 0.0, self.theta)
-        return self._zero.forward(*args, **kwargs)
+        with self._arithmetic.of_passes():
+            return self._zero.forward(*args, **kwargs)
 
     def _share_of_mean(self, loss_fn: LossFn[Batch], batch: Batch, total_weight: Tensor) -> Tensor:
         """This micro-batch's share of the sample-weighted mean over the global batch."""
@@ -106,7 +113,7 @@ class ShardedModel:
     ) -> tuple[Tensor, ShardedVector]:
         """The gradient of the sample-weighted mean of `loss_fn` over the global batch, at the working copy's weights.
 
-        exact: without autocast, for a difference to another point's, which bf16 arithmetic would round away.
+        exact: in the weights' own arithmetic, for a difference to another point's, which a coarser one rounds away.
         Returns this rank's share of that mean (0-dim; the shares of all ranks add up to it) and the gradient, fp32,
         reduced over ranks and detached from DeepSpeed. A rank that has no sample passes one of weight 0.
         """
@@ -115,7 +122,7 @@ class ShardedModel:
         gradient: Tensor | None = None
         for batch in micro_batches:
             recomputing = self._recomputing.at(inner=self._is_displaced)
-            with recomputing, self._zero.without_autocast() if exact else nullcontext():
+            with recomputing, self._arithmetic.of_passes(exact=exact):
                 share = self._share_of_mean(loss_fn, batch, total_weight)
                 self._zero.backward(share * self._zero.world_size)  # ZeRO takes the mean over ranks
             taken = self._zero.take_gradient()
@@ -128,7 +135,7 @@ class ShardedModel:
     def loss(self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch], *, exact: bool = False) -> Tensor:
         """`gradient` without the gradient: this rank's share of the mean loss."""
         total_weight = self._total_weight(micro_batches)
-        with self._zero.without_autocast() if exact else nullcontext():
+        with self._arithmetic.of_passes(exact=exact):
             shares = [self._share_of_mean(loss_fn, batch, total_weight) for batch in micro_batches]
         return torch.stack(shares).to(torch.float64).sum()
 

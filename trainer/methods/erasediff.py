@@ -65,14 +65,14 @@ class EraseDiffConfig(TargetedConfig):
         return self.subtracts_gradients or (loops and self.num_inner_steps > 1)
 
     def cost(self, precision: Precision) -> Cost:
-        target, autocasts = self.target_kind().num_forwards, precision == "bf16-autocast"
+        target, rounds = self.target_kind().num_forwards, precision in ("tf32", "bf16-autocast")
         if not self.needs_inner_loop or self.num_inner_steps == 0:
             return Cost(2, target)
         if self.subtracts_gradients:
-            return Cost(self.num_inner_steps + 2, target, exact_gradients=2 * autocasts)
-        # L_f(φ^K); under autocast the loss that comes with ∇L_f(θ) cannot stand beside it, so that one more is needed
-        ends = 1 + autocasts
-        return Cost(self.num_inner_steps + 1, target + ends, exact_forwards=ends * autocasts)
+            return Cost(self.num_inner_steps + 2, target, exact_gradients=2 * rounds)
+        # L_f(φ^K); the loss that comes with a rounded ∇L_f(θ) cannot stand beside it, so that one more is needed
+        ends = 1 + rounds
+        return Cost(self.num_inner_steps + 1, target + ends, exact_forwards=ends * rounds)
 
     def default_sections(self) -> dict[str, TrainConfig | OptimizerConfig]:
         return self.target_kind().default_sections()
@@ -133,7 +133,7 @@ class EraseDiff(Stateless):
         losses = {"loss_r": loss_r, "loss_f": loss_f}
         grad_phi = None
         if config.needs_inner_loop or (config.inner_every and step % config.inner_every == 0):
-            # the loss that came with an autocast gradient is too coarse to subtract from
+            # the loss that came with a rounded gradient is too coarse to subtract from
             if model.rounds_passes and not config.subtracts_gradients and config.num_inner_steps > 0:
                 losses["loss_f"] = model.loss(loss, forget, exact=True)
             losses["loss_phi"], grad_phi = self._inner_loop(model, forget, losses["loss_f"], grad_f)
@@ -163,7 +163,7 @@ class EraseDiff(Stateless):
         """φ^{k+1} = φ^k - ξ ∇L_f(φ^k) for k = 0 … K-1; returns L_f(φ^K), and ∇L_f(φ^K) where ∇g needs it.
 
         φ^k = θ_t - ξ (∇L_f(φ⁰) + … + ∇L_f(φ^{k-1})) is one displacement of θ_t and never stored. What is subtracted, at
-        θ_t and at φ^K, is exact: bf16 arithmetic rounds a step of ξ away. The steps between need only their direction.
+        θ_t and at φ^K, is exact: coarser arithmetic rounds a step of ξ away. Steps between need only their direction.
         """
         config, loss = self._config, self._losses.loss
         if config.num_inner_steps == 0:  # φ^K = θ_t

@@ -34,8 +34,9 @@ def set_up(config: EngineConfig) -> torch.device:
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(index)  # DeepSpeed takes it for the device's index
-        # TF32 keeps 10 bits of a convolution's inputs: fp32 here means fp32
+        # TF32 keeps 10 bits of a convolution's inputs: fp32 here means fp32; passes of precision tf32 switch it on
         torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = config.cudnn_benchmark
         if config.deterministic:
             make_deterministic()
     elif config.num_threads is not None:

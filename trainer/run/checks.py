@@ -14,6 +14,7 @@ from ...kernels.start import KernelError, start
 from ..config import MAX_OLD_WEIGHTS, EngineConfig, MethodConfig, OptimizerConfig, TrainConfig
 from ..engine.attention import check_attention
 from ..engine.recomputing import can_recompute
+from ..engine.switches import check_switches
 from ..errors import ConfigError
 from ..files import alone
 from ..models.conditions import Condition
@@ -72,6 +73,7 @@ def check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> None:
 def check_engine(engine: EngineConfig, train: TrainConfig, model: Model) -> None:
     """Raises ConfigError for buckets that overlapping would outrun, and for what the module cannot do."""
     check_attention(model.module, engine.attention)
+    check_switches(model.module, engine)
     if engine.activation_checkpointing != "off" and not can_recompute(model.module):
         raise ConfigError(
             f"engine.activation_checkpointing = {engine.activation_checkpointing!r}: a {type(model.module).__name__} "

@@ -32,12 +32,17 @@ def _of_engine(engine: EngineConfig, method: MethodConfig, on_cuda: bool) -> dic
     found = {}
     if engine.activation_checkpointing == "inner" and not method.takes_inner_gradients:
         found["engine.activation_checkpointing"] = "no step takes a gradient in an inner loop; try 'all'"
+    if engine.activation_checkpointing == "off":
+        found["engine.activation_checkpointing_share"] = "engine.activation_checkpointing is 'off'"
     if engine.precision != "bf16":
         found["engine.reduce_dtype"] = "only bf16 gradients can be summed in bf16"
     if on_cuda:
         found["engine.num_threads"] = "it is for runs on a CPU"
     else:
         found["engine.deterministic"] = "on a CPU every run is"
+        found["engine.cudnn_benchmark"] = "it is for runs on CUDA"
+        if engine.precision == "tf32":
+            found["engine.precision"] = "on a CPU it computes as fp32 does"
     return found
 
 

@@ -25,7 +25,11 @@ FREE_KEYS = frozenset(
         "engine.overlap_communication",
         "engine.persistence_threshold",
         "engine.activation_checkpointing",
+        "engine.activation_checkpointing_share",
         "engine.attention",
+        "engine.compile",
+        "engine.channels_last",
+        "engine.cudnn_benchmark",
         "engine.num_threads",
         "engine.step_timeout_seconds",
         "train.max_bad_samples",
@@ -45,7 +49,11 @@ ROUNDING_KEYS = frozenset(
         "engine.reduce_bucket_size",
         "engine.overlap_communication",
         "engine.activation_checkpointing",
+        "engine.activation_checkpointing_share",
         "engine.attention",
+        "engine.compile",
+        "engine.channels_last",
+        "engine.cudnn_benchmark",
     }
 )
 

@@ -127,6 +127,14 @@ def test_checkpointing_lowers_the_peak_where_it_is_asked_for(
         assert found > 0.9 * kept
 
 
+def test_a_share_of_the_blocks_lowers_it_by_a_share(kept: int) -> None:
+    shares = [0.0, 0.5, 1.0]
+    models = [make(unet(), activation_checkpointing="all", activation_checkpointing_share=share) for share in shares]
+    none, half, whole = (peak_bytes(lambda model=model: outer(model)) for model in models)
+    assert none > 0.9 * kept
+    assert whole < 0.9 * half < 0.9 * 0.9 * none
+
+
 class Deep(nn.Module):
     """Parameters alone: 8 layers of 256 kB."""
 
