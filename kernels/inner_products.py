@@ -1,11 +1,9 @@
 """The inner products that λ_t needs (Theorem 3.1), in one read of the gradients, in all and per parameter."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from .table import ParameterTable, as_dtype, check_partitions, check_table
+from .table import ParameterTable, check_partitions, check_table
 from .tiles import CPU_CHUNK, CPU_ROW, FIRST_ORDER_CPU_ROW, SMALL
 
 
@@ -51,70 +49,70 @@ def first_non_finite(by_parameter: Tensor) -> Tensor:
 def inner_products_by_parameter_torch(
     u: Tensor, v: Tensor, w: Tensor | None, table: ParameterTable
 ) -> tuple[Tensor, Tensor]:
-    """`inner_products_by_parameter` in plain torch, for the CPU."""
-    pieces = [
-        (parameter, start, end)
-        for parameter, offset, length in table.segments.tolist()
-        for start, end in _cut(offset, length)
-    ]
-    sums = _sums_of(u, v, w, [(start, end) for _, start, end in pieces])
-    by_parameter = sums.new_zeros(table.num_parameters, sums.shape[1])
-    by_parameter.index_add_(0, torch.tensor([parameter for parameter, _, _ in pieces], dtype=torch.int64), sums)
+    """`inner_products_by_parameter` in plain torch, for the CPU.
+
+    A number of calls that does not grow with the number of parameters: the partition is multiplied a chunk at a time
+    and summed up in rows, each row is added to its parameter in fp64, and what of a parameter fills no whole row is
+    gathered into rows of its own.
+    """
+    num_sums, row = (3, CPU_ROW) if w is None else (6, FIRST_ORDER_CPU_ROW)
+    rows = table.cpu_rows(row)
+    # one parameter more: of rows that are no parameter's own
+    by_parameter = torch.zeros(num_sums, table.num_parameters + 1, dtype=torch.float64)
+    products = torch.empty(num_sums, min(CPU_CHUNK, len(rows.parameters) * row))
+    for start in range(0, len(rows.parameters) * row, CPU_CHUNK):
+        chunk = slice(start, min(start + CPU_CHUNK, len(rows.parameters) * row))
+        parameters = rows.parameters[chunk.start // row : chunk.stop // row]
+        found = products[:, : chunk.stop - chunk.start]
+        _multiply(found, u[chunk], v[chunk], None if w is None else w[chunk])
+        _add_rows(by_parameter, parameters, found, row)
+    if len(rows.rest):
+        pieces = (None if x is None else torch.where(rows.is_rest, x[rows.rest], 0) for x in (u, v, w))
+        rest_u, rest_v, rest_w = pieces
+        assert rest_u is not None and rest_v is not None
+        found = torch.empty(num_sums, rest_u.numel())
+        _multiply(found, rest_u, rest_v, rest_w)
+        _add_rows(by_parameter, rows.rest_parameters, found, row)
+    by_parameter = by_parameter[:, :-1].T.contiguous()
+    _again_in_fp64(by_parameter, u, v, w, table)
     return by_parameter.sum(0), by_parameter
 
 
-def _cut(offset: int, length: int) -> Iterator[tuple[int, int]]:
-    for start in range(offset, offset + length, 2 * CPU_CHUNK):
-        yield start, min(start + 2 * CPU_CHUNK, offset + length)
-
-
-def _sums_of(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int]]) -> Tensor:
-    """The sums of each piece (start, end), fp64 [pieces, 3 or 6].
-
-    Products and sums of rows, not `Tensor.dot`: that adds hundreds of elements in a row in fp32 (2e-5 off where all are
-    equal) and its bits depend on how the memory is aligned.
-    """
-    num_sums = 3 if w is None else 6
-    sums = _products(u, v, w, pieces, torch.float32)
-    norms = sums[:, 0::2] if w is None else sums[:, [0, 2, 3]]
-    # over- or underflow, rare: these pieces again in fp64
-    unsafe = ~((norms > SMALL).all(1) & sums.isfinite().all(1))
-    again = unsafe.nonzero().flatten().tolist()
-    if again:
-        sums[again] = _products(u, v, w, [pieces[i] for i in again], torch.float64)
-    return sums.view(-1, num_sums)
-
-
-def _products(u: Tensor, v: Tensor, w: Tensor | None, pieces: list[tuple[int, int]], dtype: torch.dtype) -> Tensor:
-    num_sums = 3 if w is None else 6
-    size = min(max((end - start for start, end in pieces), default=0), CPU_CHUNK)
-    scratch = torch.empty(3, size, dtype=dtype)
-    difference = torch.empty(2, size if w is not None else 0)
-
-    def factors(start: int, end: int) -> list[tuple[Tensor, Tensor]]:
-        a, b = as_dtype(u[start:end], scratch[0]), as_dtype(v[start:end], scratch[1])
-        if w is None:
-            return [(a, a), (a, b), (b, b)]
+def _multiply(products: Tensor, u: Tensor, v: Tensor, w: Tensor | None) -> None:
+    """products[i] = the i-th product, elementwise; u, v and w have as many elements as one."""
+    dtype = products.dtype
+    a, b = u.flatten().to(dtype), v.flatten().to(dtype)
+    factors = [(a, a), (a, b), (b, b)]
+    if w is not None:
         # in fp32 for every dtype, as `combine_` forms it: the KKT conditions hold for the d that is applied
-        d32 = difference[0, : end - start]
-        torch.sub(as_dtype(u[start:end], difference[0]), as_dtype(w[start:end], difference[1]), out=d32)
-        d = as_dtype(d32, scratch[2])
-        return [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
+        d = (u.flatten().float() - w.flatten().float()).to(dtype)
+        factors = [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
+    for product, (x, y) in zip(products, factors, strict=True):
+        torch.mul(x, y, out=product)
 
-    # the products in rows; of any number of elements, since zeros fill the last row up
-    row = CPU_ROW if w is None else FIRST_ORDER_CPU_ROW
-    products = torch.empty(num_sums, -(-size // row), row, dtype=dtype)
-    flat = products.flatten(1)
-    sums: list[Tensor] = []
-    for start, end in pieces:
-        middle = min(start + CPU_CHUNK, end)
-        length, filled_rows = middle - start, -(-(middle - start) // row)
-        for (x, y), product in zip(factors(start, middle), flat, strict=True):
-            torch.mul(x, y, out=product[:length])
-        if middle < end:
-            for (x, y), product in zip(factors(middle, end), flat, strict=True):
-                product[: end - middle].addcmul_(x, y)
-        if length % row:
-            flat[:, length : filled_rows * row].zero_()
-        sums.append(products[:, :filled_rows].sum(2).sum(1, dtype=torch.float64))
-    return torch.stack(sums) if sums else scratch.new_zeros(0, num_sums, dtype=torch.float64)
+
+def _add_rows(by_parameter: Tensor, parameters: Tensor, products: Tensor, row: int) -> None:
+    """Adds each row's sum, of torch's own in fp32, to its parameter, in fp64.
+
+    Not `Tensor.dot`: that adds hundreds of elements in a row in fp32 (2e-5 off where all are equal) and its bits depend
+    on how the memory is aligned.
+    """
+    sums = products.unflatten(1, (-1, row)).sum(2).double()
+    for total, of_rows in zip(by_parameter, sums, strict=True):
+        total.index_add_(0, parameters, of_rows)
+
+
+def _again_in_fp64(by_parameter: Tensor, u: Tensor, v: Tensor, w: Tensor | None, table: ParameterTable) -> None:
+    """Where fp32 has over- or underflown, rare: the parameter's sums again."""
+    norms = by_parameter[:, 0::2] if w is None else by_parameter[:, [0, 2, 3]]
+    unsafe = ~((norms > SMALL).all(1) & by_parameter.isfinite().all(1))
+    unsafe &= table.has_elements
+    if not unsafe.any():
+        return
+    by_parameter[unsafe] = 0
+    for parameter, offset, length in table.segments[unsafe[table.segments[:, 0]]].tolist():
+        for start in range(offset, offset + length, CPU_CHUNK):
+            piece = slice(start, min(start + CPU_CHUNK, offset + length))
+            products = by_parameter.new_empty(by_parameter.shape[1], piece.stop - piece.start)
+            _multiply(products, u[piece], v[piece], None if w is None else w[piece])
+            by_parameter[parameter] += products.sum(1)

@@ -1,6 +1,7 @@
 """What every kernel takes: flat partitions, and a table that says which parameter each piece of one belongs to."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,19 @@ class Chunks(NamedTuple):
     """int64 [P + 1]: parameter p has chunks rows[p] to rows[p + 1]"""
 
 
+class CpuRows(NamedTuple):
+    """A partition in rows of as many elements each, as the CPU sums it up."""
+
+    parameters: Tensor
+    """int32 [R]: whose all elements of a row are; P where they are not one parameter's"""
+    rest: Tensor
+    """int64 [E, row]: the elements that parameters have in rows not wholly theirs, a row for each such piece"""
+    is_rest: Tensor
+    """bool [E, row]: which entries of `rest` count"""
+    rest_parameters: Tensor
+    """int32 [E]"""
+
+
 @dataclass(frozen=True, eq=False)
 class ParameterTable:
     """Which parameter each piece of a rank's flat partition belongs to.
@@ -38,6 +52,7 @@ class ParameterTable:
     segments: Tensor
     num_parameters: int
     _chunks: dict[torch.device, Chunks] = field(default_factory=dict, init=False, repr=False)
+    _cpu_rows: dict[int, CpuRows] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         segments = self.segments
@@ -79,6 +94,44 @@ class ParameterTable:
                 torch.from_numpy(rows).to(device, non_blocking=True),
             )
         return self._chunks[device]
+
+    def cpu_rows(self, row: int) -> CpuRows:
+        """Rows of `row` elements, made at the first call."""
+        if row not in self._cpu_rows:
+            self._cpu_rows[row] = _rows(self.segments.numpy(), self.num_parameters, row)
+        return self._cpu_rows[row]
+
+    @cached_property
+    def has_elements(self) -> Tensor:
+        """bool [P]: of which parameters there is a piece here."""
+        found = torch.zeros(self.num_parameters, dtype=torch.bool)
+        found[self.segments[self.segments[:, 2] > 0, 0]] = True
+        return found
+
+
+def _rows(segments: np.ndarray, num_parameters: int, row: int) -> CpuRows:
+    segments = segments[segments[:, 2] > 0]
+    parameter, start, length = segments.T
+    end = start + length
+    # the rows wholly inside a segment
+    first, last = -(-start // row), end // row
+    owners = np.full(int((end // row).max(initial=0)), num_parameters, dtype=np.int32)
+    for number, low, high in zip(parameter.tolist(), first.tolist(), last.tolist(), strict=True):
+        owners[low:high] = number
+    # what is left of it before them and after them
+    before_end = np.minimum(first * row, end)
+    after_start = np.maximum(last * row, before_end)
+    low, high = np.concatenate([start, after_start]), np.concatenate([before_end, end])
+    kept = low < high
+    low, high, whose = low[kept], high[kept], np.concatenate([parameter, parameter])[kept]
+    places = low[:, None] + np.arange(row)
+    is_rest = places < high[:, None]
+    return CpuRows(
+        torch.from_numpy(owners),
+        torch.from_numpy(np.where(is_rest, places, 0)),
+        torch.from_numpy(is_rest),
+        torch.from_numpy(whose.astype(np.int32)),
+    )
 
 
 def _cut(segments: np.ndarray, num_parameters: int) -> tuple[np.ndarray, np.ndarray]:

@@ -96,8 +96,8 @@ def test_mistakes_in_the_file_name_the_key(
 
 
 def test_settings_that_exclude_each_other_in_the_file(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_toml.write_text(run_toml.read_text() + "zero_stage = 1\nprecision = 'bf16'\n")
-    assert "use engine.zero_stage = 2" in fails(["scrub", str(run_toml)], capsys)
+    run_toml.write_text(run_toml.read_text() + "attention = 'xformers'\n")
+    assert "leave it 'native'" in fails(["scrub", str(run_toml)], capsys)
 
 
 def test_required_options_may_be_left_to_the_command_line(

@@ -39,7 +39,7 @@ HEAVY = (
     "deepspeed.ops",
     "torch.distributed.elastic.multiprocessing",
 )
-# as trainer/engine/zero.py has them before it imports DeepSpeed
+# as trainer/engine/stage3.py has them before it imports DeepSpeed
 DEEPSPEED = {"DS_ACCELERATOR": "cpu", "DEEPSPEED_LOG_LEVEL": "error"}
 
 _context = multiprocessing.get_context("forkserver")

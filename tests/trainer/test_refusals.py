@@ -48,7 +48,7 @@ def test_dropping_labels_needs_a_null_class(digits: Path, base_model: Path, tmp_
         ({"engine": EngineConfig(forward_batch_size=0)}, "engine.forward_batch_size = 0: at least 1"),
         ({"engine": EngineConfig(persistence_threshold=-1)}, "engine.persistence_threshold = -1: at least 0"),
         (
-            {"engine": EngineConfig(overlap_communication=True, reduce_bucket_size=1151)},
+            {"engine": EngineConfig(zero_stage=3, reduce_bucket_size=1151)},
             "conv1.weight has 1,152 elements, and engine.reduce_bucket_size = 1,151: set it to 1152",
         ),
         ({"train": TrainConfig(checkpoints_total_limit=0)}, "train.checkpoints_total_limit = 0: at least 1"),
@@ -86,9 +86,11 @@ def test_a_null_class_that_samples_have_is_refused(digits: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
-def test_stage_1_with_bf16_weights_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"use engine\.zero_stage = 2"):
-        EngineConfig(zero_stage=1, precision="bf16")
+def test_a_difference_of_gradients_that_are_rounded_on_the_wire_is_refused() -> None:
+    rounded = EngineConfig(reduce_dtype="bf16")
+    with pytest.raises(ConfigError, match=r"engine\.reduce_dtype = 'bf16' rounds away .* use engine\.reduce_dtype"):
+        EraseDiffConfig(gradient_of_g="first_order").check(rounded)
+    EraseDiffConfig(barrier="value").check(rounded)
 
 
 def test_models_that_are_none_are_refused(digits: Path, base_model: Path, tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class EngineConfig(Settings):
     """How the model is sharded and in which precision it runs."""
 
     zero_stage: Literal[1, 2, 3] = 2
-    """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 weights too."""
+    """ZeRO stage. 1 and 2 are the same here: optimizer state and gradients in shards, one reduction a loss. 3: weights
+    in shards, too, gathered for each pass, by DeepSpeed."""
     precision: Precision = "fp32"
     """fp32; tf32: products of the GPU's tensor cores in TF32, but fp32 where g or ∇g is a difference (docs/methods.md);
     bf16-autocast: the same with bf16 arithmetic on fp32 weights; bf16: bf16 weights, fp32 master weights and sums."""
@@ -64,11 +65,12 @@ class EngineConfig(Settings):
     forward_batch_size: AtLeast1 | None = None
     """Most samples in one forward pass on one rank; a batch is split into as many micro-batches as that takes."""
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"
-    """With bf16: the type gradients are summed over ranks in. bf16 halves the traffic, costs 2e-3 relative error."""
+    """The type gradients are summed over ranks in. bf16 halves their traffic, costs 2e-3 relative error."""
     reduce_bucket_size: AtLeast1 = 50_000_000
-    """Elements reduced at once."""
-    overlap_communication: bool = False
-    """Reduce gradients while the backward pass still runs; needs a reduce_bucket_size that holds every parameter."""
+    """Elements reduced at once; smaller ones overlap more, larger ones cost fewer calls."""
+    overlap_communication: bool = True
+    """Reduce gradients while the backward pass still runs; at stage 3 needs a reduce_bucket_size that holds every
+    parameter."""
     persistence_threshold: AtLeast0 = 100_000
     """At stage 3: parameters of fewer elements stay whole on every rank; 0 shards all of them."""
     activation_checkpointing: Literal["off", "inner", "all"] = "off"
@@ -94,11 +96,6 @@ class EngineConfig(Settings):
     """On CUDA: bit-for-bit repeatable arithmetic, slower. CPU always is."""
 
     def __post_init__(self) -> None:
-        if self.zero_stage == 1 and self.precision == "bf16":
-            raise ValueError(
-                "engine.zero_stage = 1 with engine.precision = 'bf16' makes DeepSpeed use an unsharded optimizer: "
-                "use engine.zero_stage = 2"
-            )
         if self.compile and self.zero_stage == 3:
             raise ValueError(
                 "engine.compile is for whole weights, and engine.zero_stage = 3 gathers them inside the blocks: use "

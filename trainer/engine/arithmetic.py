@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from .zero import ZeroPartition
+from .partition import Partition
 
 
 class Arithmetic:
     """Of one engine's forward passes, and of the backward passes within `of_passes`."""
 
-    def __init__(self, zero: ZeroPartition, precision: str):
+    def __init__(self, zero: Partition, precision: str):
         self._zero = zero
         self._is_tf32 = precision == "tf32"
         self._is_decided = False

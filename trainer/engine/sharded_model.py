@@ -20,11 +20,12 @@ from ..config import EngineConfig, OptimizerConfig
 from ..ranks import collectives
 from .arithmetic import Arithmetic
 from .attention import set_attention
+from .buckets import BucketPartition
 from .optimizer import OuterOptimizer
+from .partition import Partition
 from .recomputing import Recomputing
 from .switches import set_switches
 from .vector import ShardedVector
-from .zero import partition
 
 
 class Weighted(Protocol):
@@ -62,7 +63,7 @@ class ShardedModel:
             module, engine.activation_checkpointing, share=engine.activation_checkpointing_share
         )
         set_switches(module, engine, device)
-        self._zero = partition(module, engine, device)
+        self._zero = _partition(module, engine, device)
         self._arithmetic = Arithmetic(self._zero, engine.precision)
         self.theta = ShardedVector(self._zero.layout, self._zero.theta)
         self.original = self.theta.clone() if keep_original else None
@@ -75,7 +76,7 @@ class ShardedModel:
     @property
     def working_dtype(self) -> torch.dtype:
         """The type of the weights that forward passes read, and of a forward pass's floating-point inputs."""
-        return self._zero.working_partition.dtype
+        return self._zero.working_dtype
 
     @property
     def rounds_passes(self) -> bool:
@@ -89,7 +90,8 @@ class ShardedModel:
 
     def _write_working_copy(self, base: ShardedVector, v: ShardedVector | None, alpha: float, owner: object) -> None:
         self._zero.before_write()
-        displace(self._zero.working_partition, base.data, None if v is None else v.data, alpha)
+        for piece in self._zero.pieces:
+            displace(piece.weights, base.data[piece.place], None if v is None else v.data[piece.place], alpha)
         self._zero.publish()
         self._working_copy_of = owner
 
@@ -119,17 +121,14 @@ class ShardedModel:
         """
         total_weight = self._total_weight(micro_batches)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        gradient: Tensor | None = None
-        for batch in micro_batches:
+        assert micro_batches, "a loss needs at least one micro-batch on every rank"
+        for number, batch in enumerate(micro_batches, start=1):
             recomputing = self._recomputing.at(inner=self._is_displaced)
             with recomputing, self._arithmetic.of_passes(exact=exact):
                 share = self._share_of_mean(loss_fn, batch, total_weight)
-                self._zero.backward(share * self._zero.world_size)  # ZeRO takes the mean over ranks
-            taken = self._zero.take_gradient()
-            gradient = taken if gradient is None else gradient.add_(taken)
+                self._zero.backward(share, is_last=number == len(micro_batches))
             loss += share.detach()
-        assert gradient is not None, "a loss needs at least one micro-batch on every rank"
-        return loss, ShardedVector(self.theta.layout, gradient)
+        return loss, ShardedVector(self.theta.layout, self._zero.take_gradient())
 
     @torch.no_grad()
     def loss(self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch], *, exact: bool = False) -> Tensor:
@@ -199,8 +198,18 @@ class ShardedModel:
         return {name: flat.reshape(vector.layout.shapes[name]) for name, flat in whole.items()}
 
 
+def _partition(module: nn.Module, config: EngineConfig, device: torch.device) -> Partition:
+    """`module`'s trained parameters over all ranks. All ranks call it with the same module."""
+    # DeepSpeed takes seconds to import
+    if config.zero_stage == 3:
+        from .stage3 import Stage3Partition
+
+        return Stage3Partition(module, config, device)
+    return BucketPartition(module, config, device)
+
+
 def _set_frozen_apart(module: nn.Module) -> None:
-    """Parameters that do not train become buffers, which DeepSpeed leaves alone: whole on every rank, never sent."""
+    """Parameters that do not train become buffers: whole on every rank, never sent."""
     for part in module.modules():
         frozen = [name for name, value in part.named_parameters(recurse=False) if not value.requires_grad]
         for name in frozen:

@@ -78,7 +78,15 @@ class EraseDiffConfig(TargetedConfig):
         return self.target_kind().default_sections()
 
     def check(self, engine: EngineConfig) -> None:
-        """Also where bf16 weights would swallow the inner steps; autocast is off where it would."""
+        """Also where bf16 would swallow the inner steps: in the weights, or in gradients on the wire.
+
+        Autocast is off where it would.
+        """
+        if engine.reduce_dtype == "bf16" and self.subtracts_gradients:
+            raise ConfigError(
+                "engine.reduce_dtype = 'bf16' rounds away the difference of two gradients that "
+                f"method.gradient_of_g = {self.gradient_of_g!r} takes: use engine.reduce_dtype = 'fp32'"
+            )
         if engine.precision != "bf16" or not (self.needs_inner_loop or self.inner_every):
             return
         what = (

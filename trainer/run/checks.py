@@ -79,7 +79,7 @@ def check_engine(engine: EngineConfig, train: TrainConfig, model: Model) -> None
             f"engine.activation_checkpointing = {engine.activation_checkpointing!r}: a {type(model.module).__name__} "
             "cannot make its activations again: set it to 'off'"
         )
-    if not engine.overlap_communication:
+    if engine.zero_stage != 3 or not engine.overlap_communication:
         return
     trained = chosen(model.module, train.layers, "train.layers")
     name, numel = max(((name, value.numel()) for name, value in trained.items()), key=lambda item: item[1])

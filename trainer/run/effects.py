@@ -34,8 +34,8 @@ def _of_engine(engine: EngineConfig, method: MethodConfig, on_cuda: bool) -> dic
         found["engine.activation_checkpointing"] = "no step takes a gradient in an inner loop; try 'all'"
     if engine.activation_checkpointing == "off":
         found["engine.activation_checkpointing_share"] = "engine.activation_checkpointing is 'off'"
-    if engine.precision != "bf16":
-        found["engine.reduce_dtype"] = "only bf16 gradients can be summed in bf16"
+    if engine.zero_stage != 3:
+        found["engine.persistence_threshold"] = "the weights are whole on every rank; it is for engine.zero_stage = 3"
     if on_cuda:
         found["engine.num_threads"] = "it is for runs on a CPU"
     else:
