@@ -197,7 +197,46 @@ def misaligned(case: Case, device: torch.device) -> int:
     vectors = [vector.data[piece.place] for vector in (gradient, model.theta) for piece in model._zero.pieces]
     starts = [value.data_ptr() for value in [*vectors, *(piece.weights for piece in model._zero.pieces)]]
     assert len(starts) > 9 and gradient.data.storage_offset() == 0
+    covered = torch.zeros(len(gradient.data), dtype=torch.bool)
+    for segment in gradient.layout.segments:
+        covered[segment.partition_offset : segment.partition_offset + segment.length] = True
+    assert not gradient.data[~covered].any() and not model.theta.data[~covered].any(), "padding is not zero"
     return sum(start % 16 != 0 for start in starts)
+
+
+class Late(torch.nn.Module):
+    """With a parameter whose bucket a backward pass begins with, where its loss uses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = make_module()
+        self.late = torch.nn.ParameterList([torch.full((650,), 0.1)])
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, uses_all: bool) -> torch.Tensor:
+        output = self.odd(x, t, labels, uses_all)
+        return output * self.late[0].square().sum() if uses_all else output
+
+
+def run_uneven(device: torch.device) -> float:
+    """‖error‖ / ‖gradient‖ where rank 0's loss uses parameters that the others' does not: sums still meet their own."""
+    engine = EngineConfig(reduce_bucket_size=700)
+    module = Late()
+    if RANK > 0:  # rank 0's weights count
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(1.0)
+    model = ShardedModel(module, engine, OPTIMIZERS["sgd"], device, max_train_steps=10)
+    batches = [global_batch(rank, rank == 0) for rank in range(WORLD_SIZE)]
+    mine: Any = [batches[RANK]]
+    found = model.gather(model.gradient(ToyObjective().loss, mine)[1])
+    reference, parts = Late(), []
+    for batch in batches:
+        loss = per_sample_loss(reference, batch, torch.float32).sum() / sum(len(one.weights) for one in batches)
+        names, values = zip(*reference.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(loss, values, allow_unused=True, materialize_grads=True)
+        parts.append(dict(zip(names, gradients, strict=True)))
+    expected = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+    return distance(found, expected) / norm(expected) if RANK == 0 else 0.0
 
 
 def num_persistent(spread: str, device: torch.device) -> int:
@@ -241,6 +280,7 @@ def main() -> None:
             results[f"traffic {each}"] = traffic(each.case, device)
         for case in WIRE_CASES:
             results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
+        results["uneven"] = run_uneven(device)
         overlap = [Case("moo", "sgd", 2, precision, "overlap") for precision in ("fp32", "bf16")]
         results["misaligned"] = [collectives.gather(misaligned(case, device)) for case in overlap]
     precisions = ["fp32", "bf16"]

@@ -111,6 +111,11 @@ def test_bf16_on_the_wire_costs_what_it_says(world_size: int, case: Case) -> Non
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_whose_losses_use_other_parameters_meet(world_size: int) -> None:
+    assert results(world_size)["uneven"] <= 1e-6
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_every_piece_of_a_partition_starts_at_16_bytes(world_size: int) -> None:
     assert results(world_size)["misaligned"] == [[0] * world_size] * 2
 

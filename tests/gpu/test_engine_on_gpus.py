@@ -23,6 +23,7 @@ from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionObjective
 from erasediff.trainer.ranks import collectives
+from erasediff.trainer.run.side_stream import SideStream
 from ranks import check, run_ranks
 from tiny import tiny_config
 from torch import Tensor
@@ -131,3 +132,22 @@ def test_a_step_never_waits_for_the_device(digits: Path, base_model: Path, tmp_p
 
     for number in range(3):  # the first one allocates and compiles
         step(number)
+
+
+def test_a_step_waits_for_what_the_side_stream_makes() -> None:
+    device = torch.device("cuda")
+    side_stream = SideStream(device)
+
+    def make() -> list[Tensor]:
+        value = torch.full((1000,), 3.0, device=device)
+        torch.cuda._sleep(100_000_000)
+        return [value.mul(2)]
+
+    staged = side_stream.make(make)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        (value,) = staged.take()
+        doubled = value * 2
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (doubled == 12).all()

@@ -106,7 +106,10 @@ class DiffusionObjective:
             told.append(null if is_dropped else condition)
 
         def on_device(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(self._device, non_blocking=True)
+            # a copy from pageable memory would wait until the device has done what it was given before
+            held = torch.from_numpy(array)
+            held = held.pin_memory() if self._device.type == "cuda" else held
+            return held.to(self._device, non_blocking=True)
 
         t, noise = on_device(timesteps_B), on_device(epsilon)
         encoder_draws = self._encoder_draws(purpose, positions)

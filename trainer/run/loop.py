@@ -79,6 +79,7 @@ class Loop:
             self._streams,
             self._objective,
             self._bad_samples,
+            self._model.device,
             start=first_step,
             num_workers=train.dataloader_num_workers,
         )

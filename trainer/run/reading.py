@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ...shards.errors import DataError, shorten
 from ...shards.streaming.prefetch import Prefetch
 from ...shards.streaming.stream import SampleBatch, Stream
 from ..errors import OneRankError, TrainingError
 from ..objectives.objective import Batches, Objective
 from ..ranks import collectives, meeting
+from .side_stream import SideStream, Staged
 
 
 @dataclass(frozen=True)
@@ -30,27 +33,37 @@ class Reader:
     """Makes the batches of one step after the other. A sample that cannot be read counts for nothing in its place."""
 
     def __init__(
-        self, streams: Streams, objective: Objective[Any], bad_samples: BadSamples, *, start: int, num_workers: int
+        self,
+        streams: Streams,
+        objective: Objective[Any],
+        bad_samples: BadSamples,
+        device: torch.device,
+        *,
+        start: int,
+        num_workers: int,
     ):
+        """device: where the batches are made for."""
         self._streams = streams
         self._objective = objective
         self._bad_samples = bad_samples
         self._rank, self._world_size = collectives.rank(), collectives.world_size()
-        self._ahead = Prefetch(self._make, start=start, num_workers=num_workers)
+        self._side_stream = SideStream(device)
+        self._ahead = Prefetch(self._stage, start=start, num_workers=num_workers)
 
     def next(self) -> Batches:
         """The next step's; waits for it."""
         try:
-            step, batches = next(self._ahead)
+            step, staged = next(self._ahead)
         except DataError as error:
             raise OneRankError(str(error)) from error
+        batches = staged.take()
         self._bad_samples.note(step, batches.bad_samples)
         return batches
 
     def at(self, step: int) -> Batches:
         """Any step's; waits for it."""
         try:
-            batches = self._make(step)
+            batches = self._stage(step).take()
         except DataError as error:
             raise OneRankError(str(error)) from error
         self._bad_samples.note(step, batches.bad_samples)
@@ -59,6 +72,9 @@ class Reader:
     def close(self) -> None:
         """Ends the threads."""
         self._ahead.close()
+
+    def _stage(self, step: int) -> Staged[Batches]:
+        return self._side_stream.make(lambda: self._make(step))
 
     def _make(self, step: int) -> Batches:
         remain = self._read(self._streams.remain, step)

@@ -53,8 +53,8 @@ SGD = OptimizerConfig(name="sgd", betas=(0.5, 0.9), eps=1e-3, momentum=0.9)
         (MOOConfig(), {"train": TrainConfig(forget_label_drop=0.5, descent_every=3)}, []),
         (VALUE, {"optimizer": OptimizerConfig(momentum=0.9, betas=(0.5, 0.9))}, ["optimizer.momentum"]),
         (VALUE, {"optimizer": SGD}, ["optimizer.betas", "optimizer.eps"]),
-        (VALUE, {"engine": EngineConfig(reduce_dtype="bf16")}, ["engine.reduce_dtype"]),
-        (VALUE, {"engine": EngineConfig(reduce_dtype="bf16", precision="bf16")}, []),
+        (VALUE, {"engine": EngineConfig(persistence_threshold=9)}, ["engine.persistence_threshold"]),
+        (VALUE, {"engine": EngineConfig(persistence_threshold=9, zero_stage=3, reduce_dtype="bf16")}, []),
         (VALUE, {"engine": EngineConfig(deterministic=True, num_threads=1)}, ["engine.deterministic"]),
         (VALUE, {"engine": EngineConfig(activation_checkpointing="inner")}, ["engine.activation_checkpointing"]),
         (VALUE, {"engine": EngineConfig(activation_checkpointing="all", activation_checkpointing_share=0.5)}, []),
@@ -102,13 +102,14 @@ def test_it_is_said_in_the_dry_run_and_at_the_start_and_it_is_true(
         output=str(tmp_path / "set"),
         method=dataclasses.replace(NOISE, anchor=4, teacher="frozen"),
         optimizer=OptimizerConfig(momentum=0.9),
-        engine=EngineConfig(device="cpu", reduce_dtype="bf16", deterministic=True),
+        engine=EngineConfig(device="cpu", persistence_threshold=9, deterministic=True),
     )
     expected = [
         "no effect   method.anchor = 4: the noise target asks no model for a prediction",
         "no effect   method.teacher = frozen: the noise target asks no model for a prediction",
         "no effect   optimizer.momentum = 0.9: it is sgd's",
-        "no effect   engine.reduce_dtype = bf16: only bf16 gradients can be summed in bf16",
+        "no effect   engine.persistence_threshold = 9: the weights are whole on every rank; it is for "
+        "engine.zero_stage = 3",
         "no effect   engine.deterministic = True: on a CPU every run is",
     ]
 
