@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,55 +19,24 @@ from engine_cases import (
     NUM_ITERATIONS,
     OPTIMIZERS,
     SPREADS,
-    TRAFFIC_CASES,
     WIRE_CASES,
     Case,
-    ToyBatch,
     exact_cases,
     global_batch,
     make_module,
     micro_batches,
-    per_sample_loss,
     rounded_cases,
 )
 from engine_reference import Reference, ReferenceStep, distance, dot, norm
+from engine_steps import ToyObjective, make_model, update
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import EngineConfig
-from erasediff.trainer.engine.sharded_model import ShardedModel
-from erasediff.trainer.methods import Update
 from erasediff.trainer.methods._two_gradients import Descent
 from erasediff.trainer.ranks import collectives
 from text_cases import errors as text_errors
 from text_cases import make_pipelines, text_cases
-from wire import Wire
 
 RANK, WORLD_SIZE = 0, 1
-
-
-class ToyObjective:
-    """`Losses` of its own: the methods see no difference to a diffusion model's."""
-
-    def with_own_targets(self, batches: list[ToyBatch]) -> list[ToyBatch]:
-        return batches
-
-    def with_forget_targets(self, model: ShardedModel, batches: list[ToyBatch]) -> list[ToyBatch]:
-        return batches
-
-    def loss(self, model: ShardedModel, batch: ToyBatch) -> torch.Tensor:
-        return per_sample_loss(model.predict, batch, model.working_dtype)
-
-
-def make_model(case: Case, device: torch.device) -> ShardedModel:
-    spread = SPREADS.get(case.spread, {})
-    engine = EngineConfig(zero_stage=case.zero_stage, precision=case.precision, **spread)  # pyright: ignore
-    return ShardedModel(make_module(), engine, OPTIMIZERS[case.optimizer], device, max_train_steps=10)
-
-
-def update(model: ShardedModel, config: Any, iteration: int) -> Update:
-    method = config.make(ToyObjective())
-    remain: Any = micro_batches(global_batch(iteration, True), RANK, WORLD_SIZE)
-    forget: Any = micro_batches(global_batch(iteration, False), RANK, WORLD_SIZE)
-    return method.step(model, forget, remain, iteration, diagnose=True)
 
 
 def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.device) -> list[dict[str, float]]:
@@ -167,78 +135,6 @@ def run_displaced(stage: int, precision: str, device: torch.device) -> bool:
     )
 
 
-def traffic(case: Case, device: torch.device) -> dict[str, float]:
-    """What the second step and the next forward pass's weights send, in bytes over those of θ in the working dtype.
-
-    Sums of a few numbers are left out of it, and counted.
-    """
-    model = make_model(case, device)
-
-    def step(iteration: int) -> None:
-        done = update(model, METHODS[case.method], iteration)
-        model.step(done.delta, iteration, done.skip)
-
-    step(0)
-    wire = Wire()
-    with wire:
-        step(1)
-    numel = sum(math.prod(shape) for shape in model.theta.layout.shapes.values())
-    width = torch.empty(0, dtype=model.working_dtype).element_size()
-    return {name: num_bytes / numel / width for name, num_bytes in wire.num_bytes.items()} | {
-        "sums": wire.num_calls["allreduce_"]
-    }
-
-
-def misaligned(case: Case, device: torch.device) -> int:
-    """Of a gradient, θ and the weights: how many pieces of this rank's start off a multiple of 16 bytes."""
-    model = make_model(case, device)
-    batches: Any = micro_batches(global_batch(0, False), RANK, WORLD_SIZE)
-    gradient = model.gradient(ToyObjective().loss, batches)[1]
-    vectors = [vector.data[piece.place] for vector in (gradient, model.theta) for piece in model._zero.pieces]
-    starts = [value.data_ptr() for value in [*vectors, *(piece.weights for piece in model._zero.pieces)]]
-    assert len(starts) > 9 and gradient.data.storage_offset() == 0
-    covered = torch.zeros(len(gradient.data), dtype=torch.bool)
-    for segment in gradient.layout.segments:
-        covered[segment.partition_offset : segment.partition_offset + segment.length] = True
-    assert not gradient.data[~covered].any() and not model.theta.data[~covered].any(), "padding is not zero"
-    return sum(start % 16 != 0 for start in starts)
-
-
-class Late(torch.nn.Module):
-    """With a parameter whose bucket a backward pass begins with, where its loss uses it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.odd = make_module()
-        self.late = torch.nn.ParameterList([torch.full((650,), 0.1)])
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, uses_all: bool) -> torch.Tensor:
-        output = self.odd(x, t, labels, uses_all)
-        return output * self.late[0].square().sum() if uses_all else output
-
-
-def run_uneven(device: torch.device) -> float:
-    """‖error‖ / ‖gradient‖ where rank 0's loss uses parameters that the others' does not: sums still meet their own."""
-    engine = EngineConfig(reduce_bucket_size=700)
-    module = Late()
-    if RANK > 0:  # rank 0's weights count
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.add_(1.0)
-    model = ShardedModel(module, engine, OPTIMIZERS["sgd"], device, max_train_steps=10)
-    batches = [global_batch(rank, rank == 0) for rank in range(WORLD_SIZE)]
-    mine: Any = [batches[RANK]]
-    found = model.gather(model.gradient(ToyObjective().loss, mine)[1])
-    reference, parts = Late(), []
-    for batch in batches:
-        loss = per_sample_loss(reference, batch, torch.float32).sum() / sum(len(one.weights) for one in batches)
-        names, values = zip(*reference.named_parameters(), strict=True)
-        gradients = torch.autograd.grad(loss, values, allow_unused=True, materialize_grads=True)
-        parts.append(dict(zip(names, gradients, strict=True)))
-    expected = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
-    return distance(found, expected) / norm(expected) if RANK == 0 else 0.0
-
-
 def num_persistent(spread: str, device: torch.device) -> int:
     """How many parameters stay whole at stage 3, of 67."""
     model = make_model(Case("finetune", "sgd", 3, "fp32", spread), device)
@@ -276,13 +172,8 @@ def main() -> None:
         results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
     results["wrong"] = run_wrong(expected.get(("envelope-norm", "sgd")), device)
     if WORLD_SIZE > 1 and DEVICE.type == "cpu":
-        for each in TRAFFIC_CASES:
-            results[f"traffic {each}"] = traffic(each.case, device)
         for case in WIRE_CASES:
             results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
-        results["uneven"] = run_uneven(device)
-        overlap = [Case("moo", "sgd", 2, precision, "overlap") for precision in ("fp32", "bf16")]
-        results["misaligned"] = [collectives.gather(misaligned(case, device)) for case in overlap]
     precisions = ["fp32", "bf16"]
     # what the number of ranks does not change, on a CPU on one number of them
     if WORLD_SIZE == 2 or DEVICE.type == "cuda":

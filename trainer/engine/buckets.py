@@ -164,19 +164,21 @@ class BucketPartition(Partition):
         is_first = number not in self._sums
         if is_first:
             self._sums[number] = self._new_sum(bucket)
-        sums = bucket.views(self._sums[number])
-        used = [i for i, parameter in enumerate(bucket.parameters) if parameter.grad is not None]
-        gradients: list[Any] = [bucket.parameters[i].grad for i in used]
-        into = [sums[i] for i in used]
-        if not is_first:
-            torch._foreach_add_(into, gradients)
-        else:
             self._sums[number][bucket.num_used :] = 0
-            for i in set(range(len(sums))).difference(used):
-                sums[i].zero_()
+        views = bucket.views(self._sums[number])
+        gradients: list[Tensor] = []
+        into: list[Tensor] = []
+        for parameter, view in zip(bucket.parameters, views, strict=True):
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+                into.append(view)
+                parameter.grad = None
+            elif is_first:
+                view.zero_()
+        if into and is_first:
             torch._foreach_copy_(into, gradients)
-        for parameter in bucket.parameters:
-            parameter.grad = None
+        elif into:
+            torch._foreach_add_(into, gradients)
 
     def _new_sum(self, bucket: _Bucket) -> Tensor:
         assert self._gradient is not None

@@ -107,6 +107,8 @@ class Stage3Partition(Partition):
         # in fp32 DeepSpeed's master partition is the working copy itself; ours must survive a displacement
         self.theta = master.clone() if master.data_ptr() == working_partition.data_ptr() else master
         self._fill_theta(originals)
+        if device.type == "cuda":
+            optimizer.reduce_and_partition_stream = _awaited_by_the_device(optimizer.reduce_and_partition_stream)
         # where parameters are gathered for forward and backward passes: a stream of its own where communication
         # overlaps, the default one where it does not, none on a CPU
         self._gather_stream = optimizer.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
@@ -167,6 +169,16 @@ class Stage3Partition(Partition):
             # in one collective, without waiting for the device
             persistent[0].all_gather_coalesced(persistent).wait()
         optimizer.invalidate_secondary_tensor()
+
+
+def _awaited_by_the_device(stream: Any) -> Any:
+    """The same stream. DeepSpeed waits for it on the host after each backward pass; here the current stream waits."""
+
+    class Awaited(torch.cuda.Stream):
+        def synchronize(self) -> None:
+            torch.cuda.current_stream().wait_stream(self)
+
+    return Awaited(stream_id=stream.stream_id, device_index=stream.device_index, device_type=stream.device_type)
 
 
 def _initialize(module: nn.Module, trained: list[nn.Parameter], config: EngineConfig, device: torch.device) -> Any:

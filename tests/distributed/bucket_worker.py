@@ -1,0 +1,106 @@
+"""Runs on every rank of one world size: what stages 1 and 2 send, and where it lies; written by rank 0 as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from engine_cases import METHODS, OPTIMIZERS, TRAFFIC_CASES, Case, global_batch, make_module, per_sample_loss
+from engine_reference import distance, norm
+from engine_steps import ToyObjective, make_model, own_batches, update
+from erasediff.trainer.config import EngineConfig
+from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.ranks import collectives
+from wire import Wire
+
+
+def traffic(case: Case, device: torch.device) -> dict[str, float]:
+    """What the second step and the next forward pass's weights send, in bytes over those of θ in the working dtype.
+
+    Sums of a few numbers are left out of it, and counted.
+    """
+    model = make_model(case, device)
+
+    def step(iteration: int) -> None:
+        done = update(model, METHODS[case.method], iteration)
+        model.step(done.delta, iteration, done.skip)
+
+    step(0)
+    wire = Wire()
+    with wire:
+        step(1)
+    numel = sum(math.prod(shape) for shape in model.theta.layout.shapes.values())
+    width = torch.empty(0, dtype=model.working_dtype).element_size()
+    return {name: num_bytes / numel / width for name, num_bytes in wire.num_bytes.items()} | {
+        "sums": wire.num_calls["allreduce_"]
+    }
+
+
+def misaligned(case: Case, device: torch.device) -> int:
+    """Of a gradient, θ and the weights: how many pieces of this rank's start off a multiple of 16 bytes."""
+    model = make_model(case, device)
+    batches: Any = own_batches(0, False)
+    gradient = model.gradient(ToyObjective().loss, batches)[1]
+    vectors = [vector.data[piece.place] for vector in (gradient, model.theta) for piece in model._zero.pieces]
+    starts = [value.data_ptr() for value in [*vectors, *(piece.weights for piece in model._zero.pieces)]]
+    assert len(starts) > 9 and gradient.data.storage_offset() == 0
+    covered = torch.zeros(len(gradient.data), dtype=torch.bool)
+    for segment in gradient.layout.segments:
+        covered[segment.partition_offset : segment.partition_offset + segment.length] = True
+    assert not gradient.data[~covered].any() and not model.theta.data[~covered].any(), "padding is not zero"
+    return sum(start % 16 != 0 for start in starts)
+
+
+class Late(torch.nn.Module):
+    """With a parameter whose bucket a backward pass begins with, where its loss uses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = make_module()
+        self.late = torch.nn.ParameterList([torch.full((650,), 0.1)])
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, uses_all: bool) -> torch.Tensor:
+        output = self.odd(x, t, labels, uses_all)
+        return output * self.late[0].square().sum() if uses_all else output
+
+
+def run_uneven(device: torch.device) -> float:
+    """‖error‖ / ‖gradient‖ where rank 0's loss uses parameters that the others' does not: sums still meet their own."""
+    engine = EngineConfig(reduce_bucket_size=700)
+    module = Late()
+    if collectives.rank() > 0:  # rank 0's weights count
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(1.0)
+    model = ShardedModel(module, engine, OPTIMIZERS["sgd"], device, max_train_steps=10)
+    batches = [global_batch(rank, rank == 0) for rank in range(collectives.world_size())]
+    mine: Any = [batches[collectives.rank()]]
+    found = model.gather(model.gradient(ToyObjective().loss, mine)[1])
+    reference, parts = Late(), []
+    for batch in batches:
+        loss = per_sample_loss(reference, batch, torch.float32).sum() / sum(len(one.weights) for one in batches)
+        names, values = zip(*reference.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(loss, values, allow_unused=True, materialize_grads=True)
+        parts.append(dict(zip(names, gradients, strict=True)))
+    expected = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+    return distance(found, expected) / norm(expected) if collectives.rank() == 0 else 0.0
+
+
+def main() -> None:
+    device = collectives.set_up(EngineConfig(device="cpu", num_threads=1))
+    results: dict[str, Any] = {str(each): traffic(each.case, device) for each in TRAFFIC_CASES}
+    results["uneven"] = run_uneven(device)
+    for precision in ("fp32", "bf16"):
+        found = misaligned(Case("moo", "sgd", 2, precision, "overlap"), device)
+        results[f"misaligned {precision}"] = collectives.gather(found)
+    if collectives.is_main():
+        Path(sys.argv[1]).write_text(json.dumps(results))
+    collectives.end_process(0)
+
+
+if __name__ == "__main__":
+    main()

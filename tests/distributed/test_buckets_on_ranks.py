@@ -1,0 +1,48 @@
+"""What stages 1 and 2 send on 2 and 3 real ranks, and where their buckets lie."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from engine_cases import TRAFFIC_CASES, TrafficCase
+from ranks import check, run_ranks
+
+WORKER = Path(__file__).with_name("bucket_worker.py")
+
+
+@cache
+def results(world_size: int) -> dict[str, Any]:
+    """Of all cases of a world size, launched once."""
+    with TemporaryDirectory() as folder:
+        output = Path(folder) / "results.json"
+        check(run_ranks(world_size, [str(WORKER), str(output)]))
+        return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("case", TRAFFIC_CASES, ids=str)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_loss_pays_one_reduction(world_size: int, case: TrafficCase) -> None:
+    """However many micro-batches it has: two on two ranks, one on three."""
+    found = results(world_size)[str(case)]
+    assert found["_reduce_scatter_base_"] == pytest.approx(case.reduced, rel=0.02)
+    assert found["_allgather_base_"] == pytest.approx(case.gathered, rel=0.02)
+    # the weight of each loss's batch, and the packet; what is logged of the step
+    num_losses = {"finetune": 1, "envelope-norm": 2, "envelope-value-K1": 3, "first_order-norm-K3": 5}
+    assert found.keys() == {"_reduce_scatter_base_", "_allgather_base_", "allreduce_", "sums"}
+    assert found["sums"] == num_losses[case.case.method] + 1
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_whose_losses_use_other_parameters_meet(world_size: int) -> None:
+    assert results(world_size)["uneven"] <= 1e-6
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_every_piece_of_a_partition_starts_at_16_bytes(world_size: int) -> None:
+    assert results(world_size)["misaligned fp32"] == [0] * world_size
+    assert results(world_size)["misaligned bf16"] == [0] * world_size

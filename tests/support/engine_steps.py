@@ -1,0 +1,43 @@
+"""Steps of a method on the tiny model, by the engine: what every process that compares it with a reference runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from engine_cases import OPTIMIZERS, SPREADS, Case, ToyBatch, global_batch, make_module, micro_batches, per_sample_loss
+from erasediff.trainer.config import EngineConfig
+from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.methods import Update
+from erasediff.trainer.ranks import collectives
+
+
+class ToyObjective:
+    """`Losses` of its own: the methods see no difference to a diffusion model's."""
+
+    def with_own_targets(self, batches: list[ToyBatch]) -> list[ToyBatch]:
+        return batches
+
+    def with_forget_targets(self, model: ShardedModel, batches: list[ToyBatch]) -> list[ToyBatch]:
+        return batches
+
+    def loss(self, model: ShardedModel, batch: ToyBatch) -> torch.Tensor:
+        return per_sample_loss(model.predict, batch, model.working_dtype)
+
+
+def make_model(case: Case, device: torch.device) -> ShardedModel:
+    spread = SPREADS.get(case.spread, {})
+    engine = EngineConfig(zero_stage=case.zero_stage, precision=case.precision, **spread)  # pyright: ignore
+    return ShardedModel(make_module(), engine, OPTIMIZERS[case.optimizer], device, max_train_steps=10)
+
+
+def own_batches(iteration: int, uses_all: bool) -> list[ToyBatch]:
+    """This rank's."""
+    return micro_batches(global_batch(iteration, uses_all), collectives.rank(), collectives.world_size())
+
+
+def update(model: ShardedModel, config: Any, iteration: int) -> Update:
+    method = config.make(ToyObjective())
+    remain: Any = own_batches(iteration, True)
+    forget: Any = own_batches(iteration, False)
+    return method.step(model, forget, remain, iteration, diagnose=True)
