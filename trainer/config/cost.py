@@ -13,6 +13,7 @@ class Cost:
     forwards: int = 0  # without a gradient
     exact_gradients: int = 0  # of the gradients, those that run in fp32 arithmetic though the others run in bf16
     exact_forwards: int = 0
+    publications: int = 1  # times that other weights are made those of all ranks' passes, θ_{t+1} among them
 
     def __str__(self) -> str:
         gradients = f"{_number(self.gradients, 'gradient')}{_of_them(self.exact_gradients)}"

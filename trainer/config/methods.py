@@ -41,6 +41,16 @@ class MethodConfig(Settings):
         """Whether a step of it takes a gradient at displaced weights."""
         return False
 
+    @property
+    def num_gradients_held(self) -> int:
+        """Gradients, and sums of them, that a step holds at once at most, each as long as θ."""
+        return 1 + self.needs_forget
+
+    @property
+    def num_gradients_diagnosed(self) -> int:
+        """Of them, those that are still there as δ is applied and its descent measured, δ among them."""
+        return self.num_gradients_held
+
     def target_kind(self) -> Any:
         """The `ForgetTarget` that it trains towards on D_f; None: no such one."""
         return None
@@ -109,6 +119,11 @@ class TargetedConfig(MethodConfig):
     def keeps_original(self) -> bool:
         weights = self.target_kind().weights
         return weights == "original" or (weights == "teacher" and self.teacher == "frozen")
+
+    @property
+    def publications_of_theta(self) -> int:
+        """Of a step without inner loop: θ_{t+1}, and before its target the original model's weights, if asked."""
+        return 1 + self.keeps_original
 
     def without_effect(self) -> dict[str, str]:
         weights = self.target_kind().weights

@@ -64,15 +64,26 @@ class EraseDiffConfig(TargetedConfig):
         # the first is ∇L_f(θ); L_f(φ^K) takes none
         return self.subtracts_gradients or (loops and self.num_inner_steps > 1)
 
+    @property
+    def num_gradients_held(self) -> int:
+        # ∇L_r, ∇L_f(θ); the inner steps' sum and the gradient that is added to it, or ∇L_f(φ^K)
+        return 4 if self.takes_inner_gradients and self.num_inner_steps > 1 else self.num_gradients_diagnosed
+
+    @property
+    def num_gradients_diagnosed(self) -> int:
+        return 2 + self.subtracts_gradients
+
     def cost(self, precision: Precision) -> Cost:
         target, rounds = self.target_kind().num_forwards, precision in ("tf32", "bf16-autocast")
-        if not self.needs_inner_loop or self.num_inner_steps == 0:
-            return Cost(2, target)
+        num_steps, publications = self.num_inner_steps, self.publications_of_theta
+        if not self.needs_inner_loop or num_steps == 0:
+            return Cost(2, target, publications=publications)
+        publications += num_steps  # φ¹ … φ^K
         if self.subtracts_gradients:
-            return Cost(self.num_inner_steps + 2, target, exact_gradients=2 * rounds)
+            return Cost(num_steps + 2, target, exact_gradients=2 * rounds, publications=publications)
         # L_f(φ^K); the loss that comes with a rounded ∇L_f(θ) cannot stand beside it, so that one more is needed
         ends = 1 + rounds
-        return Cost(self.num_inner_steps + 1, target + ends, exact_forwards=ends * rounds)
+        return Cost(num_steps + 1, target + ends, exact_forwards=ends * rounds, publications=publications)
 
     def default_sections(self) -> dict[str, TrainConfig | OptimizerConfig]:
         return self.target_kind().default_sections()
@@ -181,6 +192,7 @@ class EraseDiff(Stateless):
             with model.displaced(descent, -config.xi):
                 _, grad_k = model.gradient(loss, forget)
             descent.axpy_(1.0, grad_k)
+            del grad_k  # the next one is made where it was
         with model.displaced(descent, -config.xi):
             if config.subtracts_gradients:
                 return model.gradient(loss, forget, exact=True)

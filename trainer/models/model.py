@@ -100,6 +100,16 @@ class Model(ABC):
     def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
         """What `predict` takes for these conditions."""
 
+    def blank_told(self, num_samples: int) -> Told:
+        """What `told` gives for so many conditions, on `meta`: its shapes and types."""
+        return self.told([self.conditions.known()[0]] * num_samples, torch.device("meta"))
+
+    def blank_pass(self, num_samples: int) -> tuple[Tensor, Tensor, Told]:
+        """x_t, t and what is told to so many samples, on `meta`: what a forward pass of `predict` takes, for a plan."""
+        x_t = torch.empty(num_samples, *self.latent_shape, device="meta")
+        dtype = torch.from_numpy(np.empty(0, self.schedule.timestep_type)).dtype
+        return x_t, torch.empty(num_samples, dtype=dtype, device="meta"), self.blank_told(num_samples)
+
     def predict(
         self, forward: Forward, x_t: Tensor, t: Tensor, told: Told, dtype: torch.dtype = torch.float32
     ) -> Tensor:

@@ -23,8 +23,8 @@ _WEIGHT_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", 
 _PICKLED_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
-def resolve(config: ModelConfig) -> Path:
-    """The pipeline's folder; a Hub id is downloaded, safetensors and configuration files only."""
+def resolve(config: ModelConfig, *, weights: bool = True) -> Path:
+    """The pipeline's folder; a Hub id is downloaded, configuration files and, where asked for, safetensors only."""
     folder = Path(config.path)
     if folder.is_dir():
         return folder
@@ -39,7 +39,7 @@ def resolve(config: ModelConfig) -> Path:
                 config.path,
                 revision=config.revision,
                 # weights of the parts, not a repository's single-file checkpoints beside them
-                allow_patterns=["*.json", "*/*.safetensors", "*.txt", "*.md"],
+                allow_patterns=["*.json", "*/*.safetensors", "*.txt", "*.md"] if weights else ["*.json"],
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -109,6 +109,14 @@ def read_part(kind: Any, pipeline: Path, part: str, variant: str | None = None) 
         low_cpu_mem_usage=False,
         torch_dtype=torch.float32,
     )
+
+
+def outlined_part(kind: Any, pipeline: Path, part: str) -> Any:
+    """A part on `meta` as its config.json describes it, of diffusers or transformers. No weights are read."""
+    with torch.device("meta"):
+        if hasattr(kind, "load_config"):
+            return kind.from_config(kind.load_config(str(pipeline), subfolder=part)).eval()
+        return kind(kind.config_class.from_pretrained(str(pipeline), subfolder=part)).eval()
 
 
 def weights_name(variant: str | None) -> str:

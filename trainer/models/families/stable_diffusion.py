@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
@@ -22,12 +23,13 @@ from ..conditions import Condition
 from ..hashing import weights_sha256
 from ..lineage import read_lineage
 from ..model import Forward, Model, Told
-from ..pipeline import check_stores, class_of, components, loading, read_part, refuse_pickles, save_with
+from ..pipeline import check_stores, class_of, components, loading, outlined_part, read_part, refuse_pickles, save_with
 from ..prompts import PromptConditions
 from ..schedule import DDPMSchedule
 from ..text_to_image.tokenizer import unknown_words
 
 TRAINED = "unet"  # the part of the pipeline
+_TEXTS = {"text_encoder": "tokenizer"}
 # prompts whose encoding is kept: 240 kB each for Stable Diffusion 1.x, 640 kB for XL
 _MAX_KEPT_PROMPTS = 512
 
@@ -104,6 +106,12 @@ class StableDiffusion(Model):
         ((tokenizer, encoder),) = self.texts.values()
         return {"encoder_hidden_states": encoder(**tokens_of(tokenizer, encoder, prompt, device))[0][0]}
 
+    def blank_told(self, num_samples: int) -> Told:
+        configs: list[Any] = [encoder.config for _, encoder in self.texts.values()]
+        num_tokens = max(config.max_position_embeddings for config in configs)
+        width = self.module.config["cross_attention_dim"]
+        return {"encoder_hidden_states": torch.empty(num_samples, num_tokens, width, device="meta")}
+
     def _predict(self, forward: Forward, x_t: Tensor, t: Tensor, told: Told) -> Tensor:
         return forward(x_t, t, told["encoder_hidden_states"], return_dict=False)[0]
 
@@ -139,12 +147,18 @@ class StableDiffusion(Model):
 
 def load(config: ModelConfig, folder: Path, index: dict[str, Any]) -> StableDiffusion:
     """Loads a pipeline in fp32. Raises ConfigError for one that lacks a part or has one that is not supported."""
-    parts = {"text_encoder": "tokenizer"}
-    return StableDiffusion(**loaded(config, folder, index, texts=parts))
+    return StableDiffusion(**loaded(config, folder, index, texts=_TEXTS))
 
 
-def loaded(config: ModelConfig, folder: Path, index: dict[str, Any], *, texts: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of a `StableDiffusion`; texts: each text encoder and its tokenizer.
+def outline(config: ModelConfig, folder: Path, index: dict[str, Any]) -> StableDiffusion:
+    """The same on `meta`, from its configuration alone, without tokenizers. Raises ConfigError as `load` does."""
+    return StableDiffusion(**loaded(config, folder, index, texts=_TEXTS, with_weights=False))
+
+
+def loaded(
+    config: ModelConfig, folder: Path, index: dict[str, Any], *, texts: Mapping[str, str], with_weights: bool = True
+) -> dict[str, Any]:
+    """The fields of a `StableDiffusion`; texts: each text encoder and its tokenizer. Without weights: on `meta`.
 
     Raises ConfigError for a pipeline that lacks a part, and for parts that are not what the algorithm takes.
     """
@@ -152,20 +166,27 @@ def loaded(config: ModelConfig, folder: Path, index: dict[str, Any], *, texts: M
     if config.null_class is not None or config.classes:
         named = "null_class" if config.null_class is not None else "classes"
         raise ConfigError(f"model.{named}: {config.path!r} is told prompts and has no classes: leave it out")
-    needed = [TRAINED, "vae", "scheduler", *texts, *texts.values()]
+    needed = [TRAINED, "vae", "scheduler", *texts, *(texts.values() if with_weights else ())]
     for part in needed:
         if part not in components(index) or not (folder / part).is_dir():
             raise ConfigError(f"{where} has no {part}: {', '.join(needed)} are needed")
-    for part in (TRAINED, "vae", *texts):
+    for part in (TRAINED, "vae", *texts) if with_weights else ():
         refuse_pickles(folder / part)
     vae_class = class_of(index, "vae")
     if vae_class != "AutoencoderKL":
         raise ConfigError(f"{where}: its vae is a {vae_class}; an AutoencoderKL is needed")
+    read = functools.partial(read_part, variant=config.variant) if with_weights else outlined_part
     with loading(where):
-        unet = read_part(UNet2DConditionModel, folder, TRAINED, config.variant)
-        vae = read_part(AutoencoderKL, folder, "vae", config.variant)
+        unet = read(UNet2DConditionModel, folder, TRAINED)
+        vae = read(AutoencoderKL, folder, "vae")
         schedule = DDPMSchedule.load(folder, class_of(index, "scheduler"), where, clip_sample=False)
-        encoders = {encoder: _texts(folder, index, encoder, name, config.variant) for encoder, name in texts.items()}
+        encoders = {
+            encoder: (
+                transformers.CLIPTokenizer.from_pretrained(folder / tokenizer) if with_weights else None,
+                read(_text_encoder(index, encoder), folder, encoder).requires_grad_(False).eval(),
+            )
+            for encoder, tokenizer in texts.items()
+        }
     _check_shape(unet, vae, encoders, where)
     vae.requires_grad_(False).eval()
     return {
@@ -185,18 +206,14 @@ def loaded(config: ModelConfig, folder: Path, index: dict[str, Any], *, texts: M
     }
 
 
-def _texts(
-    folder: Path, index: dict[str, Any], encoder: str, tokenizer: str, variant: str | None
-) -> tuple[Any, nn.Module]:
-    import transformers
-
+def _text_encoder(index: dict[str, Any], part: str) -> Any:
+    """Its class. Raises ConfigError for one that is not known."""
     supported = {"CLIPTextModel", "CLIPTextModelWithProjection"}
-    found = class_of(index, encoder)
+    found = class_of(index, part)
     if found not in supported:
-        raise ConfigError(f"its {encoder} is a {found}; known are {', '.join(sorted(supported))}")
+        raise ConfigError(f"its {part} is a {found}; known are {', '.join(sorted(supported))}")
     transformers.utils.logging.disable_progress_bar()
-    module = read_part(getattr(transformers, str(found)), folder, encoder, variant)
-    return transformers.CLIPTokenizer.from_pretrained(folder / tokenizer), module.requires_grad_(False).eval()
+    return getattr(transformers, str(found))
 
 
 def tokens_of(tokenizer: Any, encoder: nn.Module, prompt: str, device: torch.device) -> dict[str, Tensor]:

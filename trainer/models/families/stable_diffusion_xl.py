@@ -17,6 +17,8 @@ from ..model import Forward, Told
 from ..pipeline import class_of
 from .stable_diffusion import StableDiffusion, is_latent, loaded, tokens_of
 
+_TEXTS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+
 
 def recognises(index: dict[str, Any]) -> bool:
     """Whether model_index.json is of a pipeline of this family."""
@@ -37,6 +39,12 @@ class StableDiffusionXL(StableDiffusion):
         told["time_ids"] = torch.tensor([[size, size, 0, 0, size, size]], device=device).repeat(len(conditions), 1)
         return told
 
+    def blank_told(self, num_samples: int) -> Told:
+        pooling: Any = self.texts["text_encoder_2"][1]
+        pooled = torch.empty(num_samples, pooling.config.projection_dim, device="meta")
+        sizes = torch.empty(num_samples, 6, device="meta")
+        return {**super().blank_told(num_samples), "text_embeds": pooled, "time_ids": sizes}
+
     @torch.no_grad()
     def encode_prompt(self, prompt: str, device: torch.device) -> Told:
         hidden, pooled = [], torch.empty(0)
@@ -56,7 +64,15 @@ class StableDiffusionXL(StableDiffusion):
 
 def load(config: ModelConfig, folder: Path, index: dict[str, Any]) -> StableDiffusionXL:
     """Loads a pipeline in fp32. Raises ConfigError for one that lacks a part or has one that is not supported."""
-    fields = loaded(config, folder, index, texts={"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"})
+    return _made(config, index, loaded(config, folder, index, texts=_TEXTS))
+
+
+def outline(config: ModelConfig, folder: Path, index: dict[str, Any]) -> StableDiffusionXL:
+    """The same on `meta`, from its configuration alone, without tokenizers. Raises ConfigError as `load` does."""
+    return _made(config, index, loaded(config, folder, index, texts=_TEXTS, with_weights=False))
+
+
+def _made(config: ModelConfig, index: dict[str, Any], fields: dict[str, Any]) -> StableDiffusionXL:
     unet, (_, pooling) = fields["module"], fields["texts"]["text_encoder_2"]
     given = (unet.config["addition_time_embed_dim"] or 0) * 6 + (pooling.config.projection_dim or 0)
     taken = unet.config["projection_class_embeddings_input_dim"]

@@ -17,7 +17,7 @@ from ..class_names import names_of_model
 from ..conditions import ClassConditions, Condition, NoConditions
 from ..lineage import Lineage, read_lineage
 from ..model import Forward, Model, Told
-from ..pipeline import check_stores, class_of, components, loading, read_part, refuse_pickles, save_with
+from ..pipeline import check_stores, class_of, components, loading, outlined_part, read_part, refuse_pickles, save_with
 from ..schedule import DDPMSchedule
 
 _TRAINED = "unet"  # the part of the pipeline
@@ -87,6 +87,15 @@ def load(config: ModelConfig, folder: Path, index: dict[str, Any]) -> UNet2D:
     Raises ConfigError for one of another family, pickled weights, a model whose output is not what `Schedule.target`
     gives, and a null class that it does not have.
     """
+    return _made(config, folder, index)
+
+
+def outline(config: ModelConfig, folder: Path, index: dict[str, Any]) -> UNet2D:
+    """The same on `meta`, from its configuration alone. Raises ConfigError as `load` does, weights aside."""
+    return _made(config, folder, index, with_weights=False)
+
+
+def _made(config: ModelConfig, folder: Path, index: dict[str, Any], *, with_weights: bool = True) -> UNet2D:
     where = f"model.path = {config.path!r}"
     unet_class = class_of(index, _TRAINED)
     if unet_class != "UNet2DModel":
@@ -97,12 +106,17 @@ def load(config: ModelConfig, folder: Path, index: dict[str, Any]) -> UNet2D:
             f"{where} has a {other[0]}: its unet does not work on pixels, and erasediff scrubs pipelines of a unet and "
             "a scheduler"
         )
-    refuse_pickles(folder / _TRAINED)
+    if with_weights:
+        refuse_pickles(folder / _TRAINED)
     for name in ("caption", "image_size", "truncate_prompts"):
         if getattr(config, name):
             raise ConfigError(f"model.{name}: {config.path!r} works on pixels and is told no prompt: leave it out")
     with loading(where):
-        unet = read_part(UNet2DModel, folder, _TRAINED, config.variant)
+        unet = (
+            read_part(UNet2DModel, folder, _TRAINED, config.variant)
+            if with_weights
+            else outlined_part(UNet2DModel, folder, _TRAINED)
+        )
         schedule = DDPMSchedule.load(folder, class_of(index, "scheduler"), where)
     _check_shape(unet, where)
     lineage = read_lineage(folder)

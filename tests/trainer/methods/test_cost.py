@@ -1,0 +1,84 @@
+"""What a step is said to cost is what it costs: passes counted in the model, publications in the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
+from erasediff.trainer.config import EngineConfig, MethodConfig, Precision, TrainConfig
+from erasediff.trainer.config.cost import Cost
+from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.scrubbing import run_scrub
+from tiny import tiny_config
+
+
+@pytest.mark.parametrize(
+    ("method", "precision", "expected"),
+    [
+        (EraseDiffConfig(), "fp32", Cost(2, 1)),
+        (EraseDiffConfig(target="noise"), "bf16-autocast", Cost(2, 0)),
+        (EraseDiffConfig(barrier="value"), "fp32", Cost(2, 2, publications=2)),
+        (EraseDiffConfig(barrier="value", num_inner_steps=3), "fp32", Cost(4, 2, publications=4)),
+        (
+            EraseDiffConfig(barrier="value", num_inner_steps=3),
+            "bf16-autocast",
+            Cost(4, 3, exact_forwards=2, publications=4),
+        ),
+        (EraseDiffConfig(barrier="value"), "tf32", Cost(2, 3, exact_forwards=2, publications=2)),
+        (EraseDiffConfig(gradient_of_g="first_order"), "tf32", Cost(3, 1, exact_gradients=2, publications=2)),
+        (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=2), "fp32", Cost(4, 1, publications=3)),
+        (
+            EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=2),
+            "bf16-autocast",
+            Cost(4, 1, 2, publications=3),
+        ),
+        (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=0), "bf16-autocast", Cost(2, 1)),
+        (EraseDiffConfig(barrier="value", teacher="frozen"), "fp32", Cost(2, 2, publications=3)),
+        (MOOConfig(), "fp32", Cost(2, 1)),
+        (MOOConfig(teacher="frozen"), "fp32", Cost(2, 1, publications=2)),
+        (FinetuneConfig(), "fp32", Cost(1, 0)),
+    ],
+)
+def test_the_stated_cost_is_the_cost(
+    digits: Path,
+    base_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: MethodConfig,
+    precision: Precision,
+    expected: Cost,
+) -> None:
+    passes: list[tuple[bool, str]] = []  # whether a graph was built, and the arithmetic
+    forward = UNet2DModel.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        arithmetic = "bf16" if output[0].dtype == torch.bfloat16 else "fp32"
+        passes.append((output[0].requires_grad, "tf32" if torch.backends.cudnn.allow_tf32 else arithmetic))
+        return output
+
+    publish = ShardedModel._write_working_copy  # pyright: ignore[reportPrivateUsage]
+    published: list[object] = []
+
+    def noted(*args: Any) -> None:
+        published.append(args)
+        publish(*args)
+
+    monkeypatch.setattr(UNet2DModel, "forward", counted)
+    monkeypatch.setattr(ShardedModel, "_write_working_copy", noted)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    train = TrainConfig(max_train_steps=2, train_batch_size=4)
+    engine = EngineConfig(device="cpu", precision=precision)
+    run_scrub(tiny_config(digits, base_model, tmp_path / "run", method=method, train=train, engine=engine))
+    assert method.cost(precision) == expected
+    assert len(published) == 2 * expected.publications
+    assert sum(has_graph for has_graph, _ in passes) == 2 * expected.gradients
+    assert sum(not has_graph for has_graph, _ in passes) == 2 * expected.forwards
+    in_fp32 = [has_graph for has_graph, arithmetic in passes if arithmetic == "fp32"]
+    if precision != "fp32":
+        assert in_fp32.count(True) == 2 * expected.exact_gradients
+        assert in_fp32.count(False) == 2 * expected.exact_forwards
