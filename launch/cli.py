@@ -42,6 +42,7 @@ COMMANDS = {
     "concept generate": ("concept", "Generate", "draw a forget and a remain set with the model, from prompts"),
     "pretrain": ("train", "Pretrain", "train a small diffusion model on a dataset"),
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
+    "plan": ("plan", "Plan", "say what memory, traffic and time a scrub will take, without the weights"),
     "delta": ("delta", "Delta", "write the tensors that a scrub has changed as one file"),
     "launch local": ("local", "Local", "run a command on several processes of this machine"),
     "launch slurm": ("slurm.submit", "Slurm", "submit a command to a SLURM cluster"),

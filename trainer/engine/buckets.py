@@ -9,7 +9,7 @@ while that goes on with the layers before it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,20 +50,32 @@ class _Bucket:
         return _unflatten_dense_tensors(flat, self.parameters)
 
 
-def _buckets(trained: dict[str, nn.Parameter], max_numel: int, world_size: int) -> list[_Bucket]:
-    groups: list[list[str]] = []
+def cut(numels: Sequence[int], max_numel: int) -> list[list[int]]:
+    """Parameters of so many elements in buckets of at most `max_numel`, by their numbers; a larger one has its own."""
+    groups: list[list[int]] = []
     size = 0
-    for name, parameter in trained.items():
-        if not groups or size + parameter.numel() > max_numel:
+    for number, numel in enumerate(numels):
+        if not groups or size + numel > max_numel:
             groups.append([])
             size = 0
-        groups[-1].append(name)
-        size += parameter.numel()
-    buckets, start, unit = [], 0, ALIGNMENT * world_size
-    for names in groups:
-        parameters = tuple(trained[name] for name in names)
-        numel = -(-sum(parameter.numel() for parameter in parameters) // unit) * unit
-        buckets.append(_Bucket(tuple(names), parameters, start, numel))
+        groups[-1].append(number)
+        size += numel
+    return groups
+
+
+def padded(numel: int, world_size: int) -> int:
+    """Elements of a bucket whose parameters have so many."""
+    unit = ALIGNMENT * world_size
+    return -(-numel // unit) * unit
+
+
+def _buckets(trained: dict[str, nn.Parameter], max_numel: int, world_size: int) -> list[_Bucket]:
+    names, parameters = list(trained), list(trained.values())
+    numels = [parameter.numel() for parameter in parameters]
+    buckets, start = [], 0
+    for group in cut(numels, max_numel):
+        numel = padded(sum(numels[i] for i in group), world_size)
+        buckets.append(_Bucket(tuple(names[i] for i in group), tuple(parameters[i] for i in group), start, numel))
         start += numel
     return buckets
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,8 @@ import torch
 from erasediff.trainer.config import EngineConfig, OptimizerConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.ranks import collectives
+from held import Held
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 # whose annotations are narrower than what they take
 _LIBRARY: Any = diffusers
@@ -56,32 +54,6 @@ def make(module: nn.Module, **engine: Any) -> ShardedModel:
     config = EngineConfig(device="cpu", reduce_bucket_size=70_000, **engine)
     collectives.set_up(config)
     return ShardedModel(module, config, OptimizerConfig(), CPU, max_train_steps=1)
-
-
-class Held(TorchDispatchMode):
-    """Bytes of the storages that operations inside have made and that are still there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_bytes = self.peak = 0
-        self._known: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {id(value.untyped_storage()) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
-        made = func(*args, **(kwargs or {}))
-        for storage in (value.untyped_storage() for value in tree_leaves(made) if isinstance(value, Tensor)):
-            if id(storage) not in given and id(storage) not in self._known:
-                self._add(storage, id(storage), storage.nbytes())
-        return made
-
-    def _add(self, storage: Any, key: int, num_bytes: int) -> None:
-        def end(_: object) -> None:
-            del self._known[key]
-            self.num_bytes -= num_bytes
-
-        self._known[key] = weakref.ref(storage, end)
-        self.num_bytes += num_bytes
-        self.peak = max(self.peak, self.num_bytes)
 
 
 def peak_bytes(do: Callable[[], object]) -> int:

@@ -1,0 +1,117 @@
+"""`erasediff plan` as a user meets it: without weights and without data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from erasediff.launch.cli import main
+
+GPUS = ["--gpus", "2", "--gpu-type", "a100-80gb"]
+
+
+@pytest.fixture
+def run_toml(base_model: Path, tmp_path: Path) -> Path:
+    """A scrub whose model has no weights and whose data is nowhere."""
+    model = tmp_path / "model"
+    shutil.copytree(base_model, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f'forget = "nowhere/forget"\nremain = "nowhere/remain"\noutput = "{tmp_path}/run"\n'
+        f'[model]\npath = "{model}"\n[train]\ntrain_batch_size = 6\n'
+    )
+    return path
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> dict[str, Any]:
+    assert main(["plan", *words, "--json"]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_plan_of_configuration_alone(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(capsys, str(run_toml), *GPUS)
+    assert found["samples_per_rank"] == 3
+    assert found["as_set"]["fits"] is True
+    assert [setting["zero_stage"] for setting in found["by_stage"]] == [1, 2, 3]
+    assert found["best"]["zero_stage"] == 2
+    memory, num_trained = found["as_set"]["memory"], found["num_trained"]
+    # a working copy in fp32 on each of the two, halves of θ and of AdamW's two moments
+    assert memory["weights"] == pytest.approx(4 * num_trained, rel=0.01)
+    assert memory["master θ"] == pytest.approx(2 * num_trained, rel=0.01)
+    assert memory["moments"] == pytest.approx(4 * num_trained, rel=0.01)
+    assert found["as_set"]["peak_bytes"] == sum(memory.values())
+    wire = found["as_set"]["wire"]
+    assert wire["reductions"] + wire["publications"] == pytest.approx(6 * num_trained, rel=0.01)
+    assert found["as_set"]["run_seconds"] == pytest.approx(100 * found["as_set"]["seconds"]["total"])
+    assert not (run_toml.parent / "run").exists()
+
+
+def test_options_beat_the_file_and_change_the_plan(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = asked(capsys, str(run_toml), *GPUS)["as_set"]
+    options = ["--method.barrier", "value", "--optimizer.name", "sgd", "--engine.forward-batch-size", "1"]
+    found = asked(capsys, str(run_toml), *GPUS, *options)
+    assert found["cost"] == {
+        "gradients": 2,
+        "forwards": 2,
+        "exact_gradients": 0,
+        "exact_forwards": 0,
+        "publications": 2,
+    }
+    assert found["as_set"]["num_micro_batches"] == 3
+    assert "moments" not in found["as_set"]["memory"]
+    assert found["as_set"]["memory"]["activations"] < plain["memory"]["activations"]
+    assert found["as_set"]["wire"]["publications"] == 2 * plain["wire"]["publications"]
+
+
+def test_a_share_of_the_peak_is_assumed_and_told(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slow, fast = (asked(capsys, str(run_toml), *GPUS, "--mfu", mfu) for mfu in ("0.2", "0.4"))
+    assert slow["as_set"]["seconds"]["passes"] == pytest.approx(2 * fast["as_set"]["seconds"]["passes"])
+    assert main(["plan", str(run_toml), *GPUS, "--mfu", "0.4"]) == 0
+    said = capsys.readouterr().out
+    assert "seconds at 40% of peak" in said
+    for line in ("weights", "master θ", "moments", "activations", "reserve", "at the peak", "as set: fits", "best: "):
+        assert line in said
+
+
+def test_what_fits_nowhere_leaves_with_1_and_what_fits_otherwise_with_0(
+    run_toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run_toml.parent / "model" / "unet" / "config.json"
+    large = json.loads(config.read_text()) | {"block_out_channels": [8192, 8192]}
+    config.write_text(json.dumps(large))
+    assert main(["plan", str(run_toml), "--gpus", "1", "--gpu-type", "a100-80gb"]) == 1
+    said = capsys.readouterr()
+    assert "fits in 80.00" in said.out
+    assert "NO" in said.out
+    assert said.err.startswith("erasediff: it fits in no way on 1 × a100-80gb")
+    sharded = ["--engine.zero-stage", "2", "--engine.precision", "bf16", "--optimizer.name", "sgd"]
+    found = asked(capsys, str(run_toml), "--gpus", "6", "--gpu-type", "h200-141gb", *sharded)
+    assert found["best"]["fits"] is True
+    assert found["best"]["peak_bytes"] > 20e9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpus", "0", "--gpu-type", "cpu"], "--gpus 0: at least 1"),
+        (["--gpus", "2", "--gpu-type", "cpu", "--gpus-per-node", "0"], "--gpus-per-node 0: at least 1"),
+        (["--gpus", "2", "--gpu-type", "cpu", "--mfu", "2"], "--mfu 2: a share of the peak"),
+        (["--gpus", "7", "--gpu-type", "cpu"], "train.train_batch_size = 6 has no sample for each"),
+        (["--gpus", "2", "--gpu-type", "v100"], "v100"),
+        (["--gpu-type", "cpu"], "gpus"),
+        ([*GPUS, "--train.layers", "nothing"], "train.layers: 'nothing' names none"),
+        ([*GPUS, "--engine.precison", "bf16"], "precison"),
+        ([*GPUS, "--engine.activation-checkpointing", "all", "--model.null-class", "77"], "is no class of the model"),
+    ],
+)
+def test_mistakes_are_one_line(
+    run_toml: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(run_toml), *words]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("erasediff: ")
+    assert "\n" not in said
+    assert message in said

@@ -1,0 +1,68 @@
+"""What a step sends over the network, from the algorithm's passes. No torch here.
+
+The convention of nccl-tests: a reduce-scatter or an all-gather of n elements over N ranks sends (N - 1) / N · n of them
+from each rank, an all-reduce twice that; divided by bus bandwidth that is seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config.cost import Cost
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Bytes that one rank sends in a step."""
+
+    reductions: float
+    """Gradients, each summed over ranks."""
+    publications: float
+    """The working copy, each time that it is written."""
+    gathers: float
+    """At stage 3, the weights that a pass gathers as it comes to them."""
+    packet: float
+    """Sums of a step, as its method and the losses' means need them."""
+
+    @property
+    def total(self) -> float:
+        return self.reductions + self.publications + self.gathers + self.packet
+
+
+def wire_bytes(
+    stage: int,
+    num_parameters: int,
+    num_ranks: int,
+    cost: Cost,
+    *,
+    num_micro_batches: int = 1,
+    weight_bytes: int = 4,
+    reduce_bytes: int = 4,
+    num_persistent: int = 0,
+    num_tensors: int = 0,
+    num_sums: int = 3,
+) -> Wire:
+    """What one rank sends in one step with these passes.
+
+    num_parameters: that train, padding included. num_micro_batches: of one rank's batch of one loss. weight_bytes: of
+    an element of the working copy; reduce_bytes: of what gradients are summed in. num_persistent: of the parameters,
+    those that stage 3 keeps whole on every rank. num_tensors: whose sums a packet has, num_sums each (fp64).
+
+    Stages 1 and 2 reduce-scatter a loss's gradient once, whatever its micro-batches, and all-gather a publication.
+    Stage 3 reduce-scatters in every micro-batch, gathers what is not persistent for each forward and for each backward
+    pass, and what is persistent at a publication.
+    """
+    sent = (num_ranks - 1) / num_ranks
+    gradient = sent * num_parameters * reduce_bytes
+    packet = 2 * sent * 8 * num_tensors * num_sums
+    if stage < 3:
+        publication = sent * num_parameters * weight_bytes
+        return Wire(cost.gradients * gradient, cost.publications * publication, 0.0, packet)
+    gather = sent * (num_parameters - num_persistent) * weight_bytes
+    passes = (2 * cost.gradients + cost.forwards) * num_micro_batches
+    return Wire(
+        reductions=cost.gradients * num_micro_batches * gradient,
+        publications=cost.publications * sent * num_persistent * weight_bytes,
+        gathers=passes * gather,
+        packet=packet,
+    )
