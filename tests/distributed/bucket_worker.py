@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from engine_cases import METHODS, OPTIMIZERS, TRAFFIC_CASES, Case, global_batch, make_module, per_sample_loss
 from engine_reference import distance, norm
-from engine_steps import ToyObjective, make_model, own_batches, update
+from engine_steps import ToyObjective, made, make_model, own_batches, update
 from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.ranks import collectives
@@ -24,9 +24,10 @@ def traffic(case: Case, device: torch.device) -> dict[str, float]:
     Sums of a few numbers are left out of it, and counted.
     """
     model = make_model(case, device)
+    method = made(model, METHODS[case.method])
 
     def step(iteration: int) -> None:
-        done = update(model, METHODS[case.method], iteration)
+        done = update(model, method, iteration)
         model.step(done.delta, iteration, done.skip)
 
     step(0)
@@ -90,9 +91,24 @@ def run_uneven(device: torch.device) -> float:
     return distance(found, expected) / norm(expected) if collectives.rank() == 0 else 0.0
 
 
+def quantiles(device: torch.device) -> list[list[float]]:
+    """By the engine and by sorting the whole vector: for shares, of numbers with ties, many zeros and extremes."""
+    model = make_model(Case("moo", "sgd", 2, "fp32", "overlap"), device)
+    gradient = model.gradient(ToyObjective().loss, own_batches(0, False))[1]  # one parameter has none
+    gradient.data[:40] = 0.25
+    gradient.data[40:43] = torch.tensor([3e38, 1e-45, -2.0])
+    whole = torch.cat([value.flatten() for value in model.gather(gradient).values()] or [torch.zeros(1)]).abs()
+    found = []
+    for share in (0.0, 0.001, 0.3, 0.5, 0.9, 1.0):
+        number = max(1, math.ceil(share * len(whole) - 1e-6))
+        found.append([float(gradient.abs_quantile(share)), float(whole.kthvalue(number).values)])
+    return found
+
+
 def main() -> None:
     device = collectives.set_up(EngineConfig(device="cpu", num_threads=1))
     results: dict[str, Any] = {str(each): traffic(each.case, device) for each in TRAFFIC_CASES}
+    results["quantiles"] = quantiles(device)
     results["uneven"] = run_uneven(device)
     for precision in ("fp32", "bf16"):
         found = misaligned(Case("moo", "sgd", 2, precision, "overlap"), device)

@@ -28,7 +28,7 @@ from engine_cases import (
     rounded_cases,
 )
 from engine_reference import Reference, ReferenceStep, distance, dot, norm
-from engine_steps import ToyObjective, make_model, update
+from engine_steps import ToyObjective, made, make_model, update
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.methods._two_gradients import Descent
@@ -42,16 +42,18 @@ RANK, WORLD_SIZE = 0, 1
 def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.device) -> list[dict[str, float]]:
     """Errors of each iteration, and whether φ left a trace in θ or in the optimizer."""
     model = make_model(case, device)
+    method = made(model, METHODS[case.method])
     results = []
     for iteration in range(NUM_ITERATIONS):
         theta_before = model.theta.data.clone()
         moments_before = {name: vector.data.clone() for name, vector in model.optimizer.vectors().items()}
-        done = update(model, METHODS[case.method], iteration)
+        done = update(model, method, iteration)
         traces = int(not torch.equal(theta_before, model.theta.data)) + sum(
             int(not torch.equal(moments_before[name], vector.data))
             for name, vector in model.optimizer.vectors().items()
         )
         delta = model.gather(done.delta)
+        told_norm = float(done.norm_squared())
         model.step(done.delta, iteration, done.skip)
         theta = model.gather(model.theta)
         if reference is not None:
@@ -64,6 +66,7 @@ def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.d
                     "expected_lambda_t": expected.lambda_t,
                     "skip": float(done.skip),
                     "traces": traces,
+                    "told_norm": told_norm / dot(delta, delta),
                 }
             )
     return results
@@ -72,7 +75,7 @@ def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.d
 def run_rounded(case: Case, fp32: list[ReferenceStep] | None, device: torch.device) -> dict[str, float]:
     """The first δ's error against fp32, beside that of one process in the same precision."""
     model = make_model(case, device)
-    delta = model.gather(update(model, METHODS[case.method], 0).delta)
+    delta = model.gather(update(model, made(model, METHODS[case.method]), 0).delta)
     if fp32 is None:
         return {}
     theta = make_module().state_dict()
@@ -84,7 +87,7 @@ def run_rounded(case: Case, fp32: list[ReferenceStep] | None, device: torch.devi
 def run_difference(case: Case, device: torch.device) -> dict[str, float]:
     """The cosine of ∇g to fp64's, where ∇g is a difference, and g beside fp64's."""
     model, config = make_model(case, device), DIFFERENCES[case.method]
-    done = update(model, config, 0)
+    done = update(model, made(model, config), 0)
     assert isinstance(done.observe, Descent)
     grad_f, grad_phi = done.observe.grad_f, done.observe.grad_phi
     found = model.gather(grad_f.clone().axpy_(-1.0, grad_phi) if grad_phi is not None else grad_f)
@@ -105,7 +108,8 @@ def run_wrong(reference: list[ReferenceStep] | None, device: torch.device) -> fl
     model = make_model(Case("envelope-norm", "sgd", 2, "fp32"), device)
     right = METHODS["envelope-norm"]
     assert isinstance(right, EraseDiffConfig)
-    delta = model.gather(update(model, EraseDiffConfig(lambda_cap=None, eta=right.eta * 1.001), 0).delta)
+    wrong = EraseDiffConfig(lambda_cap=None, eta=right.eta * 1.001)
+    delta = model.gather(update(model, made(model, wrong), 0).delta)
     return distance(delta, reference[0].delta) / norm(reference[0].delta) if reference else 0.0
 
 

@@ -38,6 +38,16 @@ def test_a_loss_pays_one_reduction(world_size: int, case: TrafficCase) -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
+def test_a_quantile_of_all_shards_is_exact(world_size: int) -> None:
+    found = results(world_size)["quantiles"]
+    assert len({theirs for _, theirs in found}) >= 4
+    for ours, theirs in found[1:]:
+        assert ours == theirs
+    # no element need be below the smallest
+    assert found[0][0] <= found[0][1]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_whose_losses_use_other_parameters_meet(world_size: int) -> None:
     assert results(world_size)["uneven"] <= 1e-6
 

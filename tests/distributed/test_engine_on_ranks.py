@@ -58,6 +58,7 @@ def test_iterations_equal_the_reference(world_size: int, case: Case) -> None:
         assert iteration["theta"] <= THETA_TOLERANCE[case.optimizer]
         assert iteration["lambda_t"] == pytest.approx(iteration["expected_lambda_t"], rel=1e-4, abs=1e-6)
         assert iteration["skip"] == 0
+        assert iteration["told_norm"] == pytest.approx(1, rel=1e-5)
         assert iteration["traces"] == 0, "φ left a trace in θ or in the optimizer's state"
 
 

@@ -13,6 +13,10 @@ import torch
 from diffusers import UNet2DModel
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import MethodConfig, OptimizerConfig
+from erasediff.trainer.methods.munba import MUNBaConfig
+from erasediff.trainer.methods.neggrad import NegGradConfig
+from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
+from erasediff.trainer.methods.salun import SalUnConfig
 from torch import Tensor, nn
 
 # where engine and reference run; tests/gpu sets it
@@ -36,6 +40,12 @@ METHODS: dict[str, MethodConfig] = {
     "first_order-norm-K0": EraseDiffConfig(gradient_of_g="first_order", lambda_cap=None, num_inner_steps=0),
     "capped": EraseDiffConfig(eta=5.0, lambda_cap=0.5),
     "moo": MOOConfig(weight=0.3),
+    "munba": MUNBaConfig(),
+    "restricted_gradient": RestrictedGradientConfig(),
+    "neggrad": NegGradConfig(max_loss=1e6),
+    "neggrad-bounded": NegGradConfig(max_loss=1e-6, remain_weight=0.7),
+    "neggrad-weighted": NegGradConfig(max_loss=1e6, remain_weight=0.7),
+    "salun": SalUnConfig(saliency=0.3, num_mask_batches=3, remain_weight=0.6),
     "finetune": FinetuneConfig(),
 }
 OPTIMIZERS = {
@@ -66,6 +76,8 @@ _STAGE_CASES = [Case(method, "sgd", stage, "fp32") for method in _EVERY_OPERATIO
 ]
 # a method sees neither stage nor number of ranks
 _METHOD_CASES = [Case(method, "sgd", 2, "fp32") for method in METHODS if method not in _EVERY_OPERATION]
+# what sorts or counts over all ranks, or carries vectors of its own
+_SHARDED_CASES = [Case("salun", "sgd", stage, "fp32") for stage in (2, 3)] + [Case("munba", "sgd", 3, "fp32")]
 # nor does the optimizer, which is elementwise
 _OPTIMIZER_CASES = [
     Case(method, "adamw", 2, "fp32") for method in ("envelope-norm", "first_order-value-K3", "finetune")
@@ -143,7 +155,7 @@ def exact_cases(world_size: int) -> list[Case]:
     if DEVICE.type == "cuda":
         more = [dataclasses.replace(case, zero_stage=3) for case in _METHOD_CASES]
         return _STAGE_CASES + _METHOD_CASES + more + _OPTIMIZER_CASES + _SPREAD_CASES
-    more = {1: _METHOD_CASES, 2: _OPTIMIZER_CASES + _SPREAD_CASES}
+    more = {1: _METHOD_CASES, 2: _OPTIMIZER_CASES + _SPREAD_CASES + _SHARDED_CASES, 3: _SHARDED_CASES[:1]}
     return _STAGE_CASES + more.get(world_size, [])
 
 
@@ -227,6 +239,11 @@ def micro_batches(batch: ToyBatch, rank: int, world_size: int) -> list[ToyBatch]
         batch.rows(rows[i : i + MICRO_BATCH_SIZE], weights[i : i + MICRO_BATCH_SIZE])
         for i in range(0, num_rows, MICRO_BATCH_SIZE)
     ]
+
+
+def own_target(batch: ToyBatch) -> ToyBatch:
+    """As eq. (1) has it: another than what D_f is pulled towards."""
+    return dataclasses.replace(batch, target=-batch.target)
 
 
 def per_sample_loss(forward: Callable[..., Tensor], batch: ToyBatch, dtype: torch.dtype) -> Tensor:

@@ -18,10 +18,15 @@ from engine_cases import (
     global_batch,
     make_module,
     micro_batches,
+    own_target,
     per_sample_loss,
 )
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import MethodConfig, OptimizerConfig
+from erasediff.trainer.methods.munba import MUNBaConfig
+from erasediff.trainer.methods.neggrad import NegGradConfig
+from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
+from erasediff.trainer.methods.salun import SalUnConfig
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
@@ -73,7 +78,26 @@ class Reference:
         if isinstance(config, FinetuneConfig):
             return grad_r, 0.0, 1.0
         forget = global_batch(iteration, False)
+        if isinstance(config, NegGradConfig):
+            loss_own, grad_own = self.gradient(theta, own_target(forget))
+            weight_own = -1.0 if loss_own < config.max_loss else 0.0
+            return combined(config.remain_weight, grad_r, weight_own, grad_own), 0.0, 1.0
         loss_f, grad_f = self.gradient(theta, forget)
+        if isinstance(config, SalUnConfig):
+            mask = self.mask(config)
+            delta = combined(config.remain_weight, grad_r, 1.0, grad_f)
+            return {name: delta[name] * mask[name] for name in delta}, 0.0, 1.0
+        if isinstance(config, RestrictedGradientConfig):
+            along_f, along_r = dot(grad_r, grad_f) / dot(grad_f, grad_f), dot(grad_r, grad_f) / dot(grad_r, grad_r)
+            parts = combined(1.0, grad_r, -along_f, grad_f), combined(1.0, grad_f, -along_r, grad_r)
+            assert abs(dot(parts[0], grad_f)) + abs(dot(parts[1], grad_r)) < 1e-5 * norm(grad_r) * norm(grad_f)
+            return combined(1.0, parts[0], 1.0, parts[1]), 0.0, 1.0
+        if isinstance(config, MUNBaConfig):
+            # as the paper's code has it, in the elements of the Gram matrix
+            rr, rf, ff = dot(grad_r, grad_r), dot(grad_r, grad_f), dot(grad_f, grad_f)
+            alpha_r = math.sqrt((rr * ff - rf * math.sqrt(rr * ff)) / (rr**2 * ff - rr * rf**2))
+            alpha_f = (1 - rr * alpha_r**2) / (rf * alpha_r)
+            return combined(alpha_r, grad_r, alpha_f, grad_f), 0.0, 1.0
         grad_g = grad_f
         if isinstance(config, MOOConfig):
             lambda_t = config.weight
@@ -88,6 +112,17 @@ class Reference:
             lambda_t = min(lambda_t, config.lambda_cap or lambda_t)
         delta = {name: grad_r[name] + lambda_t * grad_g[name] for name in grad_r}
         return delta, lambda_t, max(1.0, lambda_t * norm(grad_f) / norm(delta))
+
+    def mask(self, config: SalUnConfig) -> Tensors:
+        """1 for the weights whose summed gradient of D_f's own loss at θ_0 is largest, whatever the step."""
+        theta = make_module().state_dict()
+        batches = [own_target(global_batch(number, False)) for number in range(config.num_mask_batches)]
+        sums = [self.gradient(theta, batch)[1] for batch in batches]
+        saliency = {name: torch.stack([each[name] for each in sums]).sum(0).abs() for name in theta}
+        whole = torch.cat([value.flatten() for value in saliency.values()])
+        kept = whole.topk(int(config.saliency * len(whole))).indices
+        chosen = torch.zeros_like(whole).index_fill(0, kept, 1.0).split([value.numel() for value in saliency.values()])
+        return {name: one.view_as(saliency[name]) for name, one in zip(saliency, chosen, strict=True)}
 
     def difference(
         self, theta: Tensors, forget: ToyBatch, loss_f: float, grad_f: Tensors, config: EraseDiffConfig
@@ -125,6 +160,10 @@ class Reference:
             moved = norm({name: after[name] - theta[name] for name in theta})
             steps.append(ReferenceStep(delta, after, moved, lambda_t, amplification))
         return steps
+
+
+def combined(weight_a: float, a: Tensors, weight_b: float, b: Tensors) -> Tensors:
+    return {name: weight_a * a[name] + weight_b * b[name] for name in a}
 
 
 def dot(a: Tensors, b: Tensors) -> float:

@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from engine_cases import OPTIMIZERS, SPREADS, Case, ToyBatch, global_batch, make_module, micro_batches, per_sample_loss
+from engine_cases import (
+    OPTIMIZERS,
+    SPREADS,
+    Case,
+    ToyBatch,
+    global_batch,
+    make_module,
+    micro_batches,
+    own_target,
+    per_sample_loss,
+)
 from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.methods import Update
+from erasediff.trainer.objectives.objective import Batches
 from erasediff.trainer.ranks import collectives
 
 
@@ -16,7 +27,7 @@ class ToyObjective:
     """`Losses` of its own: the methods see no difference to a diffusion model's."""
 
     def with_own_targets(self, batches: list[ToyBatch]) -> list[ToyBatch]:
-        return batches
+        return [own_target(batch) for batch in batches]
 
     def with_forget_targets(self, model: ShardedModel, batches: list[ToyBatch]) -> list[ToyBatch]:
         return batches
@@ -36,8 +47,14 @@ def own_batches(iteration: int, uses_all: bool) -> list[ToyBatch]:
     return micro_batches(global_batch(iteration, uses_all), collectives.rank(), collectives.world_size())
 
 
-def update(model: ShardedModel, config: Any, iteration: int) -> Update:
+def made(model: ShardedModel, config: Any) -> Any:
+    """The method, prepared."""
     method = config.make(ToyObjective())
+    method.prepare(model, lambda number: Batches(own_batches(number, True), own_batches(number, False), ()))
+    return method
+
+
+def update(model: ShardedModel, method: Any, iteration: int) -> Update:
     remain: Any = own_batches(iteration, True)
     forget: Any = own_batches(iteration, False)
     return method.step(model, forget, remain, iteration, diagnose=True)

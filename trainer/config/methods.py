@@ -30,6 +30,8 @@ class MethodConfig(Settings):
 
     needs_forget: ClassVar[bool] = True
     """Whether it reads D_f."""
+    uses_own_targets: ClassVar[bool] = False
+    """Whether what D_f's samples were trained by, eq. (1), is all that it compares them with."""
 
     @property
     def keeps_original(self) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ...kernels.combine import combine_
 from ...kernels.table import ParameterTable
+from ..ranks import collectives
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,20 @@ class ShardedVector:
         """self += weight · (end - self), weight a number or a 0-dim tensor on the vector's device."""
         self.data.lerp_(end.data, weight)
         return self
+
+    def abs_quantile(self, share: float) -> Tensor:
+        """The smallest t, 0-dim fp32, such that `share` of all elements or more have a magnitude of at most t.
+
+        Exact over all ranks, which call it together: a bisection over the bits of the numbers, whose order theirs is.
+        """
+        bits = self.data.abs().view(torch.int32)
+        num_above = int((1 - share) * sum(math.prod(shape) for shape in self.layout.shapes.values()) + 1e-6)
+        low, high = bits.new_full((), -1, dtype=torch.int64), bits.new_full((), 0x7F7FFFFF, dtype=torch.int64)
+        for _ in range(32):
+            middle = (low + high).div(2, rounding_mode="floor")
+            fits = collectives.sum_((bits > middle).sum()) <= num_above
+            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+        return high.to(torch.int32).view(torch.float32)
 
     def add_scaled_(self, factor: Tensor, x: ShardedVector, minus: ShardedVector | None = None) -> ShardedVector:
         """self += factor · (x [- minus]), factor 0-dim fp64 on the vector's device, in one pass over memory."""

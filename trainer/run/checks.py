@@ -30,7 +30,7 @@ def check_conditions(
         raise ConfigError(
             f"model.null_class = {model.null_class} is the label of samples in the data: the null class has none"
         )
-    if method.needs_forget and method.target_kind() is None:
+    if method.needs_forget and not method.uses_own_targets and method.target_kind() is None:
         raise ConfigError(
             f"method.name = {method.name!r} reads forget samples and says no target for them: it is refused"
         )

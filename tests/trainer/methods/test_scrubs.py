@@ -1,0 +1,69 @@
+"""Whole scrubs by the methods that EraseDiff is compared with: what moves, and what ends them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from erasediff.trainer.config import OptimizerConfig, TrainConfig
+from erasediff.trainer.methods.neggrad import NegGradConfig
+from erasediff.trainer.methods.salun import SalUnConfig
+from erasediff.trainer.scrubbing import run_scrub
+from safetensors.torch import load_file
+from tiny import tiny_config
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+SGD = OptimizerConfig(name="sgd", learning_rate=0.01)
+
+
+def scrub(digits: Path, base: Path, output: Path, method: Any, watch: Any = None, **train: Any) -> dict[str, Any]:
+    length = TrainConfig(**({"max_train_steps": 3, "train_batch_size": 6} | train))
+    config = tiny_config(digits, base, output, method=method, train=length, optimizer=SGD)
+    return load_file(run_scrub(config, watch=watch) / WEIGHTS)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def num_moved(scrubbed: dict[str, torch.Tensor], base: Path) -> tuple[int, int]:
+    before = load_file(base / WEIGHTS)
+    moved = sum(int((scrubbed[name] != before[name]).sum()) for name in before)
+    return moved, sum(value.numel() for value in before.values())
+
+
+def test_salun_moves_the_salient_weights_alone(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    method = SalUnConfig(saliency=0.2, num_mask_batches=2)
+    scrubbed = scrub(digits, base_model, tmp_path / "run", method)
+    moved, total = num_moved(scrubbed, base_model)
+    assert 0.19 * total < moved <= 0.2 * total
+
+
+def test_a_mask_outlives_a_stop(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    method = SalUnConfig(saliency=0.2, num_mask_batches=2)
+    whole = scrub(digits, base_model, tmp_path / "whole", method, max_train_steps=4)
+
+    def stop(step: int, _: Any) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scrub(digits, base_model, tmp_path / "stopped", method, stop, max_train_steps=4, checkpointing_steps=2)
+    went_on = scrub(digits, base_model, tmp_path / "stopped", method, max_train_steps=4, checkpointing_steps=2)
+    assert all(torch.equal(whole[name], went_on[name]) for name in whole)
+
+
+def test_neggrad_raises_the_forgotten_loss_up_to_its_bound(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    length = {"max_train_steps": 12, "train_batch_size": 16, "max_loss_r_ratio": None}
+    scrub(digits, base_model, tmp_path / "free", NegGradConfig(max_loss=1e6), **length)
+    free = [line["loss_f"] for line in metrics(tmp_path / "free")]
+    assert min(free[-3:]) > 1.3 * max(free[:3])
+    bound = 1.1 * max(free[:3])
+    scrub(digits, base_model, tmp_path / "bound", NegGradConfig(max_loss=bound), **length)
+    lines = metrics(tmp_path / "bound")
+    assert max(line["loss_f"] for line in lines) < max(free)
+    assert any(line["ascends"] == 0 for line in lines) and any(line["ascends"] == 1 for line in lines)
+    assert all(line["ascends"] == (line["loss_f"] < bound) for line in lines)
