@@ -2,11 +2,13 @@
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from .table import as_dtype, check_partitions
 from .tiles import CPU_CHUNK, LARGEST, SMALLEST
 
 
+@record_function("erasediff::combine_")
 def combine_(g_r: Tensor, lambda_t: Tensor, g_f: Tensor, g_phi: Tensor | None = None) -> Tensor:
     """δ = g_r + λ_t·(g_f − g_phi), written over g_r in one pass; λ_t is read on the device, without a host sync.
 

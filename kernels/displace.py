@@ -2,11 +2,13 @@
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from .table import as_dtype, check_partitions
 from .tiles import CPU_CHUNK
 
 
+@record_function("erasediff::displace")
 def displace(out: Tensor, theta: Tensor, v: Tensor | None, alpha: float) -> Tensor:
     """out ← cast(theta + alpha·v) in one pass; out ← cast(theta) without v. theta is never written.
 

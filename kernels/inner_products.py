@@ -2,11 +2,13 @@
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from .table import ParameterTable, check_partitions, check_table
 from .tiles import CPU_CHUNK, CPU_ROW, FIRST_ORDER_CPU_ROW, SMALL
 
 
+@record_function("erasediff::inner_products")
 def inner_products_by_parameter(
     u: Tensor, v: Tensor, w: Tensor | None = None, *, table: ParameterTable
 ) -> tuple[Tensor, Tensor]:

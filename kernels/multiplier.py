@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 Barrier = Literal["norm", "value"]
 
@@ -28,6 +29,7 @@ class Multiplier(NamedTuple):
     """max(0, a_t − ⟨∇g, δ⟩) where capped or infeasible, else 0"""
 
 
+@record_function("erasediff::multiplier")
 def multiplier(
     sums: Tensor,
     *,

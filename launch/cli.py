@@ -43,6 +43,7 @@ COMMANDS = {
     "pretrain": ("train", "Pretrain", "train a small diffusion model on a dataset"),
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
     "plan": ("plan", "Plan", "say what memory, traffic and time a scrub will take, without the weights"),
+    "bench": ("bench", "Bench", "time a scrub's iterations here, by its settings, and take them apart"),
     "delta": ("delta", "Delta", "write the tensors that a scrub has changed as one file"),
     "launch local": ("local", "Local", "run a command on several processes of this machine"),
     "launch slurm": ("slurm.submit", "Slurm", "submit a command to a SLURM cluster"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..trainer.errors import ConfigError
+from .bench import Bench
 from .concept import Generate
 from .doctor.command import Doctor
 from .erase import Erase
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": Evaluate,
     "sample": Sample,
     "concept generate": Generate,
+    "bench": Bench,
     "doctor": Doctor,
 }
 

@@ -11,7 +11,7 @@ PACKAGES = ("launch", "trainer", "kernels", "shards")
 # from the top floor down: a room imports from rooms below it
 FLOORS = [
     *("launch", "trainer.erase", "trainer.concepts", "trainer.evidence", "trainer.pretrain", "trainer.scrubbing"),
-    *("trainer.plan", "trainer.run"),
+    *("trainer.bench", "trainer.plan", "trainer.run"),
     *("trainer.methods", "trainer.objectives", "trainer.sample", "trainer.engine", "trainer.models", "trainer.ranks"),
     *("trainer.config", "trainer.plugins", "trainer.files", "trainer.randomness", "trainer.errors", "kernels"),
     *("shards.checking", "shards.requests", "shards.writing", "shards.sources", "shards.streaming", "shards.dataset"),

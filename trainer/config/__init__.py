@@ -1,6 +1,7 @@
 """Every setting: frozen dataclasses, from TOML file and command line to record. No torch here."""
 
 from .base import LATER, Settings
+from .bench import BenchConfig, SweepConfig
 from .commands import ConceptConfig, DemoConfig, EraseConfig, EvaluateConfig, PretrainConfig, SampleConfig, ScrubConfig
 from .judge import JudgeConfig, RelearnConfig
 from .methods import MethodConfig, TargetedConfig
@@ -11,6 +12,7 @@ __all__ = [
     "LATER",
     "MAX_OLD_WEIGHTS",
     "AutoencoderConfig",
+    "BenchConfig",
     "ConceptConfig",
     "DemoConfig",
     "EngineConfig",
@@ -29,6 +31,7 @@ __all__ = [
     "ScrubConfig",
     "Settings",
     "StableDiffusionConfig",
+    "SweepConfig",
     "TargetedConfig",
     "TrainConfig",
     "UNetConfig",

@@ -14,7 +14,6 @@ import importlib
 import io
 import logging
 import os
-import warnings
 from typing import Any
 
 import torch
@@ -41,8 +40,6 @@ def _import_deepspeed(device: torch.device) -> Any:
             f"deepspeed {deepspeed.__version__} is installed; erasediff needs 0.19 (it uses its internals)"
         )
     logger.setLevel(logging.ERROR)
-    # torch 2.13 renames two collectives that DeepSpeed and we call, and says so on every rank of every run
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # compiled at first use otherwise: nodes may have no compiler
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     _spare_time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -42,6 +43,8 @@ def set_up(config: EngineConfig) -> torch.device:
     elif config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     os.environ.setdefault("LOCAL_RANK", "0")  # which DeepSpeed insists on
+    # torch 2.13 renames two collectives that DeepSpeed and we call, and says so on every rank of every run
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     if not dist.is_initialized():
         _join(device, config)
     return device

@@ -1,0 +1,95 @@
+"""Rows beside earlier ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from erasediff.launch.cli import main
+from erasediff.trainer.bench.command import compare_files
+from erasediff.trainer.bench.compare import regressions
+from erasediff.trainer.errors import ConfigError, TrainingError
+
+
+def row(seconds: float = 1.0, spread: float = 0.01, **changes: Any) -> dict[str, Any]:
+    measured = {"seconds": seconds, "seconds_p20": seconds - spread, "seconds_p80": seconds + spread}
+    where = {"model": "UNet, 5 parameters", "device": "cpu", "num_ranks": 1, "num_nodes": 1}
+    return {"status": "ok", "settings": {"train.train_batch_size": 4}, **where, **measured, **changes}
+
+
+HERE = Path("old.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("now", "is_slower"),
+    [
+        (row(1.04), False),
+        (row(1.06), True),
+        (row(0.5), False),
+        # within the spread of both
+        (row(1.06, spread=0.06), False),
+        (row(1.2, spread=0.18), True),
+    ],
+)
+def test_a_regression_is_5_percent_and_beyond_the_spread_of_both(now: dict[str, Any], is_slower: bool) -> None:
+    assert bool(regressions([now], [row(1.0)], HERE)) == is_slower
+
+
+def test_what_then_was_spread_counts_too() -> None:
+    assert regressions([row(1.2)], [row(1.0)], HERE)
+    assert not regressions([row(1.2)], [row(1.0, spread=0.3)], HERE)
+
+
+def test_rows_of_the_same_combination_are_compared_and_the_newest_counts() -> None:
+    other = {"train.train_batch_size": 8}
+    earlier = [row(1.0), row(2.0, settings=other), row(3.0)]
+    assert not regressions([row(2.9)], earlier, HERE)
+    (line,) = regressions([row(2.9), row(2.5, settings=other)], earlier, HERE)
+    assert line == "train.train_batch_size = 8: 2.5 s, 2 s before (+25%)"
+
+
+def test_what_no_longer_runs_is_slower() -> None:
+    short = row(status="out of memory")
+    assert regressions([short], [row()], HERE) == ["train.train_batch_size = 4: out of memory, and ran before"]
+    assert not regressions([row()], [short], HERE)
+
+
+@pytest.mark.parametrize(
+    "other", [{"device": "NVIDIA H100"}, {"num_ranks": 2}, {"num_nodes": 2}, {"settings": {}}, {"model": "another"}]
+)
+def test_rows_of_something_else_are_no_measure(other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^--compare old.jsonl: none of its rows is of a combination"):
+        regressions([row()], [row(**other)], HERE)
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return path
+
+
+def test_files_are_compared_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = write(tmp_path / "old.jsonl", row(1.0)), write(tmp_path / "new.jsonl", row(1.2))
+    with pytest.raises(TrainingError, match=r"^slower than in"):
+        compare_files(old, new)
+    assert main(["bench", "--compare", str(old), str(new)]) == 1
+    assert capsys.readouterr().err == (
+        f"erasediff: slower than in {old}: train.train_batch_size = 4: 1.2 s, 1 s before (+20%)\n"
+    )
+    assert main(["bench", "--compare", str(new), str(old)]) == 0
+    assert capsys.readouterr().out == "nothing is slower\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "not rows of `erasediff bench`"), ('{"a": 1}\n', "not a row of `erasediff bench`"), (None, "no such file")],
+)
+def test_what_is_no_file_of_rows_is_said_in_one_line(
+    tmp_path: Path, text: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "old.jsonl").write_text(text)
+    assert main(["bench", "--compare", str(tmp_path / "old.jsonl"), str(tmp_path / "old.jsonl")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"erasediff: --compare {tmp_path / 'old.jsonl'}: {said}")

@@ -1,0 +1,77 @@
+"""`bench`: settings in, rows out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..config import BenchConfig
+from ..errors import ConfigError, TrainingError
+from ..ranks import collectives
+from .compare import Row, read_rows, regressions
+from .sweep import combinations, time_all
+
+JSON_NAME, CSV_NAME = "bench.jsonl", "bench.csv"
+
+
+def check(config: BenchConfig) -> None:
+    """Raises ConfigError where nothing could be timed, the device aside."""
+    if config.compare is not None:
+        read_rows(Path(config.compare))
+    combinations(config)
+
+
+def run_bench(config: BenchConfig, on_row: Callable[[Row], None]) -> list[Row]:
+    """Times every combination; rank 0 writes each row as it is done and then calls `on_row`. All ranks call it.
+
+    Raises ConfigError where nothing can be timed, and TrainingError where `compare` finds a regression.
+    """
+    device = collectives.set_up(config.engine)
+    earlier = None if config.compare is None else collectives.on_main(lambda: read_rows(Path(str(config.compare))))
+    folder = Path(config.rows)
+
+    def write(row: dict[str, Any]) -> None:
+        if collectives.is_main():
+            _append(folder, row)
+            on_row(row)
+
+    rows = time_all(config, device, write)
+    if earlier is not None:
+        hold_to(rows, earlier, Path(str(config.compare)))
+    return [*rows]
+
+
+def hold_to(rows: list[dict[str, Any]], earlier: list[Row], where: Path) -> None:
+    """Raises TrainingError where a combination is slower than in `earlier`."""
+    found = regressions(rows, earlier, where)
+    if found:
+        raise TrainingError(f"slower than in {where}: {'; '.join(found)}")
+
+
+def compare_files(earlier: Path, rows: Path) -> None:
+    """`hold_to` of rows that are there already. Raises ConfigError for what are none."""
+    hold_to([dict(row) for row in read_rows(rows)], read_rows(earlier), earlier)
+
+
+def _append(folder: Path, row: dict[str, Any]) -> None:
+    """To the lines of JSON, of which the table is made anew: rows that differ in their columns stand in it, too."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / JSON_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise ConfigError(f"rows = '{folder}': {error.strerror}") from None
+    rows = [_flat(each) for each in read_rows(folder / JSON_NAME)]
+    columns = list(dict.fromkeys(name for each in rows for name in each))
+    with (folder / CSV_NAME).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    settings: dict[str, Any] = row["settings"]
+    return {name: value for name, value in row.items() if name not in ("settings", "varied")} | settings

@@ -1,0 +1,45 @@
+"""The most memory that iterations take, and a bound on it that all ranks meet at once."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from ..ranks import collectives
+
+_SELF = Path("/proc/self")
+
+
+def is_short(error: BaseException) -> bool:
+    """Whether it is torch's or Python's word for memory that is not there."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def bound_alike(device: torch.device) -> None:
+    """On CUDA: no rank may allocate more than the fullest device has room for. All ranks call it.
+
+    So a combination that is too large ends on every rank at the same allocation, and none waits for another.
+    """
+    if device.type != "cuda":
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    shares = collectives.gather((free + torch.cuda.memory_reserved(device)) / total)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, *shares), device)
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # a kernel without it: the peak is the process's, then
+        (_SELF / "clear_refs").write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Since the reset: on CUDA what tensors took, on a CPU what of this process was resident, libraries included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    lines = (_SELF / "status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
