@@ -13,6 +13,7 @@ import torch
 from diffusers import UNet2DModel
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import MethodConfig, OptimizerConfig
+from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
@@ -40,6 +41,8 @@ METHODS: dict[str, MethodConfig] = {
     "first_order-norm-K0": EraseDiffConfig(gradient_of_g="first_order", lambda_cap=None, num_inner_steps=0),
     "capped": EraseDiffConfig(eta=5.0, lambda_cap=0.5),
     "moo": MOOConfig(weight=0.3),
+    "meta": MetaEraseDiffConfig(eta=3.0, lambda_cap=None, num_relearning_steps=3, relearning_rate=0.01),
+    "meta-at-phi": MetaEraseDiffConfig(eta=2.0, lambda_cap=0.7, relearning_rate=0.01, holds_theta=False),
     "munba": MUNBaConfig(),
     "restricted_gradient": RestrictedGradientConfig(),
     "neggrad": NegGradConfig(max_loss=1e6),
@@ -77,7 +80,7 @@ _STAGE_CASES = [Case(method, "sgd", stage, "fp32") for method in _EVERY_OPERATIO
 # a method sees neither stage nor number of ranks
 _METHOD_CASES = [Case(method, "sgd", 2, "fp32") for method in METHODS if method not in _EVERY_OPERATION]
 # what sorts or counts over all ranks, or carries vectors of its own
-_SHARDED_CASES = [Case("salun", "sgd", stage, "fp32") for stage in (2, 3)] + [Case("munba", "sgd", 3, "fp32")]
+_SHARDED_CASES = [Case("salun", "sgd", stage, "fp32") for stage in (2, 3)] + [Case("meta", "sgd", 3, "fp32")]
 # nor does the optimizer, which is elementwise
 _OPTIMIZER_CASES = [
     Case(method, "adamw", 2, "fp32") for method in ("envelope-norm", "first_order-value-K3", "finetune")

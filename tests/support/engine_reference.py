@@ -23,6 +23,7 @@ from engine_cases import (
 )
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import MethodConfig, OptimizerConfig
+from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
@@ -83,6 +84,8 @@ class Reference:
             weight_own = -1.0 if loss_own < config.max_loss else 0.0
             return combined(config.remain_weight, grad_r, weight_own, grad_own), 0.0, 1.0
         loss_f, grad_f = self.gradient(theta, forget)
+        if isinstance(config, MetaEraseDiffConfig):
+            return self.meta_delta(theta, forget, grad_r, grad_f, config)
         if isinstance(config, SalUnConfig):
             mask = self.mask(config)
             delta = combined(config.remain_weight, grad_r, 1.0, grad_f)
@@ -112,6 +115,26 @@ class Reference:
             lambda_t = min(lambda_t, config.lambda_cap or lambda_t)
         delta = {name: grad_r[name] + lambda_t * grad_g[name] for name in grad_r}
         return delta, lambda_t, max(1.0, lambda_t * norm(grad_f) / norm(delta))
+
+    def meta_delta(
+        self, theta: Tensors, forget: ToyBatch, grad_r: Tensors, grad_f: Tensors, config: MetaEraseDiffConfig
+    ) -> tuple[Tensors, float, float]:
+        """The multipliers by projected coordinate descent on the dual, until nothing moves."""
+        phi, own = theta, own_target(forget)
+        for _ in range(config.num_relearning_steps):
+            _, grad_own = self.gradient(phi, own)
+            phi = {name: phi[name] - config.relearning_rate * grad_own[name].sign() for name in phi}
+        _, grad_phi = self.gradient(phi, forget)
+        at, weights = [grad_f, grad_phi], [0.0, 0.0]
+        for _ in range(2000):
+            for i in (0, 1) if config.holds_theta else (1,):
+                step = combined(1.0, combined(1.0, grad_r, weights[0], grad_f), weights[1], grad_phi)
+                missing = config.eta * dot(at[i], at[i]) - dot(at[i], step)
+                weights[i] = max(0.0, weights[i] + missing / dot(at[i], at[i]))
+        weights = [min(weight, config.lambda_cap or weight) for weight in weights]
+        delta = combined(1.0, combined(1.0, grad_r, weights[0], grad_f), weights[1], grad_phi)
+        parts = sum(weight * norm(each) for weight, each in zip(weights, at, strict=True))
+        return delta, weights[0], max(1.0, parts / norm(delta))
 
     def mask(self, config: SalUnConfig) -> Tensors:
         """1 for the weights whose summed gradient of D_f's own loss at θ_0 is largest, whatever the step."""

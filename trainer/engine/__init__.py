@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ...kernels.multiplier import multiplier
     from ..ranks.collectives import sum_
+    from .constraints import two_multipliers
     from .packet import Packet
     from .sharded_model import ShardedModel
     from .vector import ShardedVector
 
-__all__ = ["Packet", "ShardedModel", "ShardedVector", "multiplier", "sum_"]
+__all__ = ["Packet", "ShardedModel", "ShardedVector", "multiplier", "sum_", "two_multipliers"]
 
 _PLACES = {
     "Packet": ".packet",
@@ -21,6 +22,7 @@ _PLACES = {
     "ShardedVector": ".vector",
     "multiplier": "...kernels.multiplier",
     "sum_": "..ranks.collectives",
+    "two_multipliers": ".constraints",
 }
 
 

@@ -45,7 +45,8 @@ def test_players_that_cannot_agree_hardly_move() -> None:
     grad_r = two(0)[0]
     weights = munba._weights(packet(grad_r, -2 * grad_r))
     delta = weights[0] * grad_r + weights[1] * (-2 * grad_r)
-    assert weights[0].isfinite() and float(delta.norm()) < 1e-6
+    assert float(weights[0] * grad_r.norm()) == pytest.approx(1 / math.sqrt(munba.MIN_AGREEMENT))
+    assert float(delta.norm()) < 1e-6
 
 
 @pytest.mark.parametrize("method", [munba, restricted_gradient])
