@@ -13,6 +13,7 @@ import torch
 from diffusers import UNet2DModel
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import MethodConfig, OptimizerConfig
+from erasediff.trainer.methods.esd import ESDConfig
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
@@ -43,9 +44,10 @@ METHODS: dict[str, MethodConfig] = {
     "moo": MOOConfig(weight=0.3),
     "meta": MetaEraseDiffConfig(eta=3.0, lambda_cap=None, num_relearning_steps=3, relearning_rate=0.01),
     "meta-at-phi": MetaEraseDiffConfig(eta=2.0, lambda_cap=0.7, relearning_rate=0.01, holds_theta=False),
+    "esd": ESDConfig(),
     "munba": MUNBaConfig(),
     "restricted_gradient": RestrictedGradientConfig(),
-    "neggrad": NegGradConfig(max_loss=1e6),
+    "neggrad": NegGradConfig(max_loss=1.5),  # between L(D_f) and L_r
     "neggrad-bounded": NegGradConfig(max_loss=1e-6, remain_weight=0.7),
     "neggrad-weighted": NegGradConfig(max_loss=1e6, remain_weight=0.7),
     "salun": SalUnConfig(saliency=0.3, num_mask_batches=3, remain_weight=0.6),

@@ -23,6 +23,7 @@ from engine_cases import (
 )
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import MethodConfig, OptimizerConfig
+from erasediff.trainer.methods.esd import ESDConfig
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
@@ -84,6 +85,8 @@ class Reference:
             weight_own = -1.0 if loss_own < config.max_loss else 0.0
             return combined(config.remain_weight, grad_r, weight_own, grad_own), 0.0, 1.0
         loss_f, grad_f = self.gradient(theta, forget)
+        if isinstance(config, ESDConfig):
+            return grad_f, 0.0, 1.0
         if isinstance(config, MetaEraseDiffConfig):
             return self.meta_delta(theta, forget, grad_r, grad_f, config)
         if isinstance(config, SalUnConfig):
