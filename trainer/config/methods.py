@@ -14,7 +14,7 @@ from pydantic import PlainValidator, TypeAdapter
 
 from .. import plugins
 from ..errors import ConfigError
-from .base import NotNegative, Settings
+from .base import Settings
 from .cost import Cost
 from .run import EngineConfig, OptimizerConfig, Precision, TrainConfig
 
@@ -49,9 +49,14 @@ class MethodConfig(Settings):
         return 1 + self.needs_forget
 
     @property
-    def num_gradients_diagnosed(self) -> int:
-        """Of them, those that are still there as δ is applied and its descent measured, δ among them."""
+    def num_gradients_of_delta(self) -> int:
+        """Of them, those that δ is made of: still there as it is applied, where its descent is measured."""
         return self.num_gradients_held
+
+    @property
+    def num_vectors_kept(self) -> int:
+        """As long as θ, that it carries from step to step."""
+        return 0
 
     def target_kind(self) -> Any:
         """The `ForgetTarget` that it trains towards on D_f; None: no such one."""
@@ -89,8 +94,7 @@ class TargetedConfig(MethodConfig):
     """A method that trains towards a forget target."""
 
     target: str = "rl"
-    """ε_f of eq. (2): the model's own prediction under another condition c_m (rl), uniform noise (noise), or away from
-    what the condition brings about (negative_guidance)."""
+    """ε_f of eq. (2): the model's own prediction under another condition c_m (rl), or uniform noise (noise)."""
     anchor: int | str | tuple[int | str, ...] | None = None
     """With rl: this class (its index), the null class too, or this prompt as c_m, '' the null prompt; of several, one
     drawn per sample; none draws c_m per sample among what the remaining samples are told."""
@@ -99,9 +103,6 @@ class TargetedConfig(MethodConfig):
     'three' and the anchor 'four', 'a red three' becomes 'a red four'; none: the anchor is the whole prompt."""
     teacher: Literal["current", "frozen"] = "current"
     """Whose prediction the rl target is: the model being scrubbed (the paper's) or the original one."""
-    negative_guidance: NotNegative = 1.0
-    """With the target of this name: how far beyond the original model's prediction without a condition ε_f lies, in
-    units of what the condition changes."""
 
     def __post_init__(self) -> None:
         known = plugins.names("objectives.targets")
@@ -132,15 +133,12 @@ class TargetedConfig(MethodConfig):
         return 1 + self.keeps_original
 
     def without_effect(self) -> dict[str, str]:
-        weights: str = self.target_kind().weights
-        found: dict[str, str] = {}
-        if self.target != "negative_guidance":
-            found["method.negative_guidance"] = "method.target is another"
+        weights = self.target_kind().weights
         if weights == "original":
-            return found | {"method.teacher": f"the {self.target} target always asks the original model"}
+            return {"method.teacher": f"the {self.target} target always asks the original model"}
         why = f"the {self.target} target asks no model for a prediction"
         keys = ("method.anchor", "method.concept", "method.teacher")
-        return found | (dict.fromkeys(keys, why) if weights == "none" else {})
+        return dict.fromkeys(keys, why) if weights == "none" else {}
 
 
 def method_names() -> tuple[str, ...]:

@@ -67,10 +67,10 @@ class EraseDiffConfig(TargetedConfig):
     @property
     def num_gradients_held(self) -> int:
         # ∇L_r, ∇L_f(θ); the inner steps' sum and the gradient that is added to it, or ∇L_f(φ^K)
-        return 4 if self.takes_inner_gradients and self.num_inner_steps > 1 else self.num_gradients_diagnosed
+        return 4 if self.takes_inner_gradients and self.num_inner_steps > 1 else self.num_gradients_of_delta
 
     @property
-    def num_gradients_diagnosed(self) -> int:
+    def num_gradients_of_delta(self) -> int:
         return 2 + self.subtracts_gradients
 
     def cost(self, precision: Precision) -> Cost:

@@ -53,7 +53,24 @@ class MetaEraseDiffConfig(TargetedConfig):
 
     def cost(self, precision: Precision) -> Cost:
         # ∇L_r, K of the relearner, ∇L_f(φ^K) and ∇L_f(θ_t)
-        return Cost(self.num_relearning_steps + 2 + self.holds_theta, self.target_kind().num_forwards)
+        num_gradients = self.num_relearning_steps + 2 + self.holds_theta
+        # φ¹ … φ^K, and θ_t again
+        publications = self.publications_of_theta + self.num_relearning_steps + self.holds_theta
+        return Cost(num_gradients, self.target_kind().num_forwards, publications=publications)
+
+    @property
+    def num_gradients_held(self) -> int:
+        # ∇L_r, the relearner's way and the gradient that is added to it
+        return 3
+
+    @property
+    def num_gradients_of_delta(self) -> int:
+        return 2 + self.holds_theta
+
+    def without_effect(self) -> dict[str, str]:
+        return super().without_effect() | {
+            "train.descent_every": "the descent on a g of two constraints is not measured"
+        }
 
     def check(self, engine: EngineConfig) -> None:
         if engine.precision == "bf16":
@@ -125,6 +142,7 @@ class MetaEraseDiff(Stateless):
                 _, gradient = model.gradient(self._losses.loss, own)
             gradient.data.sign_()
             away.axpy_(1.0, gradient)
+            del gradient  # the next one is made where it was
         return away
 
 

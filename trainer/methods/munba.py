@@ -35,7 +35,7 @@ class MUNBaConfig(TargetedConfig):
     """Which method."""
 
     def cost(self, precision: Precision) -> Cost:
-        return Cost(2, self.target_kind().num_forwards)
+        return Cost(2, self.target_kind().num_forwards, publications=self.publications_of_theta)
 
     def make(self, losses: Losses[Any]) -> MUNBa:
         return MUNBa(losses)

@@ -29,7 +29,7 @@ class RestrictedGradientConfig(TargetedConfig):
     """Which method."""
 
     def cost(self, precision: Precision) -> Cost:
-        return Cost(2, self.target_kind().num_forwards)
+        return Cost(2, self.target_kind().num_forwards, publications=self.publications_of_theta)
 
     def make(self, losses: Losses[Any]) -> RestrictedGradient:
         return RestrictedGradient(losses)

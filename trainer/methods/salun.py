@@ -42,7 +42,14 @@ class SalUnConfig(TargetedConfig):
     """w of ∇L_r."""
 
     def cost(self, precision: Precision) -> Cost:
-        return Cost(2, self.target_kind().num_forwards)
+        return Cost(2, self.target_kind().num_forwards, publications=self.publications_of_theta)
+
+    @property
+    def num_vectors_kept(self) -> int:
+        return 1  # the mask
+
+    def without_effect(self) -> dict[str, str]:
+        return super().without_effect() | {"train.descent_every": "the method has no g to descend on"}
 
     def notes(self) -> list[str]:
         return [f"saliency    {self.num_mask_batches} gradients before the first step"]

@@ -89,6 +89,7 @@ def _lasting(situation: Situation) -> Parts:
         "master θ": shard,
         "moments": shard * len([name for name in names if name != "ema"]),
         "average": shard * names.count("ema"),
+        "method's state": shard * config.method.num_vectors_kept,
         "original": shard * config.method.keeps_original,
         "DeepSpeed's buffers": _deepspeed_buffers(situation) if config.engine.zero_stage == 3 else 0,
     }
@@ -155,8 +156,8 @@ def _passes(situation: Situation, traces: Traces) -> list[Parts]:
 def _update(situation: Situation) -> Parts:
     """δ is applied; where its descent is measured, with ∇g and with θ as it was."""
     config = situation.config
-    diagnoses = config.train.descent_every > 0 and config.method.needs_forget
-    held = config.method.num_gradients_diagnosed + 1 if diagnoses else 1
+    measures = config.train.descent_every > 0 and "train.descent_every" not in config.method.without_effect()
+    held = config.method.num_gradients_of_delta + 1 if measures else 1
     return {"gradients": situation.shard_bytes * held}
 
 

@@ -185,7 +185,7 @@ class _Planner:
             reduce_bytes=wire_dtype_bytes,
             num_persistent=sizes.num_persistent(engine),
             num_tensors=len(sizes.trained),
-            num_sums=6 if self._config.method.num_gradients_diagnosed > 2 else 3,
+            num_sums=6 if self._config.method.num_gradients_of_delta > 2 else 3,
         )
         return Setting(
             engine=dataclasses.replace(engine, forward_batch_size=micro_batch),

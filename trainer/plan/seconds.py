@@ -71,7 +71,7 @@ def _flops(situation: Situation, traces: Traces) -> tuple[float, float, float]:
 
 def _vector_bytes(config: ScrubConfig, cost: Cost, situation: Situation) -> float:
     """Read and written by elementwise arithmetic on a rank's vectors."""
-    shard, num_gradients = situation.shard_bytes, config.method.num_gradients_diagnosed
+    shard, num_gradients = situation.shard_bytes, config.method.num_gradients_of_delta
     moments = {"adamw": 2, "adam": 2, "sgd": int(config.optimizer.momentum > 0)}[config.optimizer.name]
     products = num_gradients  # read once
     combined = num_gradients + 1 if num_gradients > 1 else 0  # δ in place of ∇L_r

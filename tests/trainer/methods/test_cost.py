@@ -12,6 +12,10 @@ from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import EngineConfig, MethodConfig, Precision, TrainConfig
 from erasediff.trainer.config.cost import Cost
 from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
+from erasediff.trainer.methods.munba import MUNBaConfig
+from erasediff.trainer.methods.neggrad import NegGradConfig
+from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
 from erasediff.trainer.scrubbing import run_scrub
 from tiny import tiny_config
 
@@ -39,6 +43,12 @@ from tiny import tiny_config
         (EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=0), "bf16-autocast", Cost(2, 1)),
         (EraseDiffConfig(barrier="value", teacher="frozen"), "fp32", Cost(2, 2, publications=3)),
         (MOOConfig(), "fp32", Cost(2, 1)),
+        (MUNBaConfig(target="noise"), "fp32", Cost(2)),
+        (RestrictedGradientConfig(target="noise"), "fp32", Cost(2)),
+        (NegGradConfig(), "fp32", Cost(1, 1)),
+        (NegGradConfig(remain_weight=1.0), "fp32", Cost(2)),
+        (MetaEraseDiffConfig(num_relearning_steps=2), "fp32", Cost(5, 1, publications=4)),
+        (MetaEraseDiffConfig(num_relearning_steps=1, holds_theta=False), "fp32", Cost(3, 1, publications=2)),
         (MOOConfig(teacher="frozen"), "fp32", Cost(2, 1, publications=2)),
         (FinetuneConfig(), "fp32", Cost(1, 0)),
     ],

@@ -20,9 +20,12 @@ from erasediff.trainer.config import (
     UNetConfig,
 )
 from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
+from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.models.families.unet2d import make
 from erasediff.trainer.models.model import Model
 from erasediff.trainer.objectives.diffusion import DiffusionObjective
+from erasediff.trainer.objectives.objective import Batches
 from erasediff.trainer.plan.memory import Parts, Situation, Traces, peak, type_of_forwards, types_of_gradients
 from erasediff.trainer.plan.sizes import sizes_of
 from erasediff.trainer.plan.trace import trace_encoding, trace_forward, trace_gradient
@@ -109,6 +112,7 @@ def measured(case: Case) -> tuple[int, ShardedModel]:
             max_train_steps=2,
             keep_original=config.method.keeps_original,
         )
+        method.prepare(engine, lambda _: Batches([], objective.forget_batches(samples(1, case.num_samples)), ()))
         for step in range(2):
             held.peak = 0
             forget = objective.forget_batches(samples(1, case.num_samples)) if config.method.needs_forget else []
@@ -127,6 +131,8 @@ CASES = {
     "small-buckets": Case(engine=EngineConfig(device="cpu", reduce_bucket_size=40_000)),
     "value-K3": Case(method=replace(VALUE, num_inner_steps=3)),
     "first-order-frozen-teacher": Case(method=EraseDiffConfig(teacher="frozen", gradient_of_g="first_order")),
+    "relearning": Case(method=MetaEraseDiffConfig(target="noise", num_relearning_steps=3)),
+    "kept-mask": Case(method=SalUnConfig(num_mask_batches=1)),
     "finetune-sgd-average": Case(
         method=FinetuneConfig(), optimizer=OptimizerConfig(name="sgd", momentum=0.9, ema_decay=0.5)
     ),
