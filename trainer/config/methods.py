@@ -14,7 +14,7 @@ from pydantic import PlainValidator, TypeAdapter
 
 from .. import plugins
 from ..errors import ConfigError
-from .base import Settings
+from .base import NotNegative, Settings
 from .cost import Cost
 from .run import EngineConfig, OptimizerConfig, Precision, TrainConfig
 
@@ -94,7 +94,8 @@ class TargetedConfig(MethodConfig):
     """A method that trains towards a forget target."""
 
     target: str = "rl"
-    """ε_f of eq. (2): the model's own prediction under another condition c_m (rl), or uniform noise (noise)."""
+    """ε_f of eq. (2): the model's own prediction under another condition c_m (rl), uniform noise (noise), or away from
+    what the condition brings about (negative_guidance)."""
     anchor: int | str | tuple[int | str, ...] | None = None
     """With rl: this class (its index), the null class too, or this prompt as c_m, '' the null prompt; of several, one
     drawn per sample; none draws c_m per sample among what the remaining samples are told."""
@@ -103,6 +104,9 @@ class TargetedConfig(MethodConfig):
     'three' and the anchor 'four', 'a red three' becomes 'a red four'; none: the anchor is the whole prompt."""
     teacher: Literal["current", "frozen"] = "current"
     """Whose prediction the rl target is: the model being scrubbed (the paper's) or the original one."""
+    negative_guidance: NotNegative = 1.0
+    """With the target of this name: how far beyond the original model's prediction without a condition ε_f lies, in
+    units of what the condition changes."""
 
     def __post_init__(self) -> None:
         known = plugins.names("objectives.targets")
@@ -133,12 +137,15 @@ class TargetedConfig(MethodConfig):
         return 1 + self.keeps_original
 
     def without_effect(self) -> dict[str, str]:
-        weights = self.target_kind().weights
+        weights: str = self.target_kind().weights
+        found: dict[str, str] = {}
+        if self.target != "negative_guidance":
+            found["method.negative_guidance"] = "method.target is another"
         if weights == "original":
-            return {"method.teacher": f"the {self.target} target always asks the original model"}
+            return found | {"method.teacher": f"the {self.target} target always asks the original model"}
         why = f"the {self.target} target asks no model for a prediction"
         keys = ("method.anchor", "method.concept", "method.teacher")
-        return dict.fromkeys(keys, why) if weights == "none" else {}
+        return found | (dict.fromkeys(keys, why) if weights == "none" else {})
 
 
 def method_names() -> tuple[str, ...]:

@@ -25,7 +25,7 @@ class Update:
     """What a method wants done in one step."""
 
     delta: ShardedVector
-    packet: Packet  # at least loss_r and dot_rr, and the sums of each parameter; the same on all ranks
+    packet: Packet  # at least loss_r, and the sums of each parameter; the same on all ranks
     skip: Tensor  # 0-dim, 1 where a loss or gradient is not finite
     norm_squared: NormSquared  # ‖δ‖², 0-dim fp64, the same on all ranks
     observe: Callable[[ShardedVector], dict[str, Tensor]] | None = None

@@ -17,6 +17,8 @@ from ..config.cost import Cost
 from . import Stateless, Update
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..engine import ShardedModel
     from ..objectives.objective import Losses
 
@@ -65,7 +67,7 @@ class NegGrad(Stateless):
         else:
             loss_r, grad_r = model.loss(loss, remain), grad_f
         (dot_ff, dot_fr, dot_rr), by_parameter = model.inner_products(grad_f, grad_r)
-        sums = {"dot_ff": dot_ff, "dot_fr": dot_fr, "dot_rr": dot_rr}
+        sums = {"dot_ff": dot_ff} | ({"dot_fr": dot_fr, "dot_rr": dot_rr} if weight else {})
         packet = engine.Packet(by_parameter, loss_r=loss_r, loss_f=loss_f, **sums).all_reduce_()
         ascends = (packet["loss_f"] < self._config.max_loss).double()
         finite = packet.values.isfinite().all().double()
@@ -75,7 +77,7 @@ class NegGrad(Stateless):
         else:
             delta, skip = grad_f.mul_(-ascends), 1 - finite
 
-        def norm_squared():
+        def norm_squared() -> Tensor:
             if not weight:
                 return ascends * packet["dot_ff"]
             return weight**2 * packet["dot_rr"] - ascends * (2 * weight * packet["dot_fr"] - packet["dot_ff"])

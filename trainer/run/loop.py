@@ -214,6 +214,8 @@ def name_non_finite(values: dict[str, float], parameter_names: Sequence[str]) ->
         "loss_phi": "the forget loss at φ^K is",
         "dot_rr": "the gradient of the remain loss L_r holds",
         "dot_gg": "the gradient of the forget loss L_f holds",
+        "dot_ff": "the gradient of the forget loss L_f holds",
+        "dot_pp": "the gradient of the forget loss at φ^K holds",
     }
     parameter = int(values["non_finite_parameter"])
     where = f", first in the gradient of {parameter_names[parameter]}" if parameter >= 0 else ""

@@ -20,7 +20,8 @@ SGD = OptimizerConfig(name="sgd", learning_rate=0.01)
 
 
 def scrub(digits: Path, base: Path, output: Path, method: Any, watch: Any = None, **train: Any) -> dict[str, Any]:
-    length = TrainConfig(**({"max_train_steps": 3, "train_batch_size": 6} | train))
+    given: dict[str, Any] = {"max_train_steps": 3, "train_batch_size": 6} | train
+    length = TrainConfig(**given)
     config = tiny_config(digits, base, output, method=method, train=length, optimizer=SGD)
     return load_file(run_scrub(config, watch=watch) / WEIGHTS)
 

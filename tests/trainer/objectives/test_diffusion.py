@@ -13,11 +13,14 @@ import toy.toy_family as toy
 from diffusers import DDPMScheduler
 from erasediff.shards import Dataset, SampleBatch, Stream
 from erasediff.trainer import EraseDiffConfig
-from erasediff.trainer.config import MethodConfig, ModelConfig
+from erasediff.trainer.config import EngineConfig, MethodConfig, ModelConfig, OptimizerConfig
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.methods.esd import ESDConfig
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.model import Model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
+from erasediff.trainer.ranks import collectives
 from erasediff.trainer.scrubbing import plan
 from tiny import make_pipeline, tiny_config
 
@@ -121,6 +124,31 @@ def test_rl_draws_another_remaining_class_for_each_sample(digits: Path, base_mod
 def test_an_anchor_is_the_only_other_class(digits: Path, base_model: Path) -> None:
     (batch,) = objective(load(base_model), EraseDiffConfig(anchor=7)).forget_batches(samples(digits, "forget"))
     assert (joined([batch], "c_m") == 7).all()
+
+
+def test_negative_guidance_leads_away_from_a_samples_own_class(digits: Path, base_model: Path) -> None:
+    """By the original weights, whatever has been trained since, and for labels that are dropped, too."""
+    model, original = load(base_model), load(base_model).module
+    made = objective(model, ESDConfig(negative_guidance=0.7), forget_label_drop=1.0)
+    engine = EngineConfig(device="cpu")
+    collectives.set_up(engine)
+    sharded = ShardedModel(model.module, engine, OptimizerConfig(), CPU, max_train_steps=1, keep_original=True)
+    sharded.theta.data.mul_(1.1)
+    (batch,) = made.with_forget_targets(sharded, made.forget_batches(samples(digits, "forget", batch_size=4)))
+
+    @torch.no_grad()
+    def predicted(label: int) -> torch.Tensor:
+        labels = torch.full((4,), label)
+        return original(batch.noised.x_t, batch.noised.timesteps, class_labels=labels, return_dict=False)[0]
+
+    expected = predicted(NULL_CLASS) - 0.7 * (predicted(3) - predicted(NULL_CLASS))
+    assert batch.target is not None and (batch.noised.told["class_labels"] == NULL_CLASS).all()
+    assert (batch.target - expected).abs().max() < 1e-5 < (expected - predicted(NULL_CLASS)).abs().max()
+
+
+def test_negative_guidance_needs_a_null_class(base_model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"this one has no null class: set model\.null_class"):
+        ESDConfig().check_conditions(load(base_model, null_class=None), [3], [1, 2])
 
 
 def test_the_noise_target_is_uniform(digits: Path, base_model: Path) -> None:
