@@ -33,7 +33,11 @@ class ESDConfig(TargetedConfig):
 
     def cost(self, precision: Precision) -> Cost:
         # L_r is looked at
-        return Cost(1, self.target_kind().num_forwards + 1)
+        return Cost(1, self.target_kind().num_forwards + 1, publications=self.publications_of_theta)
+
+    @property
+    def num_gradients_held(self) -> int:
+        return 1
 
     def without_effect(self) -> dict[str, str]:
         return super().without_effect() | {"train.descent_every": "the method has no g to descend on"}
@@ -52,8 +56,9 @@ class ESD(Stateless):
         self._losses = losses
 
     def step(self, model: ShardedModel, forget: list[Any], remain: list[Any], step: int, *, diagnose: bool) -> Update:
+        forget = self._losses.with_forget_targets(model, forget)
         loss_r = model.loss(self._losses.loss, remain)
-        loss_f, grad_f = model.gradient(self._losses.loss, self._losses.with_forget_targets(model, forget))
+        loss_f, grad_f = model.gradient(self._losses.loss, forget)
         (dot_ff, _, _), by_parameter = model.inner_products(grad_f, grad_f)
         packet = engine.Packet(by_parameter, loss_r=loss_r, loss_f=loss_f, dot_ff=dot_ff).all_reduce_()
         finite = packet.values.isfinite().all()

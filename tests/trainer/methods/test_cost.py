@@ -12,6 +12,7 @@ from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import EngineConfig, MethodConfig, Precision, TrainConfig
 from erasediff.trainer.config.cost import Cost
 from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.methods.esd import ESDConfig
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
@@ -51,6 +52,8 @@ from tiny import tiny_config
         (MetaEraseDiffConfig(num_relearning_steps=1, holds_theta=False), "fp32", Cost(3, 1, publications=2)),
         (MOOConfig(teacher="frozen"), "fp32", Cost(2, 1, publications=2)),
         (FinetuneConfig(), "fp32", Cost(1, 0)),
+        (ESDConfig(), "fp32", Cost(1, 3, publications=2)),
+        (MUNBaConfig(teacher="frozen"), "fp32", Cost(2, 1, publications=2)),
     ],
 )
 def test_the_stated_cost_is_the_cost(
