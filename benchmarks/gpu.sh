@@ -1,13 +1,128 @@
 #!/usr/bin/env bash
-# What waits for a GPU, in the order of what it decides; run it in the repository's root with erasediff installed.
-# Results are appended as they come: bash benchmarks/gpu.sh OUTPUT_FOLDER
+# What waits for a GPU, in short steps; each leaves its rows in OUT, whatever becomes of the later ones.
+#
+#     bash benchmarks/gpu.sh OUT                    every step, in the order of what it decides
+#     bash benchmarks/gpu.sh OUT engine sd1         some of them
+#     bash benchmarks/gpu.sh --dry OUT              every line of it, on tiny models: without a GPU, too
+#
+# In the repository's root. Needs no network, and erasediff need not be installed. OUT/steps.txt says how each ended.
 set -uo pipefail
-out=${1:?usage: bash benchmarks/gpu.sh OUTPUT_FOLDER}
-mkdir -p "$out"
-export PYTHONUNBUFFERED=1
-python -m pytest tests/gpu -p no:cacheprovider 2>&1 | tee "$out/engine.txt"
-python -m pytest tests/kernels -p no:cacheprovider 2>&1 | tee "$out/kernels-tests.txt"
-python benchmarks/kernels.py 2>&1 | tee "$out/kernels.md"
-for precision in fp32 bf16-autocast bf16; do
-  python benchmarks/step.py --model ddpm-cifar10 --batch-size 128 --precision "$precision" 2>&1 | tee "$out/step-$precision.md"
+dry=
+if [ "${1:-}" = --dry ]; then dry=1 && shift; fi
+out=${1:?usage: bash benchmarks/gpu.sh [--dry] OUT [STEP ...]}
+shift
+mkdir -p "$out/models"
+out=$(cd "$out" && pwd)
+export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+python=${PYTHON:-python}
+if ! "$python" -c 'import erasediff.launch' 2>/dev/null; then
+  mkdir -p build/lint/erasediff
+  for package in trainer kernels launch shards; do ln -sfn "../../../$package" "build/lint/erasediff/$package"; done
+  export PYTHONPATH="$PWD/build/lint${PYTHONPATH:+:$PYTHONPATH}"
+fi
+gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+
+# step NAME COMMAND...: its output also goes to OUT/NAME.txt
+step() {
+  local name=$1 begun=$SECONDS
+  shift
+  echo "== $name: $*"
+  "$@" 2>&1 | tee "$out/$name.txt"
+  echo "$name: left with ${PIPESTATUS[0]} after $((SECONDS - begun)) s" | tee -a "$out/steps.txt"
+}
+
+throughput() { "$python" benchmarks/throughput.py --rows "$out/throughput.jsonl" "$@"; }
+bench() { "$python" -m erasediff.launch bench --rows "$out/bench" "$@"; }
+# on all GPUs where there are several
+ranks() { "$python" -m erasediff.launch launch local -n "$ranks" bench --rows "$out/bench" "$@"; }
+# pipeline NAME: its folder, without weights
+pipeline() {
+  local folder="$out/models/$1"
+  [ -d "$folder" ] || "$python" benchmarks/pipelines.py "$1" "$folder" $([ -n "$dry" ] && [[ $1 = sd* ]] && echo --width 32) >&2
+  echo "$folder"
+}
+
+# sizes: on a GPU, and dry
+ranks=$gpus
+few="--rounds 3 --repeats 10 --keep" some="--rounds 2 --repeats 5"
+often="--rounds 2 --repeats 10 --warmup 3" once="--rounds 1 --repeats 20 --warmup 3"
+ddpm="ddpm-cifar10 --batch-size 128" sd1="sd1 --batch-size 16" sdxl="sdxl --batch-size 4 --forward-batch-size 1"
+precisions="fp32 tf32 bf16-autocast bf16" large="bf16-autocast bf16" best=bf16
+compile="False True" micro="4 8 16 32" batch=16 most=32 size_sd1=512 size_sdxl=1024
+kernels="" kernel_tests="tests/kernels" device=cuda
+if [ -n "$dry" ]; then
+  ranks=2 few="--rounds 1 --repeats 2" some=$few often="--rounds 1 --repeats 2 --warmup 0" once=$often
+  ddpm="digits --batch-size 2" sd1="sd1 --width 32 --latent-size 8 --batch-size 2 --forward-batch-size 1"
+  sdxl="sdxl --width 32 --latent-size 4 --batch-size 1" precisions="fp32 tf32" large=fp32 best=fp32
+  compile="False" micro="1 2" batch=2 most=2 size_sd1=64 size_sdxl=64
+  kernels="--models sd1 --scale 0.0005 --repeats 2" kernel_tests="tests/kernels/test_table.py" device=cpu
+fi
+
+environment() {
+  nvidia-smi
+  "$python" -c 'import platform, torch; print(platform.python_version(), torch.__version__, torch.version.cuda)'
+  "$python" -m pip list 2>/dev/null | grep -iE 'torch|triton|deepspeed|diffusers|transformers|xformers|flash|nccl'
+}
+
+all="environment engine kernel-tests kernels ddpm sd1 sd1-sweep attention sdxl sdxl-sweep ranks"
+for name in ${*:-$all}; do
+  case $name in
+    environment) step environment environment ;;
+    # exact on NCCL with as many ranks as there are GPUs: every stage, precision, overlap on and off, small buckets
+    engine) step engine "$python" -m pytest tests/gpu -p no:cacheprovider ;;
+    kernel-tests) step kernel-tests "$python" -m pytest $kernel_tests -p no:cacheprovider ;;
+    # against a copy, a read, torch.compile and torch's multi-tensor kernels
+    kernels) step kernels "$python" benchmarks/kernels.py $kernels && cp build/benchmarks/kernels.jsonl "$out" ;;
+    ddpm)
+      for precision in $precisions; do
+        step "ddpm-$precision" throughput --model $ddpm --precision "$precision" $few
+      done
+      ;;
+    sd1)
+      for precision in $large; do
+        step "sd1-$precision" throughput --model $sd1 --precision "$precision" $some
+      done
+      ;;
+    # micro-batch, compile (minutes, once), channels last, share of checkpointing: MFU, peak memory and the split
+    sd1-sweep)
+      for precision in $large; do
+        step "sd1-sweep-$precision" bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 \
+          --engine.device $device --engine.precision "$precision" $often --train.train-batch-size $most \
+          --sweep.forward-batch-size $micro --trace "$out/sd1-$precision.json"
+      done
+      step sd1-layout bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
+        --engine.precision $best $once --train.train-batch-size $batch --sweep.compile $compile \
+        --sweep.channels-last False True
+      step sd1-checkpointing bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
+        --engine.precision $best $often --train.train-batch-size $batch --engine.activation-checkpointing all \
+        --sweep.activation-checkpointing-share 0 0.5 1
+      ;;
+    # what is not installed is a row that says so
+    attention)
+      step attention bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
+        --engine.precision $best $often --train.train-batch-size $batch --sweep.attention native xformers flash
+      ;;
+    sdxl) step sdxl throughput --model $sdxl --precision $best --readings "K = 0" --providers erasediff plain $some ;;
+    sdxl-sweep)
+      step sdxl-sweep bench --model.path "$(pipeline sdxl)" --model.image-size $size_sdxl --engine.device $device \
+        --engine.precision $best $often --train.train-batch-size $batch --sweep.forward-batch-size 1 2 \
+        --sweep.activation-checkpointing off all
+      ;;
+    # bus bandwidth, and FSDP2 beside both kinds of stages
+    ranks)
+      if [ "$ranks" -gt 1 ]; then
+        step ranks ranks --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device $often \
+          --engine.precision $best --train.train-batch-size $((batch * ranks)) --sweep.zero-stage 2 3 \
+          --sweep.overlap-communication False True
+        for stage in 2 3; do
+          step "fsdp2-$stage" "$python" -m torch.distributed.run --standalone --nproc-per-node "$ranks" \
+            benchmarks/throughput.py --rows "$out/throughput.jsonl" --model $sd1 --precision $best --zero-stage $stage \
+            --providers erasediff plain fsdp2 --readings "K = 0" $some
+        done
+      else
+        echo "ranks: left out, one GPU" | tee -a "$out/steps.txt"
+      fi
+      ;;
+    *) echo "gpu.sh: no step $name; known: $all" >&2 && exit 2 ;;
+  esac
 done

@@ -6,7 +6,11 @@
 Every result is compared with float64 first, by the tests' own check: where one of ours is off, its figures are not
 printed and the exit status is 1. `error` is the largest in units of the bound, so above 1 a provider is fast and
 wrong. GB/s counts the bytes that the operation has to move, whatever the provider moves; `ceiling` is that figure
-over the better of a device copy and a read-only sum over the same bytes, timed in the same run.
+over the better of a device copy and a read-only sum over the same bytes, timed in the same run. On a GPU times are
+those between two events on the device, what the host takes to launch hidden as far as it runs ahead.
+
+`foreach` is torch's multi-tensor kernels over the parameters, `compile` torch.compile of the formula over flat tensors:
+on a CPU with --compile alone, since building it takes a compiler and its time.
 
 What would not fit into the memory that is free (`--memory-gb` sets another bound) is left out, and its row says so.
 """
@@ -31,6 +35,7 @@ from erasediff.kernels.combine import combine_
 from erasediff.kernels.displace import displace
 from erasediff.kernels.inner_products import inner_products_by_parameter
 from erasediff.kernels.table import ParameterTable
+from pipelines import UNETS
 from rows import Rows
 from torch import Tensor
 
@@ -41,22 +46,6 @@ import gradient_reference as reference  # noqa: E402
 OURS = "erasediff"
 LAMBDA, XI = 0.37, 1e-3
 
-# as published; what is not named is diffusers' default
-UNETS: dict[str, dict[str, Any]] = {
-    "sd1": {"cross_attention_dim": 768},
-    "sdxl": {
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": (1, 2, 10),
-        "attention_head_dim": (5, 10, 20),
-        "cross_attention_dim": 2048,
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-}
 SIZES = {"sd1": (859_520_964, 686), "sdxl": (2_567_463_684, 1_680)}
 SHARDS = {"whole": None, "0 of 8": (0, 8), "3 of 8": (3, 8)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -114,6 +103,9 @@ class Vectors:
         rows = [(parameter, offset, length) for (parameter, length), offset in zip(pieces, offsets, strict=False)]
         self.table = ParameterTable.from_rows(rows, num_parameters)
 
+    compiles = False
+    """Whether torch.compile is a provider."""
+
     def split(self, flat: Tensor) -> list[Tensor]:
         return list(flat.split(self.lengths))
 
@@ -129,6 +121,18 @@ class Op:
     """what a provider allocates beside the vectors; next to nothing where it is not named"""
     prepare: Callable[[], Any] = lambda: None
     """before the checked run, not before the timed ones"""
+
+
+def compiled(x: Vectors, function: Callable[..., Any], *given: Tensor) -> dict[str, Callable[[], Any]]:
+    """A provider, where it is asked for. Every shape its own code."""
+    if not x.compiles:
+        return {}
+    fused = torch.compile(function, dynamic=False)
+    return {"compile": lambda: fused(*given)}
+
+
+def dots(*pairs: tuple[Tensor, Tensor]) -> Tensor:
+    return torch.stack([(a.float() * b.float()).sum() for a, b in pairs])
 
 
 def sums_ops(x: Vectors) -> Iterator[Op]:
@@ -161,6 +165,7 @@ def sums_ops(x: Vectors) -> Iterator[Op]:
     ours = {OURS: lambda: inner_products_by_parameter(u, v, table=x.table)[0]}
     largest = 3 * 4 * max(x.lengths)
     extra = {"loop": largest, "foreach": size, "cat": 2 * size}
+    ours |= compiled(x, lambda a, b: dots((a, a), (a, b), (b, b)), u, v)
     yield Op("inner_products", 2 * size, ours | {"loop": loop, "foreach": foreach, "cat": cat}, error_of(u, v), extra)
 
     def loop_first_order() -> list[float]:
@@ -176,9 +181,19 @@ def sums_ops(x: Vectors) -> Iterator[Op]:
         d = a - torch.cat(ws)
         return [d.dot(d), d.dot(b), b.dot(b), a.dot(a), a.dot(b), a.dot(d)]
 
+    def foreach_first_order() -> list[Tensor]:
+        ds = torch._foreach_sub(us, ws)
+        pairs = ((ds, ds), (ds, vs), (vs, vs), (us, us), (us, vs), (us, ds))
+        return [torch.stack([one.sum() for one in torch._foreach_mul(a, b)]).float().sum() for a, b in pairs]
+
+    def formula(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        d = a.float() - c.float()
+        return dots((d, d), (d, b), (b, b), (a, a), (a, b), (a, d))
+
     ours = {OURS: lambda: inner_products_by_parameter(u, v, w, table=x.table)[0]}
-    others = {"loop": loop_first_order, "cat": cat_first_order}
-    extra = {"loop": 2 * largest, "cat": 4 * size}
+    others = {"loop": loop_first_order, "foreach": foreach_first_order, "cat": cat_first_order}
+    others |= compiled(x, formula, u, v, w)
+    extra = {"loop": 2 * largest, "foreach": 2 * size, "cat": 4 * size}
     yield Op("inner_products first_order", 3 * size, ours | others, error_of(u, v, w), extra)
 
 
@@ -208,8 +223,14 @@ def combine_ops(x: Vectors) -> Iterator[Op]:
     # timed in place again and again, which adds λ ∇g each time: as fast as once
     size, prepare = delta.numel() * delta.element_size(), lambda: delta.copy_(x.g_r)
     providers = {OURS: lambda: combine_(delta, lambda_t, g_f), "loop": loop, "foreach": foreach, "cat": cat}
+    providers |= compiled(x, lambda r, a, f: r.copy_(r.float() + a.float() * f.float()), delta, lambda_t, g_f)
     yield Op("combine_", 3 * size, providers, error_of(None), {"cat": 4 * size}, prepare)
     ours = {OURS: lambda: combine_(delta, lambda_t, g_f, x.g_phi)}
+    ours |= compiled(
+        x,
+        lambda r, a, f, p: r.copy_(r.float() + a.float() * (f.float() - p.float())),
+        *(delta, lambda_t, g_f, x.g_phi),
+    )
     yield Op("combine_ first_order", 4 * size, ours, error_of(x.g_phi), {}, prepare)
 
 
@@ -228,6 +249,7 @@ def displace_ops(x: Vectors) -> Iterator[Op]:
         return worst_error(x.working, lambda piece: [x.theta[piece].double(), -XI * x.g_f[piece].double()])
 
     providers = {OURS: lambda: displace(x.working, x.theta, x.g_f, -XI), "loop": loop, "foreach": foreach}
+    providers |= compiled(x, lambda out, theta, v: out.copy_(theta - XI * v), x.working, x.theta, x.g_f)
     num_bytes = x.theta.numel() * (4 + x.g_f.element_size() + 2)
     fp32 = 4 * x.theta.numel()
     extra = {"loop": 3 * 4 * max(x.lengths), "foreach": fp32 if x.g_f.dtype == torch.float32 else 2 * fp32}
@@ -279,17 +301,22 @@ def worst_error(found: Tensor, terms: Callable[[slice], list[Tensor]]) -> float:
 
 
 def seconds_of(run: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
-    """Of each of `repeats` runs after a warm-up, from an idle device to an idle device."""
+    """Of each of `repeats` runs after a warm-up: on a GPU between two events of the device."""
+    for _ in range(2):
+        run()
+    if device.type == "cuda":
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2 * repeats)]
+        for begin, end in zip(events[::2], events[1::2], strict=True):
+            begin.record()
+            run()
+            end.record()
+        torch.cuda.synchronize()
+        return [begin.elapsed_time(end) / 1e3 for begin, end in zip(events[::2], events[1::2], strict=True)]
     times = []
-    for repeat in range(repeats + 2):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+    for _ in range(repeats):
         start = time.perf_counter()
         run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if repeat >= 2:
-            times.append(time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
     return times
 
 
@@ -369,6 +396,7 @@ def rows_of(
         yield left_out(["all", "all", shape, dtype], needed, free)
         return
     x = Vectors(pieces, len(lengths), DTYPES[dtype], device)
+    x.compiles = arguments.compile or device.type == "cuda"
     ceiling = ceiling_of(x, arguments.repeats)
     for op in itertools.chain(sums_ops(x), combine_ops(x), displace_ops(x), optimizer_ops(x)):
         for provider, run in op.providers.items():
@@ -402,6 +430,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--scale", type=float, default=1.0, help="of the length of every tensor (default 1)")
     parser.add_argument("--repeats", type=int, default=20, help="timed runs of each row (default 20)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as a provider (always on a GPU)")
     parser.add_argument("--memory-gb", type=float, help="leave out what needs more (default: what is free)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()

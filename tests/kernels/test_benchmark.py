@@ -28,6 +28,7 @@ def load(name: str, script: Path) -> Any:
 
 def load_benchmark() -> Any:
     load("rows", SCRIPT.with_name("rows.py"))
+    load("pipelines", SCRIPT.with_name("pipelines.py"))
     return load("kernels_benchmark", SCRIPT)
 
 
@@ -48,7 +49,7 @@ def test_no_provider_takes_more_than_its_estimate(dtype: torch.dtype) -> None:
 
 def rows(memory_gb: float) -> list[list[str]]:
     """The columns of each row, of a fiftieth of an eighth of Stable Diffusion's gradients: 47 MB, and 172 to check."""
-    arguments = Namespace(scale=0.02, repeats=2, memory_gb=memory_gb)
+    arguments = Namespace(scale=0.02, repeats=2, memory_gb=memory_gb, compile=False)
     return list(load_benchmark().rows_of("sd1", "0 of 8", "fp32", arguments, torch.device("cpu")))
 
 

@@ -54,6 +54,8 @@ def take_apart(step: Callable[[], None], device: torch.device, trace: Path | Non
     with CountedBytes() as counted:
         step()
     on_cuda = device.type == "cuda"
+    if on_cuda:
+        torch.cuda.synchronize()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     profiler = profile(activities=activities)
     with _without_stderr():
@@ -143,7 +145,7 @@ def _intervals(events: Iterable[Any], *, on_cuda: bool) -> tuple[Interval, dict[
 
 def _part_of_kernel(name: str) -> str | None:
     """Of what runs on the device; ranges of ours, which the profiler repeats there, are of none."""
-    if "::" in name and name.startswith(("erasediff", "bench")):
+    if name.startswith(("erasediff::", "bench::", "Optimizer.", "ProfilerStep")):
         return None
     if name.startswith("nccl"):
         return "reduction" if "Kernel" in name else None

@@ -35,14 +35,14 @@ class Arithmetic:
             return
         self._is_decided = True
         try:
-            with self._zero.without_autocast() if exact else nullcontext(), _tf32(self._is_tf32 and not exact):
+            with self._zero.without_autocast() if exact else nullcontext(), tf32(self._is_tf32 and not exact):
                 yield
         finally:
             self._is_decided = False
 
 
 @contextmanager
-def _tf32(on: bool) -> Iterator[None]:
+def tf32(on: bool) -> Iterator[None]:
     """Inside, CUDA's products of fp32 numbers keep 10 bits of them, or all; elsewhere it is as it was."""
     places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [place.allow_tf32 for place in places]

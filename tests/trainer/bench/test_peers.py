@@ -1,0 +1,114 @@
+"""What benchmarks put beside an iteration does the passes that it says it does, on the models that it names."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from erasediff.trainer import EraseDiffConfig, FinetuneConfig
+from erasediff.trainer.config import EngineConfig, MethodConfig, ModelConfig
+from erasediff.trainer.models.families import outline_model
+from erasediff.trainer.ranks import collectives
+from torch import Tensor
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+CPU = torch.device("cpu")
+
+
+def load(name: str) -> Any:
+    """A benchmark's module; its folder stays off sys.path, where its `kernels` would stand before Hugging Face's."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+PIPELINES = load("pipelines")
+PEERS = load("peers")
+UPDATES = load("updates")
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters", "latent_shape"),
+    [
+        ("ddpm-cifar10", 35_746_307, (3, 32, 32)),
+        ("sd1", 859_520_964, (4, 64, 64)),
+        ("sdxl", 2_567_463_684, (4, 128, 128)),
+    ],
+)
+def test_the_models_are_those_that_were_published(
+    tmp_path: Path, name: str, num_parameters: int, latent_shape: tuple[int, ...]
+) -> None:
+    model = outline_model(ModelConfig(str(PIPELINES.write_pipeline(name, tmp_path / name))))
+    # the published DDPM counts no classes: 11 · 512 more
+    more = 11 * 512 if name == "ddpm-cifar10" else 0
+    assert sum(value.numel() for value in model.module.parameters()) == num_parameters + more
+    assert model.latent_shape == latent_shape
+
+
+def passes_of(peer: Any) -> list[tuple[bool, torch.dtype]]:
+    """Of one step: whether it has a gradient, and the type that it computes in."""
+    found: list[tuple[bool, torch.dtype]] = []
+
+    def note(_: Any, given: Any, output: tuple[Tensor, ...]) -> None:
+        found.append((output[0].requires_grad, output[0].dtype))
+
+    peer.module.register_forward_hook(note)
+    peer.step()
+    return found
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(PIPELINES.write_pipeline("digits", tmp_path_factory.mktemp("digits") / "model"))
+
+
+VALUE = EraseDiffConfig(barrier="value", lambda_cap=None)
+FIRST_ORDER = EraseDiffConfig(gradient_of_g="first_order", lambda_cap=None, xi=0.1)
+
+
+@pytest.mark.parametrize("method", [FinetuneConfig(), EraseDiffConfig(), VALUE, FIRST_ORDER])
+@pytest.mark.parametrize("precision", ["fp32", "bf16-autocast"])
+def test_plain_training_does_the_passes_of_an_iteration(digits: str, method: MethodConfig, precision: Any) -> None:
+    config = EngineConfig(device="cpu", precision=precision)
+    cost = method.cost(precision)
+    peer = PEERS.Plain(digits, cost, config, 2, collectives.set_up(config), None)
+    before = [value.detach().clone() for value in peer.module.parameters()]
+    passes = passes_of(peer)
+    assert sum(has_gradient for has_gradient, _ in passes) == cost.gradients
+    assert len(passes) == cost.gradients + cost.forwards
+    if precision == "bf16-autocast":
+        exact = [has_gradient for has_gradient, dtype in passes if dtype == torch.float32]
+        assert (exact.count(True), exact.count(False)) == (cost.exact_gradients, cost.exact_forwards)
+    assert any((value != was).any() for value, was in zip(peer.module.parameters(), before, strict=True))
+
+
+def test_micro_batches_are_passes_of_their_own(digits: str) -> None:
+    config = EngineConfig(device="cpu", forward_batch_size=2)
+    peer = PEERS.Plain(digits, VALUE.cost("fp32"), config, 5, collectives.set_up(config), None)
+    assert len(passes_of(peer)) == 3 * (2 + 2)
+
+
+@pytest.mark.parametrize(("method", "inner"), [(EraseDiffConfig(), 0), (VALUE, 1)])
+def test_the_released_step_keeps_the_targets_graph(digits: str, method: MethodConfig, inner: int) -> None:
+    """∇L_r's pass, the target's and ∇L_f's, all with a gradient; and the same two in the inner step."""
+    config = EngineConfig(device="cpu")
+    peer = PEERS.Released(digits, method.cost("fp32"), config, 2, collectives.set_up(config), None)
+    assert [has_gradient for has_gradient, _ in passes_of(peer)] == [True] * (3 + 2 * inner)
+
+
+@pytest.mark.parametrize("method", [FinetuneConfig(), EraseDiffConfig(lambda_cap=None), VALUE, FIRST_ORDER])
+def test_no_reading_is_off(method: MethodConfig) -> None:
+    assert UPDATES.error_of(method, collectives.set_up(EngineConfig(device="cpu"))) <= 1e-5
+
+
+def test_an_update_that_is_off_is_seen() -> None:
+    """A capped λ is not the reference's."""
+    config = EraseDiffConfig(lambda_cap=0.0, eta=2.0)
+    assert UPDATES.error_of(config, collectives.set_up(EngineConfig(device="cpu"))) > 1e-3
