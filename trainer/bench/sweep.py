@@ -102,6 +102,7 @@ def time_all(
 
 def _time(one: Combination, config: BenchConfig, device: torch.device, trace: Path | None, *, is_last: bool) -> None:
     try:
+        collectives.check_device(config.engine)
         with working(config, device) as iteration:
             iteration.seconds(config.warmup)
             memory.reset_peak(device)

@@ -51,7 +51,7 @@ def test_rows_of_the_same_combination_are_compared_and_the_newest_counts() -> No
 
 
 def test_what_no_longer_runs_is_slower() -> None:
-    short = row(status="out of memory")
+    short = {name: value for name, value in row(status="out of memory").items() if not name.startswith("seconds")}
     assert regressions([short], [row()], HERE) == ["train.train_batch_size = 4: out of memory, and ran before"]
     assert not regressions([row()], [short], HERE)
 
