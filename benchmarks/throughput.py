@@ -226,7 +226,7 @@ def cells_of(
     flops, most = count(outline).of_passes(method.cost(options.precision)) * size, peak(device or "", options.precision)
     # the released step's passes are others
     is_counted = most is not None and timed.does_our_passes
-    has_ratio = plain is not None and plain.seconds and timed is not plain
+    floor = statistics.median(plain.seconds) if plain is not None and plain.seconds and timed is not plain else None
     peaks = collectives.gather(timed.peak_bytes)
     switches = {"ZeRO": engine.zero_stage, "attention": engine.attention, "compile": engine.compile}
     switches |= {"channels_last": engine.channels_last, "checkpointing": engine.activation_checkpointing}
@@ -234,7 +234,7 @@ def cells_of(
     return [
         *start,
         *(f"{1e3 * seconds:.1f}" for seconds in (median, low, high)),
-        f"{median / statistics.median(plain.seconds):.3f}" if has_ratio else "–",
+        "–" if floor is None else f"{median / floor:.3f}",
         f"{(1 + method.needs_forget) * size / median:.2f}",
         f"{flops / median / most:.1%}" if is_counted else "–",
         "–" if options.keep else f"{max(peaks) / 1e9:.2f}",

@@ -14,16 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..config.cost import Cost
 from ..models.model import Model
-
-# dense, a second, by a part of the device's name: bf16 and TF32 on tensor cores, fp32. NVIDIA's data sheets of A100, of
-# H100 (SXM, PCIe, NVL) and of H200
-_PEAKS: dict[str, dict[str, float]] = {
-    "A100": {"bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
-    "H100 PCIe": {"bf16": 756e12, "tf32": 378e12, "fp32": 51e12},
-    "H100 NVL": {"bf16": 835e12, "tf32": 417e12, "fp32": 60e12},
-    "H100": {"bf16": 989e12, "tf32": 494e12, "fp32": 67e12},
-    "H200": {"bf16": 989e12, "tf32": 494e12, "fp32": 67e12},
-}
+from ..plan.devices import PEAKS
 
 
 @dataclass(frozen=True)
@@ -53,4 +44,4 @@ def count(model: Model) -> Flops:
 def peak(device: str, precision: str) -> float | None:
     """FLOP/s of a device by its name, in the arithmetic that most passes of this precision run in; None: not known."""
     arithmetic = "bf16" if precision.startswith("bf16") else precision
-    return next((peaks[arithmetic] for name, peaks in _PEAKS.items() if name in device), None)
+    return next((peaks[arithmetic] for name, peaks in PEAKS.items() if name in device), None)

@@ -16,6 +16,15 @@ from typing import Literal
 
 GpuType = Literal["a100-40gb", "a100-80gb", "h100-80gb", "h200-141gb", "cpu"]
 
+# dense operations a second by a part of the name that torch gives a device, the longer names first: bf16 and TF32 on
+# tensor cores, fp32
+PEAKS: dict[str, dict[str, float]] = {
+    "A100": {"bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
+    "H100 PCIe": {"bf16": 756e12, "tf32": 378e12, "fp32": 51e12},
+    "H100 NVL": {"bf16": 835e12, "tf32": 417e12, "fp32": 60e12},
+    "H100": {"bf16": 989e12, "tf32": 494e12, "fp32": 67e12},
+    "H200": {"bf16": 989e12, "tf32": 494e12, "fp32": 67e12},
+}
 _OF_NVLINK, _OF_NETWORK = 2 / 3, 0.96
 # a core's fp32 operations a second: two fused multiply-adds on 8 numbers (AVX2) at 2.5 GHz
 _CORE_FLOPS = 2 * 2 * 8 * 2.5e9
@@ -46,15 +55,15 @@ class Device:
 
 
 def _sxm(name: str, gigabytes: float, bandwidth: float, *, is_ampere: bool) -> Device:
-    bf16, tf32, fp32 = (312e12, 156e12, 19.5e12) if is_ampere else (989e12, 494e12, 67e12)
+    peaks = PEAKS["A100" if is_ampere else "H100"]
     nvlink, network = (300e9, 8 * 25e9) if is_ampere else (450e9, 8 * 50e9)
     return Device(
         name,
         memory_bytes=gigabytes * 1e9,
         memory_bandwidth=bandwidth,
-        bf16_flops=bf16,
-        tf32_flops=tf32,
-        fp32_flops=fp32,
+        bf16_flops=peaks["bf16"],
+        tf32_flops=peaks["tf32"],
+        fp32_flops=peaks["fp32"],
         num_per_node=8,
         node_bandwidth=_OF_NVLINK * nvlink,
         network_bandwidth=_OF_NETWORK * network,
