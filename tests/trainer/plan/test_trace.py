@@ -118,6 +118,8 @@ def test_each_gradient_arrives_once() -> None:
     assert sorted(number for _, number in trace.arrivals) == list(range(num_trained))
     events = [event for event, _ in trace.arrivals]
     assert events == sorted(events)
+    # and is gone once it has: the loss alone is left
+    assert trace.fixed[-1] == 4
     assert trace.num_forward < events[0] <= events[-1] < len(trace.fixed)
 
 

@@ -1,0 +1,44 @@
+"""The largest micro-batch that fits is the largest, and the best way one that fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from erasediff.trainer.config import EngineConfig, ModelConfig, ScrubConfig, TrainConfig
+from erasediff.trainer.plan.devices import device_of
+from erasediff.trainer.plan.plan import Plan, make_plan
+
+
+def plan(model: Path, memory_bytes: float, forward_batch_size: int | None = None) -> Plan:
+    """Of 64 samples on one rank that has so much memory and keeps none back."""
+    device = replace(device_of("a100-80gb", 1), memory_bytes=memory_bytes, reserve_bytes=0)
+    config = ScrubConfig(
+        ModelConfig(str(model)),
+        "-",
+        "-",
+        "-",
+        train=TrainConfig(train_batch_size=64),
+        engine=EngineConfig(forward_batch_size=forward_batch_size),
+    )
+    return make_plan(config, device, 1, mfu=0.28)
+
+
+def test_the_largest_micro_batch_fits_and_one_more_does_not(base_model: Path) -> None:
+    whole = plan(base_model, 1e12).as_set
+    assert whole.max_micro_batch == 64
+    memory_bytes = 0.5 * whole.peak_bytes
+    tight = plan(base_model, memory_bytes)
+    assert not tight.as_set.fits
+    largest = tight.as_set.max_micro_batch
+    assert largest is not None
+    assert 1 < largest < 63
+    assert plan(base_model, memory_bytes, largest).as_set.fits
+    assert not plan(base_model, memory_bytes, largest + 1).as_set.fits
+    # in as many as it takes, of even size
+    best = tight.best
+    assert best is not None
+    assert best.fits
+    assert best.num_micro_batches == -(-64 // largest)
+    assert best.micro_batch == -(-64 // best.num_micro_batches) <= largest
+    assert plan(base_model, 1e5).best is None
