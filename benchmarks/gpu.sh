@@ -72,7 +72,8 @@ for name in ${*:-$all}; do
     engine) step engine "$python" -m pytest tests/gpu -p no:cacheprovider ;;
     kernel-tests) step kernel-tests "$python" -m pytest $kernel_tests -p no:cacheprovider ;;
     # against a copy, a read, torch.compile and torch's multi-tensor kernels
-    kernels) step kernels "$python" benchmarks/kernels.py $kernels && cp build/benchmarks/kernels.jsonl "$out" ;;
+    kernels) step kernels "$python" benchmarks/kernels.py $kernels
+      cp build/benchmarks/kernels.jsonl "$out" ;;
     ddpm)
       for precision in $precisions; do
         step "ddpm-$precision" throughput --model $ddpm --precision "$precision" $few

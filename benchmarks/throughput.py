@@ -153,7 +153,7 @@ def main() -> int:
     device = collectives.set_up(engine)
     memory.bound_alike(device)
     for name in options.readings:
-        error = error_of(READINGS[name], device)
+        error = collectives.agree(error_of(READINGS[name], device, options.zero_stage))
         if not error <= 1e-5:
             print(f"{name}: δ is off by {error:.1e} of its norm; no figure is printed", file=sys.stderr)
             return 1

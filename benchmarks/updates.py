@@ -42,7 +42,7 @@ def loss_of(forward: Any, batch: Batch) -> Tensor:
     return (output - batch.target).square().flatten(1).mean(1)
 
 
-def error_of(config: MethodConfig, device: torch.device) -> float:
+def error_of(config: MethodConfig, device: torch.device, zero_stage: int) -> float:
     """‖δ - reference‖/‖reference‖ on the digits' model in fp32. All ranks call it; each has the same samples."""
     import diffusers
 
@@ -78,7 +78,8 @@ def error_of(config: MethodConfig, device: torch.device) -> float:
         lambda_t = ((a_t - dot(grad_g, expected)) / squared).clamp(min=0)
         expected = {name: expected[name] + (lambda_t * grad_g[name]).float() for name in theta}
     module.load_state_dict(theta)
-    engine = EngineConfig(device="cuda" if device.type == "cuda" else "cpu")
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    engine = EngineConfig(device=kind, zero_stage=zero_stage)  # pyright: ignore[reportArgumentType]
     model = ShardedModel(nn.Module.to(module, device), engine, OptimizerConfig(), device, max_train_steps=1)
     method = config.make(GivenTargets())
     delta = model.gather(method.step(model, [forget], [remain], 0, diagnose=False).delta)

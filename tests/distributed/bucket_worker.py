@@ -9,36 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine_cases import METHODS, OPTIMIZERS, TRAFFIC_CASES, Case, global_batch, make_module, per_sample_loss
+from engine_cases import OPTIMIZERS, TRAFFIC_CASES, Case, global_batch, make_module, per_sample_loss
 from engine_reference import distance, norm
-from engine_steps import ToyObjective, made, make_model, own_batches, update
+from engine_steps import ToyObjective, make_model, own_batches, traffic
 from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.ranks import collectives
-from wire import Wire
-
-
-def traffic(case: Case, device: torch.device) -> dict[str, float]:
-    """What the second step and the next forward pass's weights send, in bytes over those of θ in the working dtype.
-
-    Sums of a few numbers are left out of it, and counted.
-    """
-    model = make_model(case, device)
-    method = made(model, METHODS[case.method])
-
-    def step(iteration: int) -> None:
-        done = update(model, method, iteration)
-        model.step(done.delta, iteration, done.skip)
-
-    step(0)
-    wire = Wire()
-    with wire:
-        step(1)
-    numel = sum(math.prod(shape) for shape in model.theta.layout.shapes.values())
-    width = torch.empty(0, dtype=model.working_dtype).element_size()
-    return {name: num_bytes / numel / width for name, num_bytes in wire.num_bytes.items()} | {
-        "sums": wire.num_calls["allreduce_"]
-    }
 
 
 def misaligned(case: Case, device: torch.device) -> int:

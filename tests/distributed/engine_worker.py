@@ -19,6 +19,7 @@ from engine_cases import (
     NUM_ITERATIONS,
     OPTIMIZERS,
     SPREADS,
+    STAGE_3_TRAFFIC_CASES,
     WIRE_CASES,
     Case,
     exact_cases,
@@ -28,7 +29,7 @@ from engine_cases import (
     rounded_cases,
 )
 from engine_reference import Reference, ReferenceStep, distance, dot, norm
-from engine_steps import ToyObjective, made, make_model, update
+from engine_steps import ToyObjective, made, make_model, traffic, update
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import EngineConfig
 from erasediff.trainer.methods._two_gradients import Descent
@@ -178,6 +179,8 @@ def main() -> None:
     if WORLD_SIZE > 1 and DEVICE.type == "cpu":
         for case in WIRE_CASES:
             results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
+        for case in STAGE_3_TRAFFIC_CASES:
+            results[f"traffic {case}"] = traffic(case, device)
     precisions = ["fp32", "bf16"]
     # what the number of ranks does not change, on a CPU on one number of them
     if WORLD_SIZE == 2 or DEVICE.type == "cuda":

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from engine_cases import TRAFFIC_CASES, TrafficCase
+from engine_cases import METHODS, TRAFFIC_CASES, TrafficCase
+from erasediff.trainer.plan.traffic import wire_bytes
 from ranks import check, run_ranks
 
 WORKER = Path(__file__).with_name("bucket_worker.py")
@@ -31,6 +32,14 @@ def test_a_loss_pays_one_reduction(world_size: int, case: TrafficCase) -> None:
     found = results(world_size)[str(case)]
     assert found["_reduce_scatter_base_"] == pytest.approx(case.reduced, rel=0.02)
     assert found["_allgather_base_"] == pytest.approx(case.gathered, rel=0.02)
+    # what `plan` says: of a whole vector each rank sends all but its own part
+    width = {"fp32": 4, "bf16": 2}[case.case.precision]
+    cost = METHODS[case.case.method].cost(case.case.precision)  # pyright: ignore[reportArgumentType]
+    # the tiny model's target costs no forward pass; none is sent for one at these stages
+    told = wire_bytes(2, 1000, world_size, cost, weight_bytes=width, reduce_bytes=width)
+    sent = width * 1000 * (world_size - 1) / world_size
+    assert told.reductions / sent == pytest.approx(case.reduced)
+    assert told.publications / sent == pytest.approx(case.gathered)
     # the weight of each loss's batch, and the packet; what is logged of the step
     num_losses = {"finetune": 1, "envelope-norm": 2, "envelope-value-K1": 3, "first_order-norm-K3": 5}
     assert found.keys() == {"_reduce_scatter_base_", "_allgather_base_", "allreduce_", "sums"}

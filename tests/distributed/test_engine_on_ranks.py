@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
@@ -12,6 +14,10 @@ from typing import Any
 import pytest
 from engine_cases import (
     DIFFERENCE_CASES,
+    METHODS,
+    NUM_MICRO_BATCHES,
+    SPREADS,
+    STAGE_3_TRAFFIC_CASES,
     THETA_TOLERANCE,
     WIRE_CASES,
     Case,
@@ -19,6 +25,7 @@ from engine_cases import (
     rounded_cases,
 )
 from erasediff.trainer.config import EngineConfig
+from erasediff.trainer.plan.traffic import wire_bytes
 from erasediff.trainer.ranks.collectives import collective_timeout
 from ranks import check, run_ranks
 from text_cases import Case as TextCase
@@ -84,6 +91,28 @@ def test_a_step_of_stable_diffusion_equals_the_reference(world_size: int, case: 
     # remain and forget, with checkpointing one inner gradient; what that makes again in the backward pass comes on top
     runs = {"off": 2, "inner": 3 + 1, "all": 3 + 3}[case.activation_checkpointing]
     assert found["num_runs"] == runs * (4 // world_size // min(case.forward_batch_size, 4 // world_size))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("case", STAGE_3_TRAFFIC_CASES, ids=str)
+def test_stage_3_sends_what_a_plan_says(world_size: int, case: Case) -> None:
+    found = results(world_size)[f"traffic {case}"]
+    cost = METHODS[case.method].cost(case.precision)  # pyright: ignore[reportArgumentType]
+    cost = dataclasses.replace(cost, forwards=cost.forwards - 1)  # the tiny model's target asks for no pass
+    threshold = SPREADS[case.spread]["persistence_threshold"] if case.spread in SPREADS else math.inf
+    told = wire_bytes(
+        3,
+        1000,
+        world_size,
+        cost,
+        num_micro_batches={2: NUM_MICRO_BATCHES, 3: 1}[world_size],
+        num_persistent=0 if threshold == 0 else 1000,
+    )
+    sent = 4 * 1000 * (world_size - 1) / world_size
+    # gradients are summed in fp32, beside weights of 2 bytes
+    width = {"fp32": 4, "bf16": 2}[case.precision]
+    assert found["_reduce_scatter_base_"] * width / 4 == pytest.approx(told.reductions / sent, rel=0.02)
+    assert found["_allgather_base_"] == pytest.approx((told.gathers + told.publications) / sent, rel=0.02)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -156,6 +156,12 @@ TRAFFIC_CASES = [
     TrafficCase(Case("envelope-value-K1", "sgd", 2, "fp32"), 2, 2),
     TrafficCase(Case("first_order-norm-K3", "sgd", 2, "fp32"), 5, 4),
 ]
+# DeepSpeed's: a reduction and a gathering for each micro-batch of a gradient, a gathering for each of a forward pass
+STAGE_3_TRAFFIC_CASES = [
+    Case("envelope-norm", "sgd", 3, "fp32", "nothing-persistent-overlap"),
+    Case("envelope-value-K1", "sgd", 3, "fp32", "nothing-persistent-overlap"),
+    Case("envelope-norm", "sgd", 3, "bf16"),  # all of it persistent
+]
 
 
 def exact_cases(world_size: int) -> list[Case]:

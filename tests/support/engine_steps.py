@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from engine_cases import (
+    METHODS,
     OPTIMIZERS,
     SPREADS,
     Case,
@@ -21,6 +23,7 @@ from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.methods import Update
 from erasediff.trainer.objectives.objective import Batches
 from erasediff.trainer.ranks import collectives
+from wire import Wire
 
 
 class ToyObjective:
@@ -58,3 +61,26 @@ def update(model: ShardedModel, method: Any, iteration: int) -> Update:
     remain: Any = own_batches(iteration, True)
     forget: Any = own_batches(iteration, False)
     return method.step(model, forget, remain, iteration, diagnose=True)
+
+
+def traffic(case: Case, device: torch.device) -> dict[str, float]:
+    """What the second step and the next forward pass's weights send, in bytes over those of θ in the working dtype.
+
+    Sums of a few numbers are left out of it, and counted.
+    """
+    model = make_model(case, device)
+    method = made(model, METHODS[case.method])
+
+    def step(iteration: int) -> None:
+        done = update(model, method, iteration)
+        model.step(done.delta, iteration, done.skip)
+
+    step(0)
+    wire = Wire()
+    with wire:
+        step(1)
+    numel = sum(math.prod(shape) for shape in model.theta.layout.shapes.values())
+    width = torch.empty(0, dtype=model.working_dtype).element_size()
+    return {name: num_bytes / numel / width for name, num_bytes in wire.num_bytes.items()} | {
+        "sums": wire.num_calls["allreduce_"]
+    }

@@ -40,7 +40,7 @@ def run_bench(config: BenchConfig, on_row: Callable[[Row], None]) -> list[Row]:
 
     rows = time_all(config, device, write)
     if earlier is not None:
-        hold_to(rows, earlier, Path(str(config.compare)))
+        collectives.on_main(lambda: hold_to(rows, earlier, Path(str(config.compare))))
     return [*rows]
 
 

@@ -66,6 +66,7 @@ class Iteration:
         streams: Any = Streams(remain, forget if method.needs_forget else None)  # pyright: ignore[reportArgumentType]
         workers = config.train.dataloader_num_workers
         self._reader = Reader(streams, objective, BadSamples(0), device, start=0, num_workers=workers)
+        self._method.prepare(self.model, self._reader.at)
         self._number = 0
         self._pending: PendingPacket | None = None
 

@@ -10,11 +10,15 @@ import torch
 from ..ranks import collectives
 
 _SELF = Path("/proc/self")
+_WORDS = ("defaultcpuallocator", "out of memory", "alloc_failed", "cublas_status_not_initialized")
+# left to what allocates beside torch: cuBLAS, cuDNN, NCCL
+_RESERVE_BYTES = 1.5e9
 
 
 def is_short(error: BaseException) -> bool:
-    """Whether it is torch's or Python's word for memory that is not there."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether it is torch's, Python's or a CUDA library's word for memory that is not there."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in said for word in _WORDS)
 
 
 def bound_alike(device: torch.device) -> None:
@@ -25,7 +29,7 @@ def bound_alike(device: torch.device) -> None:
     if device.type != "cuda":
         return
     free, total = torch.cuda.mem_get_info(device)
-    shares = collectives.gather((free + torch.cuda.memory_reserved(device)) / total)
+    shares = collectives.gather(max(0.0, free + torch.cuda.memory_reserved(device) - _RESERVE_BYTES) / total)
     torch.cuda.set_per_process_memory_fraction(min(1.0, *shares), device)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import statistics
 from collections.abc import Callable
@@ -94,6 +95,10 @@ def time_all(
             if one.config is not None and one.status == OK:
                 trace = _trace_path(config, place, len(chosen)) if is_last else None
                 _time(one, one.config, device, trace, is_last=is_last)
+                # hooks hold the weights in circles, and an error the frames that it went through
+                gc.collect()
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
             if is_last:
                 rows.append(_row(one, device, config))
                 on_row(rows[-1])
@@ -106,7 +111,8 @@ def _time(one: Combination, config: BenchConfig, device: torch.device, trace: Pa
         with working(config, device) as iteration:
             iteration.seconds(config.warmup)
             memory.reset_peak(device)
-            one.seconds += iteration.seconds(config.repeats)
+            # the slowest rank's, whose iterations the others wait for
+            one.seconds += map(max, zip(*collectives.gather(iteration.seconds(config.repeats)), strict=True))
             one.peak_bytes = max(one.peak_bytes, memory.peak_bytes(device))
             if is_last:
                 one.split = take_apart(iteration.step, device, trace)
@@ -116,7 +122,6 @@ def _time(one: Combination, config: BenchConfig, device: torch.device, trace: Pa
         if not memory.is_short(error):
             raise
         one.status = NO_MEMORY
-    # an error holds on to the frames it went through, and with them to what they hold
     one.status = next((status for status in collectives.gather(one.status) if status != OK), OK)
 
 
@@ -144,7 +149,6 @@ def _row(one: Combination, device: torch.device, asked: BenchConfig) -> dict[str
         "date": now(),
         **_versions(),
     }
-    # the slowest rank's, whose iterations the others wait for
     peaks = collectives.gather(one.peak_bytes)
     if one.status != OK or one.split is None or one.flops is None:
         return row

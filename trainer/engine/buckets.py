@@ -24,7 +24,7 @@ from .vector import Layout, Segment
 
 # so that a rank's slice starts at a multiple of 16 bytes in bf16 and in fp32: vector loads, and NCCL's fast path
 ALIGNMENT = 8
-# reductions under way at once: what they read stays in memory until they end
+# reductions under way at once beside the backward pass: what they read stays in memory until they end
 MAX_IN_FLIGHT = 2
 
 
@@ -147,24 +147,32 @@ class BucketPartition(Partition):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._module(*args, **kwargs)
 
-    def backward(self, share: Tensor, *, is_last: bool) -> None:
+    def backward(self, share: Tensor, *, is_first: bool, is_last: bool) -> None:
+        if is_first:
+            self._start()
         self._is_last, self._next = is_last, len(self._buckets) - 1
         self._num_awaited = [len(bucket.parameters) for bucket in self._buckets]
-        if self._gradient is None:
-            self._gradient = torch.empty_like(self.theta)
         share.backward()
         for number, num_awaited in enumerate(self._num_awaited):
             if num_awaited > 0:  # this loss does not use all of its parameters
                 self._add(number)
         self._reduce_ready()
 
+    def _start(self) -> None:
+        self._gradient = torch.empty_like(self.theta)
+        # what a pass has left that failed
+        self._sums.clear()
+        self._in_flight.clear()
+        for bucket in self._buckets:
+            for parameter in bucket.parameters:
+                parameter.grad = None
+
     def _hook(self, number: int) -> Callable[[Tensor], None]:
         def has_gradient(_: Tensor) -> None:
             self._num_awaited[number] -= 1
             if self._num_awaited[number] == 0:
                 self._add(number)
-                if self._overlaps:
-                    self._reduce_ready()
+                self._reduce_ready()
 
         return has_gradient
 

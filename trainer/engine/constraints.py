@@ -26,12 +26,17 @@ def two_multipliers(gram: tuple[Tensor, Tensor, Tensor], missing: tuple[Tensor, 
     found_lambda, found_mu = zero, mu_alone
     for holds, with_lambda, with_mu in (
         (is_regular & (lambda_both >= 0) & (mu_both >= 0), lambda_both, mu_both),
-        (lambda_alone * fp >= missing_p, lambda_alone, zero),
-        (mu_alone * fp >= missing_f, zero, mu_alone),
+        (_reaches(lambda_alone * fp, missing_p), lambda_alone, zero),
+        (_reaches(mu_alone * fp, missing_f), zero, mu_alone),
     ):
         found_lambda = torch.where(holds, with_lambda, found_lambda)
         found_mu = torch.where(holds, with_mu, found_mu)
     return found_lambda, found_mu
+
+
+def _reaches(value: Tensor, wanted: Tensor) -> Tensor:
+    """But for rounding."""
+    return value >= wanted - 1e-12 * (value.abs() + wanted.abs())
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:

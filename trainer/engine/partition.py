@@ -77,10 +77,11 @@ class Partition(ABC):
         """A forward pass with the working copy."""
 
     @abstractmethod
-    def backward(self, share: Tensor, *, is_last: bool) -> None:
+    def backward(self, share: Tensor, *, is_first: bool, is_last: bool) -> None:
         """The backward pass of the one forward pass since the last call: adds to the gradient that is being taken.
 
-        share: this rank's part of a loss that is a sum over ranks. is_last: no more is added.
+        share: this rank's part of a loss that is a sum over ranks. is_first: nothing is there to be added to, also
+        where an earlier gradient was never taken. is_last: no more is added.
         """
 
     @abstractmethod

@@ -89,6 +89,7 @@ class ShardedModel:
         return list(self.theta.layout.shapes)
 
     def _write_working_copy(self, base: ShardedVector, v: ShardedVector | None, alpha: float, owner: object) -> None:
+        self._working_copy_of = None  # whatever becomes of this
         self._zero.before_write()
         for piece in self._zero.pieces:
             displace(piece.weights, base.data[piece.place], None if v is None else v.data[piece.place], alpha)
@@ -117,16 +118,16 @@ class ShardedModel:
 
         exact: in the weights' own arithmetic, for a difference to another point's, which a coarser one rounds away.
         Returns this rank's share of that mean (0-dim; the shares of all ranks add up to it) and the gradient, fp32,
-        reduced over ranks and detached from DeepSpeed. A rank that has no sample passes one of weight 0.
+        reduced over ranks; nothing else keeps it. A rank that has no sample passes one of weight 0.
         """
+        assert micro_batches, "a loss needs at least one micro-batch on every rank"
         total_weight = self._total_weight(micro_batches)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        assert micro_batches, "a loss needs at least one micro-batch on every rank"
         for number, batch in enumerate(micro_batches, start=1):
             recomputing = self._recomputing.at(inner=self._is_displaced)
             with recomputing, self._arithmetic.of_passes(exact=exact):
                 share = self._share_of_mean(loss_fn, batch, total_weight)
-                self._zero.backward(share, is_last=number == len(micro_batches))
+                self._zero.backward(share, is_first=number == 1, is_last=number == len(micro_batches))
             loss += share.detach()
         return loss, ShardedVector(self.theta.layout, self._zero.take_gradient())
 

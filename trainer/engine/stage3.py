@@ -136,7 +136,7 @@ class Stage3Partition(Partition):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._engine(*args, **kwargs)
 
-    def backward(self, share: Tensor, *, is_last: bool) -> None:
+    def backward(self, share: Tensor, *, is_first: bool, is_last: bool) -> None:
         self._engine.backward(share * self.world_size)  # DeepSpeed takes the mean over ranks, and adds up by itself
 
     def take_gradient(self) -> Tensor:

@@ -25,7 +25,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """The canonical layout of a rank's partition: that of the ZeRO master partition.
+    """The canonical layout of a rank's partition: that of θ.
 
     Elements outside every segment are padding and hold zero in every vector.
     """
@@ -82,7 +82,7 @@ class ShardedVector:
             middle = (low + high).div(2, rounding_mode="floor")
             fits = collectives.sum_((bits > middle).sum()) <= num_above
             low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-        return high.to(torch.int32).view(torch.float32)
+        return high.clamp(min=0).to(torch.int32).view(torch.float32)
 
     def add_scaled_(self, factor: Tensor, x: ShardedVector, minus: ShardedVector | None = None) -> ShardedVector:
         """self += factor · (x [- minus]), factor 0-dim fp64 on the vector's device, in one pass over memory."""

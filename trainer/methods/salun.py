@@ -75,8 +75,9 @@ class SalUn(Stateless):
             _, gradient = model.gradient(self._losses.loss, own)
             saliency = gradient if saliency is None else saliency.axpy_(1.0, gradient)
         assert saliency is not None
-        threshold = saliency.abs_quantile(1 - self._config.saliency)
-        saliency.data.copy_(saliency.data.abs() > threshold)
+        magnitude, threshold = saliency.data.abs(), saliency.abs_quantile(1 - self._config.saliency)
+        # all of them, those without a gradient, too
+        saliency.data.copy_(magnitude > threshold if self._config.saliency < 1 else magnitude >= 0)
         self.state = {"mask": saliency}
 
     def step(self, model: ShardedModel, forget: list[Any], remain: list[Any], step: int, *, diagnose: bool) -> Update:

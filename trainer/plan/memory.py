@@ -13,11 +13,9 @@ from ..engine.buckets import MAX_IN_FLIGHT
 from ..engine.optimizer import vector_names
 from .sizes import Sizes
 from .trace import Trace
+from .traffic import MAX_GATHERED
 
 Parts = dict[str, float]
-
-# of DeepSpeed's stage 3: parameters that stay gathered until they are used again, at most so many elements of them
-MAX_GATHERED = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -187,8 +185,8 @@ def _reduction(situation: Situation, trace: Trace) -> tuple[np.ndarray, np.ndarr
     """Bytes of the vector that a gradient becomes and of what is on its way there, after each operation (stages 1, 2).
 
     As `engine/buckets.py` does it: a parameter's gradient waits for those of its bucket; they are copied into the
-    bucket's sum, which at one rank is a part of the vector; and the sums are reduced after the last backward pass or,
-    with overlap, while it goes on.
+    bucket's sum, which at one rank is a part of the vector; and the sums of the last backward pass are reduced as it
+    goes on, beside it with overlap.
     """
     engine, sizes, num_ranks = situation.config.engine, situation.sizes, situation.num_ranks
     buckets, alone, is_last_of_many = sizes.buckets(engine), num_ranks == 1, situation.num_micro_batches > 1
@@ -219,10 +217,10 @@ def _reduction(situation: Situation, trace: Trace) -> tuple[np.ndarray, np.ndarr
             on_way[event] += sums[i]
         # copied, they are gone, one operation later
         on_way[event + 1] -= waiting[i]
-        if not alone and engine.overlap_communication:
+        if not alone:
             on_way[event + 1] -= (1 - wire_bytes / 4) * sums[i]
             in_flight.append(wire_bytes / 4 * sums[i])
             made[event + 1] += sums[i] / num_ranks * situation.on_cpu
-            if len(in_flight) > MAX_IN_FLIGHT:
+            if len(in_flight) > (MAX_IN_FLIGHT if engine.overlap_communication else 0):
                 on_way[event + 1] -= in_flight.popleft()
     return made[:-1].cumsum(), on_way[:-1].cumsum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -117,6 +118,7 @@ class _Planner:
     ):
         self._config, self._device, self._num_ranks, self._mfu = config, device, num_ranks, mfu
         self._recomputes = can_recompute(model.module)
+        self._engines = [*_engines(config, model)]
         self._num_samples = -(-config.train.train_batch_size // num_ranks)
         self._cost = config.method.cost(config.engine.precision)
         self._sizes = sizes_of(model)
@@ -141,11 +143,11 @@ class _Planner:
         config, engine = self._config, self._config.engine
         asked = min(engine.forward_batch_size or self._num_samples, self._num_samples)
         as_set = self._setting(engine, asked)
-        by_stage = tuple(self._fitted(stage) for stage in _stages(engine))
+        by_stage = tuple(self._fitted(stage) for stage in self._engines)
         ways = ("off", "all") if self._recomputes else ("off",)
         others = [
             self._fitted(dataclasses.replace(stage, activation_checkpointing=way))
-            for stage in _stages(engine)
+            for stage in self._engines
             for way in ways
         ]
         fitting = [setting for setting in (as_set, *by_stage, *others) if setting.fits]
@@ -229,13 +231,13 @@ class _Planner:
         return low or None
 
 
-def _stages(engine: EngineConfig) -> Iterator[EngineConfig]:
-    """At each stage that goes with the other settings."""
+def _engines(config: ScrubConfig, model: Model) -> Iterator[EngineConfig]:
+    """At each stage that goes with the other settings, and with the model."""
     for stage in STAGES:
-        try:
-            yield dataclasses.replace(engine, zero_stage=stage)
-        except ValueError:
-            continue
+        with suppress(ValueError):  # a ConfigError is one
+            engine = dataclasses.replace(config.engine, zero_stage=stage)
+            check_engine(dataclasses.replace(engine, attention="native"), config.train, model)
+            yield engine
 
 
 def _best(settings: Sequence[Setting]) -> Setting | None:

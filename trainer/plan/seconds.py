@@ -48,7 +48,9 @@ def seconds(situation: Situation, traces: Traces, device: Device, wire: Wire, mf
     images = num_samples * (1 + method.needs_forget) * situation.encodes
     encoding = images * traces.encoding.forward_flops / in_fp32
     bandwidth = device.bus_bandwidth(situation.num_ranks)
-    hidden = min(wire.reductions / bandwidth, backward) if engine.overlap_communication else 0.0
+    # stages 1 and 2 reduce beside the last micro-batch's backward pass, stage 3 beside each
+    beside = backward if engine.zero_stage == 3 else backward / situation.num_micro_batches
+    hidden = min(wire.reductions / bandwidth, beside) if engine.overlap_communication else 0.0
     vectors = _vector_bytes(config, cost, situation) / (_OF_BANDWIDTH * device.memory_bandwidth)
     return Seconds(passes, encoding, wire.total / bandwidth - hidden, vectors)
 

@@ -32,7 +32,7 @@ class Sizes:
 
     def num_persistent(self, engine: EngineConfig) -> int:
         """Of the trained elements, those that stage 3 keeps whole on every rank."""
-        return sum(numel for numel in self.trained if numel < engine.persistence_threshold)
+        return sum(numel for numel in self.trained if numel <= engine.persistence_threshold)
 
     def buckets(self, engine: EngineConfig) -> list[list[int]]:
         """Parameters, by their number, that stages 1 and 2 reduce and publish together."""

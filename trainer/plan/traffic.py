@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from ..config.cost import Cost
 
+# of DeepSpeed's stage 3: parameters that stay gathered until they are used again, at most so many elements of them
+MAX_GATHERED = 1_000_000_000
+
 
 @dataclass(frozen=True)
 class Wire:
@@ -49,8 +52,8 @@ def wire_bytes(
     those that stage 3 keeps whole on every rank. num_tensors: whose sums a packet has, num_sums each (fp64).
 
     Stages 1 and 2 reduce-scatter a loss's gradient once, whatever its micro-batches, and all-gather a publication.
-    Stage 3 reduce-scatters in every micro-batch, gathers what is not persistent for each forward and for each backward
-    pass, and what is persistent at a publication.
+    Stage 3 reduce-scatters in every micro-batch and gathers what is persistent at a publication. What is not it gathers
+    for each forward pass, and for the backward pass again where it is more than stays gathered (`MAX_GATHERED`).
     """
     sent = (num_ranks - 1) / num_ranks
     gradient = sent * num_parameters * reduce_bytes
@@ -58,8 +61,10 @@ def wire_bytes(
     if stage < 3:
         publication = sent * num_parameters * weight_bytes
         return Wire(cost.gradients * gradient, cost.publications * publication, 0.0, packet)
-    gather = sent * (num_parameters - num_persistent) * weight_bytes
-    passes = (2 * cost.gradients + cost.forwards) * num_micro_batches
+    gathered = num_parameters - num_persistent
+    per_gradient = 1 if gathered <= MAX_GATHERED else 2
+    gather = sent * gathered * weight_bytes
+    passes = (per_gradient * cost.gradients + cost.forwards) * num_micro_batches
     return Wire(
         reductions=cost.gradients * num_micro_batches * gradient,
         publications=cost.publications * sent * num_persistent * weight_bytes,

@@ -73,6 +73,11 @@ def check_optimizer(optimizer: OptimizerConfig, train: TrainConfig) -> None:
 def check_engine(engine: EngineConfig, train: TrainConfig, model: Model) -> None:
     """Raises ConfigError for buckets that overlapping would outrun, and for what the module cannot do."""
     check_attention(model.module, engine.attention)
+    if engine.precision == "tf32" and model.frozen_parts and train.dataloader_num_workers:
+        raise ConfigError(
+            "engine.precision = 'tf32' is a switch of the whole process, and workers encode beside the step: set "
+            "train.dataloader_num_workers = 0, or use engine.precision = 'bf16-autocast'"
+        )
     check_switches(model.module, engine)
     if engine.activation_checkpointing != "off" and not can_recompute(model.module):
         raise ConfigError(

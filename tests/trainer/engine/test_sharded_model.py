@@ -72,6 +72,45 @@ def test_iterates_reach_the_constrained_optimum(barrier: Any, eta: float) -> Non
     assert torch.allclose(model.gather(model.theta)["x"], torch.tensor([1.0, 0.0]), atol=1e-3)
 
 
+def test_what_a_failed_pass_leaves_is_not_added_to_the_next_gradient() -> None:
+    model = make_model(Point(1.0, 2.0), OptimizerConfig())
+    batch = Quadratic(torch.eye(2), torch.zeros(2), torch.ones(1))
+    expected = model.gradient(Quadratics().loss, [batch])[1].data.clone()
+    losses = iter([Quadratics().loss])
+
+    def fails_at_the_second(model: ShardedModel, batch: Quadratic) -> Tensor:
+        return next(losses)(model, batch)
+
+    with pytest.raises(StopIteration):
+        model.gradient(fails_at_the_second, [batch, batch])
+    assert torch.equal(model.gradient(Quadratics().loss, [batch])[1].data, expected)
+
+
+def test_weights_that_were_half_written_are_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(Point(1.0, 2.0), OptimizerConfig())
+    before = model.predict(torch.ones(2)).detach().clone()
+    zero: Any = model._zero
+
+    def fail() -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(zero, "publish", fail)
+        with model.displaced(model.theta, 1.0):
+            pass
+    assert torch.equal(model.predict(torch.ones(2)), before)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_quantile_of_a_vector_without_padding(share: float) -> None:
+    module = nn.Linear(4, 4)  # 20 elements, padded to 24
+    whole = nn.Sequential(module, nn.Linear(3, 1))  # 24
+    model = make_model(whole, OptimizerConfig())
+    values = torch.arange(1.0, 25)
+    model.theta.data.copy_(-values)
+    assert float(model.theta.abs_quantile(share)) == {0.0: 0.0, 0.5: 12.0, 1.0: 24.0}[share]
+
+
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 @pytest.mark.parametrize("skipped", [0, 1])
 def test_a_skipped_step_leaves_no_trace(name: Any, skipped: int) -> None:

@@ -43,6 +43,11 @@ def test_salun_moves_the_salient_weights_alone(digits: Path, base_model: Path, t
     assert 0.19 * total < moved <= 0.2 * total
 
 
+def test_salun_of_all_weights_moves_all_that_have_a_gradient(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    moved, total = num_moved(scrub(digits, base_model, tmp_path / "run", SalUnConfig(saliency=1.0)), base_model)
+    assert moved > 0.95 * total
+
+
 def test_a_mask_outlives_a_stop(digits: Path, base_model: Path, tmp_path: Path) -> None:
     method = SalUnConfig(saliency=0.2, num_mask_batches=2)
     whole = scrub(digits, base_model, tmp_path / "whole", method, max_train_steps=4)

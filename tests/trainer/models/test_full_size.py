@@ -57,5 +57,9 @@ def test_every_check(sdxl: Model, layers: str) -> None:
     check_optimizer(OptimizerConfig(), train)
     check_conditions(sdxl, method, ["a red three"], ["a blue two", "a red one"])
     method.check(engine)
+    with pytest.raises(ConfigError, match=r"set train\.dataloader_num_workers = 0, or use"):
+        check_engine(dataclasses.replace(engine, precision="tf32"), train, sdxl)
+    alone = dataclasses.replace(train, dataloader_num_workers=0)
+    check_engine(dataclasses.replace(engine, precision="tf32"), alone, sdxl)
     with pytest.raises(ConfigError, match=r"needs buckets that hold every parameter: .* has [0-9,]+ elements"):
         check_engine(dataclasses.replace(engine, reduce_bucket_size=1_000_000), train, sdxl)

@@ -46,11 +46,14 @@ def test_types_count() -> None:
     assert found.publications == pytest.approx(found.total / 3)
 
 
-def test_stage_3_gathers_for_each_pass_of_each_micro_batch() -> None:
-    found = wire_bytes(3, NUM_PARAMETERS, 8, Cost(2, 1), num_micro_batches=4, num_persistent=500_000)
-    sent_of_gathered, of_persistent = 7 / 8 * (NUM_PARAMETERS - 500_000), 7 / 8 * 500_000
-    assert found.reductions == pytest.approx(4 * 2 * 4 * SENT)
-    assert found.gathers == pytest.approx(4 * (2 * 2 + 1) * 4 * sent_of_gathered)
+@pytest.mark.parametrize(("times", "per_gradient"), [(1, 1), (3, 2)])
+def test_stage_3_gathers_for_each_pass_of_each_micro_batch(times: int, per_gradient: int) -> None:
+    """What is more than a thousand million elements for the backward pass again."""
+    num_parameters, num_persistent = times * NUM_PARAMETERS, times * 500_000
+    found = wire_bytes(3, num_parameters, 8, Cost(2, 1), num_micro_batches=4, num_persistent=num_persistent)
+    sent_of_gathered, of_persistent = 7 / 8 * (num_parameters - num_persistent), 7 / 8 * num_persistent
+    assert found.reductions == pytest.approx(4 * 2 * 4 * times * SENT)
+    assert found.gathers == pytest.approx(4 * (per_gradient * 2 + 1) * 4 * sent_of_gathered)
     assert found.publications == pytest.approx(4 * of_persistent)
 
 
