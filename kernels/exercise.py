@@ -36,7 +36,7 @@ def exercise(device: torch.device) -> None:
         combine_(v.clone(), theorem.lambda_t, u, third)
     for dtype in (torch.float32, torch.bfloat16):
         weights = torch.empty(numel + 2, dtype=dtype, device=device)
-        for out in (weights[:numel], weights[2:]):  # a rank's part of DeepSpeed's flat weights
+        for out in (weights[:numel], weights[2:]):  # at a multiple of 16 bytes, and off it
             displace(out, u, v, 0.5)
             displace(out, u, None, 0.0)
 

@@ -106,7 +106,7 @@ def _this_machine(num_ranks: int) -> Device:
         num_per_node=num_ranks,
         node_bandwidth=1e9,
         network_bandwidth=1e9,
-        # Python with torch, diffusers and DeepSpeed
+        # Python with torch and diffusers, and DeepSpeed at stage 3
         reserve_bytes=1e9,
         is_cpu=True,
     )
