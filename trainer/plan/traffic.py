@@ -53,7 +53,8 @@ def wire_bytes(
 
     Stages 1 and 2 reduce-scatter a loss's gradient once, whatever its micro-batches, and all-gather a publication.
     Stage 3 reduce-scatters in every micro-batch and gathers what is persistent at a publication. What is not it gathers
-    for each forward pass, and for the backward pass again where it is more than stays gathered (`MAX_GATHERED`).
+    for each forward pass, and for the backward pass again where it is more than stays gathered (`MAX_GATHERED`): at
+    most, since of passes without a gradient micro-batches after the first may find it still gathered.
     """
     sent = (num_ranks - 1) / num_ranks
     gradient = sent * num_parameters * reduce_bytes
