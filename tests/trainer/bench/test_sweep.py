@@ -22,6 +22,7 @@ from erasediff.trainer.bench.split import NUM_PROFILED
 from erasediff.trainer.bench.synthetic import RandomStream, random_model
 from erasediff.trainer.config import BenchConfig, EngineConfig, ModelConfig, SweepConfig, TrainConfig
 from erasediff.trainer.config.toml import dump_toml
+from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.models.families import outline_model
 from erasediff.trainer.models.model import Model
 from erasediff.trainer.ranks import collectives
@@ -88,6 +89,12 @@ def test_a_row_for_each_combination(model: Path, tmp_path: Path) -> None:
         table = [*csv.DictReader(file)]
     assert [row["status"] for row in table] == [row["status"] for row in rows]
     assert float(table[0]["seconds"]) == rows[0]["seconds"] and table[0]["engine.zero_stage"] == "1"
+
+
+def test_a_method_that_prepares_itself_is_timed(model: Path, tmp_path: Path) -> None:
+    asked = config(model, tmp_path, method=SalUnConfig(num_mask_batches=1), rounds=1, repeats=1)
+    (row,) = run_bench(asked, lambda row: None)
+    assert row["status"] == "ok"
 
 
 def test_flops_are_those_of_the_passes_that_an_iteration_runs(xl: Path, tmp_path: Path) -> None:
