@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .. import engine
-from . import Update
+from . import Stateless, Update
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,31 +30,32 @@ def divided(a: Tensor, b: Tensor) -> Tensor:
     return (a / b.masked_fill(is_zero, 1)).masked_fill(is_zero, 0)
 
 
-def weighted(
-    model: ShardedModel,
-    losses: Losses[Any],
-    forget: list[Any],
-    remain: list[Any],
-    weights: Callable[[Packet], tuple[Tensor, Tensor]],
-    *,
-    diagnose: bool,
-) -> Update:
+class Weighted(Stateless):
     """δ = w_r ∇L_r + w_f ∇L_f, with ∇g = ∇L_f.
 
     weights: w_r and w_f, 0-dim fp64, from the packet's inner products, which are those of all ranks.
     """
-    forget = losses.with_forget_targets(model, forget)
-    loss_r, grad_r = model.gradient(losses.loss, remain)
-    loss_f, grad_f = model.gradient(losses.loss, forget)
-    (dot_gg, dot_gr, dot_rr), by_parameter = model.inner_products(grad_f, grad_r)
-    sums = {"dot_gg": dot_gg, "dot_gr": dot_gr, "dot_rr": dot_rr}
-    packet = engine.Packet(by_parameter, loss_r=loss_r, loss_f=loss_f, **sums).all_reduce_()
-    finite = packet.values.isfinite().all()
-    weight_r, weight_f = weights(packet)
-    packet.extend(weight_r=weight_r, weight_f=weight_f)
-    delta = grad_r.mul_(weight_r).add_scaled_(weight_f, grad_f)
-    update = Update(delta, packet, 1 - finite.double(), norm_squared=lambda: _weighted_norm_squared(packet))
-    return diagnosed(update, model, grad_f) if diagnose else update
+
+    def __init__(self, losses: Losses[Any], weights: Callable[[Packet], tuple[Tensor, Tensor]]):
+        self._losses = losses
+        self._weights = weights
+
+    def step(self, model: ShardedModel, forget: list[Any], remain: list[Any], step: int, *, diagnose: bool) -> Update:
+        forget = self._losses.with_forget_targets(model, forget)
+        loss_r, grad_r = model.gradient(self._losses.loss, remain)
+        loss_f, grad_f = model.gradient(self._losses.loss, forget)
+        (dot_gg, dot_gr, dot_rr), by_parameter = model.inner_products(grad_f, grad_r)
+        sums = {"dot_gg": dot_gg, "dot_gr": dot_gr, "dot_rr": dot_rr}
+        packet = engine.Packet(by_parameter, loss_r=loss_r, loss_f=loss_f, **sums).all_reduce_()
+        finite = packet.values.isfinite().all()
+        weight_r, weight_f = self._weights(packet)
+        packet.extend(weight_r=weight_r, weight_f=weight_f)
+        delta = grad_r.mul_(weight_r).add_scaled_(weight_f, grad_f)
+        update = Update(delta, packet, 1 - finite.double(), norm_squared=lambda: _weighted_norm_squared(packet))
+        return diagnosed(update, model, grad_f) if diagnose else update
+
+    def explain(self, values: dict[str, float]) -> dict[str, float]:
+        return explain(values)
 
 
 def _weighted_norm_squared(packet: Packet) -> Tensor:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Precision, TargetedConfig
 from ..config.cost import Cost
-from . import Stateless, Update, _two_gradients
+from . import _two_gradients
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..engine import Packet, ShardedModel
+    from ..engine import Packet
     from ..objectives.objective import Losses
 
 
@@ -31,22 +31,11 @@ class RestrictedGradientConfig(TargetedConfig):
     def cost(self, precision: Precision) -> Cost:
         return Cost(2, self.target_kind().num_forwards, publications=self.publications_of_theta)
 
-    def make(self, losses: Losses[Any]) -> RestrictedGradient:
-        return RestrictedGradient(losses)
+    def make(self, losses: Losses[Any]) -> _two_gradients.Weighted:
+        return _two_gradients.Weighted(losses, _weights)
 
 
 Config = RestrictedGradientConfig
-
-
-class RestrictedGradient(Stateless):
-    def __init__(self, losses: Losses[Any]):
-        self._losses = losses
-
-    def step(self, model: ShardedModel, forget: list[Any], remain: list[Any], step: int, *, diagnose: bool) -> Update:
-        return _two_gradients.weighted(model, self._losses, forget, remain, _weights, diagnose=diagnose)
-
-    def explain(self, values: dict[str, float]) -> dict[str, float]:
-        return _two_gradients.explain(values)
 
 
 def _weights(packet: Packet) -> tuple[Tensor, Tensor]:
