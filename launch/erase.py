@@ -40,9 +40,10 @@ class Erase:
 
     def run(self) -> None:
         with meeting.on_signals():
-            from ..trainer.erase import WITHDRAWN_NAME, dry_run, run_erase
+            from ..trainer.erase import dry_run, run_erase
             from ..trainer.errors import ThresholdError
-            from ..trainer.evidence.record import RECORD_NAME
+            from ..trainer.evidence.publication import WITHDRAWN_NAME
+            from ..trainer.evidence.record import RECORD_NAME, read_record
             from ..trainer.ranks.collectives import is_main, leaving_together
             from .evidence_table import show
 
@@ -53,7 +54,11 @@ class Erase:
                 try:
                     erasure = run_erase(self.config)
                 except ThresholdError as error:
-                    model = Path(self.config.output) / "model"
+                    output = Path(self.config.output)
+                    if is_main():
+                        for line in read_record(output / RECORD_NAME).advice:
+                            print(f"next     {line}")
+                    model = output / "model"
                     withdrawn = model.with_name(WITHDRAWN_NAME)
                     told = "no model is published"
                     if model.exists():

@@ -46,6 +46,8 @@ def show(evidence: Evidence) -> None:
         console.print(f"  [{colour}]{mark}[/{colour}]  {escape(verdict.threshold)}: {escape(said(verdict))}{note}")
     why = "" if record.shows_forgetting or record.verdict == "failed" else f": {NOT_SHOWN}"
     console.print(f"forgetting  [{_COLOURS[record.verdict]}]{record.verdict.upper()}[/]{why}")
+    for line in record.advice:
+        print(f"next     {line}")
     judge = record.classifier
     print(f"judge    right on {judge.held_out_accuracy:.1%} of {judge.num_held_out} real images it did not see")
     print(f"record   {evidence.record_path}")

@@ -5,7 +5,7 @@
     OUTPUT/split/                      D_f and D_r, as the request selects them
     OUTPUT/scrub/                      the scrub's run folder
     OUTPUT/record.json, report.html    the evidence
-    OUTPUT/model/                      the scrubbed pipeline: there only if the evidence allows it, see `publish`
+    OUTPUT/model/                      the published pipeline: there only if the evidence allows it, see `publish`
     OUTPUT/model.withdrawn/            what was published there, where a new evaluation says otherwise
 
 Each stage that is done is not done again: the same command continues after a kill.
@@ -13,9 +13,7 @@ Each stage that is done is not done again: the same command continues after a ki
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,15 +28,15 @@ from ..shards.requests.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, spli
 from .concepts.erasing import DRAWN, WordsErasure
 from .concepts.generate import as_request, run_generate
 from .concepts.request import is_concept_request
-from .config import EraseConfig, EvaluateConfig, ModelConfig, ScrubConfig
+from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .config.toml import check_ranges, dump_toml
-from .errors import ConfigError, ThresholdError, TrainingError
+from .errors import ConfigError, ThresholdError
 from .evidence.collect import REPORT_NAME, Evidence, run_evaluate
 from .evidence.options import check_judge
+from .evidence.publication import Candidate, at, check_publish, withdraw
 from .evidence.record import RECORD_NAME, RequestEntry, read_record
 from .evidence.retrained import check_trained_without, named_retrained
 from .evidence.reuse import still_holds
-from .models.card import add_verdict
 from .models.conditions import distinct
 from .models.families import load_model
 from .models.fitting import fit
@@ -47,10 +45,8 @@ from .models.model import Model
 from .ranks import collectives, meeting
 from .run.folder import RunFolder, check_output
 from .run.loop import Watch
-from .run.provenance import DataStamp, ModelStamp, differing
+from .run.provenance import DataStamp, ModelStamp
 from .scrubbing import check_settings, run_scrub
-
-WITHDRAWN_NAME = "model.withdrawn"
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,7 @@ class _Plan:
 def check(config: EraseConfig) -> None:
     """Raises ConfigError or DataError where the run would be refused, its device aside; writes nothing."""
     check_ranges(config)
+    check_publish(config)
     check_output(config, config.output)
     words = _words(config)
     if words is not None:
@@ -145,6 +142,7 @@ def run_erase(
     that was trained on other samples than D_r, before the scrub.
     """
     check_ranges(config)
+    check_publish(config)
     collectives.set_up(config.engine)
     asked, words = config, collectives.together(lambda: _words(config))
     if words is not None:
@@ -184,33 +182,34 @@ def run_erase(
         entry = RequestEntry(request.id, request.date.isoformat() if request.date else None, request.reason)
         judged = EvaluateConfig(run=scrub.output, data=_data(config), judge=config.judge)
         evidence = run_evaluate(judged, output=run.path, request=entry, notes=[] if words is None else [DRAWN])
+    candidate = Candidate.of(config, Path(scrub.output), scrubbed)
     try:
-        if config.publish == "shown":
-            evidence.require_shown()
-        else:
-            evidence.require_within_limits()
+        candidate.require(evidence)
     except ThresholdError:
-        collectives.on_main(lambda: _withdraw(run.model_path, evidence.record_path))
+        collectives.on_main(lambda: withdraw(run.model_path, evidence.record_path))
         raise
     if not run.is_finished:
-        run.publish_model(lambda folder: _copy(scrubbed, folder, config, evidence))
+        title, remain = run.path.resolve().name, DataStamp.of(Dataset.open(sets / REMAIN_NAME))
+        run.publish_model(lambda folder: candidate.copy(folder, title, model, remain, evidence))
+    else:
+        collectives.on_main(lambda: _hold_published_to(candidate, run.model_path, evidence))
     return Erasure(evidence, run.model_path)
+
+
+def _hold_published_to(candidate: Candidate, published: Path, evidence: Evidence) -> None:
+    """Raises ConfigError where an earlier call published another model than this one would."""
+    evaluated = evidence.record.models[candidate.name].stamp
+    if ModelStamp.of(load_model(at(published, candidate.config))) != evaluated:
+        raise ConfigError(
+            f"'{published}' is not the {candidate.name} model that this call would publish: move it away, and the "
+            "same command publishes"
+        )
 
 
 def _data(config: EraseConfig) -> str:
     if config.data is None:
         raise ConfigError(f"data: '{config.request}' selects samples: name the dataset folder that they are in")
     return config.data
-
-
-def _withdraw(model: Path, record: Path) -> None:
-    """What was published on evidence before this no longer stands: it is kept under another name."""
-    card = model / "README.md"  # written last
-    if model.exists() and card.stat().st_mtime_ns < record.stat().st_mtime_ns:
-        withdrawn = model.with_name(WITHDRAWN_NAME)
-        if withdrawn.exists():
-            shutil.rmtree(withdrawn)
-        model.rename(withdrawn)
 
 
 def _split(data: Dataset, sets: Path, request: Request, forgotten_before: np.ndarray) -> None:
@@ -243,27 +242,6 @@ def _recorded(output: Path, config: EraseConfig, run: Path, scrubbed: Path) -> E
     record = read_record(path)
     return (
         Evidence(record, path, output / REPORT_NAME)
-        if still_holds(record, config.judge, run, _at(scrubbed, config))
+        if still_holds(record, config.judge, run, at(scrubbed, config))
         else None
     )
-
-
-def _at(folder: Path, config: EraseConfig) -> ModelConfig:
-    """How a model that came of the one to scrub is loaded."""
-    return dataclasses.replace(config.model, path=str(folder), revision=None)
-
-
-def _stamp(folder: Path, config: EraseConfig) -> ModelStamp:
-    return ModelStamp.of(load_model(_at(folder, config)))
-
-
-def _copy(scrubbed: Path, folder: Path, config: EraseConfig, evidence: Evidence) -> None:
-    """What is published is what was evaluated, to the bit; its card says what came of that."""
-    shutil.copytree(scrubbed, folder)
-    evaluated = evidence.record.models["scrubbed"].stamp
-    for what, found, was in differing(_stamp(folder, config).hashes(), evaluated.hashes()):
-        raise TrainingError(
-            f"'{scrubbed}' holds {what} with SHA-256 {found}…, those evaluated had {was}…: "
-            "nothing is published; remove the scrub/ folder and run it again"
-        )
-    add_verdict(folder, evidence.record.verdict, evidence.record.date)

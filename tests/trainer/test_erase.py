@@ -14,7 +14,6 @@ from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.writing.build import build
-from erasediff.trainer import erase
 from erasediff.trainer.config import (
     EraseConfig,
     OptimizerConfig,
@@ -25,7 +24,9 @@ from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ThresholdError, TrainingError
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.evidence.collect import Evidence
+from erasediff.trainer.evidence.publication import Candidate
 from erasediff.trainer.evidence.record import Record, read_record
+from erasediff.trainer.models.families import load_model
 from evidence_cases import sha256_of_file
 from PIL import Image
 
@@ -212,7 +213,9 @@ def test_other_weights_than_those_evaluated_are_not_published(config: EraseConfi
     weights.write_bytes(changed)
     evidence = Evidence(read_record(output / "record.json"), output / "record.json", output / "report.html")
     with pytest.raises(TrainingError, match="nothing is published"):
-        erase._copy(output / "scrub" / "model", output / "model.partial", failing, evidence)
+        Candidate("scrubbed", output / "scrub" / "model", failing).copy(
+            output / "model.partial", "erased", load_model(failing.model), evidence.record.remain, evidence
+        )
     # its record is of other weights: it is evaluated anew, not trusted
     with pytest.raises(ThresholdError):
         run_erase(failing)

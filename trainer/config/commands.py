@@ -200,9 +200,10 @@ class EraseConfig(_ByMethod):
     """Sharding and precision."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """What is measured, how, and what must hold."""
-    publish: Literal["shown", "within-limits"] = "shown"
+    publish: Literal["shown", "within-limits", "retrained"] = "shown"
     """shown: only a model that is shown to have forgotten and to hold every threshold. within-limits: also where that
-    is not shown (too few samples, or nothing that tells forgetting), as long as every figure is within its limit."""
+    is not shown (too few samples, or nothing that tells forgetting), as long as every figure is within its limit.
+    retrained: the retrained model in the scrubbed one's place, where it is shown to hold every threshold."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ...shards.dataset import Dataset
 from ..config import EngineConfig, EvaluateConfig
 from ..config.toml import as_dict, check_ranges
 from ..errors import ConfigError, NotShownError, ThresholdError
+from ..models.card import Found, scrubbed, write_model_card
 from ..models.class_names import labels_of
 from ..models.fitting import data_notes, fit, names_notes
 from ..models.model import Model
@@ -19,6 +20,7 @@ from ..run.effects import judge_effect_notes
 from ..run.identity import without_free
 from ..run.provenance import ModelStamp, now, versions
 from . import report
+from .advice import advice
 from .copies import CLASSIFIER_NAME, remaining_copies
 from .evaluation import Figures, evaluate, metric_names
 from .finished import FinishedScrub, metrics_lines, run_entry
@@ -27,7 +29,7 @@ from .options import check_device, check_options, thresholds_of
 from .prompt_file import prompts_sha256
 from .record import RECORD_NAME, STATEMENT, EarlierEntry, ModelEntry, Record, RequestEntry, schema_name, write_record
 from .retrained import check_trained_without, is_record, named_retrained, recorded_retrained, trained_here
-from .thresholds import NOT_SHOWN, hold, overall, said
+from .thresholds import NOT_SHOWN, Overall, Verdict, hold, overall, said
 
 REPORT_NAME = "report.html"
 
@@ -42,22 +44,38 @@ class Evidence:
 
     def require_within_limits(self) -> None:
         """Raises ThresholdError, naming each threshold that fails, NotShownError, naming each without a figure."""
-        unheld = [verdict for verdict in self.record.thresholds if not verdict.passed]
-        failed = [f"{verdict.threshold} ({said(verdict)})" for verdict in unheld if verdict.margin is not None]
-        if failed:
-            raise ThresholdError(f"{len(failed)} of {len(self.record.thresholds)} thresholds fail: {'; '.join(failed)}")
-        if unheld:
-            texts = "; ".join(f"{verdict.threshold} ({said(verdict)})" for verdict in unheld)
-            raise NotShownError(f"forgetting is not shown: {texts}")
+        _require_within_limits(self.record.thresholds)
 
     def require_shown(self) -> None:
         """Raises ThresholdError where a threshold fails, NotShownError where forgetting and the rest are not shown."""
-        self.require_within_limits()
-        if self.record.verdict == "shown":
-            return
-        unsure = [f"{v.threshold} ({said(v)})" for v in self.record.thresholds if not v.shown]
-        why = f"too few samples to say that it holds: {'; '.join(unsure)}" if unsure else NOT_SHOWN
-        raise NotShownError(f"forgetting is not shown: {why}")
+        _require_shown(self.record.thresholds, self.record.verdict)
+
+    def require_retrained_shown(self) -> None:
+        """The same of the retrained model."""
+        assert self.record.retrained_verdict is not None
+        try:
+            _require_shown(self.record.retrained_thresholds, self.record.retrained_verdict)
+        except ThresholdError as error:
+            raise type(error)(f"of the retrained model: {error}") from None
+
+
+def _require_within_limits(thresholds: Sequence[Verdict]) -> None:
+    unheld = [verdict for verdict in thresholds if not verdict.passed]
+    failed = [f"{verdict.threshold} ({said(verdict)})" for verdict in unheld if verdict.margin is not None]
+    if failed:
+        raise ThresholdError(f"{len(failed)} of {len(thresholds)} thresholds fail: {'; '.join(failed)}")
+    if unheld:
+        texts = "; ".join(f"{verdict.threshold} ({said(verdict)})" for verdict in unheld)
+        raise NotShownError(f"forgetting is not shown: {texts}")
+
+
+def _require_shown(thresholds: Sequence[Verdict], verdict: Overall) -> None:
+    _require_within_limits(thresholds)
+    if verdict == "shown":
+        return
+    unsure = [f"{v.threshold} ({said(v)})" for v in thresholds if not v.shown]
+    why = f"too few samples to say that it holds: {'; '.join(unsure)}" if unsure else NOT_SHOWN
+    raise NotShownError(f"forgetting is not shown: {why}")
 
 
 def check(config: EvaluateConfig) -> None:
@@ -130,6 +148,11 @@ def run_evaluate(
 
     by_model = {name: entry.metrics for name, entry in entries.items()}
     verdicts = hold(thresholds, by_model)
+    verdict = overall(verdicts, by_model)
+    of_retrained = hold(thresholds, by_model, "retrained") if "retrained" in entries else []
+    verdict_of_retrained = overall(of_retrained, by_model) if "retrained" in entries else None
+    # figures of a record are of no model that is here
+    publishable = None if retrained is None or check_trained_without(retrained, scrub.inputs.remain) else retrained
     record = Record(
         schema=schema_name(),
         date=date,
@@ -141,7 +164,17 @@ def run_evaluate(
         held_out=None if bench.held_out is None else bench.held_out_stamp,
         models=entries,
         thresholds=verdicts,
-        verdict=overall(verdicts, by_model),
+        verdict=verdict,
+        retrained_thresholds=of_retrained,
+        retrained_verdict=verdict_of_retrained,
+        advice=advice(
+            scrub.config,
+            verdicts,
+            verdict,
+            null_class=scrub.unscrubbed.null_class,
+            forgets_classes=bench.forgets_classes,
+            publishes=None if publishable is None else verdict_of_retrained,
+        ),
         run=run_entry(scrub.run),
         classifier=bench.classifier.card,
         config=without_free(as_dict(scrub.config)),
@@ -171,8 +204,18 @@ def run_evaluate(
         samples = {name: shown.samples for name, shown in figures.items()}
         report.write_report(record, samples, bench, metrics_lines(scrub.run), found.report_path)
         write_record(record, found.record_path)
+        _say_in_the_card(scrub, record)
     collectives.barrier()
     return found
+
+
+def _say_in_the_card(scrub: FinishedScrub, record: Record) -> None:
+    """No folder calls its model scrubbed that has failed."""
+    train = scrub.config.train
+    found = Found(record.verdict, record.date, RECORD_NAME)
+    made = scrubbed(scrub.config.method.name, train.max_train_steps, train.seed, found)
+    folder = scrub.run / "model"
+    write_model_card(folder, scrub.run.resolve().name, scrub.scrubbed, scrub.scrubbed.lineage, made)
 
 
 def _entry(model: Model, figures: Figures, date: str) -> ModelEntry:

@@ -38,6 +38,8 @@ class Metric:
     """What it sees pictures with: its name then carries the instrument's."""
     is_of_forgetting: bool = False
     """Whether it tells a model that forgot from one that did not."""
+    is_share: bool = False
+    """Whether it is within [0, 1]: a share, a probability, an area. Told of metrics of forgetting alone."""
     worst_of: str | None = None
     """The metric whose classes it takes the worst of."""
     ceiling: str | None = None
@@ -62,6 +64,7 @@ METRICS = {
         "Only where a whole class is forgotten",
         needs="forgotten classes",
         is_of_forgetting=True,
+        is_share=True,
     ),
     "p_psi_worst_class": Metric(
         "P_psi, worst class",
@@ -71,6 +74,7 @@ METRICS = {
         "that of the forgotten class where it is highest",
         needs="forgotten classes",
         is_of_forgetting=True,
+        is_share=True,
         worst_of="p_psi",
     ),
     "p_psi_worst_phrasing": Metric(
@@ -81,6 +85,7 @@ METRICS = {
         "that of the phrasing, as `judge.prompts` groups them, where it is highest",
         needs="phrasings",
         is_of_forgetting=True,
+        is_share=True,
         worst_of="p_psi_by_phrasing",
     ),
     "p_psi_by_phrasing": Metric(
@@ -91,6 +96,7 @@ METRICS = {
         "`p_psi` of each phrasing by itself, and their mean weighted by samples",
         needs="phrasings",
         is_of_forgetting=True,
+        is_share=True,
     ),
     "unlearning_accuracy": Metric(
         "UA",
@@ -101,6 +107,7 @@ METRICS = {
         "the classifier puts into another",
         needs="forgotten classes",
         is_of_forgetting=True,
+        is_share=True,
     ),
     "entropy": Metric(
         "entropy",
@@ -324,6 +331,7 @@ METRICS = {
         "part at this score or above; both stand in the brackets: `exposed_forgotten[nudenet@0.6]`",
         on="detector",
         is_of_forgetting=True,
+        is_share=True,
     ),
     "exposed_remaining": Metric(
         "exposed, the rest",
@@ -363,6 +371,7 @@ METRICS = {
         "tells them apart as well as 1",
         needs="held-out samples",
         is_of_forgetting=True,
+        is_share=True,
     ),
     "membership_gap": Metric(
         "membership gap",
@@ -372,6 +381,7 @@ METRICS = {
         "\\|`membership_auc` − .5\\|",
         needs="held-out samples",
         is_of_forgetting=True,
+        is_share=True,
     ),
     "non_finite_samples": Metric(
         "non-finite samples",

@@ -20,7 +20,7 @@ from .relearning import RelearningPoint
 from .thresholds import Overall, Verdict, shows_forgetting, tells_nothing
 
 RECORD_NAME = "record.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = re.compile(r"erasediff-record-(\d+)")
 STATEMENT = (
     "Approximate unlearning is evidence, not proof: the figures below show what the scrubbed model does on these "
@@ -119,6 +119,12 @@ class Record(_Strict):
     thresholds: list[Verdict]
     verdict: Overall
     """Whether forgetting is shown and the rest kept: shown, not shown, or failed."""
+    retrained_thresholds: list[Verdict]
+    """The same thresholds held against the retrained model; empty where there is none."""
+    retrained_verdict: Overall | None
+    """And the verdict on it."""
+    advice: list[str]
+    """What to try next where the scrub failed, and whether the retrained model can be published instead."""
     run: RunEntry
     classifier: ClassifierCard
     config: dict[str, Any]

@@ -52,6 +52,7 @@ def head(record: Record) -> str:
         f'<span class="badge {_BADGES[record.verdict]}">Forgetting {record.verdict} · {shown} of '
         f"{len(record.thresholds)} thresholds shown to hold</span>"
         + ("" if record.shows_forgetting else f"<br>{NOT_SHOWN[0].upper()}{NOT_SHOWN[1:]}.")
+        + "".join(f"<br>Next: {escape(line)}." for line in record.advice)
     )
     request = f"request {record.request.id} · " if record.request.id else ""
     verdicts = "".join(map(partial(_verdict, record), record.thresholds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from .metrics import Measurement
 Figures = Mapping[str, Mapping[str, Measurement]]  # of each model, by metric
 Overall = Literal["shown", "not shown", "failed"]
 
+# how far a retrained model's own figure is out of reach where it is the limit: .05 of a share, 5 % of another figure
+BESIDE_RETRAINED = 0.05
 # where no threshold shows forgetting
 NOT_SHOWN = "no threshold on forgetting holds that the unscrubbed model does not hold too"
 _NUMBER = r"\d+\.?\d*(?:e-?\d+)?"
@@ -26,7 +29,7 @@ _PATTERN = re.compile(
 
 @dataclass(frozen=True)
 class Threshold:
-    """The scrubbed model's `metric` is at most, or at least, `factor` times another model's (none: 0) + `offset`."""
+    """A model's `metric` is at most, or at least, `factor` times another model's (none: 0) + `offset`."""
 
     text: str
     metric: str
@@ -55,6 +58,9 @@ class Verdict:
     """The worse end of the margin's interval; None where there is no estimator of it: `shown` is `passed` then."""
     of_class: str | None = None
     """The class it is decided by."""
+    rejects_retrained: bool = False
+    """Whether the limit as given rejects the retrained model itself. On forgetting `limit` is that one's figure then,
+    with `BESIDE_RETRAINED` to spare."""
 
 
 def parse_threshold(text: str) -> Threshold:
@@ -109,22 +115,27 @@ def check_thresholds(thresholds: Sequence[Threshold], metrics: Sequence[str], wi
             )
 
 
-def hold(thresholds: Sequence[Threshold], models: Figures) -> list[Verdict]:
-    """Holds each threshold against the scrubbed model's figures. A figure that is missing passes none."""
-    return [_judge(threshold, models, "scrubbed") for threshold in thresholds]
+def hold(thresholds: Sequence[Threshold], models: Figures, judged: str = "scrubbed") -> list[Verdict]:
+    """Holds each threshold against a model's figures. A figure that is missing passes none."""
+    return [_judge(threshold, models, judged) for threshold in thresholds]
 
 
 def _judge(threshold: Threshold, models: Figures, judged: str) -> Verdict:
     parent = row_of(threshold.metric).worst_of
     if parent is None:
-        ours = models[judged].get(threshold.metric)
-        theirs = None if threshold.model is None else models[threshold.model].get(threshold.metric)
-        return _hold(threshold, ours, theirs)
+        return _hold_fairly(threshold, {name: found.get(threshold.metric) for name, found in models.items()}, judged)
     classes = models[judged][parent].by_class
-    reference = {} if threshold.model is None else models[threshold.model][parent].by_class
     confidence = for_each_of(max(1, len(classes)))
-    verdicts = [_hold(threshold, ours, reference.get(name), confidence, name) for name, ours in classes.items()]
+    verdicts = [
+        _hold_fairly(threshold, _of_class(models, parent, name), judged, confidence, of_class=name) for name in classes
+    ]
     return min(verdicts, key=_tightness, default=_hold(threshold, None, None))
+
+
+def _of_class(models: Figures, metric: str, name: str) -> dict[str, Measurement | None]:
+    """Each model's figure of one class; None where it has none."""
+    found = {model: figures.get(metric) for model, figures in models.items()}
+    return {model: None if figure is None else figure.by_class.get(name) for model, figure in found.items()}
 
 
 def _tightness(verdict: Verdict) -> tuple[bool, float, float]:
@@ -135,6 +146,38 @@ def _tightness(verdict: Verdict) -> tuple[bool, float, float]:
         missing if verdict.margin_low is None else verdict.margin_low,
         missing if verdict.margin is None else verdict.margin,
     )
+
+
+def _hold_fairly(
+    threshold: Threshold,
+    figures: Mapping[str, Measurement | None],
+    judged: str,
+    confidence: float | None = None,
+    of_class: str | None = None,
+) -> Verdict:
+    """One figure against its limit; beside the retrained model's where the limit rejects that model itself.
+
+    So only of forgetting: a retrained model never saw what is forgotten, but it may well be worse at the rest.
+    """
+    theirs = None if threshold.model is None else figures.get(threshold.model)
+    verdict = _hold(threshold, figures[judged], theirs, confidence, of_class)
+    retrained = figures.get("retrained")
+    if retrained is None or threshold.model == "retrained":
+        return verdict
+    own = _hold(threshold, retrained, theirs, confidence)
+    if own.passed or own.margin is None:
+        return verdict
+    if is_on_forgetting(threshold):
+        verdict = _hold(_beside_retrained(threshold), figures[judged], retrained, confidence, of_class)
+    return dataclasses.replace(verdict, rejects_retrained=True)
+
+
+def _beside_retrained(threshold: Threshold) -> Threshold:
+    """The same of the retrained model's figure, with something to spare."""
+    spare = BESIDE_RETRAINED if threshold.at_most else -BESIDE_RETRAINED
+    is_share = row_of(threshold.metric).is_share
+    factor, offset = (1.0, spare) if is_share else (1 + spare, 0.0)
+    return dataclasses.replace(threshold, model="retrained", factor=factor, offset=offset)
 
 
 def _hold(
@@ -153,7 +196,7 @@ def _hold(
     margin = limit - value if threshold.at_most else value - limit
     passed = margin >= 0
     interval = _interval(ours, confidence)
-    if interval is None:
+    if ours is theirs or interval is None:  # a model beside itself: nothing to doubt
         return Verdict(threshold.text, limit, value, passed, shown=passed, margin=margin, of_class=of_class)
     base_low, base_high = (theirs and _interval(theirs, confidence)) or (base, base)
     limits = threshold.factor * base_low + threshold.offset, threshold.factor * base_high + threshold.offset
@@ -212,7 +255,12 @@ def said(verdict: Verdict) -> str:
     """What a threshold came to, in words: the figure, its limit where another model gives it, the class, the doubt."""
     if verdict.value is None or verdict.limit is None:
         return "no figure" if verdict.value is None else "no figure to compare with"
-    limit = "" if parse_threshold(verdict.threshold).model is None else f", the limit {_number(verdict.limit)}"
+    threshold = parse_threshold(verdict.threshold)
+    limit = "" if threshold.model is None else f", the limit {_number(verdict.limit)}"
+    if verdict.rejects_retrained and is_on_forgetting(threshold):
+        limit = f", the limit {_number(verdict.limit)}: by the retrained model, which does not hold it as it was given"
+    elif verdict.rejects_retrained:
+        limit += ", which the retrained model does not hold either"
     of_class = "" if verdict.of_class is None else f" for class {verdict.of_class}"
     doubt = ""
     if verdict.passed and not verdict.shown and verdict.margin_low is not None:

@@ -14,7 +14,7 @@ from ..config import EngineConfig, MethodConfig, OptimizerConfig, TrainConfig
 from ..engine.sharded_model import ShardedModel
 from ..errors import Interrupted, TrainingError
 from ..methods import Method
-from ..models.card import write_model_card
+from ..models.card import TRAINED, scrubbed, write_model_card
 from ..models.conditions import distinct
 from ..models.layers import train_only
 from ..models.lineage import Lineage, write_lineage
@@ -121,7 +121,8 @@ def train(
             def write(folder: Path) -> None:
                 model.save(weights, folder)
                 write_lineage(lineage, folder)
-                write_model_card(folder, run.path.resolve().name, model, lineage, method, config)
+                made = TRAINED if forget is None else scrubbed(method.name, config.max_train_steps, config.seed, None)
+                write_model_card(folder, run.path.resolve().name, model, lineage, made)
 
             run.publish_model(write, attempt)
     except (Exception, Interrupted) as error:

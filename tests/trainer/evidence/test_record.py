@@ -96,8 +96,8 @@ def test_the_documented_schema_is_the_records(evidence: Evidence) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": "erasediff-record-3"}, "has schema erasediff-record-3, newer than this erasediff reads"),
-        ({"schema": "erasediff-record-1"}, "an older erasediff's: remove it, and the same command evaluates again"),
+        ({"schema": "erasediff-record-4"}, "has schema erasediff-record-4, newer than this erasediff reads"),
+        ({"schema": "erasediff-record-2"}, "an older erasediff's: remove it, and the same command evaluates again"),
         ({"schema": "something"}, "is not a record: its schema is 'something'"),
         ({"verdict": "perhaps"}, "verdict: Input should be 'shown', 'not shown' or 'failed'"),
         ({"extra": 1}, "extra: Unexpected keyword argument"),

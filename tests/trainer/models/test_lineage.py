@@ -58,7 +58,7 @@ def test_what_was_forgotten_is_kept_as_keys_and_hashes(digits: Path, without_twe
         assert found == hashlib.sha256(content).hexdigest()[:32]
     assert "secret" not in (without_twelve / "erasediff.json").read_text()
     card = (without_twelve / "README.md").read_text()
-    assert "Forgotten: 12 samples (request r-1, 2026-11-20)." in card
+    assert "Asked to forget: 12 samples (request r-1, 2026-11-20)." in card
     assert "What it was trained on first is not known." in card
 
 
