@@ -38,6 +38,7 @@ from erasediff.trainer.bench.split import CountedBytes
 from erasediff.trainer.config import BenchConfig, EngineConfig, MethodConfig, ModelConfig, TrainConfig
 from erasediff.trainer.models.families import outline_model
 from erasediff.trainer.ranks import collectives
+from erasediff.trainer.run.peak import peak_bytes, reset_peak
 from peers import FullyShard, Plain, Released
 from pipelines import UNETS, write_pipeline
 from rows import Rows
@@ -83,9 +84,9 @@ class Timed:
     def _run(self, repeats: int, *, keep: bool, is_last: bool) -> None:
         at_work = self._kept or self._make()
         at_work.step()
-        memory.reset_peak(self._device)
+        reset_peak(self._device)
         self.seconds += self._times(at_work.step, repeats)
-        self.peak_bytes = max(self.peak_bytes, memory.peak_bytes(self._device))
+        self.peak_bytes = max(self.peak_bytes, peak_bytes(self._device))
         if is_last:  # nothing is compiled any more, which a dispatch mode would keep from it
             with CountedBytes() as counted:
                 at_work.step()

@@ -54,6 +54,8 @@ COMMANDS = {
     "launch doctor": ("doctor.command", "Doctor", "look whether this machine, or every node of a job, can carry a run"),
     "doctor": ("doctor.command", "Doctor", "the same; so a launcher names it: erasediff launch local -n 2 doctor"),
     "sample": ("evaluate", "Sample", "generate a grid of images"),
+    "compare": ("compare", "Compare", "scrub one model by several methods, and write the table"),
+    "ablate": ("compare", "Ablate", "the same for a method's options, one changed after the other"),
     "evaluate": ("evaluate", "Evaluate", "measure a scrubbed model beside the one it came from"),
 }
 

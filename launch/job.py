@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..trainer.errors import ConfigError
 from .bench import Bench
+from .compare import Ablate, Compare
 from .concept import Generate
 from .doctor.command import Doctor
 from .erase import Erase
@@ -45,6 +46,8 @@ COMMANDS: dict[str, Any] = {
     "sample": Sample,
     "concept generate": Generate,
     "bench": Bench,
+    "compare": Compare,
+    "ablate": Ablate,
     "doctor": Doctor,
 }
 

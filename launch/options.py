@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import tyro
 
 from ..trainer.config import Settings
-from ..trainer.config.toml import NONE, as_dict, check_ranges, decode, read_toml
+from ..trainer.config.toml import NONE, check_ranges, decode, over_defaults, read_toml
 from ..trainer.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -42,7 +42,7 @@ def read_settings(
     chosen = {key: word for key in kind.deciding if (word := _last_of(words, f"--{key}")) is not None}
     try:
         values = kind.decided(values, chosen)
-        values = _over_defaults(kind, values)
+        values = over_defaults(kind, values)
     except (ConfigError, ValueError, TypeError) as error:
         raise ConfigError(f"{source}: {error}") from None
     default = _with_missing(decode(kind, _fill_required(kind, values), source))
@@ -86,13 +86,6 @@ def _one_line(box: str) -> str:
             current.append(line)
     told = [text for text in sections if text and not text.startswith(("For full helptext", "Argument helptext"))]
     return "; ".join(told)
-
-
-def _over_defaults(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
-    """A section of the file over the defaults that this command has for it, which may not be the section's own."""
-    defaults = kind.section_defaults(values)
-    sections = {name: section for name, section in values.items() if isinstance(section, dict) and name in defaults}
-    return values | {name: as_dict(defaults[name]) | section for name, section in sections.items()}
 
 
 def _with_none(word: str) -> str:

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("launch", "trainer", "kernels", "shards")
 # from the top floor down: a room imports from rooms below it
 FLOORS = [
-    *("launch", "trainer.erase", "trainer.concepts", "trainer.evidence", "trainer.pretrain", "trainer.scrubbing"),
+    *("launch", "trainer.comparing"),
+    *("trainer.erase", "trainer.concepts", "trainer.evidence", "trainer.pretrain", "trainer.scrubbing"),
     *("trainer.bench", "trainer.plan", "trainer.run"),
     *("trainer.methods", "trainer.objectives", "trainer.sample", "trainer.engine", "trainer.models", "trainer.ranks"),
     *("trainer.config", "trainer.plugins", "trainer.files", "trainer.randomness", "trainer.errors", "kernels"),

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...shards.errors import DataError
 from ...trainer.config.base import AtLeast1, Settings
-from ...trainer.config.toml import read_toml
+from ...trainer.config.toml import read_toml, with_setting
 from ...trainer.errors import ConfigError
 from ..job import Job, Resources
 from . import controller
@@ -165,8 +165,8 @@ def _jobs(sweep: SweepFile, path: Path, profile: Profile, prog: str) -> dict[str
         for name, chosen in _expanded(sweep):
             values = shared
             for key, value in chosen.items():
-                values = _with(values, key, value)
-            values = _with(values, "output", str(Path(sweep.output) / name))
+                values = with_setting(values, key, value)
+            values = with_setting(values, "output", str(Path(sweep.output) / name))
             file = Path(scratch) / f"{name}.toml"
             file.write_text(tomli_w.dumps(values))
             try:
@@ -186,16 +186,3 @@ def _expanded(sweep: SweepFile) -> Iterator[tuple[str, dict[str, Any]]]:
             chosen = dict(zip(sweep.grid, values, strict=True))
             told = [f"{key.rpartition('.')[2]}={value}" for key, value in chosen.items()]
             yield ",".join([*([name] if name else []), *told]).replace("/", "_"), own | chosen
-
-
-def _with(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """The settings with one of them changed; a table changes those it names."""
-    head, dot, rest = key.partition(".")
-    section = values.get(head, {})
-    if dot:
-        return values | {head: _with(section if isinstance(section, dict) else {}, rest, value)}
-    if isinstance(value, dict) and isinstance(section, dict):
-        for inner, one in value.items():
-            section = _with(section, inner, one)
-        return values | {head: section}
-    return values | {head: value}

@@ -1,15 +1,11 @@
-"""The most memory that iterations take, and a bound on it that all ranks meet at once."""
+"""Memory that is not there: how it shows, and a bound on it that all ranks meet at once."""
 
 from __future__ import annotations
-
-from contextlib import suppress
-from pathlib import Path
 
 import torch
 
 from ..ranks import collectives
 
-_SELF = Path("/proc/self")
 _WORDS = ("defaultcpuallocator", "out of memory", "alloc_failed", "cublas_status_not_initialized")
 # left to what allocates beside torch: cuBLAS, cuDNN, NCCL
 _RESERVE_BYTES = 1.5e9
@@ -31,19 +27,3 @@ def bound_alike(device: torch.device) -> None:
     free, total = torch.cuda.mem_get_info(device)
     shares = collectives.gather(max(0.0, free + torch.cuda.memory_reserved(device) - _RESERVE_BYTES) / total)
     torch.cuda.set_per_process_memory_fraction(min(1.0, *shares), device)
-
-
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):  # a kernel without it: the peak is the process's, then
-        (_SELF / "clear_refs").write_text("5")
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Since the reset: on CUDA what tensors took, on a CPU what of this process was resident, libraries included."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    lines = (_SELF / "status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

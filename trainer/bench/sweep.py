@@ -24,6 +24,7 @@ from ..models.layers import train_only
 from ..models.model import Model
 from ..ranks import collectives
 from ..run.checks import check_engine
+from ..run.peak import peak_bytes, reset_peak
 from ..run.provenance import commit, now
 from . import memory
 from .flops import Flops, count, peak
@@ -110,10 +111,10 @@ def _time(one: Combination, config: BenchConfig, device: torch.device, trace: Pa
         collectives.check_device(config.engine)
         with working(config, device) as iteration:
             iteration.seconds(config.warmup)
-            memory.reset_peak(device)
+            reset_peak(device)
             # the slowest rank's, whose iterations the others wait for
             one.seconds += map(max, zip(*collectives.gather(iteration.seconds(config.repeats)), strict=True))
-            one.peak_bytes = max(one.peak_bytes, memory.peak_bytes(device))
+            one.peak_bytes = max(one.peak_bytes, peak_bytes(device))
             if is_last:
                 one.split = take_apart(iteration.step, device, trace)
     except ConfigError as error:

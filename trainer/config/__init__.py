@@ -3,6 +3,7 @@
 from .base import LATER, Settings
 from .bench import BenchConfig, SweepConfig
 from .commands import ConceptConfig, DemoConfig, EraseConfig, EvaluateConfig, PretrainConfig, SampleConfig, ScrubConfig
+from .compare import BudgetConfig, CompareConfig
 from .judge import JudgeConfig, RelearnConfig
 from .methods import MethodConfig, TargetedConfig
 from .models import AutoencoderConfig, GenerateConfig, ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
@@ -13,6 +14,8 @@ __all__ = [
     "MAX_OLD_WEIGHTS",
     "AutoencoderConfig",
     "BenchConfig",
+    "BudgetConfig",
+    "CompareConfig",
     "ConceptConfig",
     "DemoConfig",
     "EngineConfig",

@@ -79,6 +79,26 @@ def decode(kind: type[SettingsT], values: dict[str, Any], source: str) -> Settin
     return _strictly(kind, values, source)
 
 
+def over_defaults(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
+    """A section of the file over the defaults that this command has for it, which may not be the section's own."""
+    defaults = kind.section_defaults(values)
+    sections = {name: section for name, section in values.items() if isinstance(section, dict) and name in defaults}
+    return values | {name: as_dict(defaults[name]) | section for name, section in sections.items()}
+
+
+def with_setting(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The settings with that of a dotted key changed; a table changes those it names."""
+    head, dot, rest = key.partition(".")
+    section = values.get(head, {})
+    if dot:
+        return values | {head: with_setting(section if isinstance(section, dict) else {}, rest, value)}
+    if isinstance(value, dict) and isinstance(section, dict):
+        for inner, one in value.items():
+            section = with_setting(section, inner, one)
+        return values | {head: section}
+    return values | {head: value}
+
+
 def check_ranges(settings: Settings) -> None:
     """Raises ConfigError for a number that is out of its field's range, in settings made without a file."""
     decode(type(settings), as_dict(settings), "")

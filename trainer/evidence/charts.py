@@ -100,10 +100,13 @@ def lines(series: Sequence[Series], x: Axis, y: Axis, title: str) -> str:
     return _svg(parts, title)
 
 
-def dots(series: Sequence[Series], x: Axis, y: Axis, title: str) -> str:
-    """Named dots: one point a series."""
+def dots(series: Sequence[Series], x: Axis, y: Axis, title: str, front: Sequence[tuple[float, float]] = ()) -> str:
+    """Named dots: one point a series. front: a line through some of them."""
     frame = _Frame(x, y)
     parts = frame.axes()
+    if len(front) > 1:
+        path = " ".join(f"{px},{py}" for px, py in (frame.place(*point) for point in front))
+        parts.append(f'<polyline class="line front" points="{path}"/>')
     labels: list[tuple[float, float]] = []
     for one in series:
         px, py = frame.place(*one.points[0])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
 from ...shards.dataset import Dataset
-from ..config import EvaluateConfig, JudgeConfig
+from ..config import EvaluateConfig, JudgeConfig, ScrubConfig
 from ..errors import ConfigError
 from ..models.class_names import labels_of
 from ..models.conditions import Condition
@@ -20,7 +21,6 @@ from .classifier import Classifier, load_for, train_classifier
 from .clip_score import load_clip
 from .detector import load_detector
 from .features import make_features
-from .finished import FinishedScrub
 from .held_out import open_held_out
 from .images import Images
 from .options import check_asked, gone_classes
@@ -29,7 +29,20 @@ from .options import check_asked, gone_classes
 MAX_REAL_IMAGES = 5_000
 
 
-def make_bench(config: EvaluateConfig, scrub: FinishedScrub, device: torch.device) -> Bench:
+class Sides(Protocol):
+    """What a bench is made for: a model before it is scrubbed, and the sets."""
+
+    @property
+    def config(self) -> ScrubConfig: ...
+    @property
+    def unscrubbed(self) -> Model: ...
+    @property
+    def forget(self) -> Dataset: ...
+    @property
+    def remain(self) -> Dataset: ...
+
+
+def make_bench(config: EvaluateConfig, scrub: Sides, device: torch.device) -> Bench:
     """The judge and the real images; raises ConfigError where they do not fit the scrub."""
     options, model = config.judge, scrub.unscrubbed
     data = fit(Dataset.open(config.data), model).data

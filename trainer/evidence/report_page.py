@@ -50,10 +50,13 @@ section { background: var(--card); border: 1px solid var(--rule); border-radius:
 .samples img { width: 100%; display: block; image-rendering: pixelated; border-radius: 4px; }
 .samples .gone { color: var(--forget); }
 .samples img.gone { outline: 2px solid var(--forget); outline-offset: 1px; }
+.sheets { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); }
+.sheets img { width: 100%; image-rendering: pixelated; border-radius: 4px; }
 .scroll { overflow-x: auto; margin: 0 -1.1rem -.2rem; padding: 0 1.1rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { padding: .42rem .5rem; text-align: right; border-top: 1px solid var(--rule); white-space: nowrap; }
-thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .82rem; }
+thead th { border-top: 0; white-space: normal; vertical-align: bottom;
+  color: var(--soft); font-weight: 600; font-size: .82rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 8rem; }
 tbody th { font-weight: 500; } tbody th small, td small { display: block; color: var(--soft); font-weight: 400; }
 @media (max-width: 34rem) { th, td { padding: .42rem .25rem; } th:first-child, td:first-child { min-width: 5.5rem; }
@@ -70,6 +73,7 @@ svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .retrained { stroke: var(--retrained); fill: var(--retrained); background: var(--retrained); }
 .forget { stroke: var(--forget); fill: var(--forget); background: var(--forget); }
 .remain { stroke: var(--remain); fill: var(--remain); background: var(--remain); }
+svg .front { stroke: var(--soft); stroke-dasharray: 4 4; } .method { stroke: var(--scrubbed); fill: var(--scrubbed); }
 svg .against { fill: var(--forget); } svg .along { fill: var(--remain); }
 svg .void { fill: var(--rule); fill-opacity: .45; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; color: var(--soft);

@@ -9,6 +9,7 @@ from html import escape
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from ..models.pictures import to_grid
@@ -48,8 +49,31 @@ def grids(samples: Mapping[str, Samples], bench: Bench) -> str:
     return section("What the models make", f'<div class="samples" style="{style}">{"".join(cells)}</div>', note)
 
 
+def contact_sheet(samples: Samples, bench: Bench) -> Image.Image:
+    """One model's first images, a row for each class, the forgotten first; blurred like the report's."""
+    sets = (samples.remain, samples.forget, samples.kept)
+    gone = bench.forget_labels if bench.forgets_classes else []
+    labels = [*gone, *(label for label in bench.remain_labels if label not in gone)][:MAX_CLASSES]
+    strips = [_shown(label, sets, bench, is_forgotten=label in gone) for label in labels]
+    return to_grid(torch.cat([images for images, _ in strips if images is not None]), _IMAGES_A_CLASS)
+
+
 def _strip(label: int, sets: Sequence[Images], bench: Bench, *, is_forgotten: bool) -> tuple[str, int]:
     """(this class's first images as a data URL, how many of them are blurred); empty: there are none."""
+    shown, num_hidden = _shown(label, sets, bench, is_forgotten=is_forgotten)
+    if shown is None:
+        return "", 0
+    buffer = io.BytesIO()
+    to_grid(shown, _IMAGES_A_CLASS).save(buffer, format="PNG", optimize=True)
+    return data_url(buffer.getvalue()), num_hidden
+
+
+def data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _shown(label: int, sets: Sequence[Images], bench: Bench, *, is_forgotten: bool) -> tuple[Tensor | None, int]:
+    """(this class's first images, [4, C, H, W], how many of them are blurred); None: there are none."""
     for images in sets:
         rows = (images.labels == label).nonzero().squeeze(1)[:_IMAGES_A_CLASS]
         if len(rows):
@@ -61,11 +85,8 @@ def _strip(label: int, sets: Sequence[Images], bench: Bench, *, is_forgotten: bo
             missing = _IMAGES_A_CLASS - len(rows)
             shown = torch.cat([shown, -torch.ones_like(shown[:1]).expand(missing, -1, -1, -1)])
             # enlarged before they are joined: the gap stays a thin line
-            enlarged = F.interpolate(shown, scale_factor=max(1, 32 // shown.shape[-1]), mode="nearest")
-            buffer = io.BytesIO()
-            to_grid(enlarged, _IMAGES_A_CLASS).save(buffer, format="PNG", optimize=True)
-            return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(), int(hidden.sum())
-    return "", 0
+            return F.interpolate(shown, scale_factor=max(1, 32 // shown.shape[-1]), mode="nearest"), int(hidden.sum())
+    return None, 0
 
 
 def _hidden(images: Tensor, bench: Bench, *, is_forgotten: bool) -> Tensor:

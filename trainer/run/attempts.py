@@ -53,6 +53,8 @@ class Manifest:
     """Keys of samples that could not be read and were left out."""
     num_bytes_read: list[int] = field(default_factory=list)
     """Of samples, by each rank, from its first step to the last of the run."""
+    peak_bytes: list[int] = field(default_factory=list)
+    """The most memory that these steps took on each rank: on CUDA of tensors, on a CPU of the whole process."""
     ended: str | None = None
     """"finished", or why not; None: it was killed, or is still at work."""
 
@@ -102,10 +104,10 @@ class Attempt:
         if collectives.is_main():
             self._note(bad_samples=keys)
 
-    def note_bytes_read(self, by_rank: list[int]) -> None:
-        """Notes how much of the shards each rank has read."""
+    def note_use(self, num_bytes_read: list[int], peak_bytes: list[int]) -> None:
+        """Notes how much of the shards each rank has read, and the most memory its steps took (`peak.peak_bytes`)."""
         if collectives.is_main():
-            self._note(num_bytes_read=by_rank)
+            self._note(num_bytes_read=num_bytes_read, peak_bytes=peak_bytes)
 
     def end(self, how: str) -> None:
         """Notes how the attempt ended."""

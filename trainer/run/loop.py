@@ -21,6 +21,7 @@ from ..ranks.watchdog import Watchdog
 from .attempts import Attempt
 from .checkpoint import Checkpoints
 from .damage import LossGuard
+from .peak import peak_bytes, reset_peak
 from .progress import StepProgress
 from .reading import BadSamples, Reader, Streams
 
@@ -83,6 +84,7 @@ class Loop:
             start=first_step,
             num_workers=train.dataloader_num_workers,
         )
+        reset_peak(self._model.device)
         progress = StepProgress(self._name, first_step, train.max_train_steps)
         self._last_finish = time.perf_counter()
         previous: _StepInFlight | None = None
@@ -111,7 +113,8 @@ class Loop:
             if previous is not None:
                 self._finish(previous, progress)
             self._checkpoints.wait()
-            self._attempt.note_bytes_read(collectives.gather(self._streams.num_bytes_read))
+            used = self._streams.num_bytes_read, peak_bytes(self._model.device)
+            self._attempt.note_use(*map(list, zip(*collectives.gather(used), strict=True)))
         except (OneRankError, LostRankError):
             raise
         except TrainingError:  # on every rank: a checkpoint under way is still worth having

@@ -1,0 +1,1 @@
+"""`erasediff compare`: methods side by side."""

@@ -1,0 +1,57 @@
+"""How many steps a budget in seconds allows a method: its first iterations are timed once, and their pace is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from ..config import CompareConfig
+from ..errors import LostRankError, OneRankError, TrainingError
+from ..evidence.finished import metrics_lines
+from ..files import write_json
+from ..ranks import collectives
+from ..scrubbing import run_scrub
+from .cases import cases_of, slug_of
+
+# iterations that are timed, and those before them that are not
+_NUM_TIMED, _WARM_UP = 10, 3
+
+
+def known_paces(config: CompareConfig) -> dict[str, float]:
+    """Seconds of an iteration by the row's name, of those that have been timed."""
+    path = _folder(config) / "paces.json"
+    return json.loads(path.read_text()) if config.budget.seconds is not None and path.exists() else {}
+
+
+def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, float]:
+    """Those of all rows, where the budget asks for them. All ranks call it.
+
+    Raises TrainingError for a method whose first iterations cannot be run.
+    """
+    if config.budget.seconds is None:
+        return {}
+    known = collectives.on_main(lambda: known_paces(config))
+    for case in cases_of(config, known):
+        if case.name in known:
+            continue
+        train = dataclasses.replace(case.config.train, max_train_steps=_WARM_UP + _NUM_TIMED)
+        short = dataclasses.replace(case.config, train=train, output=str(_folder(config) / slug_of(case.name)))
+        try:
+            run_scrub(short)
+        except (OneRankError, LostRankError):
+            raise
+        except TrainingError as error:
+            raise TrainingError(f"{case.name}, in its first {_NUM_TIMED + _WARM_UP} iterations: {error}") from None
+        lines = metrics_lines(Path(short.output))[_WARM_UP:]
+        known[case.name] = collectives.agree(statistics.median(float(str(line["seconds"])) for line in lines))
+        collectives.on_main(lambda: write_json(_folder(config) / "paces.json", known))
+        if collectives.is_main():
+            say(f"{case.name}: {known[case.name]:.3g} s an iteration")
+    return known
+
+
+def _folder(config: CompareConfig) -> Path:
+    return Path(config.output) / "pace"

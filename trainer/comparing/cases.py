@@ -1,0 +1,127 @@
+"""The runs of a comparison: each method with each of its variations, once for each seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import BudgetConfig, CompareConfig, ScrubConfig
+from ..config.toml import as_dict, decode, over_defaults, with_setting
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run."""
+
+    name: str
+    """In the table: the method's, and what is varied of it."""
+    method: str
+    """The table's name of the method that it is, or varies."""
+    varied: Mapping[str, Any]
+    """Values by the dotted keys that `vary` or `grid` changes."""
+    seed: int
+    config: ScrubConfig
+
+    @property
+    def slug(self) -> str:
+        """What its files are called."""
+        return f"{slug_of(self.name)}.{self.seed}"
+
+
+def slug_of(name: str) -> str:
+    kept = "".join(letter if letter.isalnum() or letter in "=.-" else " " for letter in name)
+    return "-".join(kept.split()).replace("/", "-")
+
+
+def cases_of(config: CompareConfig, paces: Mapping[str, float] | None = None) -> list[Case]:
+    """All of them, every method's first seed before the second of any. Raises ConfigError for settings that cannot be.
+
+    paces: seconds of an iteration by a case's name, of a budget in seconds; those that are not there yet take one step.
+    """
+    if not config.methods:
+        raise ConfigError('methods: name one at least, such as [methods.moo] with method.name = "moo"')
+    found: list[Case] = []
+    for seed in config.seeds:
+        for name, method, varied, values in _variations(config):
+            settings = _within(config.budget, _settings(config, name, values, seed), name, paces or {})
+            case = Case(name, method, varied, seed, settings)
+            # a value that the method has anyway makes no other run
+            if not any(_is_same(case, other) for other in found):
+                found.append(case)
+    by_slug: dict[str, Case] = {}
+    for case in found:
+        other = by_slug.setdefault(case.slug, case)
+        if other is not case:
+            raise ConfigError(
+                f"methods: {other.name!r} and {case.name!r} would share the folder {case.slug}: rename one"
+            )
+    return found
+
+
+def _is_same(case: Case, other: Case) -> bool:
+    alike = dataclasses.replace(case.config, output=other.config.output) == other.config
+    return alike and (case.method, case.seed) == (other.method, other.seed)
+
+
+def _variations(config: CompareConfig) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+    """(name, its method's, what is varied, all that its method says) of each row."""
+    for name, own in config.methods.items():
+        vary, values_of_all = own.get("vary", config.vary), {key: own[key] for key in own if key != "vary"}
+        if not isinstance(vary, dict) or not all(isinstance(values, list) for values in vary.values()):
+            raise ConfigError(f"methods.{name}.vary: lists of values by dotted keys, as in [vary]")
+        changes: list[dict[str, Any]] = [{}]
+        if config.grid:
+            changes = [
+                dict(zip(config.grid, chosen, strict=True)) for chosen in itertools.product(*config.grid.values())
+            ]
+        changes += [{key: value} for key, values in vary.items() for value in values]
+        for varied in changes:
+            values = values_of_all
+            for key, value in varied.items():
+                values = with_setting(values, key, value)
+            told = [f"{key.rpartition('.')[2]}={_said(value)}" for key, value in varied.items()]
+            yield ", ".join([name, *told]), name, varied, values
+
+
+def _said(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _settings(config: CompareConfig, name: str, own: Mapping[str, Any], seed: int) -> ScrubConfig:
+    shared = {key: value for key, value in as_dict(config).items() if key in ("model", "train", "optimizer", "engine")}
+    values: dict[str, Any] = shared
+    for key, value in own.items():
+        if key not in ("method", "train", "optimizer", "engine"):
+            raise ConfigError(
+                f"methods.{name}.{key}: a method has method, train, optimizer and engine settings; the rest is all "
+                "methods' own"
+            )
+        values = with_setting(values, key, value)
+    if isinstance(values["train"], dict) and "seed" in values["train"]:
+        raise ConfigError("train.seed: name them in seeds")
+    values = with_setting(values, "train.seed", seed)
+    where = Path(config.output) / "runs" / f"{slug_of(name)}.{seed}"
+    values |= {"forget": config.forget, "remain": config.remain, "output": str(where)}
+    source = f"methods.{name}"
+    try:
+        values = over_defaults(ScrubConfig, ScrubConfig.decided(values, {}))
+    except (ConfigError, ValueError, TypeError) as error:
+        raise ConfigError(f"{source}: {error}") from None
+    return decode(ScrubConfig, values, source)
+
+
+def _within(budget: BudgetConfig, settings: ScrubConfig, name: str, paces: Mapping[str, float]) -> ScrubConfig:
+    """With as many steps as the budget allows, one at least."""
+    steps = budget.steps
+    if budget.gradients is not None:
+        steps = budget.gradients // settings.method.cost(settings.engine.precision).gradients
+    if budget.seconds is not None:
+        steps = int(budget.seconds / paces[name]) if name in paces else 1
+    if steps is None:
+        return settings
+    return dataclasses.replace(settings, train=dataclasses.replace(settings.train, max_train_steps=max(1, steps)))

@@ -1,0 +1,54 @@
+"""A comparison held against its model, sets and judge, before anything is written."""
+
+from __future__ import annotations
+
+from ...shards.dataset import Dataset
+from ..config import CompareConfig
+from ..config.toml import check_ranges
+from ..errors import ConfigError
+from ..evidence.options import check_asked, check_options, gone_classes
+from ..evidence.retrained import check_retrainable
+from ..models.class_names import labels_of
+from ..models.fitting import fit
+from ..scrubbing import check as check_scrub
+from .budget import known_paces
+from .cases import Case, cases_of
+from .sides import Sides, named_retrained
+
+
+def check(config: CompareConfig) -> list[Case]:
+    """The cases. Raises ConfigError or DataError, naming the method, where a run or its evaluation would be refused;
+    devices aside. Writes nothing.
+    """
+    check_ranges(config)
+    cases = cases_of(config, known_paces(config))
+    for case in cases:
+        try:
+            check_scrub(case.config)
+        except ConfigError as error:
+            raise ConfigError(f"methods.{case.name}: {error}") from None
+    options, sides = config.judge, Sides.of(cases[0].config)
+    check_options(options, sides.unscrubbed)
+    data = fit(Dataset.open(config.data), sides.unscrubbed).data
+    forgotten, remaining = labels_of(sides.forget), labels_of(sides.remain)
+    gone = gone_classes(forgotten, remaining, data.classes, config.forget)
+    check_asked(options, sides.unscrubbed, data, [sides.forget, sides.remain], forgotten, remaining, bool(gone))
+    if options.with_retrained:
+        check_retrainable(sides.unscrubbed, sides.remain)
+    elif options.retrained is not None:
+        named_retrained(config, sides)
+    return cases
+
+
+def describe(config: CompareConfig) -> str:
+    """What `--dry-run` prints: a line for each method."""
+    cases, lines = check(config), []
+    paced = config.budget.seconds is not None
+    paces = known_paces(config)
+    for case in [case for case in cases if case.seed == config.seeds[0]]:
+        cost = case.config.method.cost(case.config.engine.precision)
+        steps = case.config.train.max_train_steps
+        told = f"{steps:,} iterations" if not paced or case.name in paces else f"{config.budget.seconds:g} seconds"
+        lines.append(f"{case.name}: {told} of {cost}")
+    lines.append(f"{len(cases)} runs: {len(cases) // len(config.seeds)} rows, {len(config.seeds)} seeds each")
+    return "\n".join(lines)

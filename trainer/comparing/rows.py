@@ -1,0 +1,104 @@
+"""A row of a comparison: one model's figures, or why there are none, and where they come from. Its own small file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..config import ScrubConfig
+from ..errors import ConfigError
+from ..evidence.finished import metrics_lines, run_entry
+from ..evidence.metrics import Measurement
+from ..evidence.relearning import RelearningPoint
+from ..files import write_json
+from ..run.attempts import read_attempts
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a scrub took."""
+
+    num_steps: int
+    num_gradients: int
+    """Of a batch, a forward and a backward pass each."""
+    num_forwards: int
+    """Passes of a batch without a gradient."""
+    seconds: float
+    """Of the iterations, as the run logged them."""
+    peak_bytes: int | None
+    """The most memory of a rank in the run's last start; None where it was not noted."""
+    num_ranks: int
+    capped_steps: int
+    """Where λ_t was cut: Theorem 3.1's constraint does not hold there."""
+    interruptions: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model."""
+
+    name: str
+    seed: int | None
+    """None: of a reference."""
+    date: str
+    device: str
+    versions: dict[str, str]
+    measured_by: str
+    """SHA-256 of judge, sets and models; a row that was measured otherwise is measured again."""
+    method: str = ""
+    """The name of the method that it is, or varies."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The scrub's, flat; empty of a reference."""
+    varied: dict[str, Any] = field(default_factory=dict)
+    """Those of them that `vary` or `grid` changes."""
+    failed: str | None = None
+    """Why there is no model; its figures are empty then."""
+    metrics: dict[str, Measurement] = field(default_factory=dict)
+    relearning: list[RelearningPoint] = field(default_factory=list)
+    derived: dict[str, Measurement] = field(default_factory=dict)
+    """What follows from these and the references', see `derived`."""
+    training: Training | None = None
+    verdict: str | None = None
+    """shown, not shown or failed: what the judge's thresholds come to; None of a reference, and where it failed."""
+
+
+_ADAPTER = TypeAdapter(Row)
+
+
+def write_row(row: Row, path: Path) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, asdict(row))
+
+
+def read_row(path: Path) -> Row | None:
+    """None where there is none. Raises ConfigError for a file that is none."""
+    try:
+        return _ADAPTER.validate_python(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{path} is no row of a comparison ({first}): remove it, and it is made again") from None
+
+
+def training_of(config: ScrubConfig) -> Training:
+    """Of a finished scrub."""
+    run = Path(config.output)
+    entry, cost = run_entry(run), config.method.cost(config.engine.precision)
+    attempts = read_attempts(run)
+    last = attempts[-1].manifest() if attempts else None
+    return Training(
+        num_steps=entry.num_steps,
+        num_gradients=entry.num_steps * cost.gradients,
+        num_forwards=entry.num_steps * cost.forwards,
+        seconds=sum(float(str(line["seconds"])) for line in metrics_lines(run)),
+        peak_bytes=max(last.peak_bytes) if last is not None and last.peak_bytes else None,
+        num_ranks=1 if last is None else last.world_size,
+        capped_steps=entry.capped_steps,
+        interruptions=entry.interruptions,
+    )
