@@ -61,7 +61,7 @@ def test_the_family_is_under_120_lines() -> None:
     assert len((TOY / "toy_family.py").read_text().splitlines()) < 120
 
 
-@pytest.mark.parametrize("name", ["rl", "frozen", "rounded"])
+@pytest.mark.parametrize("name", ["rl", "frozen", "neighbours", "rounded"])
 def test_two_ranks_scrub_as_one_does(results: dict[int, Path], data: Path, name: str) -> None:
     one, two, base = (
         weights(results[1] / name),
@@ -74,6 +74,11 @@ def test_two_ranks_scrub_as_one_does(results: dict[int, Path], data: Path, name:
     assert moved > 0 and apart <= (0.3 if name == "rounded" else 1e-3) * moved
     for part in ("frozen/" + WEIGHTS_NAME, "model_index.json"):
         assert (results[1] / name / "model" / part).read_bytes() == (data / "model" / part).read_bytes()
+
+
+def test_two_ranks_find_the_neighbours_that_one_finds(results: dict[int, Path]) -> None:
+    (one,), (two,) = ([*(results[n] / "neighbours").glob("neighbours-*.npy")] for n in (1, 2))
+    assert one.name == two.name and one.read_bytes() == two.read_bytes()
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -79,6 +79,7 @@ def main() -> None:
     run_scrub(config("rl", EraseDiffConfig()))
     # the autoencoder and the embeddings could train: nothing may flow into them
     run_scrub(config("frozen", EraseDiffConfig(teacher="frozen", gradient_of_g="first_order", anchor="a nine")))
+    run_scrub(config("neighbours", EraseDiffConfig(target="neighbours")))
     run_scrub(config("rounded", EraseDiffConfig(target="doubled"), precision="bf16"))
     judge = JudgeConfig(
         num_forget_samples_per_class=8,

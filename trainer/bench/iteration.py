@@ -21,6 +21,7 @@ from ..methods import Method
 from ..models.conditions import Condition
 from ..models.layers import train_only
 from ..objectives.objective import objective_of
+from ..objectives.targets import LooksAtSamples
 from ..run.reading import BadSamples, Reader, Streams
 from .synthetic import RandomStream, labels_of, random_model
 
@@ -110,9 +111,15 @@ class Iteration:
 
 
 def without_words(config: ScrubConfig) -> Any:
-    """The method, without anchors and concept: samples are told numbers, and what they are told costs the same."""
+    """The method, without anchors and concept: samples are told numbers, and what they are told costs the same.
+
+    So does a target of random numbers where the method's would look at samples, of which there are none.
+    """
     method = config.method
-    return replace(method, anchor=None, concept=()) if isinstance(method, TargetedConfig) else method
+    if not isinstance(method, TargetedConfig):
+        return method
+    target = "noise" if issubclass(method.target_kind(), LooksAtSamples) else method.target
+    return replace(method, target=target, anchor=None, concept=())
 
 
 @contextmanager

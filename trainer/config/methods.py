@@ -14,7 +14,7 @@ from pydantic import PlainValidator, TypeAdapter
 
 from .. import plugins
 from ..errors import ConfigError
-from .base import NotNegative, Settings
+from .base import AtLeast1, NotNegative, Settings
 from .cost import Cost
 from .run import EngineConfig, OptimizerConfig, Precision, TrainConfig
 
@@ -94,8 +94,8 @@ class TargetedConfig(MethodConfig):
     """A method that trains towards a forget target."""
 
     target: str = "rl"
-    """ε_f of eq. (2): the model's own prediction under another condition c_m (rl), uniform noise (noise), or away from
-    what the condition brings about (negative_guidance)."""
+    """ε_f of eq. (2): the model's own prediction under another condition c_m (rl), uniform noise (noise), away from
+    what the condition brings about (negative_guidance), or towards the nearest remaining samples (neighbours)."""
     anchor: int | str | tuple[int | str, ...] | None = None
     """With rl: this class (its index), the null class too, or this prompt as c_m, '' the null prompt; of several, one
     drawn per sample; none draws c_m per sample among what the remaining samples are told."""
@@ -107,6 +107,8 @@ class TargetedConfig(MethodConfig):
     negative_guidance: NotNegative = 1.0
     """With the target of this name: how far beyond the original model's prediction without a condition ε_f lies, in
     units of what the condition changes."""
+    num_neighbours: AtLeast1 = 10
+    """With the target neighbours: of how many remaining samples, the nearest to each forgotten one, ε_f is made."""
 
     def __post_init__(self) -> None:
         known = plugins.names("objectives.targets")
@@ -141,6 +143,8 @@ class TargetedConfig(MethodConfig):
         found: dict[str, str] = {}
         if self.target != "negative_guidance":
             found["method.negative_guidance"] = "method.target is another"
+        if self.target != "neighbours":
+            found["method.num_neighbours"] = "method.target is another"
         if weights == "original":
             return found | {"method.teacher": f"the {self.target} target always asks the original model"}
         why = f"the {self.target} target asks no model for a prediction"

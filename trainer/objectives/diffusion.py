@@ -24,7 +24,7 @@ from ..models.conditions import Condition
 from ..models.model import Model, Told
 from ..models.pictures import from_pixels
 from ..randomness import sample_generator
-from .targets import Noised
+from .targets import LooksAtSamples, Noised, Samples
 
 Purpose = Literal["remain", "forget"]
 
@@ -55,15 +55,19 @@ class DiffusionObjective:
         forget_label_drop: float = 0.0,
         method: MethodConfig | None = None,
         others: Sequence[Condition] = (),
+        samples: Samples | None = None,
         forward_batch_size: int | None = None,
     ):
-        """others: what D_r's samples are told, each once."""
+        """others: what D_r's samples are told, each once; samples: D_f and D_r, for a target that looks at them."""
         self._model = model
         self._device = device
         self._seed = seed
         self._drop = {"remain": label_drop, "forget": forget_label_drop}
         kind = None if method is None else method.target_kind()
         self._target = None if method is None or kind is None else kind(method, others, model.conditions)
+        if isinstance(self._target, LooksAtSamples):
+            assert samples is not None, "a target that looks at samples is given them"
+            self._target.look_at(samples, model)
         self._asks_original = method is not None and kind is not None and method.keeps_original
         self._forward_batch_size = forward_batch_size
 
@@ -119,7 +123,7 @@ class DiffusionObjective:
         else:
             x_0 = model.from_moments(on_device(samples.latents[rows]), encoder_draws)
         x_t = schedule.noised(x_0, noise, t)
-        noised = Noised(x_0, noise, x_t, t, conditions, model.told(told, self._device))
+        noised = Noised(x_0, noise, x_t, t, conditions, model.told(told, self._device), samples.keys[rows])
         weights = on_device(samples.weights[rows])
         if forget_target is None:
             return DiffusionBatch(noised, schedule.target(x_0, noise, t), weights)

@@ -20,6 +20,7 @@ from ..models.layers import train_only
 from ..models.lineage import Lineage, write_lineage
 from ..models.model import Model
 from ..objectives.objective import objective_of
+from ..objectives.targets import Samples
 from ..ranks import collectives, meeting
 from ..ranks.watchdog import Watchdog
 from .attempts import Attempt
@@ -67,6 +68,7 @@ def train(
         forget_label_drop=config.forget_label_drop,
         method=method,
         others=distinct(model.conditions.of_dataset(remain)),
+        samples=None if forget is None else Samples(forget, remain, run.path),
         forward_batch_size=engine.forward_batch_size,
     )
     train_only(model.module, config.layers, "train.layers")

@@ -177,3 +177,8 @@ def test_samples_of_all_ranks_are_one_batch(model: Path) -> None:
     assert [part.weights.tolist() for part in parts] == [[1, 1, 1], [1, 1, 0]]
     assert [part.positions.tolist() for part in parts] == [[5, 6, 7], [8, 9, 10]]
     assert parts[0].labels.tolist() == [2, 0, 1]
+
+
+def test_a_target_that_looks_at_samples_is_timed_without_them(model: Path, tmp_path: Path) -> None:
+    (row,) = run_bench(config(model, tmp_path, method=EraseDiffConfig(target="neighbours"), repeats=1), lambda _: None)
+    assert row["seconds"] > 0

@@ -19,9 +19,11 @@ from erasediff.trainer.config import (
     TrainConfig,
 )
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.methods.erasediff import EraseDiffConfig
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.objectives.diffusion import DiffusionObjective
+from erasediff.trainer.objectives.targets import Samples
 from erasediff.trainer.scrubbing import run_scrub
 from safetensors.torch import load_file
 from tiny import make_pipeline as make_pixel_pipeline
@@ -46,6 +48,28 @@ def test_training_reads_latents_as_it_would_encode(given: Path, drawn: Path) -> 
     torch.testing.assert_close(stored.noised.x_t, online.noised.x_t, rtol=0, atol=1e-5)
     torch.testing.assert_close(stored.target, online.target, rtol=0, atol=1e-5)
     assert online.noised.x_0.std() > 0.05, "the pictures are something"
+
+
+def test_neighbours_are_near_and_read_in_latents(given: Path, drawn: Path, tmp_path: Path) -> None:
+    """x_k is what an autoencoder most probably makes of the image, stored or made now."""
+    data, targets = Dataset.open(drawn / "data"), []
+    is_forgotten = data.labels == 0
+    for reads in (True, False):
+        model = load_model(ModelConfig(str(given / "model"), read_latents=reads))
+        forget, remain = (fit(data.only(rows), model).data for rows in (is_forgotten, ~is_forgotten))
+        method = EraseDiffConfig(target="neighbours", num_neighbours=int((~is_forgotten).sum()), anchor="a red two")
+        samples = Samples(forget, remain, tmp_path)
+        made = DiffusionObjective(model, torch.device("cpu"), seed=1, label_drop=0.5, method=method, samples=samples)
+        stream = Stream(forget, seed=1, batch_size=6, dtype="uint8", image_size=16, latents=reads)
+        targets.append(made.forget_batches(stream.batch(0))[0].prepared)
+    # of all that remain, so that the order does not matter
+    torch.testing.assert_close(targets[0], targets[1], rtol=0, atol=1e-3)
+    assert targets[0].std() > 0.5
+    nearest = [np.load(path) for path in tmp_path.glob("neighbours-*.npy")]
+    means = np.stack([data.latents(i)[:4].ravel() for i in range(len(data))]).astype(np.float64)
+    apart = np.linalg.norm(means[is_forgotten][:, None] - means[~is_forgotten], axis=2)
+    expected = np.argsort(apart, axis=1, kind="stable")
+    assert [np.array_equal(found, expected) for found in nearest].count(True) == 1 and len(nearest) == 2
 
 
 def test_a_scrub_reads_the_latents(given: Path, drawn: Path, tmp_path: Path) -> None:

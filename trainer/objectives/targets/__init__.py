@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ....shards.dataset import Dataset
     from ...models.conditions import Condition, Conditions
     from ...models.model import Model, Told
 
@@ -31,6 +33,17 @@ class Noised:
     timesteps: Tensor  # [B]
     conditions: Sequence[Condition]  # c of each sample
     told: Told  # the same for the trained model, null where it was dropped
+    keys: Sequence[str] = ()  # of each sample
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The two sets themselves, for a target that reads more of them than its batch."""
+
+    forget: Dataset
+    remain: Dataset
+    folder: Path
+    """The run's: what is made of them once is kept there."""
 
 
 class ForgetTarget(Protocol):
@@ -67,4 +80,13 @@ class ForgetTarget(Protocol):
 
     def compute(self, prepared: Any, batch: Noised, predict: Predict) -> Tensor:
         """ε_f [B, *latent_shape]; no gradient flows into it."""
+        ...
+
+
+@runtime_checkable
+class LooksAtSamples(Protocol):
+    """What such a target has beside the rest."""
+
+    def look_at(self, samples: Samples, model: Model) -> None:
+        """Before the first draw; all ranks call it together. Raises ConfigError on all of them."""
         ...
