@@ -28,4 +28,6 @@ def report(failure: ProcessFailure, log: str) -> int:
     told = failure.message if Path(failure.error_file).exists() else "\n".join(said)
     print(f"erasediff: rank {failure.local_rank} {how}; its log is {log}", file=sys.stderr)
     print(told, file=sys.stderr)
+    if failure.exitcode < 0:
+        print("erasediff: give the same command again: it goes on from what was saved", file=sys.stderr)
     return status

@@ -12,9 +12,12 @@ from .errors import ConfigError
 from .models.conditions import Condition
 from .models.families import load_model
 from .models.model import Model
-from .models.pictures import to_grid
+from .models.pictures import to_grid, with_names
 from .models.sampling import check_sampling, sample
 from .ranks import collectives
+
+# by the file's name
+FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def run_sample(config: SampleConfig) -> Path:
@@ -26,13 +29,22 @@ def run_sample(config: SampleConfig) -> Path:
     wanted = [row for row in rows for _ in range(config.num_images)]
     images = sample(model, wanted, config.sampling, device=device)
     output = Path(config.output)
-    collectives.on_main(lambda: _write(images, config, output))
+    names = [_name(model, row) for row in rows]
+    collectives.on_main(lambda: _write(images, names, config, output))
     return output
 
 
-def _write(images: torch.Tensor, config: SampleConfig, output: Path) -> None:
+def _write(images: torch.Tensor, names: list[str], config: SampleConfig, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    to_grid(images, config.num_images, config.scale).save(output, format="PNG")
+    with_names(to_grid(images, config.num_images, config.scale), names).save(output)
+
+
+def _name(model: Model, condition: Condition) -> str:
+    """What a row is called: its class's name or number, or its prompt."""
+    if isinstance(condition, int):
+        known = model.class_names[condition] if condition < len(model.class_names) else None
+        return str(condition) if known is None else known
+    return condition or ""
 
 
 def check(config: SampleConfig) -> tuple[Model, list[Condition]]:
@@ -40,10 +52,13 @@ def check(config: SampleConfig) -> tuple[Model, list[Condition]]:
     check_ranges(config)
     model = load_model(config.model)
     conditions = model.conditions
-    rows = [conditions.parse(given, "labels") for given in config.labels] or conditions.known()
+    numbers = {name: label for label, name in enumerate(model.class_names) if name is not None}
+    rows = [conditions.parse(numbers.get(str(given), given), "labels") for given in config.labels] or conditions.known()
     if model.null_class is not None and model.null_class in rows:
         raise ConfigError(f"labels: {model.null_class} is no class of the model: it stands for none")
     check_sampling(config.sampling, model)
     if Path(config.output).is_dir():
-        raise ConfigError(f"output = '{config.output}' is a folder: name a PNG file")
+        raise ConfigError(f"output = '{config.output}' is a folder: name a picture's file")
+    if Path(config.output).suffix.lower() not in FORMATS:
+        raise ConfigError(f"output = '{config.output}': a picture's file ends in {', '.join(FORMATS)}")
     return model, rows

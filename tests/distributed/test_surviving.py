@@ -20,6 +20,7 @@ from erasediff.trainer.run.attempts import history
 from processes import Started, start
 from ranks import run_ranks
 from safetensors.torch import load_file
+from tiny import TIMING
 
 NUM_STEPS = 24
 SUPPORT = Path(__file__).parent
@@ -66,7 +67,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, float]]:
         lines = [json.loads(line) for line in (self.output / "metrics.jsonl").read_text().splitlines()]
-        return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+        return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
 
     def num_lines(self) -> int:
         """That the attempts have logged, all together."""
@@ -140,6 +141,7 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_has_the_undisturbed_re
     _, said = launcher.communicate(timeout=100)
     assert launcher.returncode == 128 + signal.SIGKILL, said
     assert "erasediff: rank 1 was ended by SIGKILL" in said
+    assert "give the same command again: it goes on from what was saved" in said
     assert "Traceback" not in said, said
 
     launcher = run.start_until(run.after_steps(2))

@@ -12,6 +12,8 @@ from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import EngineConfig, MethodConfig, ModelConfig, OptimizerConfig, ScrubConfig, TrainConfig
 
 NULL_CLASS = 10
+# of a step's log, what is another run's in the same run
+TIMING = ("seconds", "samples_per_second", "peak_bytes")
 
 
 def make_pipeline(

@@ -24,7 +24,7 @@ from erasediff.trainer.config.toml import decode, dump_toml
 from erasediff.trainer.errors import ConfigError, TrainingError
 from erasediff.trainer.scrubbing import plan, run_scrub, scrub
 from safetensors.torch import load_file, save_file
-from tiny import tiny_config
+from tiny import TIMING, tiny_config
 
 
 def weights(pipeline: Path) -> dict[str, torch.Tensor]:
@@ -33,7 +33,7 @@ def weights(pipeline: Path) -> dict[str, torch.Tensor]:
 
 def metrics(run: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -63,9 +63,22 @@ def test_the_same_command_gives_the_same_weights_and_metrics(
     assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
 
 
+def test_a_steps_log_says_what_it_took_itself(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    """The wait before a step is that step's, the last one's too."""
+    optimizer = OptimizerConfig(lr_scheduler="linear", learning_rate=0.3e-3)
+    config = tiny_config(digits, base_model, tmp_path / "run", optimizer=optimizer)
+    run_scrub(config, watch=lambda step, _: time.sleep(0.3 if step in (1, 2) else 0))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert min(line["seconds"] for line in lines[1:]) >= 0.3
+    assert [line["learning_rate"] for line in lines] == pytest.approx([3e-4, 2e-4, 1e-4])
+    for line in lines:  # 4 of D_r and 4 of D_f
+        assert line["samples_per_second"] == pytest.approx(8 / line["seconds"], abs=0.06, rel=1e-3)
+        assert 1e8 < line["peak_bytes"] < 1e11
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_an_interrupted_run_continues_to_the_same_result(
-    digits: Path, base_model: Path, tmp_path: Path, optimizer: str
+    digits: Path, base_model: Path, tmp_path: Path, optimizer: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     train = TrainConfig(max_train_steps=5, train_batch_size=4, checkpointing_steps=2, checkpoints_total_limit=1)
     settings = OptimizerConfig(
@@ -86,7 +99,10 @@ def test_an_interrupted_run_continues_to_the_same_result(
     shutil.rmtree(tmp_path / "cut" / "model")
     with (first / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss')
+    assert "continues" not in capfd.readouterr().err
     run_scrub(config("cut"))
+    continued = "scrub: continues from attempt-0001/checkpoint-000004, 4 of 5 steps done, as attempt-0002"
+    assert continued in capfd.readouterr().err
     assert_same_weights(tmp_path / "whole" / "model", tmp_path / "cut" / "model")
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
     assert len(metrics(tmp_path / "cut")) == 5

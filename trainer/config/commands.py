@@ -126,9 +126,9 @@ class SampleConfig(Settings):
     model: ModelConfig
     """The model to sample."""
     output: str
-    """The PNG file to write."""
+    """The picture's file to write: .png, .jpg or .webp."""
     labels: tuple[int | str, ...] = ()
-    """Classes by their index, or prompts, a row for each; none given: all classes without the null class."""
+    """Classes by their index or name, or prompts, a row for each; none given: all classes without the null class."""
     num_images: AtLeast1 = 8
     """Images of each class."""
     scale: AtLeast1 = 8

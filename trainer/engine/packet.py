@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -57,22 +58,44 @@ class Packet:
         return PendingPacket(self)
 
 
+class Moment:
+    """When the device has come so far in what it was told to do; on a CPU that is now."""
+
+    def __init__(self, device: torch.device):
+        self._event = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record()
+        else:
+            self._time = time.perf_counter()
+
+    def wait(self) -> None:
+        """Until it has."""
+        if self._event is not None:
+            self._event.synchronize()
+
+    def seconds_since(self, earlier: Moment) -> float:
+        """Waits for both."""
+        if self._event is None or earlier._event is None:
+            return self._time - earlier._time
+        self.wait()
+        return earlier._event.elapsed_time(self._event) / 1000
+
+
 class PendingPacket:
     """A packet on its way to the host."""
 
     def __init__(self, packet: Packet):
         self._names = packet.names
-        self._event = None
         if packet.values.is_cuda:
             self._values = torch.empty(packet.values.shape, dtype=torch.float64, pin_memory=True)
             self._values.copy_(packet.values, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
         else:
             self._values = packet.values.clone()
+        self.moment = Moment(packet.values.device)
+        """Of its arrival."""
 
     def read(self) -> dict[str, float]:
         """The scalars as numbers; waits for the copy."""
-        if self._event is not None:
-            self._event.synchronize()
+        self.moment.wait()
         return dict(zip(self._names, self._values.tolist(), strict=True))

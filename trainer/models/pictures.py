@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 # of pictures that a model makes: with more, something is wrong with the model, not with a prompt
@@ -41,3 +43,18 @@ def to_grid(images: Tensor, num_columns: int, scale: int = 1) -> Image.Image:
         canvas[top : top + height, left : left + width] = image
     picture = Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def with_names(grid: Image.Image, names: Sequence[str]) -> Image.Image:
+    """The grid's rows with a name each at their left; as it is where all names are empty."""
+    if not any(names):
+        return grid
+    height = grid.height / len(names)
+    font = ImageFont.load_default(max(8.0, min(16.0, height / 2)))
+    margin = round(max(font.getlength(name) for name in names)) + 12
+    picture = Image.new("RGB", (margin + grid.width, grid.height), "white")
+    picture.paste(grid, (margin, 0))
+    draw = ImageDraw.Draw(picture)
+    for row, name in enumerate(names):
+        draw.text((margin - 6, (row + 0.5) * height), name, fill="black", font=font, anchor="rm")
+    return picture

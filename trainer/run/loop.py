@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import Any
 
 from ...kernels.inner_products import first_non_finite
 from ..config import OptimizerConfig, TrainConfig
-from ..engine.packet import PendingPacket
+from ..engine.optimizer import learning_rate
+from ..engine.packet import Moment, PendingPacket
 from ..engine.sharded_model import ShardedModel
 from ..errors import Interrupted, LostRankError, OneRankError, TrainingError
 from ..methods import Method, Update
@@ -27,6 +27,9 @@ from .reading import BadSamples, Reader, Streams
 
 # called on every rank with the number of steps done, 0 and resumed ones included; may predict, must not change anything
 Watch = Callable[[int, ShardedModel], None]
+
+# of a step's log, what is shown while the run goes on
+_SHOWN = ("loss_r", "loss_f", "lambda_t", "samples_per_second")
 
 
 class Loop:
@@ -54,7 +57,7 @@ class Loop:
         self._objective = objective
         self._streams = streams
         self._train = train
-        self._max_grad_norm = optimizer.max_grad_norm
+        self._optimizer = optimizer
         self._attempt = attempt
         self._checkpoints = checkpoints
         self._watchdog = watchdog
@@ -62,7 +65,8 @@ class Loop:
         self._bad_samples = BadSamples(train.max_bad_samples)
         self._max_loss_r_ratio = max_loss_r_ratio
         self._guard = LossGuard(None)
-        self._last_finish = 0.0  # of the performance counter
+        # until the first step is done: when it began
+        self._last_step = Moment(model.device)
 
     def run(self) -> None:
         """From the newest checkpoint, or from the start, to the last step.
@@ -86,7 +90,12 @@ class Loop:
         )
         reset_peak(self._model.device)
         progress = StepProgress(self._name, first_step, train.max_train_steps)
-        self._last_finish = time.perf_counter()
+        if beginning.folder is not None:
+            progress.say(
+                f"continues from {beginning.folder.parent.name}/{beginning.folder.name}, {first_step} of "
+                f"{train.max_train_steps} steps done, as {self._attempt.folder.name}"
+            )
+        self._last_step = Moment(self._model.device)
         previous: _StepInFlight | None = None
         try:
             if beginning.folder is None:
@@ -109,7 +118,7 @@ class Loop:
                 if stop:
                     self._checkpoints.wait()
                     meeting.reset()
-                    raise Interrupted(f"stopped after step {step}, checkpoint saved; the same command continues")
+                    raise Interrupted(f"stopped after {step + 1} steps, all saved; the same command continues")
             if previous is not None:
                 self._finish(previous, progress)
             self._checkpoints.wait()
@@ -149,11 +158,11 @@ class Loop:
         return _StepInFlight(step, packet.to_host())
 
     def _clip(self, update: Update) -> None:
-        if self._max_grad_norm is None:
+        if self._optimizer.max_grad_norm is None:
             return
         # rounding can take the sum below zero where δ vanishes
         norm = update.norm_squared().clamp(min=0).sqrt()
-        clip = (self._max_grad_norm / norm).clamp(max=1.0)
+        clip = (self._optimizer.max_grad_norm / norm).clamp(max=1.0)
         update.delta.mul_(clip.float())
         update.packet.extend(clip=clip)
 
@@ -170,9 +179,9 @@ class Loop:
             group, slash, member = name.partition("/")
             if slash:
                 groups.setdefault(group, {})[member] = round(value, 4) if math.isfinite(value) else None
-        now = time.perf_counter()
-        seconds, self._last_finish = now - self._last_finish, now
-        line = {"step": step.number} | self._method.explain(values) | {"seconds": round(seconds, 4)}
+        seconds = step.packet.moment.seconds_since(self._last_step)
+        self._last_step = step.packet.moment
+        line = {"step": step.number} | self._method.explain(values) | self._use(step.number, seconds)
         self._attempt.log(line | groups)
         if values["skipped"]:
             what = f"step {step.number}: {name_non_finite(values, self._model.parameter_names)}"
@@ -188,8 +197,18 @@ class Loop:
                 f"step {step.number}: {damage}; no model is written. Lower {self._method.advice}"
                 "optimizer.learning_rate, or set train.max_loss_r_ratio higher, or to 'none'"
             )
-        progress.update(step.number, {key: values[key] for key in ("loss_r", "loss_f", "lambda_t") if key in values})
+        progress.update(step.number, {key: line[key] for key in _SHOWN if key in line})
         return wants_to_meet and self._meet(progress)
+
+    def _use(self, step: int, seconds: float) -> dict[str, float]:
+        """What a step was taken with and what it took. Samples: of all ranks and losses; memory: this rank's."""
+        losses = 1 if self._streams.forget is None else 2
+        return {
+            "learning_rate": learning_rate(self._optimizer, step, self._train.max_train_steps),
+            "seconds": round(seconds, 4),
+            "samples_per_second": round(losses * self._train.train_batch_size / seconds, 1) if seconds > 0 else 0.0,
+            "peak_bytes": peak_bytes(self._model.device),
+        }
 
     def _meet(self, progress: StepProgress) -> bool:
         """All ranks hear why some of them asked to meet; returns whether all are to stop."""

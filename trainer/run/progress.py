@@ -10,12 +10,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..ranks import collectives
 
+# figures that go by another name there
+_UNITS = {"samples_per_second": "samples/s"}
+
 
 class StepProgress:
     """Progress over steps; silent on all ranks but the first."""
 
     def __init__(self, name: str, first_step: int, num_steps: int):
         self._name = name
+        self._first_step = first_step
         self._num_steps = num_steps
         self._line_every = max(1, num_steps // 10)
         self._start = time.perf_counter()
@@ -37,12 +41,14 @@ class StepProgress:
         """Step `step` (from 0) is done."""
         if self._silent:
             return
-        shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        shown = "  ".join(f"{_UNITS.get(key, key)} {value:.4g}" for key, value in figures.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=step + 1, figures=shown)
         elif (step + 1) % self._line_every == 0 or step + 1 == self._num_steps:
             seconds = time.perf_counter() - self._start
-            print(f"{self._name} {step + 1}/{self._num_steps}  {shown}  {seconds:.0f} s", file=sys.stderr, flush=True)
+            left = seconds / (step + 1 - self._first_step) * (self._num_steps - step - 1)
+            times = f"{seconds:.0f} s" + (f", {left:.0f} s left" if left else "")
+            print(f"{self._name} {step + 1}/{self._num_steps}  {shown}  {times}", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar where there is one."""

@@ -50,7 +50,13 @@ def made(
         seeds=(0, 1),
         train={"max_train_steps": 3, "train_batch_size": 4},
         engine=tiny.tiny_config(digits, base_model, folder).engine,
-        judge=tiny_judge(classifier, retrained=str(retrained), relearn=True),
+        # one that the unscrubbed model holds, and no other
+        judge=tiny_judge(
+            classifier,
+            retrained=str(retrained),
+            relearn=True,
+            thresholds=("integrity_remaining[digits-cnn] <= 0.0001",),
+        ),
     )
     said: list[str] = []
     run_compare(config, say=said.append)
