@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..trainer.config import CompareConfig, ScrubConfig
 from ..trainer.config.toml import NONE, as_dict, decode, read_toml
 from ..trainer.errors import ConfigError
 from ..trainer.ranks import meeting
-from .options import parse
+from .options import parse, print_once
 
 # what `ablate` makes where its file names no methods: Algorithm 1's options, those of the inner loop where it counts
 ABLATION: dict[str, dict[str, Any]] = {
@@ -105,8 +104,7 @@ class Compare:
         from ..trainer.ranks.collectives import is_main, leaving_together
 
         if self.options.dry_run:
-            if os.environ.get("RANK", "0") == "0":
-                print(describe(self.config))
+            print_once(describe(self.config))
             return
         if self.options.sweep is not None:
             print(write_sweep(self.config, Path(self.options.sweep)))

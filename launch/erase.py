@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..trainer.config import EraseConfig
+from ..trainer.config.methods import method_names
 from ..trainer.ranks import meeting
-from .options import read_settings
+from .options import DRY_RUN, METHODS, print_once, read_settings, without_flag
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,10 @@ class Erase:
 
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Erase:
-        dry_run = "--dry-run" in words
+        words, dry_run = without_flag(words, "--dry-run")
         # the model is what a request names first: `--model M` for `--model.path M`
         words = ["--model.path" + word[7:] if word == "--model" or word[:8] == "--model=" else word for word in words]
-        words = [word for word in words if word != "--dry-run"]
-        note = "--dry-run prints the resolved settings and what would happen, and stops."
+        note = f"{METHODS.format('|'.join(method_names()))}\n{DRY_RUN}"
         return cls(read_settings(EraseConfig, words, prog=prog, note=note), dry_run)
 
     @property
@@ -48,7 +48,7 @@ class Erase:
             from .evidence_table import show
 
             if self.dry_run:
-                print(dry_run(self.config))
+                print_once(dry_run(self.config))
                 return
             with leaving_together():
                 try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..trainer.config import EvaluateConfig, SampleConfig
 from ..trainer.ranks import meeting
-from .options import read_settings
+from .options import DRY_RUN, print_once, read_settings, without_flag
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,12 @@ class Sample:
 @dataclass(frozen=True)
 class Evaluate:
     config: EvaluateConfig
+    dry_run: bool
 
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Evaluate:
-        return cls(read_settings(EvaluateConfig, words, prog=prog))
+        words, dry_run = without_flag(words, "--dry-run")
+        return cls(read_settings(EvaluateConfig, words, prog=prog, note=DRY_RUN), dry_run)
 
     @property
     def folder(self) -> Path:
@@ -68,9 +70,13 @@ class Evaluate:
     def run(self) -> None:
         with meeting.on_signals():
             from ..trainer.evidence.collect import run_evaluate
+            from ..trainer.evidence.dry_run import dry_run
             from ..trainer.ranks.collectives import is_main, leaving_together
             from .evidence_table import show
 
+            if self.dry_run:
+                print_once(dry_run(self.config))
+                return
             with leaving_together():
                 evidence = run_evaluate(self.config)
                 if is_main():

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import os
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,10 @@ from ..trainer.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 OptionsT = TypeVar("OptionsT")
+
+# what --help says of what commands share
+DRY_RUN = "--dry-run prints the resolved settings and what would happen, and stops."
+METHODS = "--method.name {} chooses the method, and with it the method options below."
 
 # stands for a required key that the file leaves to the command line
 _LEFT_OUT = "\0left to the command line"
@@ -86,6 +91,17 @@ def _one_line(box: str) -> str:
             current.append(line)
     told = [text for text in sections if text and not text.startswith(("For full helptext", "Argument helptext"))]
     return "; ".join(told)
+
+
+def without_flag(words: Sequence[str], flag: str) -> tuple[list[str], bool]:
+    """The words without a flag that the command itself takes, and whether it was there."""
+    return [word for word in words if word != flag], flag in words
+
+
+def print_once(text: str) -> None:
+    """Where a launcher runs the command on several ranks: on the first."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text)
 
 
 def _with_none(word: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,18 @@ from pathlib import Path
 from ..trainer.config import PretrainConfig, ScrubConfig
 from ..trainer.config.methods import method_names
 from ..trainer.ranks import meeting
-from .options import read_settings
+from .options import DRY_RUN, METHODS, print_once, read_settings, without_flag
 
 
 @dataclass(frozen=True)
 class Pretrain:
     config: PretrainConfig
+    dry_run: bool
 
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Pretrain:
-        return cls(read_settings(PretrainConfig, words, prog=prog))
+        words, dry_run = without_flag(words, "--dry-run")
+        return cls(read_settings(PretrainConfig, words, prog=prog, note=DRY_RUN), dry_run)
 
     @property
     def folder(self) -> Path:
@@ -36,9 +37,12 @@ class Pretrain:
 
     def run(self) -> None:
         with meeting.on_signals():
-            from ..trainer.pretrain import run_pretrain
+            from ..trainer.pretrain import dry_run, run_pretrain
             from ..trainer.ranks.collectives import is_main, leaving_together
 
+            if self.dry_run:
+                print_once(dry_run(self.config))
+                return
             with leaving_together():
                 model = run_pretrain(self.config)
                 if is_main():
@@ -52,14 +56,8 @@ class Scrub:
 
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Scrub:
-        words = list(words)
-        dry_run = "--dry-run" in words
-        if dry_run:
-            words.remove("--dry-run")
-        note = (
-            f"--method.name {'|'.join(method_names())} chooses the method, and with it the method options below.\n"
-            "--dry-run prints the resolved settings and what would happen, and stops."
-        )
+        words, dry_run = without_flag(words, "--dry-run")
+        note = f"{METHODS.format('|'.join(method_names()))}\n{DRY_RUN}"
         return cls(read_settings(ScrubConfig, words, prog=prog, note=note), dry_run)
 
     @property
@@ -81,9 +79,7 @@ class Scrub:
             from ..trainer.scrubbing import dry_run, run_scrub
 
             if self.dry_run:
-                said = dry_run(self.config)
-                if os.environ.get("RANK", "0") == "0":
-                    print(said)
+                print_once(dry_run(self.config))
                 return
             with leaving_together():
                 model = run_scrub(self.config)

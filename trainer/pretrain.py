@@ -11,7 +11,7 @@ from ..shards.dataset import Dataset
 from ..shards.errors import shorten
 from .config import ModelConfig, PretrainConfig
 from .config.methods import method_kind
-from .config.toml import check_ranges
+from .config.toml import check_ranges, dump_toml
 from .errors import ConfigError
 from .models.class_names import labels_of
 from .models.families import load_model, unet2d
@@ -22,7 +22,7 @@ from .models.text_to_image.start import plan_start, with_words, write_start
 from .ranks import collectives
 from .run.checks import check_engine, check_optimizer, check_train
 from .run.effects import effect_notes
-from .run.folder import RunFolder, check_output
+from .run.folder import RunFolder, check_output, is_finished
 from .run.loop import Watch
 from .run.progress import StepProgress
 from .run.provenance import DataStamp, ModelStamp, PretrainInputs, check_inputs
@@ -71,13 +71,36 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     return run.model_path
 
 
-def check(config: PretrainConfig) -> None:
-    """Raises ConfigError or DataError where the run would be refused, its device aside; writes nothing."""
+def check(config: PretrainConfig) -> tuple[PretrainConfig, Dataset, Model]:
+    """The settings with all resolved, the data and a new model.
+
+    Raises ConfigError or DataError where the run would be refused, its device aside; writes nothing.
+    """
     check_ranges(config)
     config = _fitted(config)
     check_output(config, config.output)
-    data, _ = plan(config)
+    data, model = plan(config)
     check_inputs(Path(config.output), PretrainInputs(DataStamp.of(data)))
+    return config, data, model
+
+
+def dry_run(config: PretrainConfig) -> str:
+    """What `--dry-run` prints. Raises ConfigError or DataError where the run would be refused; writes nothing."""
+    collectives.check_device(config.engine)
+    config, data, model = check(config)
+    run = Path(config.output)
+    train, num_parameters = config.train, sum(value.numel() for value in model.module.parameters())
+    lines = [
+        dump_toml(config).rstrip(),
+        "",
+        f"model       {type(model.module).__name__}, {num_parameters:,} parameters",
+        f"data        {len(data):,} samples, {data.image_shape}",
+        f"steps       {train.max_train_steps:,} of {train.train_batch_size} samples, "
+        f"{train.max_train_steps * train.train_batch_size / len(data):.1f} times through the data",
+    ]
+    if is_finished(run):
+        lines.append(f"finished    already: {run / 'model'}; the same command changes nothing")
+    return "\n".join(lines)
 
 
 def _fitted(config: PretrainConfig) -> PretrainConfig:

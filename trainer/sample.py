@@ -44,7 +44,7 @@ def _name(model: Model, condition: Condition) -> str:
     if isinstance(condition, int):
         known = model.class_names[condition] if condition < len(model.class_names) else None
         return str(condition) if known is None else known
-    return condition or ""
+    return condition if isinstance(condition, str) else ""
 
 
 def check(config: SampleConfig) -> tuple[Model, list[Condition]]:

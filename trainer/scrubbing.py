@@ -174,17 +174,45 @@ class Plan:
                 f"iteration   {self.config.method.cost(self.config.engine.precision)}, over batches of "
                 f"{self.config.train.train_batch_size}",
                 *self.notes(),
+                *self._standing_notes(),
             ]
         )
 
     def notes(self) -> list[str]:
-        """What is said once, before a run."""
+        """What is to be said before a run that it does not say of every one."""
         config = self.config
-        data = data_notes(self.fitted_forget, self.fitted_remain, first=labels_of(self.forget))
+        told = data_notes(self.fitted_forget, self.fitted_remain, first=labels_of(self.forget))
+        classes = self.fitted_forget.classes
+        if classes is not None and classes.is_as_expected:
+            told = [line for line in told if not line.startswith("classes ")]
         null = null_class_note(self.model, self.forget)
         on_cuda = collectives.is_on_cuda(config.engine)
         effects = effect_notes(config.method, config.train, config.optimizer, config.engine, on_cuda=on_cuda)
-        return [*names_notes(self.model), *data, *config.method.notes(), *([] if null is None else [null]), *effects]
+        sizes = _size_notes(self.forget, self.remain, config)
+        return [*names_notes(self.model), *told, *([] if null is None else [null]), *sizes, *effects]
+
+    def _standing_notes(self) -> list[str]:
+        """What a dry run says beside them: how classes are matched, and what the method's settings mean."""
+        told = self.notes()
+        data = data_notes(self.fitted_forget, self.fitted_remain, first=labels_of(self.forget))
+        return [*(line for line in data if line not in told), *self.config.method.notes()]
+
+
+def _size_notes(forget: Dataset, remain: Dataset, config: ScrubConfig) -> list[str]:
+    """Where the sets may have been confused, and where a step sees a sample more than once."""
+    notes = []
+    if len(forget) > len(remain):
+        notes.append(
+            f"swapped?    forget = '{config.forget}' has {len(forget):,} samples, remain = '{config.remain}' "
+            f"{len(remain):,}: the first are forgotten, the second are kept"
+        )
+    for name, data in (("forget", forget), ("remain", remain)):
+        if len(data) < config.train.train_batch_size and (name == "remain" or config.method.needs_forget):
+            notes.append(
+                f"batch       train.train_batch_size = {config.train.train_batch_size} is more than the {len(data):,} "
+                f"samples of {name} = '{data.path}': a step sees some more than once"
+            )
+    return notes
 
 
 def null_class_note(model: Model, dataset: Dataset) -> str | None:

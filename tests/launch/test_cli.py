@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from erasediff.launch.cli import COMMANDS, main
+from erasediff.shards import Dataset
 from tiny import make_pipeline
 
 TRAINING = ["pretrain", "scrub"]
@@ -89,6 +91,21 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_sets_that_may_be_swapped_and_batches_that_repeat_samples_are_pointed_out(
+    run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dry = ["scrub", str(run_toml), "--dry-run", "--output", str(tmp_path / "new")]
+    assert main(dry) == 0
+    told = capsys.readouterr().out
+    assert "swapped?" not in told and "batch       " not in told
+    sets = tomllib.loads(run_toml.read_text())
+    assert main([*dry, "--forget", sets["remain"], "--remain", sets["forget"], "--train.train-batch-size", "200"]) == 0
+    told = capsys.readouterr().out
+    counts = [len(Dataset.open(sets[name])) for name in ("remain", "forget")]
+    assert f"swapped?    forget = '{sets['remain']}' has {counts[0]:,} samples" in told
+    assert f"train.train_batch_size = 200 is more than the {counts[1]:,} samples of remain" in told
+
+
 def test_a_dry_run_refuses_what_the_run_would(
     run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +179,14 @@ def test_pretrain_sample_and_a_mistake_in_between(
     words = ["pretrain", "--data", str(digits / "data"), "--output", str(run), "--train.max-train-steps", "2"]
     words += ["--unet.block-out-channels", "8", "8", "--unet.norm-num-groups", "4"]
     assert "keeps 99% of the old weights" in fails([*words, "--optimizer.ema-decay", "0.995"], capsys)
+    assert main([*words, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "steps       2 of 64 samples, 0.1 times through the data" in told and "ema_decay = 0.2236" in told
+    assert "data        1,797 samples" in told
     assert not run.exists()
     assert main(words) == 0, "the default fits the length"
+    assert main([*words, "--dry-run"]) == 0
+    assert f"finished    already: {run / 'model'}" in capsys.readouterr().out
     assert "ema_decay = 0.2236" in (run / "config.toml").read_text(), "0.05 ** (1 / 2)"
     picture = tmp_path / "picture.png"
     sample = ["sample", "--model.path", str(run / "model"), "--model.null-class", "10", "--output", str(picture)]

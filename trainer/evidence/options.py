@@ -56,8 +56,11 @@ def check_asked(
     forget_labels: list[int],
     remaining: list[int],
     forgets_classes: bool,
-) -> None:
-    """Raises ConfigError for a judge, features, held-out samples or thresholds that cannot be; trains nothing."""
+) -> list[Threshold]:
+    """What the model will be held to.
+
+    Raises ConfigError for a judge, features, held-out samples or thresholds that cannot be; trains nothing.
+    """
     unlabelled = np.flatnonzero(data.labels < 0)
     if len(unlabelled):
         found = f"{len(unlabelled):,} samples without a label, {data.key(int(unlabelled[0]))} for one"
@@ -87,6 +90,7 @@ def check_asked(
     _check_near(options, [data.classes[label] for label in remaining])
     if options.with_retrained:
         check_retrainable(model, trained_on[-1])
+    return thresholds
 
 
 def instruments_of(options: JudgeConfig, features: str) -> Instruments:

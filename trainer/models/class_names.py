@@ -88,6 +88,11 @@ class ClassMap:
     """By the name in the data."""
     by_name: bool
 
+    @property
+    def is_as_expected(self) -> bool:
+        """Whether names were compared and everything is where it would be anyway: the data's order is the model's."""
+        return self.by_name and [*self.labels.values()] == [*range(len(self.labels))]
+
     def describe(self, first: Sequence[int] = ()) -> str:
         """A line's text, the model's classes `first` at its front."""
         pairs = sorted(self.labels.items(), key=lambda pair: pair[1] not in first)

@@ -235,7 +235,8 @@ def test_another_judge_measures_again_and_scrubs_nothing(made: CompareConfig) ->
 
     before, scrubbed = rows(made), models()
     judge = dataclasses.replace(made.judge, num_forget_samples_per_class=13, relearn=False)
-    run_compare(dataclasses.replace(made, judge=judge), only=("finetune",))
+    methods = {name: METHODS[name] for name in ("finetune", "too fast")}
+    run_compare(dataclasses.replace(made, judge=judge, methods=methods))
     after = rows(made)
     assert models() == scrubbed
     counts = {slug: row["metrics"]["p_psi"]["n"] for slug, row in after.items() if not row["failed"]}

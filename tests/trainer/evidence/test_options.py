@@ -23,6 +23,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 
+def test_a_dry_run_says_what_would_be_asked_and_held_to(
+    digits: Path, run: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    words = ["evaluate", "--run", str(run), "--data", str(digits / "data"), "--judge.classifier", str(classifier)]
+    assert main([*words, "--dry-run", "--judge.num-forget-samples-per-class", "30"]) == 0
+    told = capsys.readouterr().out
+    assert "samples     30 of each of 1 forgotten classes, 200 of each of 9 remaining classes: 1,830 a model" in told
+    assert "threshold   p_psi_worst_class <= 0.1\n" in told and f"writes      {run / 'record.json'}" in told
+    assert "retrained   none: nothing says what forgetting this ends at" in told
+    assert main([*words, "--dry-run", "--judge.thresholds", "fid <= 3"]) == 2
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
 class TestRefusals:
     def test_another_base_model(self, digits: Path, run: Path, classifier: Path, tmp_path: Path) -> None:
         copy = tmp_path / "run"

@@ -135,12 +135,18 @@ def test_a_part_of_the_models_classes(named_model: Path, digits: Path, tmp_path:
     assert set(plan(middle).forget.labels) == {9} and set(plan(middle).remain.labels) == {6, 8, 10}
 
 
-def test_positions_are_taken_aloud(digits: Path, base_model: Path, tmp_path: Path) -> None:
+def test_positions_are_taken_aloud(
+    digits: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = plan(tiny_config(digits, base_model, tmp_path / "run")).describe()
     assert "classes     3 → 3, 0 → 0, 1 → 1" in said
     assert "(by position, as they are: the model names none; model.classes would)" in said
     # the scrubbed model has the names that its data gave it
     model = run_scrub(tiny_config(digits, base_model, tmp_path / "run"))
+    assert "(by position, as they are" in capsys.readouterr().out
+    named = plan(tiny_config(digits, model, tmp_path / "again"))
+    assert not any(line.startswith("classes") for line in named.notes()), "names that match are no news"
+    assert "\nclasses     3 → 3, 0 → 0" in named.describe()
     assert json.loads((model / "erasediff.json").read_text())["classes"] == [*NAMES, None]
     assert load_model(ModelConfig(str(model))).class_names == (*NAMES, None)
 

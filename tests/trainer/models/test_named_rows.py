@@ -21,7 +21,7 @@ def test_names_stand_at_the_left_of_their_rows() -> None:
     pixels = np.asarray(named)
     np.testing.assert_array_equal(pixels[:, -grid.width :], np.asarray(grid))
     margin = pixels[:, : -grid.width]
-    ink = (margin < 128).any((1, 2))
+    ink = np.any(margin < 128, axis=(1, 2))
     third = grid.height // 3
     assert ink[:third].any() and ink[-third:].any() and not ink[third + 2 : 2 * third - 2].any()
     # the longer name begins further left
