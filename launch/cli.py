@@ -44,6 +44,7 @@ COMMANDS = {
     "scrub": ("train", "Scrub", "erase the forget set's influence from a model"),
     "plan": ("plan", "Plan", "say what memory, traffic and time a scrub will take, without the weights"),
     "bench": ("bench", "Bench", "time a scrub's iterations here, by its settings, and take them apart"),
+    "verify-record": ("verify", "VerifyRecord", "look whether a record and its model are what was written"),
     "delta": ("delta", "Delta", "write the tensors that a scrub has changed as one file"),
     "launch local": ("local", "Local", "run a command on several processes of this machine"),
     "launch slurm": ("slurm.submit", "Slurm", "submit a command to a SLURM cluster"),

@@ -4,7 +4,8 @@
     OUTPUT/concept/                    of a request of words: what the model drew for it, and what it is asked for
     OUTPUT/split/                      D_f and D_r, as the request selects them
     OUTPUT/scrub/                      the scrub's run folder
-    OUTPUT/record.json, report.html    the evidence
+    OUTPUT/records/                    the evidence: an entry for each evaluation, publication and withdrawal
+    OUTPUT/record.json, report.html    the newest evaluation
     OUTPUT/model/                      the published pipeline: there only if the evidence allows it, see `publish`
     OUTPUT/model.withdrawn/            what was published there, where a new evaluation says otherwise
 
@@ -29,12 +30,13 @@ from .concepts.erasing import DRAWN, WordsErasure
 from .concepts.generate import as_request, run_generate
 from .concepts.request import is_concept_request
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
-from .config.toml import check_ranges, dump_toml
+from .config.toml import as_dict, check_ranges, dump_toml
 from .errors import ConfigError, ThresholdError
 from .evidence.collect import REPORT_NAME, Evidence, run_evaluate
+from .evidence.ledger import read_entries, sha256_of
 from .evidence.options import check_judge
 from .evidence.publication import Candidate, at, check_publish, withdraw
-from .evidence.record import RECORD_NAME, RequestEntry, read_record
+from .evidence.record import RECORD_NAME, Record, RequestEntry, read_record
 from .evidence.retrained import check_trained_without, named_retrained
 from .evidence.reuse import still_holds
 from .models.conditions import distinct
@@ -44,6 +46,7 @@ from .models.lineage import describe_forgotten, forgotten_rows
 from .models.model import Model
 from .ranks import collectives, meeting
 from .run.folder import RunFolder, check_output
+from .run.identity import without_free
 from .run.loop import Watch
 from .run.provenance import DataStamp, ModelStamp
 from .scrubbing import check_settings, run_scrub
@@ -179,18 +182,18 @@ def run_erase(
         before_evaluation()
     evidence = collectives.on_main(lambda: _recorded(run.path, config, Path(scrub.output), scrubbed))
     if evidence is None:
-        entry = RequestEntry(request.id, request.date.isoformat() if request.date else None, request.reason)
+        entry = _request_entry(config, request, given, planned.chosen)
         judged = EvaluateConfig(run=scrub.output, data=_data(config), judge=config.judge)
         evidence = run_evaluate(judged, output=run.path, request=entry, notes=[] if words is None else [DRAWN])
     candidate = Candidate.of(config, Path(scrub.output), scrubbed)
     try:
         candidate.require(evidence)
     except ThresholdError:
-        collectives.on_main(lambda: withdraw(run.model_path, evidence.record_path))
+        collectives.on_main(lambda: withdraw(run.model_path, evidence))
         raise
     if not run.is_finished:
-        title, remain = run.path.resolve().name, DataStamp.of(Dataset.open(sets / REMAIN_NAME))
-        run.publish_model(lambda folder: candidate.copy(folder, title, model, remain, evidence))
+        remain = DataStamp.of(Dataset.open(sets / REMAIN_NAME))
+        run.publish_model(lambda folder: candidate.copy(folder, run.model_path, model, remain, evidence))
     else:
         collectives.on_main(lambda: _hold_published_to(candidate, run.model_path, evidence))
     return Erasure(evidence, run.model_path)
@@ -236,12 +239,30 @@ def _plain(request: Request) -> dict[str, Any]:
 
 def _recorded(output: Path, config: EraseConfig, run: Path, scrubbed: Path) -> Evidence | None:
     """An earlier call's evidence, where it is on these very models, judge and samples; None: evaluate."""
-    path = output / RECORD_NAME
-    if not path.exists():
-        return None
-    record = read_record(path)
-    return (
-        Evidence(record, path, output / REPORT_NAME)
-        if still_holds(record, config.judge, run, at(scrubbed, config))
-        else None
+    path, judge = output / RECORD_NAME, _but_for_rounding(as_dict(config.judge))
+    if path.exists():
+        read_record(path)  # of an older erasediff: refused
+    for record in reversed(read_entries(output)):
+        # another one may have been added by `evaluate`
+        if isinstance(record, Record) and _but_for_rounding(record.judge) == judge:
+            holds = still_holds(record, config.judge, run, at(scrubbed, config))
+            return Evidence(record, path, output / REPORT_NAME) if holds else None
+    return None
+
+
+def _but_for_rounding(judge: dict[str, Any]) -> dict[str, Any]:
+    return without_free({"judge": judge})
+
+
+def _request_entry(config: EraseConfig, request: Request, data: Dataset, chosen: np.ndarray) -> RequestEntry:
+    asked = {key for selector in request.selectors for key in selector.keys}
+    found = asked & {data.key(int(row)) for row in np.flatnonzero(chosen)}
+    return RequestEntry(
+        id=request.id,
+        date=request.date.isoformat() if request.date else None,
+        reason=request.reason,
+        path=config.request,
+        sha256=sha256_of(Path(config.request)),
+        keys_asked=len(asked),
+        keys_found=len(found),
     )

@@ -214,7 +214,7 @@ def test_other_weights_than_those_evaluated_are_not_published(config: EraseConfi
     evidence = Evidence(read_record(output / "record.json"), output / "record.json", output / "report.html")
     with pytest.raises(TrainingError, match="nothing is published"):
         Candidate("scrubbed", output / "scrub" / "model", failing).copy(
-            output / "model.partial", "erased", load_model(failing.model), evidence.record.remain, evidence
+            output / "model.partial", output / "model", load_model(failing.model), evidence.record.remain, evidence
         )
     # its record is of other weights: it is evaluated anew, not trusted
     with pytest.raises(ThresholdError):

@@ -100,4 +100,4 @@ def test_a_retrained_model_of_unknown_training_is_not_published(config: EraseCon
     candidate = Candidate("retrained", stranger, offered)
     unscrubbed = load_model(config.model)
     with pytest.raises(ConfigError, match="whether it saw the forget set is not known: it is not published"):
-        candidate.copy(tmp_path / "published", "erased", unscrubbed, record.remain, evidence)
+        candidate.copy(tmp_path / "published", tmp_path, unscrubbed, record.remain, evidence)

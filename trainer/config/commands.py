@@ -144,7 +144,7 @@ class EvaluateConfig(Settings):
     """Measure a scrubbed model beside the one it came from, and write record.json and report.html."""
 
     run: str
-    """Run folder of a finished scrub; the record and the report go there."""
+    """Run folder of a finished scrub, or an erasure's folder; the record and the report go there."""
     data: str
     """Dataset folder with samples of every class: a classifier is trained on it to judge the samples."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...shards.dataset import Dataset
-from ..config import EngineConfig, EvaluateConfig
+from ..config import EngineConfig, EvaluateConfig, JudgeConfig
 from ..config.toml import as_dict, check_ranges
 from ..errors import ConfigError, NotShownError, ThresholdError
 from ..models.card import Found, scrubbed, write_model_card
@@ -24,14 +25,16 @@ from .advice import advice
 from .copies import CLASSIFIER_NAME, remaining_copies
 from .evaluation import Figures, evaluate, metric_names
 from .finished import FinishedScrub, metrics_lines, run_entry
+from .ledger import append, entry_of_card, next_place, read_entries
 from .making import make_bench
 from .options import check_device, check_options, thresholds_of
 from .prompt_file import prompts_sha256
-from .record import RECORD_NAME, STATEMENT, EarlierEntry, ModelEntry, Record, RequestEntry, schema_name, write_record
+from .record import RECORD_NAME, STATEMENT, EarlierEntry, Link, ModelEntry, Place, Record, RequestEntry, schema_name
 from .retrained import check_trained_without, is_record, named_retrained, recorded_retrained, trained_here
 from .thresholds import NOT_SHOWN, Overall, Verdict, hold, overall, said
 
 REPORT_NAME = "report.html"
+SCRUB_NAME = "scrub"  # the scrub's run folder in an erasure's
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,15 @@ def check(config: EvaluateConfig) -> None:
 
 def _open(config: EvaluateConfig, output: Path | None) -> tuple[FinishedScrub, Path, list[str], Model | None]:
     """The scrub, the folder for its record, what is to be said before, and the retrained model where one is named."""
-    options = config.judge
-    scrub = FinishedScrub.open(Path(config.run))
+    options, run = config.judge, Path(config.run)
+    if (run / SCRUB_NAME / "config.toml").exists():  # an erasure: its chain goes on
+        output, run = run, run / SCRUB_NAME
+    scrub = FinishedScrub.open(run)
     output = output or scrub.run
     check_options(options, scrub.unscrubbed)
     if not os.access(output, os.W_OK):
         raise ConfigError(f"'{output}' may not be written: {RECORD_NAME} and {REPORT_NAME} go there")
+    next_place(output)
     others = [Dataset.open(path) for path in (config.data, options.held_out) if path is not None]
     fitted = [scrub.fitted_forget, scrub.fitted_remain, *(fit(data, scrub.unscrubbed) for data in others)]
     notes = names_notes(scrub.unscrubbed) + data_notes(*fitted, first=labels_of(scrub.forget))
@@ -108,9 +114,10 @@ def run_evaluate(
     request: RequestEntry | None = None,
     notes: Sequence[str] = (),
 ) -> Evidence:
-    """Evaluates a finished scrub; writes record.json and report.html into `output`, or into the run. All ranks call it.
+    """Evaluates a finished scrub; adds an entry to the records in `output`, or in the run. All ranks call it.
 
-    notes: what is to be said of it beside its own.
+    An erasure's run is its scrub's, and the records are the erasure's. request: the one that it answers; None: that of
+    the entries before. notes: what is to be said of it beside its own.
 
     What comes of the thresholds is in the record; nothing is raised for one that fails. Raises ConfigError for what
     cannot be evaluated, before anything is computed.
@@ -153,10 +160,15 @@ def run_evaluate(
     verdict_of_retrained = overall(of_retrained, by_model) if "retrained" in entries else None
     # figures of a record are of no model that is here
     publishable = None if retrained is None or check_trained_without(retrained, scrub.inputs.remain) else retrained
+    request = request or _request_before(output)
+    copies = remaining_copies(scrub, config.data, bench, output / REPORT_NAME)
     record = Record(
         schema=schema_name(),
+        place=Place.of(0, None),
+        kind="evaluation",
         date=date,
-        request=request or RequestEntry(),
+        follows=_followed(scrub.unscrubbed),
+        request=request,
         statement=STATEMENT,
         forgotten_classes=[scrub.forget.classes[i] for i in bench.forget_labels] if bench.forgets_classes else [],
         forget=scrub.inputs.forget,
@@ -179,7 +191,7 @@ def run_evaluate(
         classifier=bench.classifier.card,
         config=without_free(as_dict(scrub.config)),
         judge=as_dict(options),
-        remaining_copies=remaining_copies(scrub, config.data, bench, output / REPORT_NAME),
+        remaining_copies=copies,
         versions=versions(),
         class_map={} if scrub.fitted_remain.classes is None else scrub.fitted_remain.classes.labels,
         forgotten_before=[
@@ -195,18 +207,52 @@ def run_evaluate(
         factor=None if bench.factor is None else bench.factor.stamp,
         factor_classifier=None if bench.factor is None else bench.factor.classifier.card,
     )
-    # a judge's last bits may differ between machines: all ranks go by rank 0's verdict
-    record = collectives.agree(record)
-    found = Evidence(record, output / RECORD_NAME, output / REPORT_NAME)
-    if collectives.is_main():
+    given = [config.data, request.path, *_paths_of(options), *(copy.path for copy in copies)]
+    given += [record.forget.path, record.remain.path, *(entry.path for entry in entries.values())]
+    record = dataclasses.replace(record, absolute_paths=_absolute(given), forget_samples=_contents(scrub.forget))
+
+    def write(place: Place) -> Record:
+        placed = dataclasses.replace(record, place=place)
+        samples = {name: shown.samples for name, shown in figures.items()}
+        report.write_report(placed, samples, bench, metrics_lines(scrub.run), output / REPORT_NAME)
+        return placed
+
+    def write_all() -> Record:
         if options.classifier is None:
             bench.classifier.save(scrub.run / CLASSIFIER_NAME)
-        samples = {name: shown.samples for name, shown in figures.items()}
-        report.write_report(record, samples, bench, metrics_lines(scrub.run), found.report_path)
-        write_record(record, found.record_path)
-        _say_in_the_card(scrub, record)
-    collectives.barrier()
-    return found
+        written = append(output, write)
+        _say_in_the_card(scrub, written)
+        return written
+
+    # a judge's last bits may differ between machines: all ranks go by rank 0's verdict
+    return Evidence(collectives.on_main(write_all), output / RECORD_NAME, output / REPORT_NAME)
+
+
+def _request_before(output: Path) -> RequestEntry:
+    """That of the evaluations before; empty where there are none."""
+    records = [entry for entry in read_entries(output) if isinstance(entry, Record)]
+    return records[-1].request if records else RequestEntry()
+
+
+def _followed(unscrubbed: Model) -> Link | None:
+    assert unscrubbed.folder is not None
+    found = entry_of_card(unscrubbed.folder)
+    return None if found is None else Link(str(found[0]), found[1])
+
+
+def _paths_of(judge: JudgeConfig) -> list[str | None]:
+    files = [judge.retrained, judge.classifier, judge.held_out, judge.factor, judge.factor_classifier]
+    return [*files, judge.features, judge.clip, judge.prompts, judge.kept_prompts]
+
+
+def _absolute(given: Sequence[str | None]) -> dict[str, str]:
+    """Where each path leads that leads somewhere."""
+    return {path: str(Path(path).resolve()) for path in given if path and Path(path).exists()}
+
+
+def _contents(forget: Dataset) -> dict[str, str]:
+    hashes = [value.tobytes().hex() for value in forget.index["content_hash"]]
+    return dict(zip(forget.keys, hashes, strict=True))
 
 
 def _say_in_the_card(scrub: FinishedScrub, record: Record) -> None:

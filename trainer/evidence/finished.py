@@ -45,8 +45,6 @@ class FinishedScrub:
         """Raises ConfigError for a folder that is no finished scrub, or whose base is no longer what it was."""
         if not (run / "config.toml").exists():
             raise ConfigError(f"run = '{run}' is no run folder: it holds no config.toml")
-        if (run / "scrub" / "config.toml").exists():
-            raise ConfigError(f"run = '{run}' is an erasure, evaluated already: name its scrub, '{run / 'scrub'}'")
         config = decode(ScrubConfig, read_toml(run / "config.toml"), str(run / "config.toml"))
         inputs = read_inputs(run)
         if not is_finished(run) or inputs is None:

@@ -6,16 +6,31 @@ import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import ModelCard
 
 from ..config import EraseConfig, ModelConfig
+from ..config.toml import decode
 from ..errors import ConfigError, TrainingError
-from ..models.card import Found, retrained, scrubbed, write_model_card
+from ..models.card import CARD_NAME, Found, model_card, retrained, scrubbed
 from ..models.families import load_model
 from ..models.lineage import write_lineage
 from ..models.model import Model
 from ..run.provenance import DataStamp, ModelStamp, differing
 from .collect import Evidence
-from .record import RECORD_NAME
+from .ledger import (
+    Publication,
+    Withdrawal,
+    append,
+    entry_path,
+    file_hashes,
+    named_in_card,
+    published,
+    read_entries,
+    sha256_of,
+)
+from .record import Place, Record, schema_name
 from .retrained import RETRAINED_NAME, check_trained_without, is_record, load_retrained, retrained_config
 
 WITHDRAWN_NAME = "model.withdrawn"
@@ -25,7 +40,7 @@ WITHDRAWN_NAME = "model.withdrawn"
 class Candidate:
     """A model that may be published."""
 
-    name: str
+    name: Literal["scrubbed", "retrained"]
     """Which of the record's."""
     folder: Path
     config: EraseConfig
@@ -47,31 +62,48 @@ class Candidate:
         else:
             evidence.require_within_limits()
 
-    def copy(self, folder: Path, title: str, unscrubbed: Model, remain: DataStamp, evidence: Evidence) -> None:
-        """Makes `folder` of it; its card says what came of the evaluation.
+    def copy(self, folder: Path, place: Path, unscrubbed: Model, remain: DataStamp, evidence: Evidence) -> None:
+        """Makes `folder` of it, which is to appear as `place`, and adds the entry that its card names.
 
         Raises TrainingError for other weights than those evaluated, ConfigError for a retrained model of which it is
         not known that it never saw the forget set.
         """
         shutil.copytree(self.folder, folder)
         record = evidence.record
-        found = Found(record.verdict, record.date, RECORD_NAME)
+        verdict = record.verdict
         if self.name == "retrained":
             model = load_retrained(retrained_config(folder, self.config.model, unscrubbed), unscrubbed)
             self._hold_to_evaluated(model, evidence)
             for unknown in check_trained_without(model, remain):
                 raise ConfigError(f"publish = 'retrained': {unknown.partition('   ')[2]}: it is not published")
             forgotten = load_model(at(evidence.record.models["scrubbed"].path, self.config)).lineage.forgotten
-            lineage = dataclasses.replace(model.lineage, forgotten=forgotten)
-            write_lineage(lineage, folder)
+            write_lineage(dataclasses.replace(model.lineage, forgotten=forgotten), folder)
             assert record.retrained_verdict is not None
-            made = retrained(dataclasses.replace(found, verdict=record.retrained_verdict))
+            verdict = record.retrained_verdict
         else:
-            model = load_model(at(folder, self.config))
-            self._hold_to_evaluated(model, evidence)
-            lineage, train = model.lineage, self.config.train
-            made = scrubbed(self.config.method.name, train.max_train_steps, train.seed, found)
-        write_model_card(folder, title, model, lineage, made)
+            self._hold_to_evaluated(load_model(at(folder, self.config)), evidence)
+        files = file_hashes(folder, but=CARD_NAME)
+
+        def entry(where: Place) -> Publication:
+            return Publication(
+                schema=schema_name(),
+                place=where,
+                kind="publication",
+                request=record.request.id,
+                evaluation=record.place.number,
+                published=self.name,
+                verdict=verdict,
+                model=str(place.resolve()),
+                files=files,
+            )
+
+        output = evidence.record_path.parent
+        standing = published(read_entries(output))
+        is_said = standing is not None and standing.evaluation == record.place.number and standing.files == files
+        if standing is None or not is_said:  # said already, where a kill came in between
+            standing = append(output, entry)
+        digest = sha256_of(entry_path(output, standing.place.number))
+        card_of(folder, standing, digest, record).save(folder / CARD_NAME)
 
     def _hold_to_evaluated(self, model: Model, evidence: Evidence) -> None:
         evaluated = evidence.record.models[self.name].stamp
@@ -100,11 +132,41 @@ def at(folder: str | Path, config: EraseConfig) -> ModelConfig:
     return dataclasses.replace(config.model, path=str(folder), revision=None)
 
 
-def withdraw(model: Path, record: Path) -> None:
+def withdraw(model: Path, evidence: Evidence) -> None:
     """What was published on evidence before this no longer stands: it is kept under another name."""
-    card = model / "README.md"  # written last
-    if model.exists() and card.stat().st_mtime_ns < record.stat().st_mtime_ns:
-        withdrawn = model.with_name(WITHDRAWN_NAME)
-        if withdrawn.exists():
-            shutil.rmtree(withdrawn)
-        model.rename(withdrawn)
+    output, by = evidence.record_path.parent, evidence.record.place.number
+    standing = published(read_entries(output))
+    if standing is None or standing.evaluation == by or not model.exists():
+        return
+    withdrawn = model.with_name(WITHDRAWN_NAME)
+    if withdrawn.exists():
+        shutil.rmtree(withdrawn)
+    append(
+        output,
+        lambda place: Withdrawal(
+            schema=schema_name(),
+            place=place,
+            kind="withdrawal",
+            publication=standing.place.number,
+            evaluation=by,
+            model=str(withdrawn.resolve()),
+        ),
+    )
+    model.rename(withdrawn)
+
+
+def card_of(folder: Path, entry: Publication, digest: str, record: Record) -> ModelCard:
+    """The card of a published model, from the entry that published it, its SHA-256, and the evaluation it rests on.
+
+    Raises ConfigError where the folder holds no model.
+    """
+    config = decode(ModelConfig, record.config["model"], "the record's config.model")
+    if entry.published == "retrained":
+        config = ModelConfig("", image_size=config.image_size)
+    model = load_model(dataclasses.replace(config, path=str(folder), revision=None))
+    found = Found(entry.verdict, record.date, named_in_card(entry.place.number, digest))
+    method, train = record.config["method"], record.config["train"]
+    made = scrubbed(method["name"], train["max_train_steps"], train["seed"], found)
+    if entry.published == "retrained":
+        made = retrained(found)
+    return model_card(Path(entry.model).parent.name, model, model.lineage, made)

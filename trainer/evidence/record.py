@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import ConfigError
-from ..files import write_json
-from ..run.provenance import DataStamp, ModelStamp
+from ..run.provenance import DataStamp, ModelStamp, now
 from .classifier import ClassifierCard
 from .detector import DetectorCard
 from .metrics import Measurement
@@ -28,21 +28,57 @@ STATEMENT = (
 )
 
 
-class _Strict:
+class Strict:
+    """What is written in a record; a key more is refused."""
+
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True)
-class RequestEntry(_Strict):
+class Place(Strict):
+    """Where an entry stands in its chain, see `ledger`."""
+
+    number: int
+    """From 1."""
+    previous_sha256: str | None
+    """Of the file of the entry before; None for the first."""
+    written: str
+    """When, UTC."""
+    host: str
+    """The machine that wrote it."""
+
+    @classmethod
+    def of(cls, number: int, previous_sha256: str | None) -> Place:
+        """Here and now."""
+        return cls(number, previous_sha256, now(), socket.gethostname())
+
+
+@dataclass(frozen=True)
+class RequestEntry(Strict):
     """The erasure request a run answers; empty where the sets were split without one."""
 
     id: str = ""
     date: str | None = None
     reason: str = ""
+    path: str = ""
+    sha256: str = ""
+    """Of the file."""
+    keys_asked: int = 0
+    """Samples that it names by key; others it selects by class, caption or metadata."""
+    keys_found: int = 0
+    """How many of them are in D_f."""
 
 
 @dataclass(frozen=True)
-class ModelEntry(_Strict):
+class Link(Strict):
+    """Another file that a record rests on."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelEntry(Strict):
     """One of the models side by side."""
 
     path: str
@@ -63,7 +99,7 @@ class ModelEntry(_Strict):
 
 
 @dataclass(frozen=True)
-class RunEntry(_Strict):
+class RunEntry(Strict):
     """What happened while scrubbing."""
 
     num_steps: int
@@ -80,7 +116,7 @@ class RunEntry(_Strict):
 
 
 @dataclass(frozen=True)
-class EarlierEntry(_Strict):
+class EarlierEntry(Strict):
     """An earlier scrub of this model: its forget set is in no remain set of this one."""
 
     id: str
@@ -92,7 +128,7 @@ class EarlierEntry(_Strict):
 
 
 @dataclass(frozen=True)
-class Copy(_Strict):
+class Copy(Strict):
     """Something that still holds what was forgotten, and is to be deleted or kept for a stated reason."""
 
     path: str
@@ -100,12 +136,16 @@ class Copy(_Strict):
 
 
 @dataclass(frozen=True)
-class Record(_Strict):
+class Record(Strict):
     """The whole of record.json."""
 
     schema: str
+    place: Place
+    kind: Literal["evaluation"]
     date: str
     """Of the evaluation, UTC."""
+    follows: Link | None
+    """The entry that published the model this one begins with: an earlier request's. None: it was not published so."""
     request: RequestEntry
     statement: str
     forgotten_classes: list[str]
@@ -152,6 +192,10 @@ class Record(_Strict):
     """The data of `judge.factor`; not written where there is none."""
     factor_classifier: ClassifierCard | None = None
     """The judge that was trained on them; the same."""
+    absolute_paths: dict[str, str] = field(default_factory=dict)
+    """Of each path above, as it was given."""
+    forget_samples: dict[str, str] = field(default_factory=dict)
+    """D_f by key: the first half of the SHA-256 of each sample's bytes, hex."""
 
     def tells_nothing(self, verdict: Verdict) -> bool:
         """Whether the unscrubbed model holds a threshold on forgetting as well."""
@@ -178,8 +222,8 @@ def schema_name() -> str:
     return f"erasediff-record-{SCHEMA_VERSION}"
 
 
-def write_record(record: Record, path: Path) -> None:
-    """Writes the file whole or not at all."""
+def record_values(record: Record) -> dict[str, Any]:
+    """As it is written."""
     values = asdict(record)
     for model in values["models"].values():
         if not model["frozen_sha256"]:
@@ -187,11 +231,16 @@ def write_record(record: Record, path: Path) -> None:
     for name in _NOT_WRITTEN_WITHOUT_A_VALUE:
         if values[name] is None:
             del values[name]
-    write_json(path, values)
+    return values
 
 
 def read_record(path: Path) -> Record:
     """Reads a record of this schema or raises ConfigError: missing, another file, or from a newer erasediff."""
+    return decode_values(read_values(path), path)
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The same without looking at more than the schema."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -210,8 +259,13 @@ def read_record(path: Path) -> Record:
         raise ConfigError(
             f"{path} has schema {schema}, an older erasediff's: remove it, and the same command evaluates again"
         )
+    return values
+
+
+def decode_values(values: dict[str, Any], path: Path, adapter: TypeAdapter[Any] = _ADAPTER) -> Any:
+    """Raises ConfigError for what the schema does not have."""
     try:
-        return _ADAPTER.validate_python(values)
+        return adapter.validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])

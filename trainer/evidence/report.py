@@ -204,12 +204,25 @@ def _provenance(record: Record) -> str:
         "skipped": run.skipped_steps,
         "interruptions": run.interruptions,
     }
+    request: dict[str, object] = {
+        "file": record.absolute_paths.get(record.request.path, record.request.path) or "none",
+        "SHA-256 of the file": record.request.sha256 or "–",
+        "samples named by key": f"{record.request.keys_found:,} of {record.request.keys_asked:,} found",
+        "samples to be forgotten": f"{record.forget.num_samples:,}",
+        "entry before, SHA-256": record.place.previous_sha256 or "none",
+        "written": f"{record.place.written} on {record.place.host}",
+        "follows": "no earlier request",
+    }
+    if record.follows is not None:
+        request["follows"] = f"{record.follows.path}, SHA-256 {record.follows.sha256}"
+    entry = f"records/{record.place.number:04d}.json"
     return section(
         "Where this comes from",
-        details("SHA-256 of weights and sets", definitions(dict(hashes)))
+        details("Request, and place among the records", definitions(request))
+        + details("SHA-256 of weights and sets", definitions(dict(hashes)))
         + details("Scrub configuration", definitions(flatten(record.config)))
         + details("Evaluation configuration", definitions(flatten(record.judge)))
         + details("Run", definitions(happened))
         + details("Versions", definitions(dict(record.versions))),
-        "record.json beside this file holds all of it for machines.",
+        f"{entry} beside this file holds all of it for machines; record.json is the newest.",
     )

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from .lineage import Lineage
 from .model import Model
 
+CARD_NAME = "README.md"
 TRAINED = "Trained with erasediff."
 
 
@@ -46,11 +47,11 @@ def retrained(found: Found) -> str:
 
 
 def write_model_card(folder: Path, title: str, model: Model, lineage: Lineage, made: str) -> None:
-    """README.md in a pipeline's folder; its code block runs as it stands with the folder as working directory.
+    """The card in a pipeline's folder; its code block runs as it stands with the folder as working directory.
 
     made: by what, in sentences.
     """
-    model_card(title, model, lineage, made).save(folder / "README.md")
+    model_card(title, model, lineage, made).save(folder / CARD_NAME)
 
 
 def model_card(title: str, model: Model, lineage: Lineage, made: str) -> ModelCard:

@@ -25,8 +25,9 @@ from erasediff.trainer.evidence.detector import Box, DetectorCard, as_pictures, 
 from erasediff.trainer.evidence.evaluation import Figures, evaluate
 from erasediff.trainer.evidence.finished import FinishedScrub
 from erasediff.trainer.evidence.intervals import score_interval
+from erasediff.trainer.evidence.ledger import append
 from erasediff.trainer.evidence.making import make_bench
-from erasediff.trainer.evidence.record import read_record, write_record
+from erasediff.trainer.evidence.record import read_record
 from erasediff.trainer.evidence.report_parts import exposed_parts
 from erasediff.trainer.evidence.report_pictures import grids
 from erasediff.trainer.evidence.reuse import still_holds
@@ -131,7 +132,7 @@ def test_tables_tell_the_change_in_percent(found: Found, tmp_path: Path, capsys:
     assert re.search(r"exposed parts, the rest ↓ \[bright@0\.5\].* 40 .* 10 \(-75%\)", capsys.readouterr().out)
     assert "bottom" not in exposed_parts(with_counts([40, 3], [0, 0]).record), "no model shows it"
     assert exposed_parts(dataclasses.replace(record, detector=None)) == ""
-    write_record(record, tmp_path / "record.json")
+    append(tmp_path, lambda place: record)
     assert read_record(tmp_path / "record.json") == record
 
 

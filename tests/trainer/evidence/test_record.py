@@ -19,6 +19,7 @@ from erasediff.trainer.evidence.classifier import ClassifierCard
 from erasediff.trainer.evidence.collect import Evidence, run_evaluate
 from erasediff.trainer.evidence.finished import run_entry
 from erasediff.trainer.evidence.intervals import score_interval
+from erasediff.trainer.evidence.ledger import append
 from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.evidence.record import (
     Copy,
@@ -27,7 +28,6 @@ from erasediff.trainer.evidence.record import (
     RequestEntry,
     RunEntry,
     read_record,
-    write_record,
 )
 from erasediff.trainer.evidence.relearning import RelearningPoint
 from erasediff.trainer.evidence.report import head
@@ -54,7 +54,7 @@ def evidence(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFa
 def test_a_record_reads_back(evidence: Evidence, tmp_path: Path) -> None:
     record = read_record(evidence.record_path)
     assert record == evidence.record
-    write_record(record, tmp_path / "record.json")
+    append(tmp_path, lambda place: record)
     assert (tmp_path / "record.json").read_bytes() == evidence.record_path.read_bytes()
     assert "not proof" in record.statement
 

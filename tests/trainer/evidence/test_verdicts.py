@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -11,7 +12,7 @@ from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import OptimizerConfig
 from erasediff.trainer.evidence.advice import advice
 from erasediff.trainer.evidence.record import read_record
-from erasediff.trainer.evidence.thresholds import Verdict
+from erasediff.trainer.evidence.thresholds import Overall, Verdict
 from erasediff.trainer.scrubbing import run_scrub
 
 
@@ -83,18 +84,20 @@ def test_what_to_try_next(
     digits: Path, method: EraseDiffConfig, texts: list[str], null_class: int | None, line: str
 ) -> None:
     config = tiny.tiny_config(digits, digits, digits, method=method)
-    about = {"null_class": null_class, "forgets_classes": True, "publishes": None}
+    about: dict[str, Any] = {"null_class": null_class, "forgets_classes": True, "publishes": None}
     (found,) = advice(config, failing(*texts), "failed", **about)
     assert line in found and found.endswith(", in another output")
-    for verdict in ("shown", "not shown"):
+    verdicts: tuple[Overall, ...] = ("shown", "not shown")
+    for verdict in verdicts:
         assert advice(config, [], verdict, **about) == []
 
 
 def test_the_retrained_model_is_offered_where_it_is_the_better_one(digits: Path) -> None:
     config = tiny.tiny_config(digits, digits, digits)
-    about = {"null_class": None, "forgets_classes": True}
+    about: dict[str, Any] = {"null_class": None, "forgets_classes": True}
     offered = "the retrained model holds every threshold: `erase … --publish retrained` publishes it instead"
     assert advice(config, failing(REST), "failed", **about, publishes="shown")[1:] == [offered]
     assert advice(config, [], "not shown", **about, publishes="shown") == [offered]
-    for verdict, publishes in (("shown", "shown"), ("not shown", "not shown"), ("not shown", None)):
-        assert advice(config, [], verdict, **about, publishes=publishes) == []
+    assert advice(config, [], "shown", **about, publishes="shown") == []
+    assert advice(config, [], "not shown", **about, publishes="not shown") == []
+    assert advice(config, [], "not shown", **about, publishes=None) == []

@@ -1,0 +1,208 @@
+"""The chain of entries: nothing is replaced, and what was changed is found, wherever it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from erasediff.launch.cli import main
+from erasediff.shards.dataset import Dataset
+from erasediff.trainer.config import EngineConfig, EraseConfig, ModelConfig, TrainConfig
+from erasediff.trainer.erase import run_erase
+from erasediff.trainer.errors import ConfigError, ThresholdError
+from erasediff.trainer.evidence.ledger import Publication, Withdrawal, append, entry_paths, read_entries
+from erasediff.trainer.evidence.record import Record, read_record
+from erasediff.trainer.evidence.verify import verify
+from evidence_cases import tiny_judge
+
+TWELVE = [f"digit-{i:05d}" for i in range(5, 1200, 100)]
+
+
+def erasure(folder: Path, digits: Path, model: Path, classifier: Path, selector: str, **judge: object) -> EraseConfig:
+    folder.mkdir()
+    (folder / "request.toml").write_text(f'id = "{folder.name}"\n[[selectors]]\n{selector}\n')
+    return EraseConfig(
+        request=str(folder / "request.toml"),
+        model=ModelConfig(str(model), null_class=10),
+        data=str(digits / "data"),
+        output=str(folder / "erased"),
+        publish="within-limits",
+        train=TrainConfig(max_train_steps=2, train_batch_size=4),
+        engine=EngineConfig(device="cpu"),
+        judge=tiny_judge(classifier, **judge),
+    )
+
+
+@pytest.fixture(scope="module")
+def first(digits: Path, base_model: Path, classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve samples erased, published, and evaluated again with other thresholds."""
+    config = erasure(
+        tmp_path_factory.mktemp("requests") / "r-1", digits, base_model, classifier, f"keys = {json.dumps(TWELVE)}"
+    )
+    run_erase(config)
+    words = ["evaluate", "--run", config.output, "--data", str(config.data), "--judge.classifier", str(classifier)]
+    words += ["--judge.num-forget-samples-per-class", "2", "--judge.num-remain-samples-per-class", "3"]
+    words += ["--judge.sampling.num-inference-steps", "2", "--judge.device", "cpu", "--judge.num-threads", "1"]
+    assert main([*words, "--judge.thresholds", "accuracy_remaining >= 2"]) == 1
+    return Path(config.output)
+
+
+@pytest.fixture(scope="module")
+def second(first: Path, digits: Path, classifier: Path) -> Path:
+    """A request on the model of the first; it fails."""
+    config = erasure(
+        first.parents[1] / "r-2",
+        digits,
+        first / "model",
+        classifier,
+        'labels = ["3"]',
+        thresholds=("p_psi >= 2",),
+    )
+    with pytest.raises(ThresholdError):
+        run_erase(config)
+    return Path(config.output)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_an_evaluation_more_replaces_none(first: Path) -> None:
+    entries = read_entries(first)
+    assert [type(entry) for entry in entries] == [Record, Publication, Record]
+    evaluated, publication, again = entries
+    assert isinstance(evaluated, Record) and isinstance(publication, Publication) and isinstance(again, Record)
+    assert (evaluated.verdict, again.verdict) == ("not shown", "failed")
+    assert (first / "record.json").read_bytes() == (first / "records" / "0003.json").read_bytes()
+    # each names the file before it, and where and when it was written
+    paths = entry_paths(first)
+    assert [entry.place.number for entry in entries] == [1, 2, 3]
+    assert [entry.place.previous_sha256 for entry in entries] == [None, sha256(paths[0]), sha256(paths[1])]
+    assert {entry.place.host for entry in entries} == {socket.gethostname()}
+    # what is published rests on the first, and stays
+    assert (publication.evaluation, publication.published, publication.verdict) == (1, "scrubbed", "not shown")
+    files = {path.relative_to(first / "model").as_posix(): path for path in (first / "model").rglob("*.*")}
+    assert publication.files == {name: sha256(path) for name, path in files.items() if name != "README.md"}
+    card = (first / "model" / "README.md").read_text()
+    assert f"(records/0002.json, SHA-256 {sha256(paths[1])})" in card
+    # the sums are for everybody's tool
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=first / "records", check=True)
+
+
+def test_the_request_is_told_in_full(first: Path, digits: Path) -> None:
+    evaluated, _, again = read_entries(first)
+    assert isinstance(evaluated, Record) and isinstance(again, Record)
+    request = evaluated.request
+    assert (request.id, request.keys_asked, request.keys_found) == ("r-1", 12, 12)
+    assert request.sha256 == sha256(Path(request.path)) and again.request == request
+    data = Dataset.open(digits / "data")
+    expected = {key: hashlib.sha256(data.read_bytes(data.keys.index(key))).hexdigest()[:32] for key in TWELVE}
+    assert evaluated.forget_samples == expected
+    for given in (request.path, evaluated.forget.path, evaluated.models["unscrubbed"].path, str(digits / "data")):
+        assert evaluated.absolute_paths[given] == str(Path(given).resolve())
+
+
+def test_two_requests_in_a_row_verify(first: Path, second: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    record = read_record(second / "record.json")
+    assert record.verdict == "failed" and record.follows is not None
+    assert record.follows.sha256 == sha256(first / "records" / "0002.json")
+    assert main(["verify-record", str(second)]) == 0
+    told = capfd.readouterr().out
+    assert f"{first / 'model' / 'README.md'}: as it is made again" in told and "no model was published" in told
+    assert main(["verify-record", str(first / "record.json")]) == 0
+    assert "**FAILED**" in (second / "scrub" / "model" / "README.md").read_text()
+    assert not (second / "model").exists()
+
+
+@contextmanager
+def changed(path: Path, place: int) -> Iterator[None]:
+    """One byte of it is another."""
+    before = path.read_bytes()
+    after = bytearray(before)
+    after[place] ^= 1
+    path.write_bytes(after)
+    yield
+    path.write_bytes(before)
+
+
+def test_a_byte_changed_anywhere_is_found(first: Path, second: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In the first request's files, looked at from there and from the second request's record."""
+    paths = [path for folder in ("records", "model") for path in sorted((first / folder).rglob("*"))]
+    paths = [path for path in [*paths, first / "record.json"] if path.is_file() and path.name != ".lock"]
+    assert {"0001.json", "0003.json", "SHA256SUMS", "README.md", "erasediff.json"} <= {path.name for path in paths}
+    for number, path in enumerate(paths):
+        size = path.stat().st_size
+        for place in {0, size // 3, size // 2, size - 1}:
+            with changed(path, place):
+                findings = verify(second if number % 3 == 0 else first)
+            assert any(str(path.name) in line for line in findings.differs), (path, place)
+    assert not verify(second).differs
+    with changed(first / "model" / "README.md", 300):
+        assert main(["verify-record", str(first)]) == 1
+    told = capfd.readouterr()
+    assert "  differs  " in told.out and "is not the card that is made again" in told.out
+    assert told.err == f"erasediff: '{first}' is not what was written: 1 difference\n"
+
+
+def test_what_is_missing_or_too_much(first: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(first, tmp_path / "erased")
+    (here / "record.json.sig").write_text("a signature is left alone")
+    assert not verify(here).differs, "wherever it lies"
+    # the card is of the folder that it was published in
+    (here / "model" / "more.txt").write_text("")
+    (line,) = verify(here).differs
+    assert line.startswith(f"{here / 'model' / 'more.txt'}: SHA-256 is ") and "no such file" in line
+    (here / "model" / "more.txt").unlink()
+    shutil.rmtree(here / "model" / "unet")
+    assert any("unet/diffusion_pytorch_model.safetensors: SHA-256 is not there" in d for d in verify(here).differs)
+    shutil.rmtree(here / "model")
+    (line,) = verify(here).differs
+    assert line == f"{here / 'model'}: is not there, {here / 'records' / '0002.json'} published it"
+    (here / "records" / "0001.json").unlink()
+    assert any("0001.json: is not there, SHA256SUMS has it" in line for line in verify(here).differs)
+    assert any("0002.json: expected 0001.json: an entry is missing" in line for line in verify(here).differs)
+    shutil.rmtree(here / "records")
+    with pytest.raises(ConfigError, match="no records there; name an erasure's folder"):
+        verify(here)
+
+
+def test_nothing_is_added_to_a_chain_whose_last_entry_was_changed(first: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(first, tmp_path / "erased")
+    record = read_record(here / "record.json")
+    with (
+        changed(here / "records" / "0003.json", 900),
+        pytest.raises(ConfigError, match=r"0003\.json was changed since it was written: put it back"),
+    ):
+        append(here, lambda place: dataclasses.replace(record, place=place))
+    append(here, lambda place: dataclasses.replace(record, place=place))
+    assert [entry.place.number for entry in read_entries(here)] == [1, 2, 3, 4] and not verify(here).differs
+    # killed after the entry and before its sum: the next one makes up for it
+    sums = here / "records" / "SHA256SUMS"
+    sums.write_text("".join(sums.read_text().splitlines(keepends=True)[:-1]))
+    assert any("0004.json: SHA-256 is" in line for line in verify(here).differs)
+    assert any("SHA256SUMS: is not what sha256sum makes" in line for line in verify(here).differs)
+    append(here, lambda place: dataclasses.replace(record, place=place))
+    assert not verify(here).differs
+
+
+def test_a_withdrawn_model_is_told_and_looked_at(first: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(first, tmp_path / "erased")
+    (here / "model").rename(here / "model.withdrawn")
+    append(
+        here,
+        lambda place: Withdrawal(
+            schema="erasediff-record-3", place=place, kind="withdrawal", publication=2, evaluation=3, model="there"
+        ),
+    )
+    found = verify(here)
+    assert not found.differs and any("was withdrawn by entry 4" in line for line in found.holds)
+    with changed(here / "model.withdrawn" / "erasediff.json", 40):
+        assert verify(here).differs

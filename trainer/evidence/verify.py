@@ -1,0 +1,183 @@
+"""Whether a record is what was written: the chain of entries, the model that was published, its card.
+
+Hashes show accidents and edits, not a forger who rewrites all of it: docs/record.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..models.card import CARD_NAME
+from .ledger import (
+    ENTRIES_NAME,
+    SUMS_NAME,
+    Entry,
+    Publication,
+    Withdrawal,
+    entry_path,
+    entry_paths,
+    file_hashes,
+    published,
+    read_entry,
+    read_sums,
+    sha256_of,
+    sums_text,
+)
+from .publication import WITHDRAWN_NAME, card_of
+from .record import RECORD_NAME, Record
+
+
+@dataclass
+class Findings:
+    """Lines to say of a record."""
+
+    holds: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)
+    """Each names a file, what was found and what was expected."""
+
+
+def verify(path: Path) -> Findings:
+    """Looks at the records of an erasure's or a run's folder, or of the one that the file `path` lies in.
+
+    Raises ConfigError where there are none.
+    """
+    folder = _folder_of(path)
+    found = Findings()
+    _verify(folder, found, seen=set())
+    return found
+
+
+def _folder_of(path: Path) -> Path:
+    folder = path if path.is_dir() else path.parent
+    if folder.name == ENTRIES_NAME:
+        folder = folder.parent
+    if not path.exists() or not entry_paths(folder):
+        raise ConfigError(f"'{path}': no records there; name an erasure's folder, or its {RECORD_NAME}")
+    return folder
+
+
+def _verify(folder: Path, found: Findings, seen: set[Path]) -> None:
+    seen.add(folder.resolve())
+    entries = _entries(folder, found)
+    records = [entry for entry in entries if isinstance(entry, Record)]
+    _newest(folder, records, found)
+    _model(folder, entries, found)
+    for record in records[-1:]:
+        _followed(record, found, seen)
+
+
+def _entries(folder: Path, found: Findings) -> list[Entry]:
+    """Those that can be read, once each is held against its sum and the one before it."""
+    paths, entries = entry_paths(folder), []
+    try:
+        sums, of_sums = read_sums(folder), folder / ENTRIES_NAME / SUMS_NAME
+        if not of_sums.exists() or of_sums.read_bytes() != sums_text({p.name: sha256_of(p) for p in paths}).encode():
+            found.differs.append(f"{of_sums}: is not what sha256sum makes of the entries")
+    except ConfigError as error:
+        sums = {}
+        found.differs.append(str(error))
+    before = None
+    for number, path in enumerate(paths, start=1):
+        digest = sha256_of(path)
+        if path != entry_path(folder, number):
+            found.differs.append(f"{path}: expected {entry_path(folder, number).name}: an entry is missing")
+        if digest != sums.get(path.name):
+            found.differs.append(
+                f"{path}: SHA-256 is {digest}, {SUMS_NAME} has {sums.get(path.name, 'none of that name')}"
+            )
+        try:
+            entry = read_entry(path)
+        except ConfigError as error:
+            found.differs.append(str(error))
+        else:
+            entries.append(entry)
+            if entry.place.number != int(path.stem):
+                found.differs.append(f"{path}: says of itself that it is entry {entry.place.number}")
+            if entry.place.previous_sha256 != before:
+                found.differs.append(
+                    f"{path}: the entry before it had SHA-256 {entry.place.previous_sha256}, not {before}"
+                )
+        before = digest
+    found.differs += [
+        f"{folder / ENTRIES_NAME / name}: is not there, {SUMS_NAME} has it"
+        for name in sorted(sums.keys() - {path.name for path in paths})
+    ]
+    found.holds.append(f"{folder / ENTRIES_NAME}: {len(paths)} entries")
+    return entries
+
+
+def _newest(folder: Path, records: list[Record], found: Findings) -> None:
+    if not records:
+        return
+    copy, newest = folder / RECORD_NAME, entry_path(folder, records[-1].place.number)
+    if not copy.exists() or copy.read_bytes() != newest.read_bytes():
+        found.differs.append(f"{copy}: is not {newest}, byte for byte")
+
+
+def _model(folder: Path, entries: list[Entry], found: Findings) -> None:
+    """The newest model that was published, whether it stands or was withdrawn."""
+    publications = [entry for entry in entries if isinstance(entry, Publication)]
+    if not publications:
+        found.holds.append(f"{folder}: no model was published")
+        return
+    entry, model = publications[-1], folder / "model"
+    if published(entries) is None:
+        model = folder / WITHDRAWN_NAME
+        found.holds.append(f"{model}: was withdrawn by entry {_withdrawal(entries).place.number}")
+    if not model.is_dir():
+        found.differs.append(f"{model}: is not there, {entry_path(folder, entry.place.number)} published it")
+        return
+    here = file_hashes(model, but=CARD_NAME)
+    num_before = len(found.differs)
+    for name in sorted(here.keys() | entry.files.keys()):
+        ours, theirs = here.get(name, "not there"), entry.files.get(name, "no such file")
+        if ours != theirs:
+            found.differs.append(f"{model / name}: SHA-256 is {ours}, entry {entry.place.number} has {theirs}")
+    if len(found.differs) == num_before:
+        found.holds.append(
+            f"{model}: {len(here)} files as entry {entry.place.number} published them: {entry.published}"
+        )
+    _card(folder, model, entry, entries, found)
+
+
+def _withdrawal(entries: list[Entry]) -> Withdrawal:
+    return next(entry for entry in reversed(entries) if isinstance(entry, Withdrawal))
+
+
+def _card(folder: Path, model: Path, entry: Publication, entries: list[Entry], found: Findings) -> None:
+    path = model / CARD_NAME
+    record = next((one for one in entries if isinstance(one, Record) and one.place.number == entry.evaluation), None)
+    if record is None:
+        found.differs.append(f"{path}: entry {entry.evaluation}, which it rests on, is no evaluation that can be read")
+        return
+    try:
+        card = str(card_of(model, entry, sha256_of(entry_path(folder, entry.place.number)), record))
+        is_same = path.read_bytes() == card.encode()
+    # whatever a changed file makes of a model: it is told, and the rest is looked at
+    except Exception as error:
+        found.differs.append(f"{path}: cannot be made again: {' '.join(str(error).split())}")
+        return
+    if is_same:
+        found.holds.append(f"{path}: as it is made again from the entries")
+    else:
+        found.differs.append(f"{path}: is not the card that is made again from the entries")
+
+
+def _followed(record: Record, found: Findings, seen: set[Path]) -> None:
+    """The earlier request's records, where the model it begins with was published."""
+    if record.follows is None:
+        return
+    path = Path(record.follows.path)
+    if not path.exists():
+        found.holds.append(f"{path}: the earlier request's entry is not here any more, SHA-256 {record.follows.sha256}")
+        return
+    digest = sha256_of(path)
+    if digest != record.follows.sha256:
+        found.differs.append(
+            f"{path}: SHA-256 is {digest}, entry {record.place.number} follows {record.follows.sha256}"
+        )
+    earlier = _folder_of(path)
+    if earlier.resolve() not in seen:
+        _verify(earlier, found, seen)
