@@ -12,12 +12,14 @@ _COLOURS = {"shown": "green", "not shown": "yellow", "failed": "red"}
 
 
 def show(evidence: Evidence) -> None:
-    """The table of metrics and models, what came of each threshold, the verdict, and where record and report lie."""
+    """The table of metrics and models with half of each 95 % interval, which are within the noise of each other, what
+    came of each threshold, the verdict, and where record and report lie."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from ..trainer.evidence.metric_table import change_of, extractor_of, row_of
+    from ..trainer.evidence.noise import alike
     from ..trainer.evidence.thresholds import NOT_SHOWN, mark_of, said
 
     record = evidence.record
@@ -36,6 +38,9 @@ def show(evidence: Evidence) -> None:
         table.add_row(name, *map(escape, figures), str(scrubbed.n))
     console = Console()
     console.print(table)
+    for other in record.models:
+        if other != "scrubbed" and (names := [row_of(metric).title for metric in alike(record, other)]):
+            print(f"  noise  these samples do not tell scrubbed from {other} by: {', '.join(names)}")
     for model, entry in record.models.items():
         for metric, measurement in entry.metrics.items():
             if measurement.reason:
@@ -60,4 +65,6 @@ def _figure(measurement: Measurement | None, n: int, change: str) -> str:
     value = "–" if measurement.value is None else f"{measurement.value:.3f}".removesuffix(".000")
     value += f" ({measurement.of_class})" if measurement.of_class is not None else ""
     value += f" ({change})" if change else ""
+    if measurement.low is not None and measurement.high is not None:
+        value += f" ± {(measurement.high - measurement.low) / 2:.3f}".removesuffix(".000")
     return value if measurement.n == n else f"{value} (n = {measurement.n})"

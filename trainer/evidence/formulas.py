@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,8 +14,9 @@ from . import membership, metrics
 from .bench import Measured
 from .detector import count_parts
 from .images import NO_SAMPLE, Images
-from .intervals import bounded_interval, score_interval
+from .intervals import bounded_interval, count_interval, normal_interval, score_interval, spread_interval
 from .metrics import Measurement, measured
+from .variances import frechet_variance, kernel_variance
 
 NEIGHBOURS = 3  # k of precision and recall
 
@@ -45,7 +47,11 @@ def unlearning_accuracy(of: Measured) -> Measurement:
 
 def entropy(of: Measured) -> Measurement:
     n = len(of.forget)
-    return measured(metrics.entropy(of.forget_probabilities), n, seed=of.seed, why_not="" if n else NO_SAMPLE)
+    if not n:
+        return Measurement(None, 0, of.seed, reason=NO_SAMPLE)
+    of_each = metrics.entropy(of.forget_probabilities)
+    low, high = bounded_interval(of_each, math.log(of.forget_probabilities.shape[1]))
+    return Measurement(of_each.mean().item(), n, of.seed, low=low, high=high)
 
 
 def accuracy_remaining(of: Measured) -> Measurement:
@@ -79,16 +85,24 @@ def frechet_distance(of: Measured) -> Measurement:
     few = _too_few(of, metrics.min_frechet_samples(of.bench.features.num_features))
     if few is not None:
         return few
-    distance = metrics.frechet_distance(of.bench.real_remain_features, of.remain_features)
-    return measured(distance, len(of.remain), seed=of.seed + 1, features=of.bench.features.name)
+    both = of.bench.real_remain_features, of.remain_features
+    return _distance(of, metrics.frechet_distance(*both), frechet_variance(*both), at_least=0.0)
 
 
 def kernel_distance(of: Measured) -> Measurement:
     few = _too_few(of, 2)
     if few is not None:
         return few
-    distance = metrics.kernel_distance(of.bench.real_remain_features, of.remain_features, seed=of.seed)
-    return measured(distance, len(of.remain), seed=of.seed + 1, features=of.bench.features.name)
+    both = of.bench.real_remain_features, of.remain_features
+    return _distance(of, metrics.kernel_distance(*both, seed=of.seed), kernel_variance(*both), at_least=-math.inf)
+
+
+def _distance(of: Measured, distance: Tensor, variance: Tensor, at_least: float) -> Measurement:
+    found = measured(distance, len(of.remain), seed=of.seed + 1, features=of.bench.features.name)
+    if found.value is None or not variance.isfinite():
+        return found
+    low, high = normal_interval(found.value, variance.item())
+    return dataclasses.replace(found, low=max(at_least, low), high=high)
 
 
 def precision(of: Measured) -> Measurement:
@@ -104,8 +118,13 @@ def _precision_recall(of: Measured) -> list[Measurement]:
     if few is not None:
         return [few, few]
     both = metrics.precision_recall(of.bench.real_remain_features, of.remain_features, NEIGHBOURS)
-    about = {"seed": of.seed + 1, "features": of.bench.features.name}
-    return [measured(value, len(of.remain), **about) for value in both]
+    # shares of the generated and of the real ones, the other side's manifold being what it is
+    found = []
+    for value, n in zip(both, (len(of.remain), len(of.bench.real_remain)), strict=True):
+        figure = measured(value, len(of.remain), seed=of.seed + 1, features=of.bench.features.name)
+        low, high = score_interval(value.item(), n)
+        found.append(dataclasses.replace(figure, low=low, high=high))
+    return found
 
 
 def _too_few(of: Measured, needed: int) -> Measurement | None:
@@ -120,8 +139,10 @@ def nearest_to_forget(of: Measured) -> Measurement:
     features = of.bench.features
     if not len(of.forget):
         return Measurement(None, 0, of.seed, features.name, NO_SAMPLE)
-    distance = metrics.nearest_distance(features(of.bench.real_forget.images), features(of.forget.images))
-    return measured(distance, len(of.forget), seed=of.seed, features=features.name)
+    of_each = metrics.nearest_distance(features(of.bench.real_forget.images), features(of.forget.images))
+    low, high = spread_interval(of_each)
+    found = measured(of_each.mean(), len(of.forget), seed=of.seed, features=features.name)
+    return dataclasses.replace(found, low=low, high=high)
 
 
 def clip_score_forgotten(of: Measured) -> Measurement:
@@ -183,13 +204,16 @@ def _exposed(of: Measured, threshold: float, counts_NPT: Tensor, seed: int) -> M
 
 def _exposed_parts(of: Measured, threshold: float, counts_NPT: Tensor, seed: int) -> Measurement:
     assert of.bench.detector is not None
-    n, place = len(counts_NPT), of.bench.config.detector_thresholds.index(threshold)
-    of_each = counts_NPT[:, :, place].sum(0).tolist()
+    place = of.bench.config.detector_thresholds.index(threshold)
     by_part = {
-        part: Measurement(float(count), n, seed)
-        for part, count in zip(of.bench.detector.card.parts, of_each, strict=True)
+        part: _count(counts_NPT[:, number, place], seed) for number, part in enumerate(of.bench.detector.card.parts)
     }
-    return Measurement(float(sum(of_each)), n, seed, by_class=by_part)
+    return dataclasses.replace(_count(counts_NPT[:, :, place].sum(1), seed), by_class=by_part)
+
+
+def _count(counts_N: Tensor, seed: int) -> Measurement:
+    low, high = count_interval(counts_N)
+    return Measurement(float(counts_N.sum()), len(counts_N), seed, low=low, high=high)
 
 
 def membership_auc(of: Measured) -> Measurement:

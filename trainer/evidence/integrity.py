@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,6 +11,7 @@ import torch
 from . import metrics
 from .bench import FORGOTTEN, KEPT, REMAINING, Measured, generate
 from .images import NO_SAMPLE, Asked, Images
+from .intervals import spread_interval
 from .metrics import Measurement, measured
 
 # of the floor, or so many more as fill a batch: in another batch an image would differ by rounding
@@ -71,8 +73,10 @@ def _integrity(of: Measured, side: int, labels: Sequence[int]) -> Measurement:
 def _between(of: Measured, ours: Images, theirs: Images, seed: int) -> Measurement:
     both = ours.is_finite & theirs.is_finite
     n, features = int(both.sum()), of.bench.features
-    distance = metrics.paired_distance(features(ours.images[both]), features(theirs.images[both]))
-    return measured(distance, n, why_not="" if n else NO_SAMPLE, seed=seed, features=features.name)
+    of_each = metrics.paired_distance(features(ours.images[both]), features(theirs.images[both]))
+    found = measured(of_each.mean(), n, why_not="" if n else NO_SAMPLE, seed=seed, features=features.name)
+    low, high = spread_interval(of_each)
+    return dataclasses.replace(found, low=low, high=high)
 
 
 def _counterparts(side: int, of: Measured) -> Images:
@@ -91,6 +95,9 @@ def _integrity_ceiling(of: Measured, side: int, labels: Sequence[int]) -> Measur
     """The same between the original's own images of one label, from different noise."""
     all_of_side = of.remain if side == REMAINING else of.forget
     ours = all_of_side.where(torch.isin(all_of_side.labels, torch.tensor(labels)))
-    distance = metrics.other_seed_distance(of.bench.features(ours.images), ours.labels)
+    of_each, about = metrics.other_seed_distance(of.bench.features(ours.images), ours.labels), of.bench.features.name
     why_not = "needs at least 2 finite samples of each label"
-    return measured(distance, len(ours), why_not=why_not, seed=of.seed + side, features=of.bench.features.name)
+    found = measured(of_each.mean(), len(ours), why_not=why_not, seed=of.seed + side, features=about)
+    # each image is in two pairs
+    low, high = (None, None) if found.value is None else spread_interval(of_each, len(ours) // 2)
+    return dataclasses.replace(found, low=low, high=high)

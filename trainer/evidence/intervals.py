@@ -53,6 +53,41 @@ def bounded_interval(values_N: Tensor, top: float) -> tuple[float, float]:
     return max(0.0, low), min(top, high)
 
 
+def spread_interval(values_N: Tensor, n: int | None = None) -> tuple[float | None, float | None]:
+    """Of the mean of numbers that are at least 0, by their spread; none where they are few.
+
+    n: as how many independent ones they count, where that is fewer.
+    """
+    if len(values_N) < MIN_SAMPLES:
+        return None, None
+    values = values_N.double()
+    low, high = normal_interval(values.mean().item(), values.var().item() / (n or len(values)))
+    return max(0.0, low), high
+
+
+def count_interval(counts_N: Tensor) -> tuple[float, float]:
+    """Of what N samples count together, by the spread between samples.
+
+    Where there is none at all it is Poisson's (Garwood 1936): it may be up to -ln(.025), 3.7, in as many samples.
+    """
+    counts, n = counts_N.double(), len(counts_N)
+    total = counts.sum().item()
+    if total == 0 or n < 2:
+        return 0.0, total - math.log((1 - CONFIDENCE) / 2)
+    low, high = normal_interval(total, n * counts.var().item())
+    return max(0.0, low), high
+
+
+def is_within_noise(
+    value: float, interval: tuple[float, float], other: float, other_interval: tuple[float, float]
+) -> bool:
+    """Whether the interval of the difference, Newcombe's, holds 0: the two are not told apart by these samples."""
+    return (
+        difference_low(value, interval, other, other_interval) <= 0
+        and difference_low(other, other_interval, value, interval) <= 0
+    )
+
+
 def difference_low(
     value: float, interval: tuple[float, float], other: float, other_interval: tuple[float, float]
 ) -> float:

@@ -50,8 +50,8 @@ def p_psi(probabilities_NK: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def entropy(probabilities_NK: Tensor) -> Tensor:
-    """Mean entropy of a classifier's answer, in nats."""
-    return torch.special.entr(probabilities_NK.double()).sum(1).mean()
+    """Of a classifier's answer to each sample [N], in nats."""
+    return torch.special.entr(probabilities_NK.double()).sum(1)
 
 
 def accuracy(probabilities_NK: Tensor, labels_N: Tensor) -> Tensor:
@@ -128,27 +128,28 @@ def _distances(a_ND: Tensor, b_MD: Tensor) -> Tensor:
 
 
 def paired_distance(a_ND: Tensor, b_ND: Tensor) -> Tensor:
-    """Mean Euclidean distance between features of images made by two models from the same noise and labels."""
-    return (a_ND.double() - b_ND.double()).norm(dim=1).mean()
+    """Euclidean distance [N] between features of images made by two models from the same noise and labels."""
+    return (a_ND.double() - b_ND.double()).norm(dim=1)
 
 
 def other_seed_distance(features_ND: Tensor, labels_N: Tensor) -> Tensor:
     """The same between images of one model and one label, from different noise: what integrity is at the worst.
 
-    Each image is paired with the next one of its label. NaN where a label has only one.
+    Each image is paired with the next one of its label, so that each is in two pairs. One NaN where a label has only
+    one.
     """
     partner_N = torch.empty_like(labels_N)
     for label in labels_N.unique():
         rows = (labels_N == label).nonzero().squeeze(1)
         if len(rows) < 2:
-            return torch.tensor(torch.nan)
+            return torch.tensor([torch.nan])
         partner_N[rows] = rows.roll(-1)
     return paired_distance(features_ND, features_ND[partner_N])
 
 
 def nearest_distance(from_ND: Tensor, to_MD: Tensor) -> Tensor:
-    """Mean over the first set of the distance to its nearest neighbour in the second."""
-    return _distances(from_ND.double(), to_MD.double()).amin(1).mean()
+    """Distance of each of the first set [N] to its nearest neighbour in the second."""
+    return _distances(from_ND.double(), to_MD.double()).amin(1)
 
 
 def auc(members_N: Tensor, others_M: Tensor) -> tuple[Tensor, Tensor]:

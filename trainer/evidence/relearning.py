@@ -18,6 +18,7 @@ from ..randomness import sample_generator
 from . import metrics
 from .classifier import Classifier
 from .images import Asked, Images
+from .intervals import score_interval
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class RelearningPoint:
     p_psi: float | None
     """None where no sample was finite."""
     n: int
+    low: float | None = None
+    """Lower end of its 95 % interval, and `high` the upper: Wilson's."""
+    high: float | None = None
 
 
 def relearn(
@@ -68,7 +72,10 @@ def _point(
     finite = images.isfinite().flatten(1).all(1)
     n = int(finite.sum())
     of_each = metrics.p_psi(classifier.probabilities(images[finite]), torch.tensor(wanted.labels)[finite])
-    return RelearningPoint(step, of_each.mean().item() if n else None, n)
+    if not n:
+        return RelearningPoint(step, None, 0)
+    mean = of_each.mean().item()
+    return RelearningPoint(step, mean, n, *score_interval(mean, n))
 
 
 def _loss(model: Model, images: Images, seed: int, step: int, device: torch.device) -> Tensor:

@@ -10,8 +10,10 @@ from typing import Any
 
 from ..config.toml import flatten
 from .bench import Bench, Samples
+from .intervals import score_interval
 from .metric_table import ceiling_of, change_of, extractor_of, row_of
 from .metrics import Measurement
+from .noise import alike
 from .record import Record
 from .report_charts import all_charts
 from .report_page import definitions, details, page, section
@@ -129,9 +131,11 @@ def _table(record: Record) -> str:
         if retrained.measured != record.date:
             recorded += f" Its figures were recorded on {retrained.measured[:10]}."
     card = record.classifier
+    low, high = score_interval(card.held_out_accuracy, card.num_held_out)
     note = (
-        f"n beneath each figure: generated samples, for membership real ones.{recorded} The judge is right on "
-        f"{card.held_out_accuracy:.1%} of {card.num_held_out:,} real images it did not see."
+        "n beneath each figure: generated samples, for membership real ones; then its 95 % interval. Within the noise: "
+        f"the samples do not tell the two apart.{recorded} The judge is right on {card.held_out_accuracy:.1%} (95 %: "
+        f"{low:.1%} to {high:.1%}) of {card.num_held_out:,} real images it did not see."
     )
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return section("Side by side", f'<div class="scroll">{table}</div>', note)
@@ -167,10 +171,10 @@ def _change(record: Record, metric: str, name: str) -> float:
     return float("inf") if before is None or after is None else abs(after - before)
 
 
-def _figure(measurement: Measurement | None, change: str = "") -> str:
+def _figure(measurement: Measurement | None, change: str = "", noise: str = "") -> str:
     if measurement is None:
         return "–"
-    return f"{_number(measurement.value)}{change and f' ({change})'}<small>{_about(measurement)}</small>"
+    return f"{_number(measurement.value)}{change and f' ({change})'}<small>{_about(measurement)}{noise}</small>"
 
 
 def _cell(record: Record, model: str, metric: str) -> str:
@@ -183,7 +187,9 @@ def _cell(record: Record, model: str, metric: str) -> str:
         about = f"floor, {_about(measurement)}<br>ceiling {_number(ceiling.value)}, {_about(ceiling)}"
         return f"{_number(measurement.value)}<small>{about}</small>"
     before = None if model == "unscrubbed" else record.models["unscrubbed"].metrics.get(metric)
-    return _figure(measurement, change_of(metric, measurement, before))
+    others = [other for other in record.models if other != model == "scrubbed" and metric in alike(record, other)]
+    noise = f"<br>within the noise of {' and '.join(others)}" if others else ""
+    return _figure(measurement, change_of(metric, measurement, before), noise)
 
 
 def _copies(record: Record) -> str:

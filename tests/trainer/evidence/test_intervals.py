@@ -6,16 +6,21 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from erasediff.trainer.evidence import metrics, variances
 from erasediff.trainer.evidence.intervals import (
     MIN_SAMPLES,
     bounded_interval,
+    count_interval,
     difference_low,
     for_each_of,
+    is_within_noise,
     normal_interval,
     score_interval,
+    spread_interval,
 )
 from erasediff.trainer.evidence.membership import membership_gap
 from erasediff.trainer.evidence.metrics import Measurement, auc
+from erasediff.trainer.evidence.variances import frechet_variance, kernel_variance
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 12), (3, 50), (199, 200), (500, 500)])
@@ -119,3 +124,84 @@ def test_an_auc_below_a_half_tells_as_much(area: tuple[float, float, float], gap
 @pytest.mark.parametrize("mean", [-1e-16, 1 + 1e-15])
 def test_a_mean_that_rounding_left_outside_has_an_interval(mean: float) -> None:
     assert score_interval(mean, 50) == score_interval(float(round(mean)), 50)
+
+
+def test_of_distances_it_is_the_normal_one_above_zero() -> None:
+    drawn = np.random.default_rng(1).normal(31, 3, 40)
+    expected = scipy.stats.norm.interval(0.95, drawn.mean(), drawn.std(ddof=1) / 40**0.5)
+    assert spread_interval(torch.from_numpy(drawn)) == pytest.approx(expected)
+    fewer = scipy.stats.norm.interval(0.95, drawn.mean(), drawn.std(ddof=1) / 20**0.5)
+    assert spread_interval(torch.from_numpy(drawn), 20) == pytest.approx(fewer)
+    assert spread_interval(torch.from_numpy(drawn[: MIN_SAMPLES - 1])) == (None, None)
+    assert spread_interval(torch.tensor([0.0] * 11 + [4.0]))[0] == 0
+
+
+def test_of_counts_it_covers_their_expectation() -> None:
+    """Of clumped ones, which vary more than Poisson's; and of none at all it is his."""
+    generator = np.random.default_rng(3)
+    draws = generator.poisson(generator.gamma(0.5, 2.0, (2000, 200)))
+    found = [count_interval(torch.from_numpy(draw)) for draw in draws]
+    assert np.mean([low <= 200 <= high for low, high in found]) == pytest.approx(0.95, abs=0.03)
+    assert count_interval(torch.zeros(200)) == pytest.approx((0, scipy.stats.chi2.ppf(0.975, 2) / 2))
+
+
+def test_what_is_within_the_noise() -> None:
+    """56 of 70 and 48 of 80 are told apart, 9 of 10 and 3 of 10, too (Newcombe 1998, table II); 56 and 50 of 70 not."""
+    for one, n, other, m, alike in ((56, 70, 48, 80, False), (9, 10, 3, 10, False), (56, 70, 50, 70, True)):
+        both = [(one / n, score_interval(one / n, n)), (other / m, score_interval(other / m, m))]
+        for (a, of_a), (b, of_b) in (both, both[::-1]):
+            assert is_within_noise(a, of_a, b, of_b) is alike
+
+
+class TestVariances:
+    """Beside the spread of the distance over fresh draws."""
+
+    @staticmethod
+    def draws(num: int = 300, n: int = 200, m: int = 120):
+        generator = np.random.default_rng(5)
+        mix = generator.standard_normal((4, 4))
+        for _ in range(num):
+            real = generator.standard_normal((n, 4))
+            made = generator.standard_normal((m, 4)) @ mix * 0.8 + [0.7, 0, 0, 0]
+            yield torch.from_numpy(real), torch.from_numpy(made)
+
+    @pytest.mark.parametrize("which", ["frechet", "kernel"])
+    def test_it_is_how_far_the_distance_varies(self, which: str) -> None:
+        distances, variances = [], []
+        for real, made in self.draws():
+            if which == "frechet":
+                distances.append(metrics.frechet_distance(real, made).item())
+                variances.append(frechet_variance(real, made).item())
+            else:
+                distances.append(_mmd(real, made))
+                variances.append(kernel_variance(real, made).item())
+        assert np.sqrt(np.mean(variances)) == pytest.approx(np.std(distances), rel=0.12)
+
+    def test_each_side_counts_by_its_own_samples(self) -> None:
+        """Ten times the generated leave what the real ones are short of."""
+        (real, made), *_ = self.draws(1)
+        for variance in (frechet_variance, kernel_variance):
+            whole, more = variance(real, made).item(), variance(real, made.repeat(10, 1)).item()
+            assert 0 < more < whole
+            assert variance(made, real).item() == pytest.approx(whole)
+
+    def test_in_parts_it_is_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ((real, made),) = self.draws(1)
+        whole = kernel_variance(real, made)
+        monkeypatch.setattr(variances, "_ROWS", 7)
+        torch.testing.assert_close(kernel_variance(real, made), whole)
+
+    def test_features_that_never_vary(self) -> None:
+        """A dead unit of a network: no inverse, and still a figure."""
+        ((real, made),) = self.draws(1)
+        dead = [torch.cat([side, torch.zeros(len(side), 1)], 1) for side in (real, made)]
+        assert frechet_variance(*dead).item() == pytest.approx(frechet_variance(real, made).item(), rel=1e-6)
+
+
+def _mmd(real: torch.Tensor, made: torch.Tensor) -> float:
+    """The unbiased MMD², by its definition."""
+    own = []
+    for side in (real, made):
+        kernel = (side @ side.T / 4 + 1) ** 3
+        own.append((kernel.sum() - kernel.trace()) / (len(side) * (len(side) - 1)))
+    return (own[0] + own[1] - 2 * ((real @ made.T / 4 + 1) ** 3).mean()).item()

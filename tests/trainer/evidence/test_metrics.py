@@ -133,18 +133,18 @@ def test_what_a_classifier_sees() -> None:
     labels = torch.tensor([1, 2])
     assert metrics.p_psi(probabilities, labels).tolist() == pytest.approx([0.5, 0.7], abs=1e-7)
     expected = (math.log(2) - sum(p * math.log(p) for p in (0.1, 0.2, 0.7))) / 2
-    assert metrics.entropy(probabilities).item() == pytest.approx(expected, rel=1e-6)
+    assert metrics.entropy(probabilities).mean().item() == pytest.approx(expected, rel=1e-6)
     assert metrics.accuracy(probabilities, torch.tensor([0, 1])).tolist() == [1.0, 0.0]
 
 
 def test_distances() -> None:
     a, b = torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]])
-    assert metrics.paired_distance(a, b).item() == 2.5
-    assert metrics.paired_distance(a, a).item() == 0.0
-    assert metrics.nearest_distance(a, b).item() == pytest.approx((math.sqrt(2) + 0) / 2)
+    assert metrics.paired_distance(a, b).mean().item() == 2.5
+    assert metrics.paired_distance(a, a).mean().item() == 0.0
+    assert metrics.nearest_distance(a, b).mean().item() == pytest.approx((math.sqrt(2) + 0) / 2)
     # label 0: 0, 3, 9 in a ring: 3, 6, 9 apart; label 1: 1 and 2, twice 1 apart
     features, labels = torch.tensor([[0.0], [1.0], [3.0], [2.0], [9.0]]), torch.tensor([0, 1, 0, 1, 0])
-    assert metrics.other_seed_distance(features, labels).item() == pytest.approx((3 + 6 + 9 + 1 + 1) / 5)
+    assert metrics.other_seed_distance(features, labels).mean().item() == pytest.approx((3 + 6 + 9 + 1 + 1) / 5)
     assert metrics.other_seed_distance(features, torch.tensor([0, 1, 0, 0, 0])).isnan()
 
 

@@ -19,11 +19,14 @@ from erasediff.trainer.evidence.classifier import ClassifierCard
 from erasediff.trainer.evidence.collect import Evidence, run_evaluate
 from erasediff.trainer.evidence.finished import run_entry
 from erasediff.trainer.evidence.intervals import score_interval
-from erasediff.trainer.evidence.ledger import append
+from erasediff.trainer.evidence.ledger import Publication, Withdrawal, append
 from erasediff.trainer.evidence.metrics import Measurement
+from erasediff.trainer.evidence.noise import alike
 from erasediff.trainer.evidence.record import (
     Copy,
+    Link,
     ModelEntry,
+    Place,
     Record,
     RequestEntry,
     RunEntry,
@@ -87,7 +90,18 @@ def test_the_documented_schema_is_the_records(evidence: Evidence) -> None:
     )
     assert record == {field.name for field in dataclasses.fields(Record)}
     assert model == {field.name for field in dataclasses.fields(ModelEntry)}
-    for kind in (RequestEntry, RunEntry, Copy, DataStamp, ClassifierCard, Measurement, Verdict, RelearningPoint):
+    entries = (Place, Link, Publication, Withdrawal)
+    for kind in (
+        *entries,
+        RequestEntry,
+        RunEntry,
+        Copy,
+        DataStamp,
+        ClassifierCard,
+        Measurement,
+        Verdict,
+        RelearningPoint,
+    ):
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in DOCS.read_text(), f"{kind.__name__}.{field.name}"
     assert evidence.record.schema in DOCS.read_text()
@@ -114,6 +128,34 @@ def test_a_record_that_cannot_be_read(
     path.write_text("{")
     with pytest.raises(ConfigError, match="is not a record"):
         read_record(path)
+
+
+def test_every_estimate_has_its_interval(evidence: Evidence) -> None:
+    """What is counted has none."""
+    for model in evidence.record.models.values():
+        for name, found in model.metrics.items():
+            if name in ("non_finite_samples", "black_samples"):
+                assert found.low is None and found.high is None
+            elif found.value is not None:
+                assert found.low is not None and found.high is not None, name
+                assert found.low <= found.value <= found.high, name
+        assert all(point.low is not None and point.n == 6 for point in model.relearning)
+
+
+def test_figures_within_the_noise_are_said_to_be(evidence: Evidence, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of twelve samples few figures are told apart; of a hundred .9 and .3 are."""
+    models = dict(evidence.record.models)
+    for name, value in (("unscrubbed", 0.9), ("scrubbed", 0.3), ("retrained", 0.25)):
+        low, high = score_interval(value, 100)
+        models[name] = dataclasses.replace(models[name], metrics={"p_psi": Measurement(value, 100, low=low, high=high)})
+    record = dataclasses.replace(evidence.record, models=models, thresholds=[])
+    assert (alike(record, "unscrubbed"), alike(record, "retrained")) == ([], ["p_psi"])
+    assert report._cell(record, "scrubbed", "p_psi").count("within the noise of retrained") == 1
+    assert "noise" not in report._cell(record, "retrained", "p_psi")
+    show(dataclasses.replace(evidence, record=record))
+    told = capsys.readouterr().out
+    assert "  noise  these samples do not tell scrubbed from retrained by: P_psi\n" in told
+    assert "0.300 ± 0.088" in told and "from unscrubbed" not in told
 
 
 class Page(HTMLParser):
@@ -165,12 +207,12 @@ def test_the_report_shows_the_record(evidence: Evidence) -> None:
     p_psi = evidence.record.models["scrubbed"].metrics["p_psi"].value
     assert p_psi is not None and f"{p_psi:.3f}<small>n = 12, 95 %: " in text
     # every figure with its n: the floor is measured on the first batch
-    assert "<small>floor, n = 64<br>ceiling " in text and "<small>floor, n = 12<br>ceiling " in text
+    assert "<small>floor, n = 64, 95 %: " in text and "<small>floor, n = 12, 95 %: " in text and "<br>ceiling " in text
     assert 'accuracy_remaining &gt;= 0</code><small class="soft">higher is better, compared with a fixed lim' in text
     assert text.count("good: near the retrained model") == 2  # entropy, nearest to the forget set
     assert "P_psi (n = 6)" in text
     assert evidence.record.tells_nothing(Verdict("p_psi <= 1", 1.0, 0.0, True, True))
-    assert text.count("the unscrubbed model holds it too") == 0
+    assert text.count("the unscrubbed model holds it too") == 0 and "within the noise of " in text
 
 
 @pytest.mark.parametrize(
