@@ -118,7 +118,7 @@ def test_tables_tell_the_change_in_percent(found: Found, tmp_path: Path, capsys:
                 part: dataclasses.replace(figure.by_class[part], value=value)
                 for part, value in (("TOP_EXPOSED", one), ("BOTTOM_EXPOSED", other))
             }
-            figure = dataclasses.replace(figure, value=one + other, by_class=by_part)
+            figure = dataclasses.replace(figure, value=one + other, low=None, high=None, by_class=by_part)
             models[model] = dataclasses.replace(models[model], metrics={name: figure})
         return dataclasses.replace(found.evidence, record=dataclasses.replace(record, models=models, thresholds=[]))
 

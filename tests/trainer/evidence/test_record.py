@@ -155,7 +155,7 @@ def test_figures_within_the_noise_are_said_to_be(evidence: Evidence, capsys: pyt
     show(dataclasses.replace(evidence, record=record))
     told = capsys.readouterr().out
     assert "  noise  these samples do not tell scrubbed from retrained by: P_psi\n" in told
-    assert "0.300 ± 0.088" in told and "from unscrubbed" not in told
+    assert "0.300 ±.088" in told and "from unscrubbed" not in told
 
 
 class Page(HTMLParser):
