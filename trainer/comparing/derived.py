@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +11,7 @@ import torch
 from ..evidence.bench import Bench, Samples
 from ..evidence.evaluation import Figures
 from ..evidence.images import Images
+from ..evidence.intervals import spread_interval
 from ..evidence.metrics import Measurement, measured, paired_distance
 from ..evidence.relearning import RelearningPoint
 
@@ -64,8 +66,9 @@ def distance_between(ours: Samples, theirs: Samples, bench: Bench) -> Measuremen
     mine, others = (torch.cat(images) for images in zip(*pairs, strict=True))
     if len(mine) == 0:
         return Measurement(None, 0, reason="no finite sample")
-    distance = paired_distance(bench.features(mine), bench.features(others))
-    return measured(distance, len(mine), features=bench.features.name)
+    of_each = paired_distance(bench.features(mine), bench.features(others))
+    low, high = spread_interval(of_each)
+    return dataclasses.replace(measured(of_each.mean(), len(mine), features=bench.features.name), low=low, high=high)
 
 
 def _finite(ours: Images, theirs: Images) -> tuple[torch.Tensor, torch.Tensor]:

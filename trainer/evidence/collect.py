@@ -87,13 +87,18 @@ def check(config: EvaluateConfig) -> None:
     _open(config, None)
 
 
+def places(config: EvaluateConfig) -> tuple[Path, Path]:
+    """(the scrub's run folder, the folder of its records): the same, but for an erasure, whose chain goes on."""
+    run = Path(config.run)
+    scrub = run / SCRUB_NAME
+    return (scrub, run) if (scrub / "config.toml").exists() else (run, run)
+
+
 def _open(config: EvaluateConfig, output: Path | None) -> tuple[FinishedScrub, Path, list[str], Model | None]:
     """The scrub, the folder for its record, what is to be said before, and the retrained model where one is named."""
-    options, run = config.judge, Path(config.run)
-    if (run / SCRUB_NAME / "config.toml").exists():  # an erasure: its chain goes on
-        output, run = run, run / SCRUB_NAME
-    scrub = FinishedScrub.open(run)
-    output = output or scrub.run
+    options = config.judge
+    run, own = places(config)
+    scrub, output = FinishedScrub.open(run), output or own
     check_options(options, scrub.unscrubbed)
     if not os.access(output, os.W_OK):
         raise ConfigError(f"'{output}' may not be written: {RECORD_NAME} and {REPORT_NAME} go there")

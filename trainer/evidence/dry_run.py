@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ...shards.dataset import Dataset
 from ..config import EvaluateConfig, JudgeConfig
 from ..config.toml import dump_toml
 from ..models.class_names import labels_of
 from ..models.fitting import fit
-from .collect import REPORT_NAME, check
+from .collect import REPORT_NAME, check, places
 from .finished import FinishedScrub
+from .ledger import ENTRIES_NAME
 from .options import check_asked, check_device, gone_classes
 from .record import RECORD_NAME
 
@@ -19,7 +18,8 @@ def dry_run(config: EvaluateConfig) -> str:
     """What `evaluate --dry-run` prints. Raises ConfigError or DataError where it would be refused; writes nothing."""
     check_device(config.judge)
     check(config)
-    options, scrub = config.judge, FinishedScrub.open(Path(config.run))
+    run, output = places(config)
+    options, scrub = config.judge, FinishedScrub.open(run)
     data = fit(Dataset.open(config.data), scrub.unscrubbed).data
     forgotten, remaining = labels_of(scrub.forget), labels_of(scrub.remain)
     gone = gone_classes(forgotten, remaining, data.classes, scrub.config.forget)
@@ -39,7 +39,7 @@ def dry_run(config: EvaluateConfig) -> str:
         f"judge       {options.classifier or f'a classifier trained on {config.data}'}",
         f"samples     {samples}: {total:,} a model",
         *(f"threshold   {threshold.text}" for threshold in thresholds),
-        f"writes      {scrub.run / RECORD_NAME} and {REPORT_NAME} beside it",
+        f"writes      an entry in {output / ENTRIES_NAME}, {RECORD_NAME} and {REPORT_NAME} beside it",
     ]
     return "\n".join(lines)
 

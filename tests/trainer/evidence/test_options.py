@@ -31,7 +31,7 @@ def test_a_dry_run_says_what_would_be_asked_and_held_to(
     assert main([*words, "--dry-run", "--judge.num-forget-samples-per-class", "30"]) == 0
     told = capsys.readouterr().out
     assert "samples     30 of each of 1 forgotten classes, 200 of each of 9 remaining classes: 1,830 a model" in told
-    assert "threshold   p_psi_worst_class <= 0.1\n" in told and f"writes      {run / 'record.json'}" in told
+    assert "threshold   p_psi_worst_class <= 0.1\n" in told and f"writes      an entry in {run / 'records'}" in told
     assert "retrained   none: nothing says what forgetting this ends at" in told
     assert main([*words, "--dry-run", "--judge.thresholds", "fid <= 3"]) == 2
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
