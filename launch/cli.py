@@ -34,6 +34,7 @@ class Command(Protocol):
 # name: (module, class of options, one line)
 COMMANDS = {
     "demo": ("demo", "Demo", "erase a digit from a model trained here on real digits, and show it"),
+    "init": ("init", "Init", "write a commented settings file to start from"),
     "erase": ("erase", "Erase", "carry an erasure request from its list to a published model"),
     "shards build": ("shards", "Build", "make WebDataset shards from images"),
     "shards split": ("shards", "Split", "cut a dataset into a forget and a remain set"),
@@ -58,6 +59,7 @@ COMMANDS = {
     "compare": ("compare", "Compare", "scrub one model by several methods, and write the table"),
     "ablate": ("compare", "Ablate", "the same for a method's options, one changed after the other"),
     "evaluate": ("evaluate", "Evaluate", "measure a scrubbed model beside the one it came from"),
+    "completion": ("completion", "Completion", "print a script that completes commands and options in a shell"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from ..config import JudgeConfig
 from ..models.conditions import Condition
 from ..models.model import Model
 from ..models.sampling import sample
+from ..run.progress import StepProgress
 from ..run.provenance import DataStamp
 from .classifier import Classifier
 from .clip_score import ClipScorer
@@ -124,13 +126,26 @@ class Samples:
         )
         asked = [Asked.in_turn(conditions, count * len(conditions)) for conditions, count in sides]
         asked.append(Asked(bench.kept_conditions, [-1] * len(bench.kept_conditions)))
-        return cls(*(generate(model, bench, wanted, first) for first, wanted in enumerate(asked)))
+        num_batches = sum(-(-len(wanted.conditions) // config.sampling.batch_size) for wanted in asked)
+        place = "a model" if model.folder is None else str(model.folder)
+        progress, done = StepProgress(f"samples of {place}", 0, num_batches, num_lines=4), itertools.count()
+        try:
+            return cls(
+                *(
+                    generate(model, bench, wanted, side, on_batch=lambda: progress.update(next(done), {}))
+                    for side, wanted in enumerate(asked)
+                )
+            )
+        finally:
+            progress.close()
 
 
-def generate(model: Model, bench: Bench, wanted: Asked, side: int) -> Images:
+def generate(
+    model: Model, bench: Bench, wanted: Asked, side: int, *, on_batch: Callable[[], None] | None = None
+) -> Images:
     """The model's images for one side. All ranks call it."""
     sampling = dataclasses.replace(bench.config.sampling, seed=bench.config.sampling.seed + side)
-    images = sample(model, wanted.conditions, sampling, device=bench.device)
+    images = sample(model, wanted.conditions, sampling, device=bench.device, on_batch=on_batch)
     return Images(images, torch.tensor(wanted.labels), wanted.conditions)
 
 

@@ -22,6 +22,7 @@ from ..errors import ConfigError
 from ..files import open_up
 from ..models.hashing import weights_sha256
 from ..models.model import Model
+from ..run.progress import StepProgress
 
 HELD_OUT_SHARE = 0.25
 FORMAT = "erasediff-classifier-1"
@@ -161,7 +162,8 @@ def train_classifier(
         optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
         num_batches = -(-len(trained) // 64)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=num_epochs * num_batches)
-        for _ in range(num_epochs):
+        progress = StepProgress("judge", 0, num_epochs, num_lines=2)
+        for epoch in range(num_epochs):
             network.train()
             for rows in trained[torch.randperm(len(trained))].split(64):
                 loss = F.cross_entropy(network(images[rows]), labels[rows])
@@ -169,6 +171,8 @@ def train_classifier(
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+            progress.update(epoch, {})
+        progress.close()
     network.eval()
     with torch.no_grad():
         right = [network(images[rows]).argmax(1) == labels[rows] for rows in held_out.split(_CHUNK)]

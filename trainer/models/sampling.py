@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,9 +18,16 @@ from .model import Forward, Model
 
 @torch.no_grad()
 def sample(
-    model: Model, conditions: Sequence[Condition], config: SamplingConfig, *, device: torch.device | None = None
+    model: Model,
+    conditions: Sequence[Condition],
+    config: SamplingConfig,
+    *,
+    device: torch.device | None = None,
+    on_batch: Callable[[], None] | None = None,
 ) -> Tensor:
     """One image for each condition: fp32 [N, C, H, W] in [-1, 1] on the CPU, by the schedule's deterministic sampler.
+
+    on_batch: called after each, whichever rank's it is.
 
     The i-th image starts from noise that is a function of (seed, i) alone. All ranks call it, each makes its share of
     the batches, and all get the whole: a batch is one rank's, so that the number of ranks changes no bit of it.
@@ -33,6 +40,8 @@ def sample(
         if number % world_size == rank:
             batch = conditions[start : start + config.batch_size]
             images[start : start + len(batch)] = denoise(model, model.module, batch, config, device=device, first=start)
+        if on_batch is not None:
+            on_batch()
     # adding the other ranks' zeros changes no bit
     return collectives.sum_(images).cpu()
 

@@ -17,11 +17,12 @@ _UNITS = {"samples_per_second": "samples/s"}
 class StepProgress:
     """Progress over steps; silent on all ranks but the first."""
 
-    def __init__(self, name: str, first_step: int, num_steps: int):
+    def __init__(self, name: str, first_step: int, num_steps: int, *, num_lines: int = 10):
+        """num_lines: where there is no terminal, about so many."""
         self._name = name
         self._first_step = first_step
         self._num_steps = num_steps
-        self._line_every = max(1, num_steps // 10)
+        self._line_every = max(1, -(-num_steps // num_lines))
         self._start = time.perf_counter()
         self._bar: Progress | None = None
         self._silent = not collectives.is_main()
@@ -48,7 +49,8 @@ class StepProgress:
             seconds = time.perf_counter() - self._start
             left = seconds / (step + 1 - self._first_step) * (self._num_steps - step - 1)
             times = f"{seconds:.0f} s" + (f", {left:.0f} s left" if left else "")
-            print(f"{self._name} {step + 1}/{self._num_steps}  {shown}  {times}", file=sys.stderr, flush=True)
+            told = "  ".join(text for text in (f"{self._name} {step + 1}/{self._num_steps}", shown, times) if text)
+            print(told, file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar where there is one."""

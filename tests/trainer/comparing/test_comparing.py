@@ -221,6 +221,8 @@ def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(made: CompareConfi
     )
     run_compare(config)
     paces = json.loads((tmp_path / "out" / "pace" / "paces.json").read_text())
+    timed = tmp_path / "out" / "pace" / "finetune" / "metrics.jsonl"
+    assert len(timed.read_text().splitlines()) == 13, "ten that count"
     for name, row in rows(config).items():
         if row["training"] is not None:
             assert row["training"]["num_steps"] == max(1, int(0.4 / paces[row["name"]])), name
