@@ -30,7 +30,7 @@ from .files import open_up
 from .models.class_names import labels_of
 from .models.conditions import Condition, distinct
 from .models.families import load_model
-from .models.fitting import Fitted, data_notes, fit, names_for, names_notes
+from .models.fitting import Fitted, data_notes, fit, names_for, names_notes, null_class_note
 from .models.hashing import weights_sha256
 from .models.layers import chosen
 from .models.lineage import (
@@ -44,7 +44,7 @@ from .models.lineage import (
 from .models.model import Model
 from .ranks import collectives
 from .run.checks import check_conditions, check_engine, check_optimizer, check_train
-from .run.effects import effect_notes
+from .run.effects import effect_notes, size_notes
 from .run.folder import RunFolder, check_output, is_finished
 from .run.loop import Watch
 from .run.provenance import Inputs, check_inputs
@@ -188,7 +188,7 @@ class Plan:
         null = null_class_note(self.model, self.forget)
         on_cuda = collectives.is_on_cuda(config.engine)
         effects = effect_notes(config.method, config.train, config.optimizer, config.engine, on_cuda=on_cuda)
-        sizes = _size_notes(self.forget, self.remain, config)
+        sizes = size_notes(self.forget, self.remain, config)
         return [*names_notes(self.model), *told, *([] if null is None else [null]), *sizes, *effects]
 
     def _standing_notes(self) -> list[str]:
@@ -196,34 +196,6 @@ class Plan:
         told = self.notes()
         data = data_notes(self.fitted_forget, self.fitted_remain, first=labels_of(self.forget))
         return [*(line for line in data if line not in told), *self.config.method.notes()]
-
-
-def _size_notes(forget: Dataset, remain: Dataset, config: ScrubConfig) -> list[str]:
-    """Where the sets may have been confused, and where a step sees a sample more than once."""
-    notes = []
-    if len(forget) > len(remain):
-        notes.append(
-            f"swapped?    forget = '{config.forget}' has {len(forget):,} samples, remain = '{config.remain}' "
-            f"{len(remain):,}: the first are forgotten, the second are kept"
-        )
-    for name, data in (("forget", forget), ("remain", remain)):
-        if len(data) < config.train.train_batch_size and (name == "remain" or config.method.needs_forget):
-            notes.append(
-                f"batch       train.train_batch_size = {config.train.train_batch_size} is more than the {len(data):,} "
-                f"samples of {name} = '{data.path}': a step sees some more than once"
-            )
-    return notes
-
-
-def null_class_note(model: Model, dataset: Dataset) -> str | None:
-    """That a class more than the data have may be the null class."""
-    if model.null_class is not None or model.num_classes != len(dataset.classes) + 1:
-        return None
-    last = model.num_classes - 1
-    return (
-        f"null class  none: the model knows {model.num_classes} classes, the data {last}; "
-        f"if class {last} stands for 'no class', set model.null_class = {last}"
-    )
 
 
 def _class_names(dataset: Dataset) -> str:

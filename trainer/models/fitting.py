@@ -81,6 +81,17 @@ def names_notes(model: Model) -> list[str]:
     return [f"classes     model.classes counts: class {label} is {ours!r}, in {LINEAGE_NAME} it is {theirs!r}{more}"]
 
 
+def null_class_note(model: Model, dataset: Dataset) -> str | None:
+    """That a class more than the data have may be the null class."""
+    if model.null_class is not None or model.num_classes != len(dataset.classes) + 1:
+        return None
+    last = model.num_classes - 1
+    return (
+        f"null class  none: the model knows {model.num_classes} classes, the data {last}; "
+        f"if class {last} stands for 'no class', set model.null_class = {last}"
+    )
+
+
 def class_list(model: Model) -> tuple[str, ...]:
     """The model's class names as a dataset has them, up to the last that is known; the others get their number."""
     names = list(model.class_names)

@@ -1,10 +1,19 @@
-"""Settings that change nothing as things are: each is said in one line, in the dry run and at the start."""
+"""Settings that change nothing as things are, and sets that may be meant otherwise: a line for each, before a run."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..config import EngineConfig, JudgeConfig, MethodConfig, OptimizerConfig, SamplingConfig, TrainConfig
+from ...shards.dataset import Dataset
+from ..config import (
+    EngineConfig,
+    JudgeConfig,
+    MethodConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    ScrubConfig,
+    TrainConfig,
+)
 
 
 def effect_notes(
@@ -60,3 +69,20 @@ def judge_effect_notes(judge: JudgeConfig, *, forgets_classes: bool, has_null: b
     if judge.kept_prompts is None and judge.num_kept_samples is not None:
         found.append(f"no effect   judge.num_kept_samples = {judge.num_kept_samples}: judge.kept_prompts names none")
     return found
+
+
+def size_notes(forget: Dataset, remain: Dataset, config: ScrubConfig) -> list[str]:
+    """Where the sets may have been confused, and where a step sees a sample more than once."""
+    notes = []
+    if len(forget) > len(remain):
+        notes.append(
+            f"swapped?    forget = '{forget.path}' has {len(forget):,} samples, remain = '{remain.path}' "
+            f"{len(remain):,}: the first are forgotten, the second are kept"
+        )
+    for name, data in (("forget", forget), ("remain", remain)):
+        if len(data) < config.train.train_batch_size and (name == "remain" or config.method.needs_forget):
+            notes.append(
+                f"batch       train.train_batch_size = {config.train.train_batch_size} is more than the {len(data):,} "
+                f"samples of {name} = '{data.path}': a step sees some more than once"
+            )
+    return notes
