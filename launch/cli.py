@@ -66,7 +66,9 @@ COMMANDS = {
 def usage(names: Iterable[str] = COMMANDS) -> str:
     lines = ["usage: erasediff COMMAND [OPTIONS]", "", "Remove training data's influence from diffusion models.", ""]
     lines += [f"  {name:<16}{COMMANDS[name][2]}" for name in names]
-    return "\n".join([*lines, "", "erasediff COMMAND --help lists a command's options; erasediff --version."])
+    return "\n".join(
+        [*lines, "", "erasediff COMMAND --help lists a command's options; erasediff --version. Pages: docs/README.md."]
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

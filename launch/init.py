@@ -44,7 +44,7 @@ reason = ""
 labels = ["tench"]             # a whole class
 #keys = ["tench/0001"]         # single samples, by key
 #captions = ["*portrait of*"]  # patterns
-#metadata = ["person == 17"]   # comparisons, docs/operations.md
+#metadata = ["person == 17"]   # comparisons, docs/a-persons-pictures.md
 """
 
 
