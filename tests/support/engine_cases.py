@@ -19,6 +19,7 @@ from erasediff.trainer.methods.munba import MUNBaConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
 from erasediff.trainer.methods.salun import SalUnConfig
+from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
 from torch import Tensor, nn
 
 # where engine and reference run; tests/gpu sets it
@@ -51,6 +52,9 @@ METHODS: dict[str, MethodConfig] = {
     "neggrad-bounded": NegGradConfig(max_loss=1e-6, remain_weight=0.7),
     "neggrad-weighted": NegGradConfig(max_loss=1e6, remain_weight=0.7),
     "salun": SalUnConfig(saliency=0.3, num_mask_batches=3, remain_weight=0.6),
+    "selective_amnesia": SelectiveAmnesiaConfig(
+        penalty=0.3, remain_weight=0.6, num_fisher_batches=2, num_fisher_levels=2
+    ),
     "finetune": FinetuneConfig(),
 }
 OPTIMIZERS = {
@@ -82,7 +86,9 @@ _STAGE_CASES = [Case(method, "sgd", stage, "fp32") for method in _EVERY_OPERATIO
 # a method sees neither stage nor number of ranks
 _METHOD_CASES = [Case(method, "sgd", 2, "fp32") for method in METHODS if method not in _EVERY_OPERATION]
 # what sorts or counts over all ranks, or carries vectors of its own
-_SHARDED_CASES = [Case("salun", "sgd", stage, "fp32") for stage in (2, 3)] + [Case("meta", "sgd", 3, "fp32")]
+_SHARDED_CASES = [
+    Case(method, "sgd", stage, "fp32") for method in ("salun", "selective_amnesia") for stage in (2, 3)
+] + [Case("meta", "sgd", 3, "fp32")]
 # nor does the optimizer, which is elementwise
 _OPTIMIZER_CASES = [
     Case(method, "adamw", 2, "fp32") for method in ("envelope-norm", "first_order-value-K3", "finetune")
@@ -254,6 +260,11 @@ def micro_batches(batch: ToyBatch, rank: int, world_size: int) -> list[ToyBatch]
         batch.rows(rows[i : i + MICRO_BATCH_SIZE], weights[i : i + MICRO_BATCH_SIZE])
         for i in range(0, num_rows, MICRO_BATCH_SIZE)
     ]
+
+
+def at_level(batch: ToyBatch, level: int) -> ToyBatch:
+    """At another level of noise."""
+    return dataclasses.replace(batch, t=(batch.t + 300 * level) % 1000, x=batch.x * (1 + level))
 
 
 def own_target(batch: ToyBatch) -> ToyBatch:

@@ -15,6 +15,7 @@ from engine_cases import (
     GLOBAL_BATCH_SIZE,
     NUM_ITERATIONS,
     ToyBatch,
+    at_level,
     global_batch,
     make_module,
     micro_batches,
@@ -29,6 +30,7 @@ from erasediff.trainer.methods.munba import MUNBaConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
 from erasediff.trainer.methods.salun import SalUnConfig
+from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
@@ -93,6 +95,11 @@ class Reference:
             mask = self.mask(config)
             delta = combined(config.remain_weight, grad_r, 1.0, grad_f)
             return {name: delta[name] * mask[name] for name in delta}, 0.0, 1.0
+        if isinstance(config, SelectiveAmnesiaConfig):
+            fisher, origin = self.fisher(config), make_module().state_dict()
+            pull = {name: 2 * config.penalty * fisher[name] * (theta[name] - origin[name]) for name in theta}
+            assert iteration == 0 or 0.1 < norm(pull) / norm(grad_f) < 10
+            return combined(1.0, combined(config.remain_weight, grad_r, 1.0, grad_f), 1.0, pull), 0.0, 1.0
         if isinstance(config, RestrictedGradientConfig):
             along_f, along_r = dot(grad_r, grad_f) / dot(grad_f, grad_f), dot(grad_r, grad_f) / dot(grad_r, grad_r)
             parts = combined(1.0, grad_r, -along_f, grad_f), combined(1.0, grad_f, -along_r, grad_r)
@@ -149,6 +156,24 @@ class Reference:
         kept = whole.topk(int(config.saliency * len(whole))).indices
         chosen = torch.zeros_like(whole).index_fill(0, kept, 1.0).split([value.numel() for value in saliency.values()])
         return {name: one.view_as(saliency[name]) for name, one in zip(saliency, chosen, strict=True)}
+
+    def fisher(self, config: SelectiveAmnesiaConfig) -> Tensors:
+        """The mean square of the gradients of D_r's samples, each at its levels, at θ_0."""
+        theta = make_module().state_dict()
+        total, count = {name: torch.zeros_like(value) for name, value in theta.items()}, 0
+        for number in range(config.num_fisher_batches):
+            batch = global_batch(number, True)
+            for i in range(GLOBAL_BATCH_SIZE):
+                self.module.load_state_dict(theta)
+                self.module.zero_grad()
+                levels = [at_level(batch.rows([i], [1.0]), level) for level in range(config.num_fisher_levels)]
+                losses = [per_sample_loss(self.module, one, torch.float32) for one in levels]
+                torch.cat(losses).mean().backward()
+                count += 1
+                for name, parameter in self.module.named_parameters():
+                    if parameter.grad is not None:
+                        total[name] += parameter.grad.square()
+        return {name: value / count for name, value in total.items()}
 
     def difference(
         self, theta: Tensors, forget: ToyBatch, loss_f: float, grad_f: Tensors, config: EraseDiffConfig

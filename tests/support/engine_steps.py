@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from engine_cases import (
     SPREADS,
     Case,
     ToyBatch,
+    at_level,
     global_batch,
     make_module,
     micro_batches,
@@ -35,6 +37,11 @@ class ToyObjective:
     def with_forget_targets(self, model: ShardedModel, batches: list[ToyBatch]) -> list[ToyBatch]:
         return batches
 
+    def one_by_one(self, batches: list[ToyBatch], num_levels: int) -> Iterator[list[ToyBatch]]:
+        for batch in batches:
+            for i, weight in enumerate(batch.weights.tolist()):
+                yield [at_level(batch.rows([i], [weight]), level) for level in range(num_levels)]
+
     def loss(self, model: ShardedModel, batch: ToyBatch) -> torch.Tensor:
         return per_sample_loss(model.predict, batch, model.working_dtype)
 
@@ -42,7 +49,9 @@ class ToyObjective:
 def make_model(case: Case, device: torch.device) -> ShardedModel:
     spread = SPREADS.get(case.spread, {})
     engine = EngineConfig(zero_stage=case.zero_stage, precision=case.precision, **spread)  # pyright: ignore
-    return ShardedModel(make_module(), engine, OPTIMIZERS[case.optimizer], device, max_train_steps=10)
+    keep_original = case.method in METHODS and METHODS[case.method].keeps_original
+    optimizer = OPTIMIZERS[case.optimizer]
+    return ShardedModel(make_module(), engine, optimizer, device, max_train_steps=10, keep_original=keep_original)
 
 
 def own_batches(iteration: int, uses_all: bool) -> list[ToyBatch]:

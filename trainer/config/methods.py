@@ -35,7 +35,7 @@ class MethodConfig(Settings):
 
     @property
     def keeps_original(self) -> bool:
-        """Whether it asks the frozen model for predictions."""
+        """Whether it needs the original weights, beside those that train."""
         return False
 
     @property
@@ -95,7 +95,8 @@ class TargetedConfig(MethodConfig):
 
     target: str = "rl"
     """ε_f of eq. (2): the model's own prediction under another condition c_m (rl), uniform noise (noise), away from
-    what the condition brings about (negative_guidance), or towards the nearest remaining samples (neighbours)."""
+    what the condition brings about (negative_guidance), towards the nearest remaining samples (neighbours), or what
+    eq. (1) is for a picture of noise (surrogate)."""
     anchor: int | str | tuple[int | str, ...] | None = None
     """With rl: this class (its index), the null class too, or this prompt as c_m, '' the null prompt; of several, one
     drawn per sample; none draws c_m per sample among what the remaining samples are told."""
@@ -129,14 +130,19 @@ class TargetedConfig(MethodConfig):
         self.target_kind().check(self, model, forget, remain)
 
     @property
-    def keeps_original(self) -> bool:
+    def asks_original(self) -> bool:
+        """Whether the target is a prediction of the original model."""
         weights = self.target_kind().weights
         return weights == "original" or (weights == "teacher" and self.teacher == "frozen")
 
     @property
+    def keeps_original(self) -> bool:
+        return self.asks_original
+
+    @property
     def publications_of_theta(self) -> int:
         """Of a step without inner loop: θ_{t+1}, and before its target the original model's weights, if asked."""
-        return 1 + self.keeps_original
+        return 1 + self.asks_original
 
     def without_effect(self) -> dict[str, str]:
         weights: str = self.target_kind().weights

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -138,6 +139,20 @@ class ShardedModel:
         with self._arithmetic.of_passes(exact=exact):
             shares = [self._share_of_mean(loss_fn, batch, total_weight) for batch in micro_batches]
         return torch.stack(shares).to(torch.float64).sum()
+
+    def squared_gradients(self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch]) -> tuple[Tensor, ShardedVector]:
+        """Of each rank's micro-batches, dataclasses, alone: the gradient's elements squared, summed over ranks.
+
+        Also how many ranks had a sample, 0-dim. One rank after the other: the others pass theirs with weight 0.
+        """
+        squares = ShardedVector(self.theta.layout, torch.zeros_like(self.theta.data))
+        given: list[Any] = [*micro_batches]
+        for turn in range(self._zero.world_size):
+            own = float(turn == self._zero.rank)
+            _, gradient = self.gradient(loss_fn, [replace(batch, weights=batch.weights * own) for batch in given])
+            squares.data.addcmul_(gradient.data, gradient.data)
+        has_sample = torch.stack([batch.weights.sum() for batch in micro_batches]).sum() > 0
+        return collectives.sum_(has_sample.double()), squares
 
     @contextmanager
     def displaced(self, v: ShardedVector, alpha: float) -> Iterator[None]:

@@ -95,13 +95,14 @@ class MetaEraseDiff(Stateless):
 
     def step(self, model: ShardedModel, forget: list[Any], remain: list[Any], step: int, *, diagnose: bool) -> Update:
         config, loss = self._config, self._losses.loss
+        own = self._losses.with_own_targets(forget)
         # the same x_t and targets, of θ_t, at θ_t and at φ^K
         forget = self._losses.with_forget_targets(model, forget)
         loss_r, grad_r = model.gradient(loss, remain)
-        away = self._relearn(model, forget)
+        away = self._relearn(model, own)
         with model.displaced(away, -config.relearning_rate):
             loss_phi, grad_phi = model.gradient(loss, forget)
-        del away
+        del away, own
         if config.holds_theta:
             loss_f, grad_f = model.gradient(loss, forget)
         else:
@@ -132,9 +133,8 @@ class MetaEraseDiff(Stateless):
             return zero, _two_gradients.divided(missing_p, pp).clamp(min=0)
         return engine.two_multipliers((ff, packet["dot_fp"], pp), (missing_f, missing_p))
 
-    def _relearn(self, model: ShardedModel, forget: list[Any]) -> ShardedVector:
-        """(θ_t - φ^K) / r, the sum of the signs."""
-        own = self._losses.with_own_targets(forget)
+    def _relearn(self, model: ShardedModel, own: list[Any]) -> ShardedVector:
+        """(θ_t - φ^K) / r, the sum of the signs. own: D_f's micro-batches as a relearner trains on them."""
         _, away = model.gradient(self._losses.loss, own)
         away.data.sign_()
         for _ in range(1, self._config.num_relearning_steps):

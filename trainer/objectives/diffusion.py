@@ -8,7 +8,8 @@ Shapes: B samples of a micro-batch, each of the model's latent shape, C × H × 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,13 +19,13 @@ import torch
 from torch import Tensor
 
 from ...shards.streaming.stream import SampleBatch
-from ..config import MethodConfig
+from ..config import MethodConfig, TargetedConfig
 from ..engine.sharded_model import ShardedModel
 from ..models.conditions import Condition
 from ..models.model import Model, Told
 from ..models.pictures import from_pixels
 from ..randomness import sample_generator
-from .targets import LooksAtSamples, Noised, Samples
+from .targets import LooksAtSamples, Noised, Replaces, Samples
 
 Purpose = Literal["remain", "forget"]
 
@@ -68,7 +69,7 @@ class DiffusionObjective:
         if isinstance(self._target, LooksAtSamples):
             assert samples is not None, "a target that looks at samples is given them"
             self._target.look_at(samples, model)
-        self._asks_original = method is not None and kind is not None and method.keeps_original
+        self._asks_original = isinstance(method, TargetedConfig) and method.asks_original
         self._forward_batch_size = forward_batch_size
 
     def remain_batches(self, samples: SampleBatch) -> list[DiffusionBatch]:
@@ -154,7 +155,42 @@ class DiffusionObjective:
             return self._predict(model, x_t, t, told)
 
         with model.at_original() if self._asks_original else nullcontext():
-            return [replace(batch, target=target.compute(batch.prepared, batch.noised, predict)) for batch in batches]
+            return [
+                replace(
+                    batch,
+                    noised=self._replaced(batch),
+                    target=target.compute(batch.prepared, batch.noised, predict),
+                )
+                for batch in batches
+            ]
+
+    def _replaced(self, batch: DiffusionBatch) -> Noised:
+        """What the trained model sees of the batch."""
+        noised = batch.noised
+        if not isinstance(self._target, Replaces):
+            return noised
+        x_0 = self._target.x_0(batch.prepared)
+        return replace(noised, x_0=x_0, x_t=self._model.schedule.noised(x_0, noised.epsilon, noised.timesteps))
+
+    def one_by_one(self, batches: list[DiffusionBatch], num_levels: int) -> Iterator[list[DiffusionBatch]]:
+        """At evenly spread timesteps with the target of eq. (1); the noise is a function of seed and key alone."""
+        return (self._alone(batch, i, num_levels) for batch in batches for i in range(len(batch.weights)))
+
+    @torch.no_grad()
+    def _alone(self, batch: DiffusionBatch, i: int, num_levels: int) -> list[DiffusionBatch]:
+        model, schedule, noised = self._model, self._model.schedule, batch.noised
+        generator = sample_generator(self._seed, "levels", zlib.crc32(noised.keys[i].encode()))
+        noise = generator.standard_normal((num_levels, *model.latent_shape), dtype=np.float32)
+        levels = np.array(schedule.levels(num_levels), dtype=schedule.timestep_type)
+        made = []
+        for start in range(0, num_levels, self._forward_batch_size or num_levels):
+            rows = slice(start, start + (self._forward_batch_size or num_levels))
+            epsilon, t = (torch.from_numpy(array[rows]).to(self._device) for array in (noise, levels))
+            conditions, x_0 = [noised.conditions[i]] * len(t), noised.x_0[i].expand(epsilon.shape)
+            x_t, told = schedule.noised(x_0, epsilon, t), model.told(conditions, self._device)
+            every = Noised(x_0, epsilon, x_t, t, conditions, told, [noised.keys[i]] * len(t))
+            made.append(DiffusionBatch(every, schedule.target(x_0, epsilon, t), batch.weights[i].expand(len(t))))
+        return made
 
     def _predict(self, model: ShardedModel, x_t: Tensor, t: Tensor, told: Told) -> Tensor:
         return self._model.predict(model.predict, x_t, t, told, model.working_dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -26,7 +26,11 @@ class Losses(Protocol[BatchT]):
         ...
 
     def with_own_targets(self, batches: list[BatchT]) -> list[BatchT]:
-        """D_f's micro-batches with what eq. (1) compares them with."""
+        """D_f's micro-batches, before `with_forget_targets`, with what eq. (1) compares them with."""
+        ...
+
+    def one_by_one(self, batches: list[BatchT], num_levels: int) -> Iterable[list[BatchT]]:
+        """Each of the batches' samples by itself, in micro-batches: `num_levels` times, at as many levels of noise."""
         ...
 
     def loss(self, model: ShardedModel, batch: BatchT) -> Tensor:

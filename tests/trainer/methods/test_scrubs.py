@@ -11,6 +11,7 @@ import torch
 from erasediff.trainer.config import OptimizerConfig, TrainConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.salun import SalUnConfig
+from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
 from erasediff.trainer.scrubbing import run_scrub
 from safetensors.torch import load_file
 from tiny import tiny_config
@@ -52,8 +53,12 @@ def test_salun_of_all_weights_moves_those_that_the_forgotten_do_not_use(
     assert moved.sum() > 4  # the 3's own, and classes that remain
 
 
-def test_a_mask_outlives_a_stop(digits: Path, base_model: Path, tmp_path: Path) -> None:
-    method = SalUnConfig(saliency=0.2, num_mask_batches=2)
+@pytest.mark.parametrize(
+    "method",
+    [SalUnConfig(saliency=0.2, num_mask_batches=2), SelectiveAmnesiaConfig(penalty=1e2, num_fisher_levels=3)],
+    ids=["salun", "selective_amnesia"],
+)
+def test_what_is_kept_outlives_a_stop(digits: Path, base_model: Path, tmp_path: Path, method: Any) -> None:
     whole = scrub(digits, base_model, tmp_path / "whole", method, max_train_steps=4)
 
     def stop(step: int, _: Any) -> None:
@@ -64,6 +69,25 @@ def test_a_mask_outlives_a_stop(digits: Path, base_model: Path, tmp_path: Path) 
         scrub(digits, base_model, tmp_path / "stopped", method, stop, max_train_steps=4, checkpointing_steps=2)
     went_on = scrub(digits, base_model, tmp_path / "stopped", method, max_train_steps=4, checkpointing_steps=2)
     assert all(torch.equal(whole[name], went_on[name]) for name in whole)
+
+
+def test_selective_amnesia_holds_what_the_remaining_samples_need(
+    digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    """The penalty is felt by the weights of much Fisher information; others may go further in their place."""
+    moved = {}
+    for penalty in (0.0, 30.0):
+        method = SelectiveAmnesiaConfig(penalty=penalty, num_fisher_levels=5)
+        scrubbed = scrub(digits, base_model, tmp_path / str(penalty), method, max_train_steps=12)
+        moved[penalty] = {name: value - load_file(base_model / WEIGHTS)[name] for name, value in scrubbed.items()}
+    lines = {penalty: metrics(tmp_path / str(penalty)) for penalty in moved}
+    assert lines[30.0][0]["penalty"] == 0 < lines[30.0][-1]["penalty"]
+    assert {line["penalty"] for line in lines[0.0]} == {0}
+    free, held = (torch.cat([value.flatten() for value in moved[penalty].values()]) for penalty in (0.0, 30.0))
+    most = free.abs().argsort(descending=True)
+    assert held[most[:10]].norm() < 0.6 * free[most[:10]].norm()
+    others = most[len(most) // 2 :]
+    assert (held[others] - free[others]).norm() < free[others].norm()
 
 
 def test_neggrad_raises_the_forgotten_loss_up_to_its_bound(digits: Path, base_model: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from erasediff.trainer.config import (
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.salun import SalUnConfig
+from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
 from erasediff.trainer.models.families.unet2d import make
 from erasediff.trainer.models.model import Model
 from erasediff.trainer.objectives.diffusion import DiffusionObjective
@@ -89,6 +90,11 @@ def samples(seed: int, number: int) -> SampleBatch:
     return SampleBatch(images, positions % 10, np.ones(number, np.float32), positions, ("",) * number)
 
 
+def batches(objective: Any, case: Case) -> Batches:
+    forget = objective.forget_batches(samples(1, case.num_samples)) if case.method.needs_forget else []
+    return Batches(objective.remain_batches(samples(2, case.num_samples)), forget, ())
+
+
 def measured(case: Case) -> tuple[int, ShardedModel]:
     """The most that a second step holds, batches included."""
     config, whole = case.config, model("cpu", case.width)
@@ -112,14 +118,13 @@ def measured(case: Case) -> tuple[int, ShardedModel]:
             max_train_steps=2,
             keep_original=config.method.keeps_original,
         )
-        method.prepare(engine, lambda _: Batches([], objective.forget_batches(samples(1, case.num_samples)), ()))
+        method.prepare(engine, lambda _: batches(objective, case))
         for step in range(2):
             held.peak = 0
-            forget = objective.forget_batches(samples(1, case.num_samples)) if config.method.needs_forget else []
-            remain = objective.remain_batches(samples(2, case.num_samples))
-            update = method.step(engine, forget, remain, step, diagnose=False)
+            given = batches(objective, case)
+            update = method.step(engine, given.forget, given.remain, step, diagnose=False)
             engine.step(update.delta, step, update.skip)
-            del update, forget, remain
+            del update, given
     return held.peak, engine
 
 
@@ -133,6 +138,7 @@ CASES = {
     "first-order-frozen-teacher": Case(method=EraseDiffConfig(teacher="frozen", gradient_of_g="first_order")),
     "relearning": Case(method=MetaEraseDiffConfig(target="noise", num_relearning_steps=3)),
     "kept-mask": Case(method=SalUnConfig(num_mask_batches=1)),
+    "kept-fisher": Case(method=SelectiveAmnesiaConfig(num_fisher_levels=2)),
     "finetune-sgd-average": Case(
         method=FinetuneConfig(), optimizer=OptimizerConfig(name="sgd", momentum=0.9, ema_decay=0.5)
     ),

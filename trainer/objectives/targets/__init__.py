@@ -90,3 +90,12 @@ class LooksAtSamples(Protocol):
     def look_at(self, samples: Samples, model: Model) -> None:
         """Before the first draw; all ranks call it together. Raises ConfigError on all of them."""
         ...
+
+
+@runtime_checkable
+class Replaces(Protocol):
+    """What a target has beside the rest that noises something else than D_f's samples."""
+
+    def x_0(self, prepared: Any) -> Tensor:
+        """In place of x_0 [B, *latent_shape], under the sample's own noise and timestep."""
+        ...
