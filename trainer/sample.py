@@ -29,7 +29,7 @@ def run_sample(config: SampleConfig) -> Path:
     wanted = [row for row in rows for _ in range(config.num_images)]
     images = sample(model, wanted, config.sampling, device=device)
     output = Path(config.output)
-    names = [_name(model, row) for row in rows]
+    names = [model.name_of(row) for row in rows]
     collectives.on_main(lambda: _write(images, names, config, output))
     return output
 
@@ -37,14 +37,6 @@ def run_sample(config: SampleConfig) -> Path:
 def _write(images: torch.Tensor, names: list[str], config: SampleConfig, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with_names(to_grid(images, config.num_images, config.scale), names).save(output)
-
-
-def _name(model: Model, condition: Condition) -> str:
-    """What a row is called: its class's name or number, or its prompt."""
-    if isinstance(condition, int):
-        known = model.class_names[condition] if condition < len(model.class_names) else None
-        return str(condition) if known is None else known
-    return condition if isinstance(condition, str) else ""
 
 
 def check(config: SampleConfig) -> tuple[Model, list[Condition]]:

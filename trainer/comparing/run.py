@@ -27,7 +27,7 @@ import torch
 from ...shards.dataset import Dataset
 from ..config import CompareConfig, EvaluateConfig
 from ..config.compare import RETRAINED, UNSCRUBBED
-from ..config.toml import as_dict, check_ranges, flatten
+from ..config.toml import as_dict, check_ranges
 from ..errors import ConfigError, LostRankError, OneRankError, TrainingError
 from ..evidence.bench import Bench, Samples
 from ..evidence.evaluation import Figures, evaluate
@@ -40,6 +40,7 @@ from ..evidence.thresholds import hold, overall
 from ..models.families import load_model
 from ..models.model import Model
 from ..ranks import collectives
+from ..run.identity import what_counts
 from ..run.provenance import DataStamp, ModelStamp, now, versions
 from ..scrubbing import run_scrub
 from .budget import find_paces, known_paces
@@ -104,7 +105,7 @@ class _Work:
 
     def still_holds(self, row: Row, case: Case) -> bool:
         """Whether it is of these settings, and was measured as others are now."""
-        settings = flatten(as_dict(case.config))
+        settings = what_counts(as_dict(case.config))
         return row.settings == json.loads(json.dumps(settings)) and (
             row.failed is not None or row.measured_by == self._measured_by
         )
@@ -158,7 +159,7 @@ class _Work:
         """Scrubs, measures, writes the row and the tables."""
         about = self._about(case.name, case.seed) | {
             "method": case.method,
-            "settings": flatten(as_dict(case.config)),
+            "settings": what_counts(as_dict(case.config)),
             "varied": dict(case.varied),
         }
         try:

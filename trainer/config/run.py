@@ -11,6 +11,7 @@ from pydantic import Field
 from .base import AtLeast0, AtLeast1, Decay, NotNegative, Positive, Probability, Seed, Settings
 
 Precision = Literal["fp32", "tf32", "bf16-autocast", "bf16"]
+Service = Literal["tensorboard", "wandb"]
 LRSchedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"]
 
 # the share of the old weights that an average may still hold at the end of a run
@@ -148,6 +149,11 @@ class TrainConfig(Settings):
     """Newest checkpoints kept."""
     descent_every: AtLeast0 = 10
     """Log ⟨∇g, θ_t - θ_{t+1}⟩, what the optimizer made of the guarantee, on every n-th step; 0 never."""
+    sample_every: AtLeast0 = 0
+    """Draw what the model makes of the forgotten and of the rest every n steps, into samples/ of the run; 0 never."""
+    report_to: tuple[Service, ...] = ()
+    """Services that get each step's figures, and such samples: tensorboard, into tensorboard/ of the run; wandb. Their
+    packages are extras of these names."""
     layers: tuple[str, ...] = ("full",)
     """What trains: full, xattn, noxattn, selfattn, notime, xlayer, selflayer (docs/stable-diffusion.md), or patterns of
     parameters' names such as 'mid_block.*'; several add up."""

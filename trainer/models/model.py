@@ -72,6 +72,13 @@ class Model(ABC):
         null = self.conditions.null
         return null if isinstance(null, int) else None
 
+    def name_of(self, condition: Condition) -> str:
+        """What a person calls it: the class's name or number, or the prompt; empty where there is nothing to tell."""
+        if isinstance(condition, int):
+            known = self.class_names[condition] if condition < len(self.class_names) else None
+            return str(condition) if known is None else known
+        return condition if isinstance(condition, str) else ""
+
     encoder_draws: ClassVar[bool] = False
     """Whether `encode` is given generators in training."""
 

@@ -20,6 +20,7 @@ from ..files import alone
 from ..models.conditions import Condition
 from ..models.layers import chosen
 from ..models.model import Model
+from .reporting import check_services
 
 
 def check_conditions(
@@ -38,8 +39,11 @@ def check_conditions(
 
 
 def check_train(train: TrainConfig, model: Model) -> None:
-    """Raises ConfigError for layers that the model does not have, and label drop without anything to drop to."""
+    """Raises ConfigError for layers that the model does not have, label drop without anything to drop to, and services
+    whose package is missing.
+    """
     chosen(model.module, train.layers, "train.layers")
+    check_services(train.report_to)
     for name in ("label_drop", "forget_label_drop"):
         drop = getattr(train, name)
         if drop and not model.conditions.has_null:

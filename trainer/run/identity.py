@@ -37,6 +37,8 @@ FREE_KEYS = frozenset(
         "train.dataloader_num_workers",
         "train.checkpointing_steps",
         "train.checkpoints_total_limit",
+        "train.sample_every",
+        "train.report_to",
     }
 )
 

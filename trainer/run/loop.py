@@ -24,6 +24,7 @@ from .damage import LossGuard
 from .peak import peak_bytes, reset_peak
 from .progress import StepProgress
 from .reading import BadSamples, Reader, Streams
+from .reporting import Reports
 
 # called on every rank with the number of steps done, 0 and resumed ones included; may predict, must not change anything
 Watch = Callable[[int, ShardedModel], None]
@@ -48,6 +49,7 @@ class Loop:
         checkpoints: Checkpoints,
         watchdog: Watchdog,
         watch: Watch | None = None,
+        reports: Reports | None = None,
         *,
         max_loss_r_ratio: float | None = None,
     ):
@@ -62,6 +64,7 @@ class Loop:
         self._checkpoints = checkpoints
         self._watchdog = watchdog
         self._watch = watch
+        self._reports = reports or Reports()
         self._bad_samples = BadSamples(train.max_bad_samples)
         self._max_loss_r_ratio = max_loss_r_ratio
         self._guard = LossGuard(None)
@@ -96,6 +99,7 @@ class Loop:
                 f"{train.max_train_steps} steps done, as {self._attempt.folder.name}"
             )
         self._last_step = Moment(self._model.device)
+        self._reports.begin(first_step)
         previous: _StepInFlight | None = None
         try:
             if beginning.folder is None:
@@ -133,6 +137,7 @@ class Loop:
         finally:
             reader.close()
             progress.close()
+            self._reports.close()
 
     def _read_for_preparing(self, reader: Reader, number: int) -> Batches:
         self._watchdog.beat(0, "reading its samples")
@@ -183,6 +188,7 @@ class Loop:
         self._last_step = step.packet.moment
         line = {"step": step.number} | self._method.explain(values) | self._use(step.number, seconds)
         self._attempt.log(line | groups)
+        self._reports.log(step.number, line)
         if values["skipped"]:
             what = f"step {step.number}: {name_non_finite(values, self._model.parameter_names)}"
             if self._train.non_finite == "stop":

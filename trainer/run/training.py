@@ -29,6 +29,8 @@ from .checks import check_kernels
 from .folder import RunFolder
 from .loop import Loop, Watch
 from .reading import Streams
+from .reporting import Reports
+from .watching import SampleWatch
 
 DEFAULT_LABEL_DROP = 0.1
 
@@ -98,6 +100,11 @@ def train(
     attempt = Attempt.create(run.path, run.free_settings | {"engine.device": device.type})
     checkpoints = Checkpoints(attempt, config.checkpoints_total_limit, run.identity.with_hashes(hashes))
     watchdog = Watchdog(attempt.folder, engine.step_timeout_seconds)
+    reports = Reports(config.report_to, run.path, run.identity.values)
+    if config.sample_every:
+        told = [[] if data is None else distinct(model.conditions.of_dataset(data)) for data in (forget, remain)]
+        samples = SampleWatch(model, run.path / "samples", *told, every=config.sample_every, reports=reports)
+        watch = samples if watch is None else _both(watch, samples)
     loop = Loop(
         name,
         sharded,
@@ -110,6 +117,7 @@ def train(
         checkpoints,
         watchdog,
         watch,
+        reports,
         # a model made from nothing has nothing to lose
         max_loss_r_ratio=None if forget is None else config.max_loss_r_ratio,
     )
@@ -131,6 +139,14 @@ def train(
         with suppress(OSError):  # a full disk is what ended it, perhaps
             attempt.end(str(error))
         raise
+
+
+def _both(one: Watch, other: Watch) -> Watch:
+    def watch(step: int, model: ShardedModel) -> None:
+        one(step, model)
+        other(step, model)
+
+    return watch
 
 
 def _check_finite(weights: dict[str, Tensor]) -> None:

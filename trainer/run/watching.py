@@ -1,0 +1,63 @@
+"""Samples while a run goes on: what the model draws of the forgotten and of the rest, every few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..config import SamplingConfig
+from ..engine.sharded_model import ShardedModel
+from ..models.conditions import Condition
+from ..models.model import Model
+from ..models.pictures import to_grid, with_names
+from ..models.sampling import denoise
+from ..ranks import collectives
+from .reporting import Reports
+
+_IMAGES_A_ROW, _MAX_ROWS = 4, 4
+_MIN_PIXELS = 64
+
+
+class SampleWatch:
+    """A `Watch` that writes FOLDER/step-000050.png: rows for what D_f is told, then for D_r, from the same noise.
+
+    All ranks call it; the first one writes. The run's own randomness is not touched.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        folder: Path,
+        forget: Sequence[Condition],
+        remain: Sequence[Condition],
+        *,
+        every: int,
+        reports: Reports,
+    ):
+        self._model = model
+        self._folder = folder
+        self._rows = [("forget", condition) for condition in forget[:_MAX_ROWS]]
+        self._rows += [("remain", condition) for condition in remain[:_MAX_ROWS]]
+        self._every = every
+        self._reports = reports
+
+    def __call__(self, step: int, model: ShardedModel) -> None:
+        if step % self._every:
+            return
+        conditions = [condition for _, condition in self._rows for _ in range(_IMAGES_A_ROW)]
+        images = denoise(
+            self._model, model.predict, conditions, SamplingConfig(), device=model.device, dtype=model.working_dtype
+        )
+        if not collectives.is_main():
+            return
+        names = [f"{side}: {self._model.name_of(condition)}".rstrip(": ") for side, condition in self._rows]
+        scale = max(1, _MIN_PIXELS // self._model.image_size)
+        picture = with_names(to_grid(images.cpu(), _IMAGES_A_ROW, scale), names)
+        self._write(step, picture)
+
+    def _write(self, step: int, picture: Image.Image) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        picture.save(self._folder / f"step-{step:06d}.png")
+        self._reports.picture(step, "samples", picture)
