@@ -73,7 +73,8 @@ def write_request(folder: Path, text: str) -> Path:
 def erase(config: EraseConfig, watch: Watch | None, before_evaluation: Callable[[], None]) -> Evidence:
     """What `erasediff erase` does; a threshold that fails is told at the end, after the table."""
     from ..trainer.erase import run_erase
-    from ..trainer.evidence.collect import REPORT_NAME, Evidence
+    from ..trainer.evidence.collect import Evidence
+    from ..trainer.evidence.copies import REPORT_NAME
     from ..trainer.evidence.record import RECORD_NAME, read_record
 
     try:

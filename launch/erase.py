@@ -11,19 +11,26 @@ from ..trainer.config.methods import method_names
 from ..trainer.ranks import meeting
 from .options import DRY_RUN, METHODS, print_once, read_settings, without_flag
 
+_DELETES = (
+    "--delete-copies deletes, once a model is published, what lies of the forgotten in the erasure's own folder, with "
+    "a line each; with --dry-run it says what that would be."
+)
+
 
 @dataclass(frozen=True)
 class Erase:
     config: EraseConfig
     dry_run: bool
+    delete_copies: bool
 
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Erase:
         words, dry_run = without_flag(words, "--dry-run")
+        words, deletes = without_flag(words, "--delete-copies")
         # the model is what a request names first: `--model M` for `--model.path M`
         words = ["--model.path" + word[7:] if word == "--model" or word[:8] == "--model=" else word for word in words]
-        note = f"{METHODS.format('|'.join(method_names()))}\n{DRY_RUN}"
-        return cls(read_settings(EraseConfig, words, prog=prog, note=note), dry_run)
+        note = f"{METHODS.format('|'.join(method_names()))}\n{DRY_RUN}\n{_DELETES}"
+        return cls(read_settings(EraseConfig, words, prog=prog, note=note), dry_run, deletes)
 
     @property
     def folder(self) -> Path:
@@ -42,19 +49,21 @@ class Erase:
         with meeting.on_signals():
             from ..trainer.erase import dry_run, run_erase
             from ..trainer.errors import ThresholdError
-            from ..trainer.evidence.publication import WITHDRAWN_NAME
+            from ..trainer.evidence.copies import WITHDRAWN_NAME
+            from ..trainer.evidence.deletion import delete_copies, planned
             from ..trainer.evidence.record import RECORD_NAME, read_record
-            from ..trainer.ranks.collectives import is_main, leaving_together
+            from ..trainer.ranks.collectives import is_main, leaving_together, on_main
             from .evidence_table import show
 
+            output = Path(self.config.output)
             if self.dry_run:
-                print_once(dry_run(self.config))
+                told = [f"would delete {one}" for one in planned(output)] if self.delete_copies else []
+                print_once("\n".join([dry_run(self.config), *told]))
                 return
             with leaving_together():
                 try:
                     erasure = run_erase(self.config)
                 except ThresholdError as error:
-                    output = Path(self.config.output)
                     if is_main():
                         for line in read_record(output / RECORD_NAME).advice:
                             print(f"next     {line}")
@@ -70,3 +79,7 @@ class Erase:
                 if is_main():
                     show(erasure.evidence)
                     print(f"model    {erasure.model}")
+                if self.delete_copies:
+                    lines = on_main(lambda: delete_copies(output))
+                    if is_main():
+                        print("\n".join(lines))

@@ -32,8 +32,9 @@ from .concepts.request import is_concept_request
 from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .config.toml import as_dict, check_ranges, dump_toml
 from .errors import ConfigError, ThresholdError
-from .evidence.collect import REPORT_NAME, Evidence, run_evaluate
-from .evidence.ledger import read_entries, sha256_of
+from .evidence.collect import Evidence, run_evaluate
+from .evidence.copies import REPORT_NAME
+from .evidence.ledger import Deletion, published, read_entries, sha256_of
 from .evidence.options import check_judge
 from .evidence.publication import Candidate, at, check_publish, withdraw
 from .evidence.record import RECORD_NAME, Record, RequestEntry, read_record
@@ -147,6 +148,9 @@ def run_erase(
     check_ranges(config)
     check_publish(config)
     collectives.set_up(config.engine)
+    over = collectives.on_main(lambda: _over(config))
+    if over is not None:
+        return over
     asked, words = config, collectives.together(lambda: _words(config))
     if words is not None:
         collectives.together(words.check)
@@ -197,6 +201,18 @@ def run_erase(
     else:
         collectives.on_main(lambda: _hold_published_to(candidate, run.model_path, evidence))
     return Erasure(evidence, run.model_path)
+
+
+def _over(config: EraseConfig) -> Erasure | None:
+    """The erasure, where its copies were deleted: what it was made from is gone, and nothing is left to do."""
+    output = Path(config.output)
+    check_output(config, config.output)
+    entries = read_entries(output)
+    standing = published(entries)
+    if standing is None or not any(isinstance(entry, Deletion) for entry in entries):
+        return None
+    record = next(e for e in entries if isinstance(e, Record) and e.place.number == standing.evaluation)
+    return Erasure(Evidence(record, output / RECORD_NAME, output / REPORT_NAME), output / "model")
 
 
 def _hold_published_to(candidate: Candidate, published: Path, evidence: Evidence) -> None:

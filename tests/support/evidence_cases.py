@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from erasediff.shards.dataset import Dataset
+from erasediff.shards.requests.split import split
 from erasediff.trainer.config import EvaluateConfig, JudgeConfig, RelearnConfig, SamplingConfig
 from erasediff.trainer.evidence.classifier import train_classifier
+from erasediff.trainer.evidence.intervals import score_interval
+from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.scrubbing import run_scrub
 from safetensors.numpy import load_file
 from tiny import tiny_config
@@ -24,6 +28,8 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
+
+TWELVE = [f"digit-{i:05d}" for i in range(5, 1200, 100)]
 
 
 def make_run(digits: Path, model: Path, folder: Path) -> Path:
@@ -100,3 +106,24 @@ def sha256_of_file(pipeline: Path) -> str:
 
 def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def share(value: float, n: int = 500) -> Measurement:
+    low, high = score_interval(value, n)
+    return Measurement(value, n, low=low, high=high)
+
+
+def of_classes(*values: float, n: int = 500) -> Measurement:
+    """A mean over classes called c0, c1, …"""
+    by_class = {f"c{i}": share(value, n) for i, value in enumerate(values)}
+    return dataclasses.replace(share(sum(values) / len(values), n * len(values)), by_class=by_class)
+
+
+def forget_twelve(digits: Path, model: Path, folder: Path) -> Path:
+    """A model that twelve samples were scrubbed from, on request r-1."""
+    request = folder / "request.toml"
+    request.write_text(
+        f'id = "r-1"\ndate = 2026-11-20\nreason = "secret"\n[[selectors]]\nkeys = {json.dumps(TWELVE)}\n'
+    )
+    split(digits / "data", folder / "split", request=request)
+    return run_scrub(tiny_config(folder, model, folder / "run"))

@@ -6,6 +6,7 @@ from ...shards.dataset import Dataset
 from ..config import CompareConfig
 from ..config.toml import check_ranges
 from ..errors import ConfigError
+from ..evidence.earlier import Earlier
 from ..evidence.options import check_asked, check_options, gone_classes
 from ..evidence.retrained import check_retrainable
 from ..models.class_names import labels_of
@@ -32,7 +33,10 @@ def check(config: CompareConfig) -> list[Case]:
     data = fit(Dataset.open(config.data), sides.unscrubbed).data
     forgotten, remaining = labels_of(sides.forget), labels_of(sides.remain)
     gone = gone_classes(forgotten, remaining, data.classes, config.forget)
-    check_asked(options, sides.unscrubbed, data, [sides.forget, sides.remain], forgotten, remaining, bool(gone))
+    earlier = Earlier.beside(sides.unscrubbed, data, sides.forget, remaining)
+    check_asked(
+        options, sides.unscrubbed, data, [sides.forget, sides.remain], forgotten, remaining, bool(gone), earlier
+    )
     if options.with_retrained:
         check_retrainable(sides.unscrubbed, sides.remain)
     elif options.retrained is not None:

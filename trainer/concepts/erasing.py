@@ -14,14 +14,13 @@ from ..config import ConceptConfig, EraseConfig, TargetedConfig
 from ..config.toml import check_ranges
 from ..errors import ConfigError
 from ..evidence.classifier import Classifier, load_classifier
+from ..evidence.copies import CONCEPT_NAME
 from ..evidence.options import check_judge
 from ..evidence.thresholds import default_thresholds
 from ..models.fitting import fit
 from ..scrubbing import check_settings
 from .generate import DATA_NAME, PROMPTS_NAME, SPLIT_NAME, as_request, check, stand_in
 from .request import ConceptRequest, read_concept_request
-
-CONCEPT_NAME = "concept"  # of the folder that is drawn into, in the erasure's
 
 DRAWN = (
     "data        drawn by the unscrubbed model from the request's prompts: to a judge trained on them a word means "

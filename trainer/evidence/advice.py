@@ -23,6 +23,8 @@ def advice(
     if verdict == "failed":
         failed = [v for v in thresholds if v.margin is not None and not v.passed]
         on_forgetting = [is_on_forgetting(parse_threshold(one.threshold)) for one in failed]
+        if any("_earlier" in one.threshold for one in failed):
+            lines.append("what an earlier request had it forget comes back: --train.max-train-steps, fewer of them")
         what = _scrub_otherwise(config, any(on_forgetting), not all(on_forgetting), null_class, forgets_classes)
         lines.append(f"{what}, in another output")
     if publishes == "shown" and verdict != "shown":

@@ -21,6 +21,7 @@ from ..run.provenance import DataStamp
 from .classifier import Classifier
 from .clip_score import ClipScorer
 from .detector import Detector
+from .earlier import Earlier
 from .features import Features
 from .images import Asked, Images
 from .instruments import Instruments
@@ -28,6 +29,7 @@ from .instruments import Instruments
 Made = TypeVar("Made")
 # sides of the bench: each has noise of its own
 FORGOTTEN, REMAINING, KEPT = 0, 1, 2
+EARLIER = 4  # 3 is other noise, see `integrity`
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ class Bench:
     """Of the remaining classes those that are near to the forgotten."""
     kept_conditions: list[Condition]
     """Of samples that must stay as they are and are of no class, one each."""
+    earlier: Earlier
+    """What earlier requests were to make the model forget."""
+    real_earlier: Images | None
+    """Single samples of them, of classes that stay; None: there are none, or no held-out samples."""
+    earlier_held_out: Images | None
+    """Held-out samples of their classes."""
     notes: list[str]
     """Lines to say of what is asked."""
     device: torch.device
@@ -176,6 +184,13 @@ class Measured:
     def forget_probabilities(self) -> Tensor:
         """[N, classes], of the finite samples."""
         return self.bench.classifier.probabilities(self.forget.images)
+
+    @cached_property
+    def earlier(self) -> Images:
+        """Samples asked to be of the classes of earlier requests, the finite ones. All ranks ask for them."""
+        wanted, per_class = self.bench.earlier.conditions, self.bench.config.num_forget_samples_per_class
+        images = generate(self.model, self.bench, Asked.in_turn(wanted, per_class * len(wanted)), EARLIER)
+        return images.where(images.is_finite)
 
     @cached_property
     def remain_features(self) -> Tensor:

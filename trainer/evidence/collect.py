@@ -22,7 +22,7 @@ from ..run.identity import without_free
 from ..run.provenance import ModelStamp, now, versions
 from . import report
 from .advice import advice
-from .copies import CLASSIFIER_NAME, remaining_copies
+from .copies import CLASSIFIER_NAME, REPORT_NAME, SCRUB_NAME, copies_of, reach_of
 from .evaluation import Figures, evaluate, metric_names
 from .finished import FinishedScrub, metrics_lines, run_entry
 from .ledger import append, entry_of_card, next_place, read_entries
@@ -32,9 +32,6 @@ from .prompt_file import prompts_sha256
 from .record import RECORD_NAME, STATEMENT, EarlierEntry, Link, ModelEntry, Place, Record, RequestEntry, schema_name
 from .retrained import check_trained_without, is_record, named_retrained, recorded_retrained, trained_here
 from .thresholds import NOT_SHOWN, Overall, Verdict, hold, overall, said
-
-REPORT_NAME = "report.html"
-SCRUB_NAME = "scrub"  # the scrub's run folder in an erasure's
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,9 @@ def run_evaluate(
     has_null = scrub.unscrubbed.conditions.has_null
     notes += bench.notes
     notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, has_null=has_null)
-    names = metric_names(options, bench.instruments, bench.forgets_classes, has_phrasings=bool(bench.phrasings))
+    names = metric_names(
+        options, bench.instruments, bench.forgets_classes, bench.earlier, has_phrasings=bool(bench.phrasings)
+    )
     thresholds = thresholds_of(options, names, bench.forgets_classes)
     if collectives.is_main():
         for note in notes:
@@ -166,7 +165,7 @@ def run_evaluate(
     # figures of a record are of no model that is here
     publishable = None if retrained is None or check_trained_without(retrained, scrub.inputs.remain) else retrained
     request = request or _request_before(output)
-    copies = remaining_copies(scrub, config.data, bench, output / REPORT_NAME)
+    copies = copies_of(scrub, config.data, bench, output, verdict)
     record = Record(
         schema=schema_name(),
         place=Place.of(0, None),
@@ -196,12 +195,13 @@ def run_evaluate(
         classifier=bench.classifier.card,
         config=without_free(as_dict(scrub.config)),
         judge=as_dict(options),
-        remaining_copies=copies,
+        copies=copies,
+        reach=reach_of(copies),
         versions=versions(),
         class_map={} if scrub.fitted_remain.classes is None else scrub.fitted_remain.classes.labels,
         forgotten_before=[
-            EarlierEntry(one.id, one.date, list(one.classes), len(one.keys))
-            for one in scrub.unscrubbed.lineage.forgotten
+            EarlierEntry(one.id, one.date, list(one.classes), len(one.keys), num_measured)
+            for one, num_measured in zip(scrub.unscrubbed.lineage.forgotten, bench.earlier.num_measured, strict=True)
         ],
         notes=notes,
         features_sha256=bench.features.sha256,

@@ -7,7 +7,9 @@ from ..config import EvaluateConfig, JudgeConfig
 from ..config.toml import dump_toml
 from ..models.class_names import labels_of
 from ..models.fitting import fit
-from .collect import REPORT_NAME, check, places
+from .collect import check, places
+from .copies import REPORT_NAME
+from .earlier import Earlier
 from .finished import FinishedScrub
 from .ledger import ENTRIES_NAME
 from .options import check_asked, check_device, gone_classes
@@ -24,7 +26,8 @@ def dry_run(config: EvaluateConfig) -> str:
     forgotten, remaining = labels_of(scrub.forget), labels_of(scrub.remain)
     gone = gone_classes(forgotten, remaining, data.classes, scrub.config.forget)
     sets = [scrub.forget, scrub.remain]
-    thresholds = check_asked(options, scrub.unscrubbed, data, sets, forgotten, remaining, bool(gone))
+    earlier = Earlier.beside(scrub.unscrubbed, data, scrub.forget, remaining)
+    thresholds = check_asked(options, scrub.unscrubbed, data, sets, forgotten, remaining, bool(gone), earlier)
     asked = [(gone or forgotten, options.num_forget_samples_per_class, "forgotten")]
     asked += [(remaining, options.num_remain_samples_per_class, "remaining")]
     samples = ", ".join(f"{num:,} of each of {len(labels)} {what} classes" for labels, num, what in asked)

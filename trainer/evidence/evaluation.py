@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..models.model import Model
 from ..models.pictures import MAX_BLACK_SHARE, black_images
 from .bench import Bench, Measured, Samples
+from .earlier import Earlier
 from .images import Asked
 from .instruments import Instruments
 from .metric_table import Need, computed
@@ -24,13 +25,13 @@ from .relearning import RelearningPoint, relearn
 
 
 def metric_names(
-    config: JudgeConfig, instruments: Instruments, forgets_classes: bool, *, has_phrasings: bool
+    config: JudgeConfig, instruments: Instruments, forgets_classes: bool, earlier: Earlier, *, has_phrasings: bool
 ) -> list[str]:
     """The metrics of a scrubbed model, before they are computed."""
-    return [*computed(instruments, given_by(config, forgets_classes, has_phrasings), of_unscrubbed=False)]
+    return [*computed(instruments, given_by(config, forgets_classes, earlier, has_phrasings), of_unscrubbed=False)]
 
 
-def given_by(config: JudgeConfig, forgets_classes: bool, has_phrasings: bool) -> set[Need]:
+def given_by(config: JudgeConfig, forgets_classes: bool, earlier: Earlier, has_phrasings: bool) -> set[Need]:
     """What there is for metrics that need something."""
     there: dict[Need, bool] = {
         "forgotten classes": forgets_classes,
@@ -39,6 +40,8 @@ def given_by(config: JudgeConfig, forgets_classes: bool, has_phrasings: bool) ->
         "phrasings": forgets_classes and has_phrasings,
         "kept prompts": config.kept_prompts is not None,
         "near classes": bool(config.near),
+        "classes of earlier requests": bool(earlier.conditions),
+        "samples of earlier requests": earlier.samples is not None and config.held_out is not None,
     }
     return {need for need, is_there in there.items() if is_there}
 
@@ -65,7 +68,7 @@ def evaluate(model: Model, bench: Bench, original: Samples | None = None) -> Fig
         _refuse_black(on_bench)
     table = computed(
         bench.instruments,
-        given_by(bench.config, bench.forgets_classes, bool(bench.phrasings)),
+        given_by(bench.config, bench.forgets_classes, bench.earlier, bool(bench.phrasings)),
         of_unscrubbed=original is None,
     )
     found = {name: compute(on_bench) for name, compute in table.items()}

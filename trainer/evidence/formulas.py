@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..models.pictures import black_images
 from . import membership, metrics
-from .bench import Measured
+from .bench import EARLIER, Measured
 from .detector import count_parts
 from .images import NO_SAMPLE, Images
-from .intervals import bounded_interval, count_interval, normal_interval, score_interval, spread_interval
+from .intervals import bounded_interval, normal_interval, score_interval, spread_interval
+from .means import count_all, mean_by, mean_by_class, share, worst_of
 from .metrics import Measurement, measured
 from .variances import frechet_variance, kernel_variance
 
@@ -23,26 +23,26 @@ NEIGHBOURS = 3  # k of precision and recall
 
 def p_psi(of: Measured) -> Measurement:
     of_each = metrics.p_psi(of.forget_probabilities, of.forget.labels)
-    return _mean(of, of_each, of.forget.labels, of.bench.forget_labels, of.seed)
+    return mean_by_class(of, of_each, of.forget.labels, of.bench.forget_labels, of.seed)
 
 
 def p_psi_worst_class(of: Measured) -> Measurement:
-    return _worst(p_psi(of), highest=True)
+    return worst_of(p_psi(of), highest=True)
 
 
 def p_psi_by_phrasing(of: Measured) -> Measurement:
     of_each = metrics.p_psi(of.forget_probabilities, of.forget.labels)
     groups = [of.bench.phrasings[condition] for condition in of.forget.conditions]
-    return _mean_by(of_each, groups, sorted(set(of.bench.phrasings.values())), of.seed)
+    return mean_by(of_each, groups, sorted(set(of.bench.phrasings.values())), of.seed)
 
 
 def p_psi_worst_phrasing(of: Measured) -> Measurement:
-    return _worst(p_psi_by_phrasing(of), highest=True)
+    return worst_of(p_psi_by_phrasing(of), highest=True)
 
 
 def unlearning_accuracy(of: Measured) -> Measurement:
     right = metrics.accuracy(of.forget_probabilities, of.forget.labels)
-    return _mean(of, 1 - right, of.forget.labels, of.bench.forget_labels, of.seed)
+    return mean_by_class(of, 1 - right, of.forget.labels, of.bench.forget_labels, of.seed)
 
 
 def entropy(of: Measured) -> Measurement:
@@ -56,11 +56,11 @@ def entropy(of: Measured) -> Measurement:
 
 def accuracy_remaining(of: Measured) -> Measurement:
     correct = metrics.accuracy(of.bench.classifier.probabilities(of.remain.images), of.remain.labels)
-    return _mean(of, correct, of.remain.labels, of.bench.remain_labels, of.seed + 1)
+    return mean_by_class(of, correct, of.remain.labels, of.bench.remain_labels, of.seed + 1)
 
 
 def accuracy_worst_class(of: Measured) -> Measurement:
-    return _worst(accuracy_remaining(of), highest=False)
+    return worst_of(accuracy_remaining(of), highest=False)
 
 
 def factor_accuracy_remaining(of: Measured) -> Measurement:
@@ -78,7 +78,7 @@ def _factor_accuracy(of: Measured, images: Images, seed: int) -> Measurement:
     correct = metrics.accuracy(factor.classifier.probabilities(images.images), labels)
     names = factor.classifier.card.classes
     asked = sorted({factor.of_condition[condition] for condition in images.conditions})
-    return _mean_by(correct, [names[label] for label in labels.tolist()], [names[label] for label in asked], seed)
+    return mean_by(correct, [names[label] for label in labels.tolist()], [names[label] for label in asked], seed)
 
 
 def frechet_distance(of: Measured) -> Measurement:
@@ -199,21 +199,16 @@ def _counts(of: Measured, images: Images) -> Tensor:
 
 def _exposed(of: Measured, threshold: float, counts_NPT: Tensor, seed: int) -> Measurement:
     place = of.bench.config.detector_thresholds.index(threshold)
-    return _share((counts_NPT[:, :, place] > 0).any(1).double(), seed)
+    return share((counts_NPT[:, :, place] > 0).any(1).double(), seed)
 
 
 def _exposed_parts(of: Measured, threshold: float, counts_NPT: Tensor, seed: int) -> Measurement:
     assert of.bench.detector is not None
     place = of.bench.config.detector_thresholds.index(threshold)
     by_part = {
-        part: _count(counts_NPT[:, number, place], seed) for number, part in enumerate(of.bench.detector.card.parts)
+        part: count_all(counts_NPT[:, number, place], seed) for number, part in enumerate(of.bench.detector.card.parts)
     }
-    return dataclasses.replace(_count(counts_NPT[:, :, place].sum(1), seed), by_class=by_part)
-
-
-def _count(counts_N: Tensor, seed: int) -> Measurement:
-    low, high = count_interval(counts_N)
-    return Measurement(float(counts_N.sum()), len(counts_N), seed, low=low, high=high)
+    return dataclasses.replace(count_all(counts_NPT[:, :, place].sum(1), seed), by_class=by_part)
 
 
 def membership_auc(of: Measured) -> Measurement:
@@ -221,8 +216,11 @@ def membership_auc(of: Measured) -> Measurement:
 
 
 def _membership_auc(of: Measured) -> Measurement:
-    assert of.bench.held_out is not None
-    members, others = of.bench.real_forget, of.bench.held_out
+    return _membership(of, of.bench.real_forget, of.bench.held_out)
+
+
+def _membership(of: Measured, members: Images | None, others: Images | None) -> Measurement:
+    assert members is not None and others is not None
     batch_size = of.bench.config.sampling.batch_size
     return membership.membership_auc(
         of.model, members, others, seed=of.seed, batch_size=batch_size, device=of.bench.device
@@ -233,6 +231,27 @@ def membership_gap(of: Measured) -> Measurement:
     return membership.membership_gap(of.once(_membership_auc))
 
 
+def p_psi_earlier(of: Measured) -> Measurement:
+    of_each = metrics.p_psi(of.bench.classifier.probabilities(of.earlier.images), of.earlier.labels)
+    return mean_by_class(of, of_each, of.earlier.labels, [*of.bench.earlier.conditions], of.seed + EARLIER)
+
+
+def p_psi_earlier_worst_class(of: Measured) -> Measurement:
+    return worst_of(p_psi_earlier(of), highest=True)
+
+
+def membership_auc_earlier(of: Measured) -> Measurement:
+    return of.once(_membership_auc_earlier)
+
+
+def _membership_auc_earlier(of: Measured) -> Measurement:
+    return _membership(of, of.bench.real_earlier, of.bench.earlier_held_out)
+
+
+def membership_gap_earlier(of: Measured) -> Measurement:
+    return membership.membership_gap(of.once(_membership_auc_earlier))
+
+
 def non_finite_samples(of: Measured) -> Measurement:
     return Measurement(float(of.num_non_finite), of.num_samples, of.seed)
 
@@ -240,41 +259,3 @@ def non_finite_samples(of: Measured) -> Measurement:
 def black_samples(of: Measured) -> Measurement:
     num_black = sum(int(black_images(images.images).sum()) for images in (of.forget, of.remain, of.kept))
     return Measurement(float(num_black), of.num_samples - of.num_non_finite, of.seed)
-
-
-def _mean(of: Measured, values_N: Tensor, labels_N: Tensor, classes: list[int], seed: int) -> Measurement:
-    """The mean of numbers in [0, 1], and of each class's by itself, with intervals."""
-    names = of.bench.classifier.card.classes
-    groups = [names[label] for label in labels_N.tolist()]
-    return _mean_by(values_N, groups, [names[label] for label in classes], seed)
-
-
-def _mean_by(values_N: Tensor, groups: Sequence[str], names: Sequence[str], seed: int) -> Measurement:
-    """The same; groups: the name of the group [N] of each."""
-    by_class = {
-        name: _share(values_N[torch.tensor([group == name for group in groups], dtype=torch.bool)], seed)
-        for name in names
-    }
-    return dataclasses.replace(_share(values_N, seed), by_class=by_class)
-
-
-def _share(values_N: Tensor, seed: int) -> Measurement:
-    """The mean alone."""
-    n = len(values_N)
-    if not n:
-        return Measurement(None, 0, seed, reason=NO_SAMPLE)
-    value = values_N.mean().item()
-    low, high = score_interval(value, n)
-    return Measurement(value, n, seed, low=low, high=high)
-
-
-def _worst(measurement: Measurement, *, highest: bool) -> Measurement:
-    """The class with the highest, or lowest, figure; one without a figure is worse than any."""
-    sign = -1 if highest else 1
-
-    def order(name: str) -> float:
-        value = measurement.by_class[name].value
-        return float("-inf") if value is None else sign * value
-
-    name = min(measurement.by_class, key=order)
-    return dataclasses.replace(measurement.by_class[name], of_class=name)

@@ -1,4 +1,4 @@
-"""The chain of what happened to an erasure: evaluations, publications, withdrawals, each naming the one before.
+"""The chain of what happened to an erasure: evaluations, publications, withdrawals, deletions of copies.
 
     FOLDER/records/0001.json     an entry: it names the SHA-256 of the file before it, and never changes
     FOLDER/records/SHA256SUMS    a line for each, as `sha256sum -c` reads it
@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from ..errors import ConfigError
 from ..files import alone, write_text
 from ..models.card import CARD_NAME
-from .record import RECORD_NAME, Place, Record, Strict, decode_values, read_values, record_values
+from .record import RECORD_NAME, Copy, Place, Reach, Record, Strict, decode_values, read_values, record_values
 from .thresholds import Overall
 
 ENTRIES_NAME = "records"
@@ -66,9 +66,25 @@ class Withdrawal(Strict):
     """Where it is kept, an absolute path."""
 
 
-Entry = Record | Publication | Withdrawal
-EntryT = TypeVar("EntryT", Record, Publication, Withdrawal)
-_ADAPTERS = {"publication": TypeAdapter(Publication), "withdrawal": TypeAdapter(Withdrawal)}
+@dataclass(frozen=True)
+class Deletion(Strict):
+    """Copies were deleted, or looked for again."""
+
+    schema: str
+    place: Place
+    kind: Literal["deletion"]
+    copies: list[Copy]
+    """All that the entries before know of, as they are now."""
+    reach: Reach
+
+
+Entry = Record | Publication | Withdrawal | Deletion
+EntryT = TypeVar("EntryT", Record, Publication, Withdrawal, Deletion)
+_ADAPTERS = {
+    "publication": TypeAdapter(Publication),
+    "withdrawal": TypeAdapter(Withdrawal),
+    "deletion": TypeAdapter(Deletion),
+}
 
 
 def entry_path(folder: Path, number: int) -> Path:

@@ -20,6 +20,7 @@ from .bench import Bench, Factor
 from .classifier import Classifier, load_for, train_classifier
 from .clip_score import load_clip
 from .detector import load_detector
+from .earlier import Earlier
 from .features import make_features
 from .held_out import open_held_out
 from .images import Images
@@ -59,19 +60,22 @@ def make_bench(config: EvaluateConfig, scrub: Sides, device: torch.device) -> Be
         )
     # the judge takes minutes to train: first all that can be known without it
     trained_on = [scrub.forget, scrub.remain]
-    check_asked(options, model, data, trained_on, forget_labels, remaining, bool(gone))
+    earlier = Earlier.beside(model, data, scrub.forget, remaining)
+    check_asked(options, model, data, trained_on, forget_labels, remaining, bool(gone), earlier)
     asking = Asking.of(options, model, data, forget_labels, remaining)
     classifier = _classifier(options, data, model)
 
     def images(dataset: Dataset, labels: Sequence[int] | None = None) -> Images:
         return Images.of_data(dataset, model, MAX_REAL_IMAGES, labels)
 
-    held_out = stamp = None
+    held_out = stamp = real_earlier = earlier_held_out = None
     if options.held_out is not None:
         kept_apart = open_held_out(options.held_out, model, trained_on, forget_labels)
         stamp = DataStamp.of(kept_apart)
         # the loss depends on the class: only samples of the same classes compare
         held_out = images(kept_apart, forget_labels)
+        if earlier.samples is not None:
+            real_earlier, earlier_held_out = images(earlier.samples), images(kept_apart, labels_of(earlier.samples))
     forgotten = gone or forget_labels
     return Bench(
         config=options,
@@ -88,6 +92,9 @@ def make_bench(config: EvaluateConfig, scrub: Sides, device: torch.device) -> Be
         factor=None if options.factor is None else _factor(options, model, asking),
         clip=None if options.clip is None else load_clip(options.clip),
         kept_conditions=_in_turn(asking.kept, options.num_kept_samples),
+        earlier=earlier,
+        real_earlier=real_earlier,
+        earlier_held_out=earlier_held_out,
         notes=asking.notes,
         detector=None if options.detector is None else load_detector(options.detector),
         near_labels=[data.classes.index(name) for name in options.near],

@@ -18,7 +18,16 @@ from .instruments import Instrument, Instruments
 from .metrics import Measurement
 
 Direction = Literal["lower", "higher", "near the retrained model's", "none"]
-Need = Literal["forgotten classes", "held-out samples", "another factor", "phrasings", "near classes", "kept prompts"]
+Need = Literal[
+    "forgotten classes",
+    "held-out samples",
+    "another factor",
+    "phrasings",
+    "near classes",
+    "kept prompts",
+    "classes of earlier requests",
+    "samples of earlier requests",
+]
 _ARROWS: dict[Direction, str] = {"lower": " ↓", "higher": " ↑", "near the retrained model's": "", "none": ""}
 
 
@@ -382,6 +391,41 @@ METRICS = {
         needs="held-out samples",
         is_of_forgetting=True,
         is_share=True,
+    ),
+    "p_psi_earlier": Metric(
+        "P_psi, earlier requests",
+        "probability of a class that an earlier request had forgotten on samples asked to be of it",
+        "lower",
+        formulas.p_psi_earlier,
+        "`p_psi` of the classes of which nothing remained after earlier requests to this model, where the data still "
+        "have samples of them for the judge to know",
+        needs="classes of earlier requests",
+    ),
+    "p_psi_earlier_worst_class": Metric(
+        "P_psi, earlier requests, worst class",
+        "that class with the highest",
+        "lower",
+        formulas.p_psi_earlier_worst_class,
+        "that of the class where it is highest",
+        needs="classes of earlier requests",
+        worst_of="p_psi_earlier",
+    ),
+    "membership_auc_earlier": Metric(
+        "membership AUC, earlier requests",
+        "telling the single samples that earlier requests had forgotten from unseen images by the loss",
+        "near the retrained model's",
+        formulas.membership_auc_earlier,
+        "`membership_auc` of the single samples of earlier requests that the data still have, against held-out samples "
+        "of their classes",
+        needs="samples of earlier requests",
+    ),
+    "membership_gap_earlier": Metric(
+        "membership gap, earlier requests",
+        "|membership AUC, earlier requests - .5|",
+        "lower",
+        formulas.membership_gap_earlier,
+        "\\|`membership_auc_earlier` − .5\\|",
+        needs="samples of earlier requests",
     ),
     "non_finite_samples": Metric(
         "non-finite samples",

@@ -18,6 +18,7 @@ from .asking import Asking
 from .classifier import SmallCNN, classifier_name, load_for
 from .clip_score import load_clip
 from .detector import load_detector
+from .earlier import Earlier
 from .evaluation import metric_names
 from .features import network_features
 from .held_out import open_held_out
@@ -45,7 +46,8 @@ def check_judge(
     forget_labels = labels_of(data, chosen)
     still_there = labels_of(data, remaining)
     gone = gone_classes(forget_labels, still_there, data.classes, request)
-    check_asked(options, model, data, [data], forget_labels, still_there, bool(gone))
+    earlier = Earlier.of(model, data, chosen, still_there)
+    check_asked(options, model, data, [data], forget_labels, still_there, bool(gone), earlier)
 
 
 def check_asked(
@@ -56,6 +58,7 @@ def check_asked(
     forget_labels: list[int],
     remaining: list[int],
     forgets_classes: bool,
+    earlier: Earlier,
 ) -> list[Threshold]:
     """What the model will be held to.
 
@@ -77,7 +80,7 @@ def check_asked(
         open_held_out(options.held_out, model, trained_on, forget_labels)
     asking = Asking.of(options, model, data, forget_labels, remaining)
     instruments = instruments_of(options, features)
-    names = metric_names(options, instruments, forgets_classes, has_phrasings=bool(asking.phrasings))
+    names = metric_names(options, instruments, forgets_classes, earlier, has_phrasings=bool(asking.phrasings))
     thresholds = thresholds_of(options, names, forgets_classes)
     num_samples, needed = len(remaining) * options.num_remain_samples_per_class, min_frechet_samples(num_features)
     of_distance = [threshold.text for threshold in thresholds if threshold.metric.startswith("frechet_distance")]

@@ -19,6 +19,7 @@ from ..models.lineage import write_lineage
 from ..models.model import Model
 from ..run.provenance import DataStamp, ModelStamp, differing
 from .collect import Evidence
+from .copies import WITHDRAWN_NAME
 from .ledger import (
     Publication,
     Withdrawal,
@@ -32,8 +33,6 @@ from .ledger import (
 )
 from .record import Place, Record, schema_name
 from .retrained import RETRAINED_NAME, check_trained_without, is_record, load_retrained, retrained_config
-
-WITHDRAWN_NAME = "model.withdrawn"
 
 
 @dataclass(frozen=True)

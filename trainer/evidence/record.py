@@ -20,6 +20,8 @@ from .relearning import RelearningPoint
 from .thresholds import Overall, Verdict, shows_forgetting, tells_nothing
 
 RECORD_NAME = "record.json"
+CopyReach = Literal["reached", "not reached", "not ours"]
+Reach = Literal["complete", "partial"]
 SCHEMA_VERSION = 3
 _SCHEMA = re.compile(r"erasediff-record-(\d+)")
 STATEMENT = (
@@ -125,14 +127,19 @@ class EarlierEntry(Strict):
     classes: list[str]
     """Of which nothing remained."""
     num_samples: int
+    num_measured: int
+    """Of them, how many the data still have, so that they could be measured again."""
 
 
 @dataclass(frozen=True)
 class Copy(Strict):
-    """Something that still holds what was forgotten, and is to be deleted or kept for a stated reason."""
+    """Samples that were forgotten, or weights trained on them: to be deleted, or kept for a stated reason."""
 
     path: str
     holds: str
+    reach: CopyReach
+    """reached: what it holds is scrubbed, or it is gone. not reached: it lies in the erasure's own folder. not ours: it
+    lies elsewhere, and is the user's to decide on."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,9 @@ class Record(Strict):
     """The scrub's resolved configuration; the settings that may change from start to start are in `run.starts`."""
     judge: dict[str, Any]
     """The evaluation's resolved configuration, its seeds among them."""
-    remaining_copies: list[Copy]
+    copies: list[Copy]
+    reach: Reach
+    """partial, unless all copies are reached."""
     versions: dict[str, str]
     class_map: dict[str, int] = field(default_factory=dict)
     """The model's class of each class of the data."""

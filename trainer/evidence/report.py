@@ -193,9 +193,19 @@ def _cell(record: Record, model: str, metric: str) -> str:
 
 
 def _copies(record: Record) -> str:
-    items = "".join(f"<li><code>{escape(c.path)}</code>: {escape(c.holds)}</li>" for c in record.remaining_copies)
-    note = "The scrubbed model is one copy of what was learned; these still hold the forgotten."
-    return section("Copies to delete, or to keep for a stated reason", f"<ul>{items}</ul>", note)
+    """Those that are still to go first."""
+    order = ("not reached", "not ours", "reached")
+    items = "".join(
+        f'<tr><td><span class="badge {"pass" if copy.reach == "reached" else "open"}">{copy.reach}</span> '
+        f"{escape(copy.holds)}<small><code>{escape(copy.path)}</code></small></td></tr>"
+        for copy in sorted(record.copies, key=lambda copy: order.index(copy.reach))
+    )
+    note = (
+        "Reached: scrubbed, or it never saw the forgotten. Not reached: in this erasure's own folder; `erasediff erase "
+        "… --delete-copies` deletes it once a model is published. Not ours: elsewhere, to be deleted, or kept for a "
+        "stated reason. What nobody wrote down is not listed: backups, copies made by hand."
+    )
+    return section(f"Every copy: {record.reach}", f"<table><tbody>{items}</tbody></table>", note)
 
 
 def _provenance(record: Record) -> str:

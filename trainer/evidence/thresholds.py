@@ -86,6 +86,8 @@ def default_thresholds(metrics: Sequence[str], forgets_classes: bool, with_retra
     rest = [
         "accuracy_worst_class >= unscrubbed - 0.1",
         "accuracy_remaining >= unscrubbed - 0.02",
+        # what earlier requests had it forget does not come back
+        *(f"{name} <= unscrubbed + 0.05" for name in metrics if name == "p_psi_earlier_worst_class"),
         *(f"{name} >= unscrubbed - 0.02" for name in metrics if name.startswith("factor_accuracy")),
         *(f"{name} <= 1.5 * unscrubbed" for name in metrics if name.startswith("frechet_distance")),
         "non_finite_samples <= 0",
@@ -124,7 +126,8 @@ def _judge(threshold: Threshold, models: Figures, judged: str) -> Verdict:
     parent = row_of(threshold.metric).worst_of
     if parent is None:
         return _hold_fairly(threshold, {name: found.get(threshold.metric) for name, found in models.items()}, judged)
-    classes = models[judged][parent].by_class
+    whole = models[judged].get(parent)
+    classes = {} if whole is None else whole.by_class
     confidence = for_each_of(max(1, len(classes)))
     verdicts = [
         _hold_fairly(threshold, _of_class(models, parent, name), judged, confidence, of_class=name) for name in classes

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..models.card import CARD_NAME
+from .copies import WITHDRAWN_NAME
 from .ledger import (
     ENTRIES_NAME,
     SUMS_NAME,
@@ -25,7 +26,7 @@ from .ledger import (
     sha256_of,
     sums_text,
 )
-from .publication import WITHDRAWN_NAME, card_of
+from .publication import card_of
 from .record import RECORD_NAME, Record
 
 

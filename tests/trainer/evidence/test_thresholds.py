@@ -19,18 +19,7 @@ from erasediff.trainer.evidence.thresholds import (
     shows_forgetting,
     tells_nothing,
 )
-
-
-def share(value: float, n: int = 500) -> Measurement:
-    low, high = score_interval(value, n)
-    return Measurement(value, n, low=low, high=high)
-
-
-def of_classes(*values: float, n: int = 500) -> Measurement:
-    """A mean over classes called c0, c1, …"""
-    by_class = {f"c{i}": share(value, n) for i, value in enumerate(values)}
-    return dataclasses.replace(share(sum(values) / len(values), n * len(values)), by_class=by_class)
-
+from evidence_cases import of_classes, share
 
 MODELS = {
     "unscrubbed": {
@@ -204,6 +193,8 @@ def test_what_must_hold_where_nothing_is_said() -> None:
     ]
     assert default_thresholds(computed, True, False) == ["p_psi_worst_class <= 0.1", *rest]
     assert default_thresholds(computed, True, True) == ["p_psi_worst_class <= retrained + 0.05", *rest]
+    before = "p_psi_earlier_worst_class"
+    assert default_thresholds([*computed, before], True, False)[3] == f"{before} <= unscrubbed + 0.05"
     with_held_out = [*computed, "membership_gap"]
     assert default_thresholds(with_held_out, False, True) == ["membership_gap <= retrained + 0.05", *rest]
     for metrics, with_retrained in ((computed, True), (with_held_out, False)):
@@ -232,69 +223,3 @@ def test_of_classes_without_intervals_the_nearest_to_its_limit_decides() -> None
     models = {"scrubbed": {"p_psi": Measurement(0.05, 15, by_class=by_class)}}
     (verdict,) = hold([parse_threshold("p_psi_worst_class <= 0.1")], {"unscrubbed": models["scrubbed"]} | models)
     assert verdict.of_class == "c1" and verdict.margin == pytest.approx(0.01)
-
-
-class TestALimitThatRejectsTheRetrainedModel:
-    """Of the digit 8: asked for it, a retrained model makes what a judge calls an 8 with .126, and the limit is .1."""
-
-    @staticmethod
-    def models(scrubbed: float, retrained: float = 0.126, n: int = 5000) -> dict[str, dict[str, Measurement]]:
-        found = {"unscrubbed": 0.9, "scrubbed": scrubbed, "retrained": retrained}
-        return {name: {"p_psi": of_classes(value, n=n)} for name, value in found.items()}
-
-    @pytest.mark.parametrize("metric", ["p_psi", "p_psi_worst_class"])
-    @pytest.mark.parametrize(("scrubbed", "verdict"), [(0.13, "shown"), (0.175, "not shown"), (0.18, "failed")])
-    def test_of_forgetting_the_retrained_models_own_figure_is_the_limit(
-        self, metric: str, scrubbed: float, verdict: str
-    ) -> None:
-        models = self.models(scrubbed)
-        (held,) = hold([parse_threshold(f"{metric} <= 0.1")], models)
-        assert held.limit == pytest.approx(0.176) and held.rejects_retrained
-        assert held.threshold == f"{metric} <= 0.1" and held.passed is (verdict != "failed")
-        assert overall([held], models) == verdict
-        assert ", the limit 0.176: by the retrained model, which does not hold it as it was given" in said(held)
-        # its doubt is that of the comparison
-        (beside,) = hold([parse_threshold(f"{metric} <= retrained + 0.05")], models)
-        assert held.margin_low == pytest.approx(beside.margin_low)
-
-    def test_a_limit_that_it_holds_stays(self) -> None:
-        models = self.models(0.13, retrained=0.099)
-        (held,) = hold([parse_threshold("p_psi <= 0.1")], models)
-        assert held.limit == 0.1 and not held.rejects_retrained and overall([held], models) == "failed"
-
-    def test_of_the_rest_it_is_said_and_the_limit_stays(self) -> None:
-        """A poor retrained model is no licence to harm."""
-        figures = {"unscrubbed": 0.99, "scrubbed": 0.6, "retrained": 0.55}
-        models = {name: {"accuracy_remaining": of_classes(value)} for name, value in figures.items()}
-        (held,) = hold([parse_threshold("accuracy_remaining >= unscrubbed - 0.02")], models)
-        assert held.rejects_retrained and not held.passed and held.limit == pytest.approx(0.97)
-        assert said(held) == "it is 0.6, the limit 0.97, which the retrained model does not hold either"
-
-    def test_of_a_worst_class_only_the_rejected_class_has_another_limit(self) -> None:
-        models = self.models(0.0)
-        models["unscrubbed"] = {"p_psi": of_classes(0.9, 0.9)}
-        models["retrained"] = {"p_psi": of_classes(0.126, 0.01, n=5000)}
-        models["scrubbed"] = {"p_psi": of_classes(0.13, 0.13, n=5000)}
-        (held,) = hold([parse_threshold("p_psi_worst_class <= 0.1")], models)
-        assert (held.of_class, held.limit, held.passed, held.rejects_retrained) == ("c1", 0.1, False, False)
-
-    def test_what_is_no_share_has_five_per_cent_to_spare(self) -> None:
-        name = "nearest_to_forget[digits-cnn]"
-        models = {
-            model: {name: Measurement(value, 50)}
-            for model, value in (("unscrubbed", 5.0), ("scrubbed", 8.6), ("retrained", 9.0))
-        }
-        (held,) = hold([parse_threshold(f"{name} >= 10")], models)
-        assert held.limit == pytest.approx(8.55) and held.passed and shows_forgetting(held, models)
-
-    def test_beside_itself_it_is_beyond_doubt(self) -> None:
-        """Thresholds are held against the retrained model, too, before it is published."""
-        models = self.models(0.5, n=10)
-        models["retrained"]["accuracy_remaining"] = models["unscrubbed"]["accuracy_remaining"] = of_classes(0.9, n=40)
-        texts = ["p_psi_worst_class <= retrained + 0.05", "accuracy_remaining >= unscrubbed - 0.05"]
-        mine, rest = hold([parse_threshold(text) for text in texts], models, "retrained")
-        assert mine.shown and mine.value == 0.126 and mine.margin == pytest.approx(0.05)
-        assert overall([mine], models) == "shown" and overall(hold([parse_threshold(texts[0])], models), models) == (
-            "failed"
-        )
-        assert rest.passed

@@ -21,9 +21,7 @@ from erasediff.trainer.errors import ConfigError, ThresholdError
 from erasediff.trainer.evidence.ledger import Publication, Withdrawal, append, entry_paths, read_entries
 from erasediff.trainer.evidence.record import Record, read_record
 from erasediff.trainer.evidence.verify import verify
-from evidence_cases import tiny_judge
-
-TWELVE = [f"digit-{i:05d}" for i in range(5, 1200, 100)]
+from evidence_cases import TWELVE, tiny_judge
 
 
 def erasure(folder: Path, digits: Path, model: Path, classifier: Path, selector: str, **judge: object) -> EraseConfig:

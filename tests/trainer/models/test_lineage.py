@@ -16,8 +16,7 @@ from erasediff.shards.dataset import Dataset
 from erasediff.shards.requests.split import split
 from erasediff.shards.writing.build import build
 from erasediff.trainer import EraseDiffConfig
-from erasediff.trainer.config import EngineConfig, EraseConfig, ModelConfig, ScrubConfig, TrainConfig
-from erasediff.trainer.erase import run_erase
+from erasediff.trainer.config import ModelConfig, ScrubConfig
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.held_out import open_held_out
 from erasediff.trainer.models.class_names import rows_forgotten_by
@@ -25,22 +24,13 @@ from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.fitting import fit
 from erasediff.trainer.models.lineage import Forgotten, Lineage, forgotten_rows, write_lineage
 from erasediff.trainer.scrubbing import plan, run_scrub, scrub
-from evidence_cases import tiny_judge
+from evidence_cases import TWELVE, forget_twelve
 from tiny import tiny_config
-
-TWELVE = [f"digit-{i:05d}" for i in range(5, 1200, 100)]
 
 
 @pytest.fixture(scope="module")
 def without_twelve(digits: Path, base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that twelve samples were scrubbed from, on request r-1."""
-    folder = tmp_path_factory.mktemp("twelve")
-    request = folder / "request.toml"
-    request.write_text(
-        f'id = "r-1"\ndate = 2026-11-20\nreason = "secret"\n[[selectors]]\nkeys = {json.dumps(TWELVE)}\n'
-    )
-    split(digits / "data", folder / "split", request=request)
-    return run_scrub(tiny_config(folder, base_model, folder / "run"))
+    return forget_twelve(digits, base_model, tmp_path_factory.mktemp("twelve"))
 
 
 def lineage_of(model: Path) -> dict:
@@ -60,60 +50,6 @@ def test_what_was_forgotten_is_kept_as_keys_and_hashes(digits: Path, without_twe
     card = (without_twelve / "README.md").read_text()
     assert "Asked to forget: 12 samples (request r-1, 2026-11-20)." in card
     assert "What it was trained on first is not known." in card
-
-
-def erasure(digits: Path, model: Path, folder: Path, classifier: Path, labels: list[str]) -> EraseConfig:
-    folder.mkdir(exist_ok=True)
-    (folder / "request.toml").write_text(f'id = "r-{labels[0]}"\n[[selectors]]\nlabels = {json.dumps(labels)}\n')
-    return EraseConfig(
-        request=str(folder / "request.toml"),
-        model=ModelConfig(str(model)),
-        data=str(digits / "data"),
-        output=str(folder / "erased"),
-        publish="within-limits",
-        train=TrainConfig(max_train_steps=2, train_batch_size=4),
-        engine=EngineConfig(device="cpu"),
-        judge=tiny_judge(classifier),
-    )
-
-
-def test_a_second_request_does_not_put_the_first_one_back(
-    digits: Path, without_twelve: Path, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With the whole dataset as data, twelve samples of it are left out and the whole history is handed on."""
-    data = Dataset.open(digits / "data")
-    of_class = {"3": set(), "8": set()}
-    for key, label in zip(data.keys, data.labels, strict=True):
-        if data.classes[label] in of_class:
-            of_class[data.classes[label]].add(key)
-    assert set(TWELVE) - of_class["3"] - of_class["8"]
-    first = run_erase(erasure(digits, without_twelve, tmp_path / "one", classifier, ["3"]))
-    assert "left out    " in capsys.readouterr().out
-    remain = set(Dataset.open(tmp_path / "one" / "erased" / "split" / "remain").keys)
-    assert remain == set(data.keys) - of_class["3"] - set(TWELVE)
-    assert set(Dataset.open(tmp_path / "one" / "erased" / "split" / "forget").keys) == of_class["3"]
-    record = first.evidence.record
-    assert [(one.id, one.date, one.classes, one.num_samples) for one in record.forgotten_before] == [
-        ("r-1", "2026-11-20", [], 12)
-    ]
-    forgotten = lineage_of(first.model)["forgotten"]
-    assert [(one["id"], one["classes"], len(one["keys"])) for one in forgotten] == [
-        ("r-1", {}, 12),
-        ("r-3", {"3": 3}, 183),
-    ]
-
-    # a third one: all of the 3 stays out, and it is no class to relabel to
-    config = erasure(digits, first.model, tmp_path / "two", classifier, ["8"])
-    anchored = dataclasses.replace(config, method=EraseDiffConfig(anchor=3))
-    with pytest.raises(ConfigError, match=r"method\.anchor = 3 is a class that the model has forgotten"):
-        run_erase(anchored)
-    second = run_erase(config)
-    remain = Dataset.open(tmp_path / "two" / "erased" / "split" / "remain")
-    assert set(remain.keys) == set(data.keys) - of_class["3"] - of_class["8"] - set(TWELVE)
-    assert 3 not in remain.labels
-    assert [one.id for one in second.evidence.record.forgotten_before] == ["r-1", "r-3"]
-    written = json.loads((tmp_path / "two" / "erased" / "split" / "request.json").read_text())
-    assert written["num_left_out"] == len(data) - len(remain) - len(of_class["8"])
 
 
 class TestARemainSet:

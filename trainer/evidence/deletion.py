@@ -1,0 +1,97 @@
+"""Deletes the copies that an erasure has made of what was forgotten, and says so in its records."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..files import write_text
+from .copies import REPORT_NAME, reach_of
+from .ledger import Deletion, append, published, read_entries
+from .record import Copy, Record, schema_name
+
+# as `report_pictures` writes a strip of a forgotten class
+_FORGOTTEN_PICTURE = re.compile(r'<img class="gone"[^>]*>')
+
+
+@dataclass(frozen=True)
+class Known:
+    """A copy that the records know of, as it is now."""
+
+    copy: Copy
+    place: Path
+    """Where it lies now, wherever it was when it was written down."""
+
+    @property
+    def is_ours(self) -> bool:
+        return self.copy.reach == "not reached"
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.copy.holds}"
+
+
+def known(output: Path) -> list[Known]:
+    """The copies of the newest entry that lists some. Raises ConfigError where one cannot be read."""
+    entries = read_entries(output)
+    lists = [entry.copies for entry in entries if isinstance(entry, Record | Deletion)]
+    records = [entry for entry in entries if isinstance(entry, Record)]
+    if not lists:
+        return []
+    return [Known(copy, _place(copy, records[-1], output)) for copy in lists[-1]]
+
+
+def _place(copy: Copy, record: Record, output: Path) -> Path:
+    """An erasure's folder may have been moved since; what lies in it was moved with it."""
+    was = Path(record.absolute_paths.get(copy.path, copy.path))
+    then = Path(record.absolute_paths.get(record.models["scrubbed"].path, "")).parents[1]
+    return output / was.relative_to(then) if copy.reach == "not reached" and was.is_relative_to(then) else was
+
+
+def planned(output: Path) -> list[Known]:
+    """Those that would be deleted."""
+    return [one for one in known(output) if one.is_ours and one.place.exists()]
+
+
+def delete_copies(output: Path) -> list[str]:
+    """Deletes what is this erasure's own; adds an entry with what is left. A line for each copy. Rank 0 calls it.
+
+    Nothing is deleted where no published model stands.
+    """
+    standing = published(read_entries(output))
+    if standing is None:
+        return ["nothing is deleted: no model is published"]
+    lines, now = [], []
+    for one in known(output):
+        copy = one.copy
+        if one.is_ours and one.place.exists():
+            _delete(one.place, output)
+            lines.append(f"deleted      {one}")
+            copy = dataclasses.replace(copy, holds=f"{copy.holds}: deleted", reach="reached")
+        elif copy.reach != "reached" and not one.place.exists():
+            copy = dataclasses.replace(copy, holds=f"{copy.holds}: not there any more", reach="reached")
+            lines.append(f"not there    {one}")
+        elif copy.reach != "reached":
+            lines.append(f"{copy.reach:<12} {one}")
+        now.append(copy)
+    reach = reach_of(now) if standing.verdict == "shown" else "partial"
+    if now != [one.copy for one in known(output)]:
+        append(
+            output,
+            lambda place: Deletion(schema=schema_name(), place=place, kind="deletion", copies=now, reach=reach),
+        )
+    return [*lines, f"erasure      {reach}"]
+
+
+def _delete(path: Path, output: Path) -> None:
+    """What lies in the erasure's own folder, and of the report only pictures of the forgotten."""
+    assert path.resolve().is_relative_to(output.resolve()) and path.resolve() != output.resolve()
+    if path.name == REPORT_NAME:
+        text = path.read_text(encoding="utf-8")
+        write_text(path, _FORGOTTEN_PICTURE.sub("<span>deleted</span>", text))
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
