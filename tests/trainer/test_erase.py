@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
+from erasediff.shards.requests.request import Request, Selector
+from erasediff.shards.requests.select import select
 from erasediff.shards.writing.build import build
 from erasediff.trainer.config import (
     EraseConfig,
@@ -20,7 +23,7 @@ from erasediff.trainer.config import (
     TrainConfig,
 )
 from erasediff.trainer.config.toml import dump_toml
-from erasediff.trainer.erase import run_erase
+from erasediff.trainer.erase import _request_entry, run_erase
 from erasediff.trainer.errors import ThresholdError, TrainingError
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.evidence.collect import Evidence
@@ -172,6 +175,17 @@ def test_a_record_is_not_taken_for_another_judge_or_held_out_set(config: EraseCo
         evaluated()
     assert not (Path(config.output) / "model").exists()
     assert sha256_of_file(Path(config.output) / "model.withdrawn") == published
+
+
+def test_what_of_a_requests_keys_is_found(config: EraseConfig) -> None:
+    """Of a selector that asks for more than the keys, not all are."""
+    data = Dataset.open(str(config.data))
+    threes = [key for key, label in zip(data.keys, data.labels, strict=True) if data.classes[label] == "3"][:2]
+    others = [key for key, label in zip(data.keys, data.labels, strict=True) if data.classes[label] == "5"][:3]
+    request = Request((Selector(keys=(*threes, *others), labels=("3",)), Selector(labels=("7",))), id="r-9")
+    entry = _request_entry(config, request, data, select(data, request))
+    assert (entry.id, entry.keys_asked, entry.keys_found, entry.date) == ("r-9", 5, 2, None)
+    assert entry.sha256 == hashlib.sha256(Path(config.request).read_bytes()).hexdigest()
 
 
 def _unseen_digits(data: Path, folder: Path, first: int) -> None:

@@ -20,6 +20,7 @@ from erasediff.trainer.config.toml import dump_toml
 from erasediff.trainer.erase import _hold_published_to, run_erase
 from erasediff.trainer.errors import ConfigError, NotShownError, ThresholdError
 from erasediff.trainer.evidence.collect import Evidence
+from erasediff.trainer.evidence.ledger import entry_paths
 from erasediff.trainer.evidence.publication import Candidate
 from erasediff.trainer.evidence.record import read_record
 from erasediff.trainer.models.families import load_model
@@ -72,6 +73,12 @@ def test_the_retrained_model_is_published_where_the_scrub_fails(
     with pytest.raises(ThresholdError):
         run_erase(within)
     evidence = Evidence(record, record_path, output / "report.html")
+    # killed after the entry and before the model appeared: it is not said twice
+    entries = entry_paths(output)
+    offered = dataclasses.replace(idle, publish="retrained")
+    again = Candidate("retrained", retrained, offered)
+    again.copy(tmp_path / "again", output / "model", load_model(idle.model), record.remain, evidence)
+    assert entry_paths(output) == entries and (tmp_path / "again" / "README.md").read_text() == card
     scrubbed = Candidate("scrubbed", output / "scrub" / "model", within)
     with pytest.raises(ConfigError, match="is not the scrubbed model that this call would publish: move it away"):
         _hold_published_to(scrubbed, output / "model", evidence)

@@ -25,6 +25,19 @@ class Earlier:
     num_measured: list[int]
     """Samples of each earlier request that the data still have, the oldest request first; in D_f again, too."""
 
+    def notes(self, *, has_held_out: bool) -> list[str]:
+        """Lines to say of what is not measured again."""
+        found = []
+        if self.samples is not None and not has_held_out:
+            found.append(
+                f"earlier     {len(self.samples):,} single samples of earlier requests are not measured again: name "
+                "unseen ones in judge.held_out"
+            )
+        missing = self.num_measured.count(0)
+        if missing:
+            found.append(f"earlier     of {missing} earlier request(s) the data have no sample to measure again")
+        return found
+
     @classmethod
     def of(cls, model: Model, data: Dataset, forgotten: np.ndarray, remaining: Sequence[int]) -> Earlier:
         """data: as fitted to the model. forgotten: bool [N], D_f. remaining: the classes of D_r."""

@@ -23,7 +23,18 @@ from pydantic import TypeAdapter
 from ..errors import ConfigError
 from ..files import alone, write_text
 from ..models.card import CARD_NAME
-from .record import RECORD_NAME, Copy, Place, Reach, Record, Strict, decode_values, read_values, record_values
+from .record import (
+    RECORD_NAME,
+    Copy,
+    Place,
+    Reach,
+    Record,
+    Strict,
+    decode_values,
+    read_record,
+    read_values,
+    record_values,
+)
 from .thresholds import Overall
 
 ENTRIES_NAME = "records"
@@ -150,6 +161,7 @@ def next_place(folder: Path) -> Place:
     """Where the next entry stands. Raises ConfigError where the last one is not what it was when it was written."""
     paths = entry_paths(folder)
     if not paths:
+        _refuse_alone(folder / RECORD_NAME)
         return Place.of(1, None)
     last, digest = paths[-1], sha256_of(paths[-1])
     if read_sums(folder).get(last.name, digest) != digest:
@@ -158,6 +170,13 @@ def next_place(folder: Path) -> Place:
             "choose another output"
         )
     return Place.of(int(last.stem) + 1, digest)
+
+
+def _refuse_alone(path: Path) -> None:
+    """Raises ConfigError for a record that the next one would replace."""
+    if path.exists():
+        read_record(path)  # of an older erasediff: refused
+        raise ConfigError(f"{path} has no entries in {path.with_name(ENTRIES_NAME)}: put them back, or remove it")
 
 
 def append(folder: Path, make: Callable[[Place], EntryT]) -> EntryT:

@@ -95,7 +95,7 @@ def make_bench(config: EvaluateConfig, scrub: Sides, device: torch.device) -> Be
         earlier=earlier,
         real_earlier=real_earlier,
         earlier_held_out=earlier_held_out,
-        notes=asking.notes,
+        notes=[*asking.notes, *earlier.notes(has_held_out=held_out is not None)],
         detector=None if options.detector is None else load_detector(options.detector),
         near_labels=[data.classes.index(name) for name in options.near],
         device=device,

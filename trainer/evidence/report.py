@@ -196,8 +196,8 @@ def _copies(record: Record) -> str:
     """Those that are still to go first."""
     order = ("not reached", "not ours", "reached")
     items = "".join(
-        f'<tr><td><span class="badge {"pass" if copy.reach == "reached" else "open"}">{copy.reach}</span> '
-        f"{escape(copy.holds)}<small><code>{escape(copy.path)}</code></small></td></tr>"
+        f'<li><span class="badge {"pass" if copy.reach == "reached" else "open"}">{copy.reach}</span> '
+        f"{escape(copy.holds)}<br><code>{escape(copy.path)}</code></li>"
         for copy in sorted(record.copies, key=lambda copy: order.index(copy.reach))
     )
     note = (
@@ -205,7 +205,7 @@ def _copies(record: Record) -> str:
         "… --delete-copies` deletes it once a model is published. Not ours: elsewhere, to be deleted, or kept for a "
         "stated reason. What nobody wrote down is not listed: backups, copies made by hand."
     )
-    return section(f"Every copy: {record.reach}", f"<table><tbody>{items}</tbody></table>", note)
+    return section(f"Every copy: {record.reach}", f'<ul class="copies">{items}</ul>', note)
 
 
 def _provenance(record: Record) -> str:

@@ -86,6 +86,8 @@ dl { display: grid; grid-template-columns: minmax(6rem, auto) 1fr; gap: .2rem 1r
 dt { color: var(--soft); overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere;
   font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: .8rem; }
 ul { padding-left: 1.1rem; margin: .3rem 0 0; } li { overflow-wrap: anywhere; }
+ul.copies { list-style: none; padding: 0; } ul.copies li { border-top: 1px solid var(--rule); padding: .45rem 0; }
+ul.copies code { color: var(--soft); font-size: .8rem; } ul.copies .badge { font-size: .8rem; }
 @media print { section { break-inside: avoid; } body { background: none; } }
 """
 

@@ -90,6 +90,9 @@ def test_every_copy_is_told_by_who_can_reach_it(requests: Requests) -> None:
     for reach, count in (("not reached", 2), ("reached", 1), ("not ours", len(not_ours))):
         assert text.count(f">{reach}</span>") == count
 
+    # of the first request's samples nothing is measured without unseen ones, and it is said
+    assert any(note.startswith("earlier     10 single samples of earlier requests are not") for note in record.notes)
+
     # of a model that is not shown to have forgotten nothing is reached
     before = read_record(first / "record.json")
     assert before.verdict == "not shown" and before.reach == "partial"

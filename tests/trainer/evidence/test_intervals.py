@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from erasediff.trainer.evidence import metrics, variances
 from erasediff.trainer.evidence.intervals import (
     MIN_SAMPLES,
     bounded_interval,
@@ -20,7 +19,6 @@ from erasediff.trainer.evidence.intervals import (
 )
 from erasediff.trainer.evidence.membership import membership_gap
 from erasediff.trainer.evidence.metrics import Measurement, auc
-from erasediff.trainer.evidence.variances import frechet_variance, kernel_variance
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 12), (3, 50), (199, 200), (500, 500)])
@@ -151,57 +149,3 @@ def test_what_is_within_the_noise() -> None:
         both = [(one / n, score_interval(one / n, n)), (other / m, score_interval(other / m, m))]
         for (a, of_a), (b, of_b) in (both, both[::-1]):
             assert is_within_noise(a, of_a, b, of_b) is alike
-
-
-class TestVariances:
-    """Beside the spread of the distance over fresh draws."""
-
-    @staticmethod
-    def draws(num: int = 300, n: int = 200, m: int = 120):
-        generator = np.random.default_rng(5)
-        mix = generator.standard_normal((4, 4))
-        for _ in range(num):
-            real = generator.standard_normal((n, 4))
-            made = generator.standard_normal((m, 4)) @ mix * 0.8 + [0.7, 0, 0, 0]
-            yield torch.from_numpy(real), torch.from_numpy(made)
-
-    @pytest.mark.parametrize("which", ["frechet", "kernel"])
-    def test_it_is_how_far_the_distance_varies(self, which: str) -> None:
-        distances, variances = [], []
-        for real, made in self.draws():
-            if which == "frechet":
-                distances.append(metrics.frechet_distance(real, made).item())
-                variances.append(frechet_variance(real, made).item())
-            else:
-                distances.append(_mmd(real, made))
-                variances.append(kernel_variance(real, made).item())
-        assert np.sqrt(np.mean(variances)) == pytest.approx(np.std(distances), rel=0.12)
-
-    def test_each_side_counts_by_its_own_samples(self) -> None:
-        """Ten times the generated leave what the real ones are short of."""
-        (real, made), *_ = self.draws(1)
-        for variance in (frechet_variance, kernel_variance):
-            whole, more = variance(real, made).item(), variance(real, made.repeat(10, 1)).item()
-            assert 0 < more < whole
-            assert variance(made, real).item() == pytest.approx(whole)
-
-    def test_in_parts_it_is_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        ((real, made),) = self.draws(1)
-        whole = kernel_variance(real, made)
-        monkeypatch.setattr(variances, "_ROWS", 7)
-        torch.testing.assert_close(kernel_variance(real, made), whole)
-
-    def test_features_that_never_vary(self) -> None:
-        """A dead unit of a network: no inverse, and still a figure."""
-        ((real, made),) = self.draws(1)
-        dead = [torch.cat([side, torch.zeros(len(side), 1)], 1) for side in (real, made)]
-        assert frechet_variance(*dead).item() == pytest.approx(frechet_variance(real, made).item(), rel=1e-6)
-
-
-def _mmd(real: torch.Tensor, made: torch.Tensor) -> float:
-    """The unbiased MMD², by its definition."""
-    own = []
-    for side in (real, made):
-        kernel = (side @ side.T / 4 + 1) ** 3
-        own.append((kernel.sum() - kernel.trace()) / (len(side) * (len(side) - 1)))
-    return (own[0] + own[1] - 2 * ((real @ made.T / 4 + 1) ** 3).mean()).item()

@@ -19,11 +19,12 @@ from erasediff.trainer.evidence.classifier import ClassifierCard
 from erasediff.trainer.evidence.collect import Evidence, run_evaluate
 from erasediff.trainer.evidence.finished import run_entry
 from erasediff.trainer.evidence.intervals import score_interval
-from erasediff.trainer.evidence.ledger import Publication, Withdrawal, append
+from erasediff.trainer.evidence.ledger import Deletion, Publication, Withdrawal, append
 from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.evidence.noise import alike
 from erasediff.trainer.evidence.record import (
     Copy,
+    EarlierEntry,
     Link,
     ModelEntry,
     Place,
@@ -75,9 +76,9 @@ def test_it_says_what_happened(evidence: Evidence, base_model: Path) -> None:
     assert run_entry(run).interruptions == 2
     assert record.config["method"]["eta"] == EraseDiffConfig().eta
     assert "zero_stage" not in record.config["engine"] and record.run.starts[0]["settings"]["engine.zero_stage"] == 2
-    copies = {Path(copy.path).name for copy in record.remaining_copies}
+    copies = {Path(copy.path).name for copy in record.copies}
     assert {base_model.name, "forget", "checkpoint-000002"} <= copies
-    assert any(copy.path.endswith(".tar") for copy in record.remaining_copies)
+    assert any(copy.path.endswith(".tar") for copy in record.copies)
     # both hold something of D_f: the judge was trained on it, the report shows it
     assert {"classifier.safetensors", "report.html"} <= copies
     assert {"torch", "deepspeed", "erasediff"} <= set(record.versions)
@@ -90,7 +91,7 @@ def test_the_documented_schema_is_the_records(evidence: Evidence) -> None:
     )
     assert record == {field.name for field in dataclasses.fields(Record)}
     assert model == {field.name for field in dataclasses.fields(ModelEntry)}
-    entries = (Place, Link, Publication, Withdrawal)
+    entries = (Place, Link, Publication, Withdrawal, Deletion, EarlierEntry)
     for kind in (
         *entries,
         RequestEntry,

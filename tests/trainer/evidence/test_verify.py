@@ -21,7 +21,7 @@ from erasediff.trainer.errors import ConfigError, ThresholdError
 from erasediff.trainer.evidence.ledger import Publication, Withdrawal, append, entry_paths, read_entries
 from erasediff.trainer.evidence.record import Record, read_record
 from erasediff.trainer.evidence.verify import verify
-from evidence_cases import TWELVE, tiny_judge
+from evidence_cases import TWELVE, edit_json, tiny_judge
 
 
 def erasure(folder: Path, digits: Path, model: Path, classifier: Path, selector: str, **judge: object) -> EraseConfig:
@@ -170,6 +170,12 @@ def test_what_is_missing_or_too_much(first: Path, tmp_path: Path) -> None:
     shutil.rmtree(here / "records")
     with pytest.raises(ConfigError, match="no records there; name an erasure's folder"):
         verify(here)
+    record = read_record(here / "record.json")
+    with pytest.raises(ConfigError, match=r"record\.json has no entries in .*records: put them back, or remove it"):
+        append(here, lambda place: dataclasses.replace(record, place=place))
+    edit_json(here / "record.json", schema="erasediff-record-2")
+    with pytest.raises(ConfigError, match="an older erasediff's: remove it, and the same command evaluates again"):
+        append(here, lambda place: dataclasses.replace(record, place=place))
 
 
 def test_nothing_is_added_to_a_chain_whose_last_entry_was_changed(first: Path, tmp_path: Path) -> None:
