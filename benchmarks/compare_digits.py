@@ -1,0 +1,239 @@
+"""Every method on the digits, at one budget: classes × seeds, each method's settings found by the same small search.
+
+    python benchmarks/compare_digits.py --search     four settings of each method on a digit of their own, one seed
+    python benchmarks/compare_digits.py              the table, at the settings that the search found best
+    python benchmarks/compare_digits.py --table-only writes docs/results/compare_digits.md of what is there
+
+A budget is 200 gradients of a batch: 100 steps of a method that takes two. Everything is resumable; digits run side by
+side, a process each. Judges, samples and the retrained model are a digit's own and the same for all its rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from erasediff.shards.requests.split import split
+from erasediff.shards.writing.build import build
+from erasediff.trainer.comparing.cases import Case, cases_of
+from erasediff.trainer.comparing.derived import ERR
+from erasediff.trainer.comparing.rows import Row, read_row
+from erasediff.trainer.comparing.run import run_compare
+from erasediff.trainer.comparing.table import gaps, lines_of, markdown
+from erasediff.trainer.config import (
+    BudgetConfig,
+    CompareConfig,
+    EngineConfig,
+    JudgeConfig,
+    ModelConfig,
+    PretrainConfig,
+)
+from erasediff.trainer.files import write_json
+from erasediff.trainer.pretrain import run_pretrain
+
+ENGINE = EngineConfig(device="cpu", num_threads=1)
+NULL_CLASS = 10
+BUDGET = BudgetConfig(gradients=200)
+SEARCHED_DIGIT = 6
+CHOSEN = Path("benchmarks/compare_digits.json")
+
+_SLOW, _FAST = 1e-4, 3e-4
+
+
+def _grid(fixed: dict[str, Any], **options: list[Any]) -> list[dict[str, Any]]:
+    """Method settings with every combination of the options, each at two learning rates where there are two more."""
+    rates = options.pop("learning_rate", [_SLOW, _FAST])
+    return [
+        {"method": fixed | dict(zip(options, values, strict=True)), "optimizer": {"learning_rate": rate}}
+        for rate in rates
+        for values in itertools.product(*options.values())
+    ]
+
+
+# four settings each
+CANDIDATES: dict[str, list[dict[str, Any]]] = {
+    "erasediff, rl": _grid({}, eta=[0.5, 1.0]),
+    "erasediff, noise": _grid({"target": "noise"}, eta=[1e-4, 1e-3]),
+    "erasediff, null class": _grid({"anchor": NULL_CLASS}, lambda_cap=[1.0, 3.0]),
+    "meta_erasediff": _grid({"name": "meta_erasediff"}, eta=[0.02, 0.05]),
+    "moo": _grid({"name": "moo"}, weight=[0.3, 1.0]),
+    "munba": _grid({"name": "munba"}, target=["rl", "noise"]),
+    "restricted_gradient": _grid({"name": "restricted_gradient"}, target=["rl", "noise"]),
+    "salun": _grid({"name": "salun"}, saliency=[0.25, 0.5]),
+    "selective_amnesia": _grid({"name": "selective_amnesia"}, penalty=[1e3, 1e4]),
+    "esd": _grid({"name": "esd"}, negative_guidance=[1.0, 3.0]),
+    "neggrad": _grid({"name": "neggrad"}, remain_weight=[0.0, 1.0]),
+    "finetune": _grid({"name": "finetune"}, learning_rate=[1e-4, 3e-4, 1e-3, 3e-3]),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which rows, and where."""
+
+    output: Path = Path("build/compare-digits")
+    """Folder for models and rows."""
+    table: Path = Path("docs/results/compare_digits.md")
+    """The table to write."""
+    digits: tuple[int, ...] = (0, 3, 8)
+    """Classes to forget."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the scrub."""
+    search: bool = False
+    """The search in place of the table."""
+    table_only: bool = False
+    """Run nothing."""
+    num_processes: int = 2
+    """Digits at once."""
+
+
+def search_config(options: Options) -> CompareConfig:
+    methods = {f"{name} #{i}": own for name, settings in CANDIDATES.items() for i, own in enumerate(settings)}
+    return _config(options, SEARCHED_DIGIT, "search", methods, (100,))
+
+
+def table_config(options: Options, digit: int) -> CompareConfig:
+    if not CHOSEN.exists():
+        sys.exit(f"{CHOSEN} is not there: --search finds each method's settings first")
+    return _config(options, digit, f"digit-{digit}", json.loads(CHOSEN.read_text())["methods"], options.seeds)
+
+
+def _config(options: Options, digit: int, name: str, methods: dict[str, Any], seeds: tuple[int, ...]) -> CompareConfig:
+    sets = options.output / f"split-{digit}"
+    return CompareConfig(
+        output=str(options.output / name),
+        model=ModelConfig(str(options.output / "base" / "model")),
+        data=str(options.output / "data"),
+        forget=str(sets / "forget"),
+        remain=str(sets / "remain"),
+        methods=methods,
+        seeds=seeds,
+        budget=BUDGET,
+        # a run that destroys the rest is a row like others here: its figures say so
+        train={"max_loss_r_ratio": None},
+        engine=ENGINE,
+        judge=JudgeConfig(
+            with_retrained=True, relearn=True, num_remain_samples_per_class=50, device="cpu", num_threads=1
+        ),
+    )
+
+
+def prepare(options: Options) -> None:
+    """The data, the model, and the sets of every digit."""
+    data = options.output / "data"
+    if not data.exists():
+        build("digits", data)
+    run_pretrain(PretrainConfig(data=str(data), output=str(options.output / "base"), engine=ENGINE))
+    for digit in {SEARCHED_DIGIT, *options.digits}:
+        if not (options.output / f"split-{digit}").exists():
+            split(data, options.output / f"split-{digit}", [str(digit)])
+
+
+def run_digits(options: Options) -> None:
+    """Each in a process of its own, as many at once as are asked for."""
+    waiting, running = [*options.digits], []
+    while waiting or running:
+        while waiting and len(running) < options.num_processes:
+            words = ["--digits", str(waiting.pop(0)), "--seeds", *map(str, options.seeds)]
+            words += ["--output", str(options.output), "--num-processes", "1"]
+            running.append(subprocess.Popen([sys.executable, __file__, *words]))
+        running[0].wait()
+        if running[0].returncode:
+            sys.exit(running[0].returncode)
+        running.pop(0)
+
+
+def choose(options: Options) -> None:
+    """Writes the settings of each method that have the best ERR, and the whole search."""
+    config = search_config(options)
+    rows = _rows(config, cases_of(config))
+    found: dict[str, float] = {name: _err(rows.get(f"{name}")) for name in config.methods}
+    best = {name: max(range(len(own)), key=lambda i: found[f"{name} #{i}"]) for name, own in CANDIDATES.items()}
+    searched = {f"{name} #{i}": {"err": found[f"{name} #{i}"]} | own for name in best for i, own in _numbered(name)}
+    chosen = {name: CANDIDATES[name][i] for name, i in best.items()}
+    about = f"digit {SEARCHED_DIGIT}, seed 100, {BUDGET.gradients} gradients; the best ERR of each method's four"
+    write_json(CHOSEN, {"about": about, "methods": chosen, "search": searched})
+
+
+def _numbered(name: str) -> list[tuple[int, dict[str, Any]]]:
+    return [*enumerate(CANDIDATES[name])]
+
+
+def _err(row: Row | None) -> float:
+    """0 for a run that ended early."""
+    figure = None if row is None else row.derived.get(ERR)
+    return 0.0 if figure is None or figure.value is None else figure.value
+
+
+def _rows(config: CompareConfig, cases: list[Case]) -> dict[str, Row]:
+    """By name, of one seed."""
+    found = {case.name: read_row(Path(config.output) / "rows" / f"{case.slug}.json") for case in cases}
+    return {name: row for name, row in found.items() if row is not None}
+
+
+def write_table(options: Options) -> None:
+    """Every digit's table, what is missing of it, and the search."""
+    text, parts = "", ["## The search\n", _search_table(options)]
+    for digit in options.digits:
+        config = table_config(options, digit)
+        cases = cases_of(config)
+        slugs = ["unscrubbed", "retrained", *(case.slug for case in cases)]
+        read = {slug: read_row(Path(config.output) / "rows" / f"{slug}.json") for slug in slugs}
+        lines = lines_of(config, cases, {slug: row for slug, row in read.items() if row is not None})
+        parts += [f"\n## Forgetting the {digit}\n", markdown(config, lines)]
+        if len(gaps(lines)) > 0:
+            print(f"digit {digit}: {len(gaps(lines))} gaps")
+    if options.table.exists():
+        text, _, _ = options.table.read_text(encoding="utf-8").partition(MARKER)
+    options.table.parent.mkdir(parents=True, exist_ok=True)
+    options.table.write_text(f"{text}{MARKER}\n\n" + "\n".join(parts), encoding="utf-8")
+
+
+def _search_table(options: Options) -> str:
+    searched = json.loads(CHOSEN.read_text())
+    lines = [
+        f"{searched['about']}; the rows that were chosen are bold.",
+        "",
+        "| method | settings | ERR |",
+        "|---|---|---|",
+    ]
+    for name, own in searched["search"].items():
+        method = name.rpartition(" #")[0]
+        settings = {key: own[key] for key in ("method", "optimizer")}
+        told = ", ".join(
+            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+            for section in settings.values()
+            for key, value in section.items()
+            if key != "name"
+        )
+        mark = "**" if settings == searched["methods"][method] else ""
+        lines.append(f"| {method} | {mark}{told}{mark} | {own['err']:.3f} |")
+    return "\n".join(lines)
+
+
+MARKER = "<!-- below: written by benchmarks/compare_digits.py -->"
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    if not options.table_only:
+        prepare(options)
+        if options.search:
+            run_compare(search_config(options))
+            choose(options)
+        elif len(options.digits) == 1:
+            run_compare(table_config(options, options.digits[0]))
+        else:
+            run_digits(options)
+    if options.table_only or (not options.search and len(options.digits) > 1):
+        write_table(options)
+
+
+if __name__ == "__main__":
+    main()
