@@ -203,11 +203,11 @@ def _class_names(dataset: Dataset) -> str:
     return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
 
 
-def plan(config: ScrubConfig) -> Plan:
-    """Checks all that can be checked before anything is written."""
+def plan(config: ScrubConfig, model: Model | None = None) -> Plan:
+    """Checks all that can be checked before anything is written. model: what the settings name, loaded already."""
     forget, remain = Dataset.open(config.forget), Dataset.open(config.remain)
     check_disjoint(forget, remain)
-    model = load_model(config.model)
+    model = model or load_model(config.model)
     planned = Plan(config, model, fit(forget, model), fit(remain, model))
     if planned.forget.classes != planned.remain.classes:
         first = [", ".join(data.classes[:3]) for data in (planned.forget, planned.remain)]
@@ -251,11 +251,11 @@ def fitted(config: ScrubConfig) -> ScrubConfig:
     return dataclasses.replace(config, optimizer=config.optimizer.fitted(config.train.max_train_steps))
 
 
-def check(config: ScrubConfig) -> Plan:
+def check(config: ScrubConfig, model: Model | None = None) -> Plan:
     """Raises ConfigError or DataError where the run would be refused, its device aside; writes nothing."""
     config = fitted(config)
     check_output(config, config.output)
-    planned = plan(config)
+    planned = plan(config, model)
     check_inputs(Path(config.output), planned.inputs())
     return planned
 

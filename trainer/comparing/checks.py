@@ -23,12 +23,13 @@ def check(config: CompareConfig) -> list[Case]:
     """
     check_ranges(config)
     cases = cases_of(config, known_paces(config))
+    sides = Sides.of(cases[0].config)
     for case in cases:
         try:
-            check_scrub(case.config)
+            check_scrub(case.config, sides.unscrubbed)
         except ConfigError as error:
             raise ConfigError(f"methods.{case.name}: {error}") from None
-    options, sides = config.judge, Sides.of(cases[0].config)
+    options = config.judge
     check_options(options, sides.unscrubbed)
     data = fit(Dataset.open(config.data), sides.unscrubbed).data
     forgotten, remaining = labels_of(sides.forget), labels_of(sides.remain)
