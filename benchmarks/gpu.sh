@@ -47,13 +47,14 @@ ranks=$gpus
 few="--rounds 3 --repeats 10 --keep" some="--rounds 2 --repeats 5"
 often="--rounds 2 --repeats 10 --warmup 3" once="--rounds 1 --repeats 20 --warmup 3"
 ddpm="ddpm-cifar10 --batch-size 128" sd1="sd1 --batch-size 16" sdxl="sdxl --batch-size 4 --forward-batch-size 1"
-precisions="fp32 tf32 bf16-autocast bf16" large="bf16-autocast bf16" best=bf16
+precisions="fp32 tf32 bf16-autocast bf16" large="bf16-autocast bf16" best=bf16 inner=bf16-autocast
+buckets="10000000 50000000 200000000"
 compile="False True" micro="4 8 16 32" batch=16 most=32 size_sd1=512 size_sdxl=1024
 kernels="" kernel_tests="tests/kernels" device=cuda
 if [ -n "$dry" ]; then
   ranks=2 few="--rounds 1 --repeats 2" some=$few often="--rounds 1 --repeats 2 --warmup 0" once=$often
   ddpm="digits --batch-size 2" sd1="sd1 --width 32 --latent-size 8 --batch-size 2 --forward-batch-size 1"
-  sdxl="sdxl --width 32 --latent-size 4 --batch-size 1" precisions="fp32 tf32" large=fp32 best=fp32
+  sdxl="sdxl --width 32 --latent-size 4 --batch-size 1" precisions="fp32 tf32" large=fp32 best=fp32 inner=fp32 buckets="1000 50000000"
   compile="False" micro="1 2" batch=2 most=2 size_sd1=64 size_sdxl=64
   kernels="--models sd1 --scale 0.0005 --repeats 2" kernel_tests="tests/kernels/test_table.py" device=cpu
 fi
@@ -93,7 +94,7 @@ for name in ${*:-$all}; do
       done
       step sd1-layout bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
         --engine.precision $best $once --train.train-batch-size $batch --sweep.compile $compile \
-        --sweep.channels-last False True
+        --sweep.channels-last False True --sweep.cudnn-benchmark False True
       step sd1-checkpointing bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
         --engine.precision $best $often --train.train-batch-size $batch --engine.activation-checkpointing all \
         --sweep.activation-checkpointing-share 0 0.5 1
@@ -103,7 +104,11 @@ for name in ${*:-$all}; do
       step attention bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
         --engine.precision $best $often --train.train-batch-size $batch --sweep.attention native xformers flash
       ;;
-    sdxl) step sdxl throughput --model $sdxl --precision $best --readings "K = 0" --providers erasediff plain $some ;;
+    sdxl)
+      step sdxl throughput --model $sdxl --precision $best --readings "K = 0" --providers erasediff plain $some
+      step sdxl-inner throughput --model $sdxl --precision $inner --readings "value, K = 1" "first_order, K = 1" \
+        --providers erasediff plain $some
+      ;;
     sdxl-sweep)
       step sdxl-sweep bench --model.path "$(pipeline sdxl)" --model.image-size $size_sdxl --engine.device $device \
         --engine.precision $best $often --train.train-batch-size $batch --sweep.forward-batch-size 1 2 \
@@ -115,6 +120,8 @@ for name in ${*:-$all}; do
         step ranks ranks --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device $often \
           --engine.precision $best --train.train-batch-size $((batch * ranks)) --sweep.zero-stage 2 3 \
           --sweep.overlap-communication False True
+        step buckets ranks --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device $often \
+          --engine.precision $best --train.train-batch-size $((batch * ranks)) --sweep.reduce-bucket-size $buckets
         for stage in 2 3; do
           step "fsdp2-$stage" "$python" -m torch.distributed.run --standalone --nproc-per-node "$ranks" \
             benchmarks/throughput.py --rows "$out/throughput.jsonl" --model $sd1 --precision $best --zero-stage $stage \

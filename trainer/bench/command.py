@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,21 @@ def check(config: BenchConfig) -> None:
     """Raises ConfigError where nothing could be timed, the device aside."""
     if config.compare is not None:
         read_rows(Path(config.compare))
+    check_place(Path(config.rows), "rows", is_folder=True)
+    if config.trace is not None:
+        check_place(Path(config.trace), "trace")
     combinations(config)
+
+
+def check_place(path: Path, option: str, *, is_folder: bool = False) -> None:
+    """Raises ConfigError where nothing can be written: no folder, no file, or no leave to."""
+    if path.exists() and path.is_dir() != is_folder:
+        raise ConfigError(f"{option} = '{path}' is a {'folder' if path.is_dir() else 'file'}: name another")
+    nearest = next(place for place in (path, *path.parents, Path.cwd()) if place.exists())
+    if not os.access(nearest, os.W_OK):
+        raise ConfigError(f"{option} = '{path}': '{nearest}' may not be written")
+    if nearest != path and not nearest.is_dir():
+        raise ConfigError(f"{option} = '{path}': '{nearest}' is a file")
 
 
 def run_bench(config: BenchConfig, on_row: Callable[[Row], None]) -> list[Row]:
@@ -30,6 +45,7 @@ def run_bench(config: BenchConfig, on_row: Callable[[Row], None]) -> list[Row]:
     Raises ConfigError where nothing can be timed, and TrainingError where `compare` finds a regression.
     """
     device = collectives.set_up(config.engine)
+    collectives.together(lambda: check(config))
     earlier = None if config.compare is None else collectives.on_main(lambda: read_rows(Path(str(config.compare))))
     folder = Path(config.rows)
 
@@ -74,4 +90,4 @@ def _append(folder: Path, row: dict[str, Any]) -> None:
 
 def _flat(row: Row) -> dict[str, Any]:
     settings: dict[str, Any] = row["settings"]
-    return {name: value for name, value in row.items() if name not in ("settings", "varied")} | settings
+    return {name: value for name, value in row.items() if name not in ("settings", "defaults", "varied")} | settings

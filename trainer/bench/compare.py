@@ -13,8 +13,8 @@ from ..errors import ConfigError
 TOLERANCE = 0.05
 
 Row = Mapping[str, Any]
-# what a row was measured on; the rest is what was measured
-_WHERE = ("model", "device", "num_ranks", "num_nodes", "settings")
+# what a row was measured on
+_WHERE = ("model", "device", "num_ranks", "num_nodes")
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -25,7 +25,9 @@ def read_rows(path: Path) -> list[Row]:
         raise ConfigError(f"--compare {path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--compare {path}: not rows of `erasediff bench`, a line of JSON each: {error}") from None
-    if odd := next((row for row in rows if not isinstance(row, dict) or not {*_WHERE, "status"} <= row.keys()), None):
+    if odd := next(
+        (row for row in rows if not isinstance(row, dict) or not {*_WHERE, "settings", "status"} <= row.keys()), None
+    ):
         raise ConfigError(f"--compare {path}: not a row of `erasediff bench`: {json.dumps(odd)[:80]}")
     return rows
 
@@ -36,17 +38,32 @@ def regressions(rows: Sequence[Row], earlier: Sequence[Row], where: Path) -> lis
     Longer: the median by more than `TOLERANCE`, and the fastest fifth beyond the slowest fifth of then. Of several rows
     of one combination the newest counts. Raises ConfigError where no combination is in both.
     """
-    now, then = ({_key(row): row for row in each} for each in (rows, earlier))
-    both = [key for key in now if key in then]
-    if not both:
+    found, num_both = [], 0
+    for now in _newest(rows):
+        then = next((row for row in reversed(earlier) if _is_same(now, row)), None)
+        if then is not None:
+            num_both += 1
+            found += [line for line in (_regression(now, then),) if line is not None]
+    if not num_both:
         raise ConfigError(
             f"--compare {where}: none of its rows is of a combination, a device and a number of ranks measured here"
         )
-    return [line for key in both if (line := _regression(now[key], then[key])) is not None]
+    return found
 
 
-def _key(row: Row) -> str:
-    return json.dumps({name: row[name] for name in _WHERE}, sort_keys=True)
+def _newest(rows: Sequence[Row]) -> list[Row]:
+    """Of several rows of one combination the last."""
+    return [row for i, row in enumerate(rows) if not any(_is_same(row, later) for later in rows[i + 1 :])]
+
+
+def _is_same(one: Row, other: Row) -> bool:
+    """Whether both are of one combination: a setting that only one of them knows is its default there."""
+    if any(one[name] != other[name] for name in _WHERE):
+        return False
+    ours, theirs = (row.get("defaults", {}) | row["settings"] for row in (one, other))
+    if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys()):
+        return False
+    return not (one["settings"].keys() - theirs.keys()) and not (other["settings"].keys() - ours.keys())
 
 
 def _regression(now: Row, then: Row) -> str | None:

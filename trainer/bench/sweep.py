@@ -145,7 +145,7 @@ def _row(one: Combination, device: torch.device, asked: BenchConfig) -> dict[str
         "num_ranks": num_ranks,
         "num_nodes": -(-num_ranks // int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks))),
         "num_threads": torch.get_num_threads(),
-        "settings": _settings(config),
+        **_settings(config),
         "varied": one.varied,
         "date": now(),
         **_versions(),
@@ -190,14 +190,17 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _settings(config: BenchConfig) -> dict[str, Any]:
-    """Of method, training, optimizer and engine what is not the default, and the batch's size; flat."""
+def _settings(config: BenchConfig) -> dict[str, dict[str, Any]]:
+    """Of method, training, optimizer and engine what is not the default, and the batch's size; flat. Then the rest."""
     sections = {name: getattr(config, name) for name in ("method", "train", "optimizer", "engine")}
-    found: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
     for name, section in sections.items():
         values, defaults = (flatten(as_dict(each), f"{name}.") for each in (section, type(section)()))
-        found |= {key: value for key, value in values.items() if value != defaults[key] and key not in _ELSEWHERE}
-    found["train.train_batch_size"] = config.train.train_batch_size
+        for key in values.keys() - _ELSEWHERE:
+            (rest if values[key] == defaults[key] else chosen)[key] = values[key]
+    chosen["train.train_batch_size"] = config.train.train_batch_size
+    rest.pop("train.train_batch_size", None)
     if config.model.image_size is not None:
-        found["model.image_size"] = config.model.image_size
-    return found
+        chosen["model.image_size"] = config.model.image_size
+    return {"settings": dict(sorted(chosen.items())), "defaults": dict(sorted(rest.items()))}

@@ -34,6 +34,8 @@ class SweepConfig(Settings):
     """Of engine.compile."""
     channels_last: tuple[bool, ...] = ()
     """Of engine.channels_last."""
+    cudnn_benchmark: tuple[bool, ...] = ()
+    """Of engine.cudnn_benchmark."""
     overlap_communication: tuple[bool, ...] = ()
     """Of engine.overlap_communication."""
     reduce_bucket_size: tuple[AtLeast1, ...] = ()

@@ -64,6 +64,23 @@ def test_rows_of_something_else_are_no_measure(other: dict[str, Any]) -> None:
         regressions([row()], [row(**other)], HERE)
 
 
+def test_a_setting_that_one_side_does_not_know_is_its_default_there() -> None:
+    """So that rows of another version compare, and a changed default is no regression."""
+    new = {"defaults": {"engine.fused": False, "engine.zero_stage": 2}}
+    assert regressions([row(1.2, **new)], [row(1.0)], HERE)
+    assert regressions([row(1.2)], [row(1.0, **new)], HERE)
+    chosen = {"settings": row()["settings"] | {"engine.fused": True}}
+    for now, then in ((row(1.2, **chosen), row()), (row(1.2), row(**chosen)), (row(1.2, **chosen), row(**new))):
+        with pytest.raises(ConfigError, match="none of its rows is of a combination"):
+            regressions([now], [then], HERE)
+    # the default was another one then: by default is not the same combination
+    with pytest.raises(ConfigError, match="none of its rows is of a combination"):
+        regressions([row(1.2, **new)], [row(defaults={"engine.zero_stage": 1})], HERE)
+    # what is set here was the default there
+    set_here = {"settings": row()["settings"] | {"engine.zero_stage": 1}}
+    assert regressions([row(1.2, **set_here)], [row(defaults={"engine.zero_stage": 1})], HERE)
+
+
 def write(path: Path, *rows: dict[str, Any]) -> Path:
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     return path
@@ -93,3 +110,22 @@ def test_what_is_no_file_of_rows_is_said_in_one_line(
     assert main(["bench", "--compare", str(tmp_path / "old.jsonl"), str(tmp_path / "old.jsonl")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"erasediff: --compare {tmp_path / 'old.jsonl'}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rows", "a-file"], "rows = 'a-file' is a file: name another"),
+        (["--rows", "a-file/rows"], "rows = 'a-file/rows': 'a-file' is a file"),
+        (["--rows", "rows", "--trace", "a-folder"], "trace = 'a-folder' is a folder: name another"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_timed(
+    base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a-file").touch()
+    Path("a-folder").mkdir()
+    assert main(["bench", "--model.path", str(base_model), "--engine.device", "cpu", *words]) == 2
+    assert capsys.readouterr().err.strip() == f"erasediff: {said}"
+    assert not Path("rows").exists()
