@@ -42,3 +42,22 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not(base_model: Path) ->
     assert best.num_micro_batches == -(-64 // largest)
     assert best.micro_batch == -(-64 // best.num_micro_batches) <= largest
     assert plan(base_model, 1e5).best is None
+
+
+def seconds_of(model: Path, overlap: bool, stage: int = 2, gpus: int = 8) -> tuple[float, float, float, float]:
+    """(communication, all on the wire, reductions, the backward passes that they run beside)."""
+    device = device_of("a100-80gb", 8)
+    train, engine = TrainConfig(train_batch_size=64), EngineConfig(zero_stage=stage, overlap_communication=overlap)  # pyright: ignore[reportArgumentType]
+    config = ScrubConfig(ModelConfig(str(model)), "-", "-", "-", train=train, engine=engine)
+    way = make_plan(config, device, gpus, mfu=1e-6 if overlap else 0.28).as_set
+    bandwidth = device.bus_bandwidth(gpus)
+    return way.seconds.communication, way.wire.total / bandwidth, way.wire.reductions / bandwidth, way.seconds.passes
+
+
+def test_reductions_hide_behind_backward_passes_that_are_long_enough(base_model: Path) -> None:
+    shown, all_of_it, reductions, _ = seconds_of(base_model, overlap=False)
+    assert shown == all_of_it and 0 < reductions < all_of_it
+    # passes at a millionth of the peak take longer than any reduction
+    shown, all_of_it, reductions, passes = seconds_of(base_model, overlap=True)
+    assert passes > 100 * reductions
+    assert abs(shown - (all_of_it - reductions)) < 1e-9 * all_of_it
