@@ -13,6 +13,7 @@ import torch
 from diffusers import UNet2DModel
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import MethodConfig, OptimizerConfig
+from erasediff.trainer.methods.blindspot import BlindspotConfig
 from erasediff.trainer.methods.esd import ESDConfig
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
@@ -55,6 +56,7 @@ METHODS: dict[str, MethodConfig] = {
     "selective_amnesia": SelectiveAmnesiaConfig(
         penalty=0.3, remain_weight=0.6, num_fisher_batches=2, num_fisher_levels=2
     ),
+    "blindspot": BlindspotConfig(alpha=0.3, num_proxy_steps=3),
     "finetune": FinetuneConfig(),
 }
 OPTIMIZERS = {
@@ -87,7 +89,7 @@ _STAGE_CASES = [Case(method, "sgd", stage, "fp32") for method in _EVERY_OPERATIO
 _METHOD_CASES = [Case(method, "sgd", 2, "fp32") for method in METHODS if method not in _EVERY_OPERATION]
 # what sorts or counts over all ranks, or carries vectors of its own
 _SHARDED_CASES = [
-    Case(method, "sgd", stage, "fp32") for method in ("salun", "selective_amnesia") for stage in (2, 3)
+    Case(method, "sgd", stage, "fp32") for method in ("salun", "selective_amnesia", "blindspot") for stage in (2, 3)
 ] + [Case("meta", "sgd", 3, "fp32")]
 # nor does the optimizer, which is elementwise
 _OPTIMIZER_CASES = [
@@ -235,6 +237,12 @@ class ToyBatch:
 def make_module() -> OddUNet:
     torch.manual_seed(0)
     return OddUNet().to(DEVICE)
+
+
+def fresh_weights() -> dict[str, Tensor]:
+    """Of such a module, other than `make_module`'s."""
+    torch.manual_seed(1)
+    return dict(OddUNet().named_parameters())
 
 
 def global_batch(iteration: int, uses_all: bool) -> ToyBatch:

@@ -6,6 +6,7 @@ accumulated one after the other in rank order.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from engine_cases import (
     NUM_ITERATIONS,
     ToyBatch,
     at_level,
+    fresh_weights,
     global_batch,
     make_module,
     micro_batches,
@@ -24,6 +26,7 @@ from engine_cases import (
 )
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import MethodConfig, OptimizerConfig
+from erasediff.trainer.methods.blindspot import BlindspotConfig
 from erasediff.trainer.methods.esd import ESDConfig
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
@@ -86,6 +89,9 @@ class Reference:
             loss_own, grad_own = self.gradient(theta, own_target(forget))
             weight_own = -1.0 if loss_own < config.max_loss else 0.0
             return combined(config.remain_weight, grad_r, weight_own, grad_own), 0.0, 1.0
+        if isinstance(config, BlindspotConfig):
+            _, grad_proxy = self.gradient(theta, self.told_by_proxy(forget, config))
+            return combined(1 - config.alpha, grad_r, config.alpha, grad_proxy), 0.0, 1.0
         loss_f, grad_f = self.gradient(theta, forget)
         if isinstance(config, ESDConfig):
             return grad_f, 0.0, 1.0
@@ -156,6 +162,20 @@ class Reference:
         kept = whole.topk(int(config.saliency * len(whole))).indices
         chosen = torch.zeros_like(whole).index_fill(0, kept, 1.0).split([value.numel() for value in saliency.values()])
         return {name: one.view_as(saliency[name]) for name, one in zip(saliency, chosen, strict=True)}
+
+    def told_by_proxy(self, forget: ToyBatch, config: BlindspotConfig) -> ToyBatch:
+        """The batch with what fresh weights say of it after so many steps of AdamW on D_r."""
+        proxy = make_module()
+        proxy.load_state_dict(fresh_weights())
+        optimizer = torch.optim.AdamW(proxy.parameters(), lr=config.proxy_learning_rate, weight_decay=0.0)
+        for number in range(config.num_proxy_steps):
+            _, gradient = self.gradient(proxy.state_dict(), global_batch(number, True))
+            for name, parameter in proxy.named_parameters():
+                parameter.grad = gradient[name]
+            optimizer.step()
+        with torch.no_grad():
+            told = proxy(forget.x, forget.t, forget.labels, forget.uses_all)
+        return dataclasses.replace(forget, target=told)
 
     def fisher(self, config: SelectiveAmnesiaConfig) -> Tensors:
         """The mean square of the gradients of D_r's samples, each at its levels, at θ_0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from engine_cases import (
     Case,
     ToyBatch,
     at_level,
+    fresh_weights,
     global_batch,
     make_module,
     micro_batches,
@@ -37,6 +39,12 @@ class ToyObjective:
     def with_forget_targets(self, model: ShardedModel, batches: list[ToyBatch]) -> list[ToyBatch]:
         return batches
 
+    @torch.no_grad()
+    def with_predictions(self, model: ShardedModel, batches: list[ToyBatch]) -> list[ToyBatch]:
+        return [
+            dataclasses.replace(one, target=model.predict(one.x, one.t, one.labels, one.uses_all)) for one in batches
+        ]
+
     def one_by_one(self, batches: list[ToyBatch], num_levels: int) -> Iterator[list[ToyBatch]]:
         for batch in batches:
             for i, weight in enumerate(batch.weights.tolist()):
@@ -51,7 +59,15 @@ def make_model(case: Case, device: torch.device) -> ShardedModel:
     engine = EngineConfig(zero_stage=case.zero_stage, precision=case.precision, **spread)  # pyright: ignore
     keep_original = case.method in METHODS and METHODS[case.method].keeps_original
     optimizer = OPTIMIZERS[case.optimizer]
-    return ShardedModel(make_module(), engine, optimizer, device, max_train_steps=10, keep_original=keep_original)
+    return ShardedModel(
+        make_module(),
+        engine,
+        optimizer,
+        device,
+        max_train_steps=10,
+        keep_original=keep_original,
+        fresh=fresh_weights,
+    )
 
 
 def own_batches(iteration: int, uses_all: bool) -> list[ToyBatch]:

@@ -61,6 +61,7 @@ class Iteration:
             device,
             max_train_steps=config.train.max_train_steps,
             keep_original=method.keeps_original,
+            fresh=lambda: model.fresh_weights(config.train.seed),
         )
         self._method: Method = method.make(objective)
         forget, remain = (RandomStream(model, each, config.train.train_batch_size) for each in labels)

@@ -31,7 +31,7 @@ class MethodConfig(Settings):
     needs_forget: ClassVar[bool] = True
     """Whether it reads D_f."""
     uses_own_targets: ClassVar[bool] = False
-    """Whether what D_f's samples were trained by, eq. (1), is all that it compares them with."""
+    """Whether no forget target has a say: D_f is compared with eq. (1)'s targets, or with ones that it makes itself."""
 
     @property
     def keeps_original(self) -> bool:

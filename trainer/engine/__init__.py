@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from ...kernels.multiplier import multiplier
     from ..ranks.collectives import sum_
     from .constraints import two_multipliers
+    from .optimizer import OuterOptimizer
     from .packet import Packet
     from .sharded_model import ShardedModel
     from .vector import ShardedVector
 
-__all__ = ["Packet", "ShardedModel", "ShardedVector", "multiplier", "sum_", "two_multipliers"]
+__all__ = ["OuterOptimizer", "Packet", "ShardedModel", "ShardedVector", "multiplier", "sum_", "two_multipliers"]
 
 _PLACES = {
+    "OuterOptimizer": ".optimizer",
     "Packet": ".packet",
     "ShardedModel": ".sharded_model",
     "ShardedVector": ".vector",

@@ -6,7 +6,7 @@ the same order, with the same number of micro-batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -56,7 +56,9 @@ class ShardedModel:
         *,
         max_train_steps: int,
         keep_original: bool = False,
+        fresh: Callable[[], Mapping[str, Tensor]] | None = None,
     ):
+        """fresh: whole weights by parameter name, for `fresh_weights`; the same on every rank."""
         self.device = device
         _set_frozen_apart(module)
         set_attention(module, engine.attention)
@@ -68,6 +70,7 @@ class ShardedModel:
         self._arithmetic = Arithmetic(self._zero, engine.precision)
         self.theta = ShardedVector(self._zero.layout, self._zero.theta)
         self.original = self.theta.clone() if keep_original else None
+        self._fresh = fresh
         self._parameter_table = self.theta.layout.parameter_table()
         self.optimizer = OuterOptimizer(self.theta, optimizer, max_train_steps)
         # whose cast the working copy is; None: out of date, rewritten before the next forward pass
@@ -165,15 +168,31 @@ class ShardedModel:
             self._working_copy_of, self._is_displaced = None, False
 
     @contextmanager
+    def at(self, weights: ShardedVector) -> Iterator[None]:
+        """Inside, forward passes and gradients are those of other weights, whole ones; θ is not written."""
+        self._write_working_copy(weights, None, 0.0, weights)
+        self._is_displaced = True
+        try:
+            yield
+        finally:
+            self._working_copy_of, self._is_displaced = None, False
+
+    @contextmanager
     def at_original(self) -> Iterator[None]:
         """Inside, forward passes are those of the original, frozen model (made with `keep_original`); no gradient."""
         assert self.original is not None, "made without keep_original"
-        self._write_working_copy(self.original, None, 0.0, self.original)
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self._working_copy_of = None
+        with self.at(self.original), torch.no_grad():
+            yield
+
+    def fresh_weights(self) -> ShardedVector:
+        """Weights that nobody has trained, a vector of their own (made with `fresh`)."""
+        assert self._fresh is not None, "made without fresh"
+        whole, found = self._fresh(), self.theta.clone()
+        for piece in self.theta.layout.segments:
+            there = slice(piece.parameter_offset, piece.parameter_offset + piece.length)
+            here = slice(piece.partition_offset, piece.partition_offset + piece.length)
+            found.data[here] = whole[piece.name].detach().reshape(-1)[there].to(self.device)
+        return found
 
     def inner_products(
         self, u: ShardedVector, v: ShardedVector, w: ShardedVector | None = None

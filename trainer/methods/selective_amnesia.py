@@ -38,7 +38,7 @@ class SelectiveAmnesiaConfig(TargetedConfig):
     """Which method."""
     target: str = "surrogate"
     """ε_f of eq. (2), a file in trainer/objectives/targets."""
-    penalty: NotNegative = 1e4
+    penalty: NotNegative = 1e6
     """λ of the Fisher-weighted squared distance to the original weights."""
     remain_weight: NotNegative = 1.0
     """γ of ∇L_r."""

@@ -144,6 +144,16 @@ class Model(ABC):
             part.to(device)
         return self
 
+    def fresh_weights(self, seed: int) -> dict[str, Tensor]:
+        """By parameter name, on the CPU: those of such a module before its first step of training.
+
+        The module's class must make it of its configuration, as diffusers' do (`from_config`).
+        """
+        kind: Any = type(self.module)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return dict(kind.from_config(self.module.config).named_parameters())
+
     def copied(self) -> Self:
         """This model with a module of its own, to be trained."""
         return replace(self, module=copy.deepcopy(self.module))

@@ -172,6 +172,14 @@ class DiffusionObjective:
         x_0 = self._target.x_0(batch.prepared)
         return replace(noised, x_0=x_0, x_t=self._model.schedule.noised(x_0, noised.epsilon, noised.timesteps))
 
+    @torch.no_grad()
+    def with_predictions(self, model: ShardedModel, batches: list[DiffusionBatch]) -> list[DiffusionBatch]:
+        """Forget batches with the model's own prediction as their target."""
+        return [
+            replace(batch, target=self._predict(model, batch.noised.x_t, batch.noised.timesteps, batch.noised.told))
+            for batch in batches
+        ]
+
     def one_by_one(self, batches: list[DiffusionBatch], num_levels: int) -> Iterator[list[DiffusionBatch]]:
         """At evenly spread timesteps with the target of eq. (1); the noise is a function of seed and key alone."""
         return (self._alone(batch, i, num_levels) for batch in batches for i in range(len(batch.weights)))

@@ -29,6 +29,10 @@ class Losses(Protocol[BatchT]):
         """D_f's micro-batches, before `with_forget_targets`, with what eq. (1) compares them with."""
         ...
 
+    def with_predictions(self, model: ShardedModel, batches: list[BatchT]) -> list[BatchT]:
+        """D_f's micro-batches with what the model's weights of now say of them, told what they are told."""
+        ...
+
     def one_by_one(self, batches: list[BatchT], num_levels: int) -> Iterable[list[BatchT]]:
         """Each of the batches' samples by itself, in micro-batches: `num_levels` times, at as many levels of noise."""
         ...

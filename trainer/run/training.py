@@ -81,6 +81,7 @@ def train(
         device,
         max_train_steps=config.max_train_steps,
         keep_original=method.keeps_original,
+        fresh=lambda: model.fresh_weights(config.seed),
     )
 
     def stream(dataset: Dataset) -> Stream:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from erasediff.trainer.config import OptimizerConfig, TrainConfig
+from erasediff.trainer.methods.blindspot import BlindspotConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
@@ -55,8 +56,12 @@ def test_salun_of_all_weights_moves_those_that_the_forgotten_do_not_use(
 
 @pytest.mark.parametrize(
     "method",
-    [SalUnConfig(saliency=0.2, num_mask_batches=2), SelectiveAmnesiaConfig(penalty=1e2, num_fisher_levels=3)],
-    ids=["salun", "selective_amnesia"],
+    [
+        SalUnConfig(saliency=0.2, num_mask_batches=2),
+        SelectiveAmnesiaConfig(penalty=1e2, num_fisher_levels=3),
+        BlindspotConfig(num_proxy_steps=2),
+    ],
+    ids=["salun", "selective_amnesia", "blindspot"],
 )
 def test_what_is_kept_outlives_a_stop(digits: Path, base_model: Path, tmp_path: Path, method: Any) -> None:
     whole = scrub(digits, base_model, tmp_path / "whole", method, max_train_steps=4)

@@ -20,6 +20,7 @@ from erasediff.trainer.config import (
     UNetConfig,
 )
 from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.methods.blindspot import BlindspotConfig
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
@@ -117,6 +118,7 @@ def measured(case: Case) -> tuple[int, ShardedModel]:
             CPU,
             max_train_steps=2,
             keep_original=config.method.keeps_original,
+            fresh=lambda: whole.fresh_weights(0),
         )
         method.prepare(engine, lambda _: batches(objective, case))
         for step in range(2):
@@ -139,6 +141,7 @@ CASES = {
     "relearning": Case(method=MetaEraseDiffConfig(target="noise", num_relearning_steps=3)),
     "kept-mask": Case(method=SalUnConfig(num_mask_batches=1)),
     "kept-fisher": Case(method=SelectiveAmnesiaConfig(num_fisher_levels=2)),
+    "kept-proxy": Case(method=BlindspotConfig(num_proxy_steps=1)),
     "finetune-sgd-average": Case(
         method=FinetuneConfig(), optimizer=OptimizerConfig(name="sgd", momentum=0.9, ema_decay=0.5)
     ),
