@@ -148,7 +148,7 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_has_the_undisturbed_re
     os.kill(ranks_of(launcher)[1], signal.SIGTERM)
     _, said = launcher.communicate(timeout=100)
     assert launcher.returncode == os.EX_TEMPFAIL, said
-    assert "checkpoint saved; the same command continues" in said
+    assert "all saved; the same command continues" in said
     last_attempt, last_checkpoint = max(run.checkpoints(published=True)).split("/")
     assert last_attempt == "attempt-0005"
 
@@ -165,7 +165,7 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_has_the_undisturbed_re
     assert [start["attempt"] for start in starts] == [f"attempt-{number:04d}" for number in range(1, 8)]
     assert [start["ended"] for start in starts[:3]] == [None] * 3, "who is killed says nothing"
     assert "another rank has left" in starts[3]["ended"]
-    assert all("checkpoint saved" in start["ended"] for start in starts[4:6])
+    assert all("all saved" in start["ended"] for start in starts[4:6])
     assert starts[6]["ended"] == "finished"
     assert starts[5]["began_from"] == f"{last_attempt}/{last_checkpoint}"
     assert starts[5]["first_step"] == int(last_checkpoint.rpartition("-")[2])

@@ -73,7 +73,7 @@ def test_a_stop_in_any_stage_leaves_with_75_and_the_same_command_continues(
     metrics = output / "scrub" / "attempt-0001" / "metrics.jsonl"
     status = stopped_by(signal.SIGINT, lambda: metrics.exists(), words)
     assert status == os.EX_TEMPFAIL, capfd.readouterr().err
-    assert "checkpoint saved; the same command continues" in capfd.readouterr().err
+    assert "all saved; the same command continues" in capfd.readouterr().err
     assert list(metrics.parent.glob("checkpoint-*/manifest.json")) and not meeting.is_asked()
 
     # too late for the last step's packet: the scrub is done, and the evaluation does not begin
@@ -87,7 +87,7 @@ def test_a_stop_in_any_stage_leaves_with_75_and_the_same_command_continues(
     assert main(words) == 0
     starts = read_record(output / "record.json").run.starts
     assert [start["attempt"] for start in starts] == ["attempt-0001", "attempt-0002"]
-    assert "checkpoint saved" in starts[0]["ended"] and starts[1]["ended"] == "finished"
+    assert "all saved" in starts[0]["ended"] and starts[1]["ended"] == "finished"
     assert (output / "model").exists()
 
 

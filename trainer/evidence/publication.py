@@ -135,11 +135,15 @@ def withdraw(model: Path, evidence: Evidence) -> None:
     """What was published on evidence before this no longer stands: it is kept under another name."""
     output, by = evidence.record_path.parent, evidence.record.place.number
     standing = published(read_entries(output))
-    if standing is None or standing.evaluation == by or not model.exists():
+    if standing is None or standing.evaluation == by:
         return
     withdrawn = model.with_name(WITHDRAWN_NAME)
-    if withdrawn.exists():
-        shutil.rmtree(withdrawn)
+    if model.exists():
+        if withdrawn.exists():
+            shutil.rmtree(withdrawn)
+        model.rename(withdrawn)
+    elif not withdrawn.exists() or file_hashes(withdrawn, but=CARD_NAME) != standing.files:
+        return  # a person has moved it away
     append(
         output,
         lambda place: Withdrawal(
@@ -151,7 +155,6 @@ def withdraw(model: Path, evidence: Evidence) -> None:
             model=str(withdrawn.resolve()),
         ),
     )
-    model.rename(withdrawn)
 
 
 def card_of(folder: Path, entry: Publication, digest: str, record: Record) -> ModelCard:

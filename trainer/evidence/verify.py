@@ -61,17 +61,20 @@ def _folder_of(path: Path) -> Path:
 
 def _verify(folder: Path, found: Findings, seen: set[Path]) -> None:
     seen.add(folder.resolve())
-    entries = _entries(folder, found)
-    records = [entry for entry in entries if isinstance(entry, Record)]
-    _newest(folder, records, found)
-    _model(folder, entries, found)
-    for record in records[-1:]:
-        _followed(record, found, seen)
+    by_path = _entries(folder, found)
+    records = [path for path, entry in by_path.items() if isinstance(entry, Record)]
+    for newest in records[-1:]:
+        copy = folder / RECORD_NAME
+        if not copy.exists() or copy.read_bytes() != newest.read_bytes():
+            found.differs.append(f"{copy}: is not {newest}, byte for byte")
+    _model(folder, by_path, found)
+    for entry in [entry for entry in by_path.values() if isinstance(entry, Record)][-1:]:
+        _followed(entry, found, seen)
 
 
-def _entries(folder: Path, found: Findings) -> list[Entry]:
+def _entries(folder: Path, found: Findings) -> dict[Path, Entry]:
     """Those that can be read, once each is held against its sum and the one before it."""
-    paths, entries = entry_paths(folder), []
+    paths, entries = entry_paths(folder), {}
     try:
         sums, of_sums = read_sums(folder), folder / ENTRIES_NAME / SUMS_NAME
         if not of_sums.exists() or of_sums.read_bytes() != sums_text({p.name: sha256_of(p) for p in paths}).encode():
@@ -93,13 +96,12 @@ def _entries(folder: Path, found: Findings) -> list[Entry]:
         except ConfigError as error:
             found.differs.append(str(error))
         else:
-            entries.append(entry)
+            entries[path] = entry
             if entry.place.number != int(path.stem):
                 found.differs.append(f"{path}: says of itself that it is entry {entry.place.number}")
             if entry.place.previous_sha256 != before:
-                found.differs.append(
-                    f"{path}: the entry before it had SHA-256 {entry.place.previous_sha256}, not {before}"
-                )
+                theirs = entry.place.previous_sha256
+                found.differs.append(f"{path}: the entry before it has SHA-256 {before}, here it is {theirs}")
         before = digest
     found.differs += [
         f"{folder / ENTRIES_NAME / name}: is not there, {SUMS_NAME} has it"
@@ -109,26 +111,19 @@ def _entries(folder: Path, found: Findings) -> list[Entry]:
     return entries
 
 
-def _newest(folder: Path, records: list[Record], found: Findings) -> None:
-    if not records:
-        return
-    copy, newest = folder / RECORD_NAME, entry_path(folder, records[-1].place.number)
-    if not copy.exists() or copy.read_bytes() != newest.read_bytes():
-        found.differs.append(f"{copy}: is not {newest}, byte for byte")
-
-
-def _model(folder: Path, entries: list[Entry], found: Findings) -> None:
+def _model(folder: Path, by_path: dict[Path, Entry], found: Findings) -> None:
     """The newest model that was published, whether it stands or was withdrawn."""
-    publications = [entry for entry in entries if isinstance(entry, Publication)]
+    entries = [*by_path.values()]
+    publications = [(path, entry) for path, entry in by_path.items() if isinstance(entry, Publication)]
     if not publications:
         found.holds.append(f"{folder}: no model was published")
         return
-    entry, model = publications[-1], folder / "model"
+    (path, entry), model = publications[-1], folder / "model"
     if published(entries) is None:
         model = folder / WITHDRAWN_NAME
         found.holds.append(f"{model}: was withdrawn by entry {_withdrawal(entries).place.number}")
     if not model.is_dir():
-        found.differs.append(f"{model}: is not there, {entry_path(folder, entry.place.number)} published it")
+        found.differs.append(f"{model}: is not there, {path} published it")
         return
     here = file_hashes(model, but=CARD_NAME)
     num_before = len(found.differs)
@@ -140,21 +135,21 @@ def _model(folder: Path, entries: list[Entry], found: Findings) -> None:
         found.holds.append(
             f"{model}: {len(here)} files as entry {entry.place.number} published them: {entry.published}"
         )
-    _card(folder, model, entry, entries, found)
+    _card(model, path, entry, entries, found)
 
 
 def _withdrawal(entries: list[Entry]) -> Withdrawal:
     return next(entry for entry in reversed(entries) if isinstance(entry, Withdrawal))
 
 
-def _card(folder: Path, model: Path, entry: Publication, entries: list[Entry], found: Findings) -> None:
+def _card(model: Path, published_by: Path, entry: Publication, entries: list[Entry], found: Findings) -> None:
     path = model / CARD_NAME
     record = next((one for one in entries if isinstance(one, Record) and one.place.number == entry.evaluation), None)
     if record is None:
         found.differs.append(f"{path}: entry {entry.evaluation}, which it rests on, is no evaluation that can be read")
         return
     try:
-        card = str(card_of(model, entry, sha256_of(entry_path(folder, entry.place.number)), record))
+        card = str(card_of(model, entry, sha256_of(published_by), record))
         is_same = path.read_bytes() == card.encode()
     # whatever a changed file makes of a model: it is told, and the rest is looked at
     except Exception as error:
@@ -176,9 +171,8 @@ def _followed(record: Record, found: Findings, seen: set[Path]) -> None:
         return
     digest = sha256_of(path)
     if digest != record.follows.sha256:
-        found.differs.append(
-            f"{path}: SHA-256 is {digest}, entry {record.place.number} follows {record.follows.sha256}"
-        )
+        theirs = f"{record.place.number:04d}.json follows {record.follows.sha256}"
+        found.differs.append(f"{path}: SHA-256 is {digest}, {theirs}")
     earlier = _folder_of(path)
     if earlier.resolve() not in seen:
         _verify(earlier, found, seen)

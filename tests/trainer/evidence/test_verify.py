@@ -150,6 +150,29 @@ def test_a_byte_changed_anywhere_is_found(first: Path, second: Path, capfd: pyte
     assert told.err == f"erasediff: '{first}' is not what was written: 1 difference\n"
 
 
+def test_an_edit_whose_sum_was_made_right_is_found_by_what_names_its_hash(first: Path, second: Path) -> None:
+    """The entry after it, the card, and the record of the request that follows."""
+    entries, sums = entry_paths(first), first / "records" / "SHA256SUMS"
+    before = {path: path.read_bytes() for path in (*entries, sums, first / "record.json")}
+
+    def edit(path: Path, old: str, new: str) -> None:
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+        sums.write_text("".join(f"{sha256(one)}  {one.name}\n" for one in entries))
+
+    edit(entries[1], '"verdict": "not shown"', '"verdict": "shown"')
+    differs = verify(second).differs
+    assert any(f"{entries[2]}: the entry before it has SHA-256 {sha256(entries[1])}" in line for line in differs)
+    assert any(line.startswith(f"{entries[1]}: SHA-256 is") and "0001.json follows" in line for line in differs)
+    assert any("is not the card that is made again" in line for line in differs)
+    entries[1].write_bytes(before[entries[1]])
+    edit(entries[2], '"number": 3', '"number": 7')
+    assert any("says of itself that it is entry 7" in line for line in verify(first).differs)
+    for path, content in before.items():
+        path.write_bytes(content)
+    assert not verify(second).differs
+
+
 def test_what_is_missing_or_too_much(first: Path, tmp_path: Path) -> None:
     here = shutil.copytree(first, tmp_path / "erased")
     (here / "record.json.sig").write_text("a signature is left alone")
