@@ -212,9 +212,10 @@ def run_evaluate(
         factor=None if bench.factor is None else bench.factor.stamp,
         factor_classifier=None if bench.factor is None else bench.factor.classifier.card,
     )
-    given = [config.data, request.path, *_paths_of(options), *(copy.path for copy in copies)]
-    given += [record.forget.path, record.remain.path, *(entry.path for entry in entries.values())]
-    record = dataclasses.replace(record, absolute_paths=_absolute(given), forget_samples=_contents(scrub.forget))
+    given = [config.data, request.path, record.forget.path, record.remain.path, *_paths_of(options)]
+    given += [entry.path for entry in entries.values()]
+    paths = _absolute([path for path in given if path and Path(path).exists()] + [copy.path for copy in copies])
+    record = dataclasses.replace(record, absolute_paths=paths, forget_samples=_contents(scrub.forget))
 
     def write(place: Place) -> Record:
         placed = dataclasses.replace(record, place=place)
@@ -250,9 +251,9 @@ def _paths_of(judge: JudgeConfig) -> list[str | None]:
     return [*files, judge.features, judge.clip, judge.prompts, judge.kept_prompts]
 
 
-def _absolute(given: Sequence[str | None]) -> dict[str, str]:
-    """Where each path leads that leads somewhere."""
-    return {path: str(Path(path).resolve()) for path in given if path and Path(path).exists()}
+def _absolute(given: Sequence[str]) -> dict[str, str]:
+    """Where each path leads."""
+    return {path: str(Path(path).resolve()) for path in given}
 
 
 def _contents(forget: Dataset) -> dict[str, str]:

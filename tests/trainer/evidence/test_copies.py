@@ -85,6 +85,8 @@ def test_every_copy_is_told_by_who_can_reach_it(requests: Requests) -> None:
     assert not_ours >= {str(first / "scrub" / "attempt-0001" / "checkpoint-000001"), str(first / "scrub" / "retrained")}
     assert not_ours >= {str(folder / "judge.safetensors"), *map(str, (folder / "data").glob("*.tar"))}
     assert record.reach == "partial" and len(found) == len(record.copies)
+    # the report's, too, which is written after it
+    assert all(record.absolute_paths[path] == str(Path(path).resolve()) for path in found)
     text = (second / "report.html").read_text()
     assert "<h2>Every copy: partial</h2>" in text
     for reach, count in (("not reached", 2), ("reached", 1), ("not ours", len(not_ours))):
