@@ -23,6 +23,7 @@ NAME = "comparison"
 # what a table of a page's width shows, of the metrics that were measured; the rest is in the CSV
 _SHOWN = (
     *("p_psi", "p_psi_worst_class", "p_psi_worst_phrasing", "entropy", "unlearning_accuracy"),
+    *("p_psi_inverted", "p_psi_attacked"),
     *("exposed_forgotten", "clip_score_forgotten", "membership_auc", "nearest_to_forget"),
     *("accuracy_remaining", "accuracy_worst_class", "factor_accuracy_remaining", "factor_accuracy_forgotten"),
     *("frechet_distance", "kernel_distance", "precision", "recall", "clip_score_remaining"),

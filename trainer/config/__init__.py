@@ -4,7 +4,7 @@ from .base import LATER, Settings
 from .bench import BenchConfig, SweepConfig
 from .commands import ConceptConfig, DemoConfig, EraseConfig, EvaluateConfig, PretrainConfig, SampleConfig, ScrubConfig
 from .compare import BudgetConfig, CompareConfig
-from .judge import JudgeConfig, RelearnConfig
+from .judge import AttackConfig, JudgeConfig, RelearnConfig
 from .methods import MethodConfig, TargetedConfig
 from .models import AutoencoderConfig, GenerateConfig, ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
 from .run import MAX_OLD_WEIGHTS, EngineConfig, OptimizerConfig, Precision, TrainConfig
@@ -12,6 +12,7 @@ from .run import MAX_OLD_WEIGHTS, EngineConfig, OptimizerConfig, Precision, Trai
 __all__ = [
     "LATER",
     "MAX_OLD_WEIGHTS",
+    "AttackConfig",
     "AutoencoderConfig",
     "BenchConfig",
     "BudgetConfig",

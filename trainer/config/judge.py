@@ -26,6 +26,24 @@ class RelearnConfig(Settings):
 
 
 @dataclass(frozen=True)
+class AttackConfig(Settings):
+    """Attacks on a model that is told prompts: can the forgotten be asked for in other words, or in none?"""
+
+    num_images: AtLeast1 = 8
+    """Forget images that an attack tries to have drawn again."""
+    num_steps: AtLeast1 = 100
+    """Steps of AdamW on token embeddings, all images at one drawn noise level each."""
+    num_tokens: AtLeast1 = 3
+    """Tokens that are sought."""
+    num_prompts: AtLeast1 = 3
+    """Of the forgotten class that tokens are sought for, with the attack prompt."""
+    num_samples: AtLeast1 = 60
+    """Samples that are judged, of each class and attack."""
+    learning_rate: Positive = 1e-2
+    """Of AdamW."""
+
+
+@dataclass(frozen=True)
 class JudgeConfig(Settings):
     """What is measured, how, and what must hold."""
 
@@ -39,6 +57,11 @@ class JudgeConfig(Settings):
     """Fine-tune on a few forget images and measure how fast P_psi returns."""
     relearning: RelearnConfig = field(default_factory=RelearnConfig)
     """How, with relearn."""
+    attacks: tuple[Literal["inversion", "prompt"], ...] = ()
+    """Attacks on what is forgotten, each a metric: inversion (learned embeddings ask for it), prompt (tokens before its
+    own prompts; the record keeps them). For Stable Diffusion 1.x and 2.x."""
+    attacking: AttackConfig = field(default_factory=AttackConfig)
+    """How, with attacks."""
     features: str = "classifier"
     """Feature extractor: classifier, inception (needs torch-fidelity), or the folder of a CLIP model."""
     clip: str | None = None

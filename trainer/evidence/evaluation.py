@@ -41,6 +41,8 @@ def given_by(config: JudgeConfig, forgets_classes: bool, earlier: Earlier, has_p
         "kept prompts": config.kept_prompts is not None,
         "near classes": bool(config.near),
         "classes of earlier requests": bool(earlier.conditions),
+        "inversion": forgets_classes and "inversion" in config.attacks,
+        "prompts that attack": forgets_classes and "prompt" in config.attacks,
         "samples of earlier requests": earlier.samples is not None and config.held_out is not None,
     }
     return {need for need, is_there in there.items() if is_there}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from . import formulas, integrity
+from . import attack, formulas, integrity
 from .bench import Measured
 from .instruments import Instrument, Instruments
 from .metrics import Measurement
@@ -27,6 +27,8 @@ Need = Literal[
     "kept prompts",
     "classes of earlier requests",
     "samples of earlier requests",
+    "inversion",
+    "prompts that attack",
 ]
 _ARROWS: dict[Direction, str] = {"lower": " ↓", "higher": " ↑", "near the retrained model's": "", "none": ""}
 
@@ -104,6 +106,28 @@ METRICS = {
         formulas.p_psi_by_phrasing,
         "`p_psi` of each phrasing by itself, and their mean weighted by samples",
         needs="phrasings",
+        is_of_forgetting=True,
+        is_share=True,
+    ),
+    "p_psi_inverted": Metric(
+        "P_psi after concept inversion",
+        "the same of samples that learned embeddings ask for",
+        "lower",
+        attack.p_psi_inverted,
+        "`p_psi` of samples that are asked for by a few free token embeddings, trained on the model's own loss of "
+        "forget images (arXiv 2308.01508): what the model can still draw, whatever the words",
+        needs="inversion",
+        is_of_forgetting=True,
+        is_share=True,
+    ),
+    "p_psi_attacked": Metric(
+        "P_psi under attack",
+        "the same of the forgotten's prompts with tokens before them that bring it back",
+        "lower",
+        attack.p_psi_attacked,
+        "`p_psi` of samples of the forgotten's prompts behind tokens that were sought on the model's own loss of "
+        "forget images (as UnlearnDiffAtk does, arXiv 2310.11868), by each such prompt, whose words are the names",
+        needs="prompts that attack",
         is_of_forgetting=True,
         is_share=True,
     ),

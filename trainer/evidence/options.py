@@ -139,6 +139,11 @@ def check_options(options: JudgeConfig, model: Model) -> None:
         raise ConfigError(
             f"judge.clip = '{options.clip}' compares samples with prompts, and the model is told classes: leave it out"
         )
+    if options.attacks and not getattr(model, "takes_vectors", False):
+        raise ConfigError(
+            f"judge.attacks = {[*options.attacks]} train embeddings of words, for Stable Diffusion 1.x and 2.x alone: "
+            f"leave them out for a {type(model).__name__}"
+        )
     if options.with_retrained and options.retrained is not None:
         raise ConfigError("judge.with_retrained trains the model that judge.retrained names: give one of them")
 

@@ -81,7 +81,8 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
     ours, there = as_dict(judge), as_dict(JudgeConfig()) | record.judge
     measured_by = ["sampling", "num_forget_samples_per_class", "num_remain_samples_per_class"]
     measured_by += ["features", "relearn", "near", "num_kept_samples", "detector_thresholds"]
-    for key in [*measured_by, "relearning"] if judge.relearn else measured_by:
+    measured_by += [*(["relearning"] if judge.relearn else []), *(["attacks", "attacking"] if judge.attacks else [])]
+    for key in measured_by:
         if _but_for_rounding(there[key]) != _but_for_rounding(ours[key]):
             raise ConfigError(
                 f"{where} was measured with judge.{key} = {there[key]}, here it is {ours[key]}: "

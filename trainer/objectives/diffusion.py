@@ -229,9 +229,13 @@ def losses_of(
 
 
 def training_loss(
-    model: Model, images: Tensor, conditions: Sequence[Condition], generators: Sequence[np.random.Generator]
+    model: Model,
+    images: Tensor,
+    conditions: Sequence[Condition],
+    generators: Sequence[np.random.Generator],
+    told: Told | None = None,
 ) -> Tensor:
-    """Eq. (1), each image at a timestep and a noise drawn for it."""
+    """Eq. (1), each image at a timestep and a noise drawn for it. told: in place of what the conditions say."""
     device = images.device
     timesteps = np.empty(len(images), dtype=model.schedule.timestep_type)
     noise = np.empty((len(images), *model.latent_shape), dtype=np.float32)
@@ -240,7 +244,8 @@ def training_loss(
         generator.standard_normal(dtype=np.float32, out=noise[i])
     epsilon, t = torch.from_numpy(noise).to(device), torch.from_numpy(timesteps).to(device)
     with torch.no_grad():
-        x_0, told = model.encode(images), model.told(conditions, device)
+        x_0 = model.encode(images)
+        told = model.told(conditions, device) if told is None else told
     return _residual(model, x_0, epsilon, t, told).square().mean()
 
 

@@ -60,6 +60,8 @@ def judge_effect_notes(judge: JudgeConfig, *, forgets_classes: bool, has_null: b
     scale, found = judge.sampling.guidance_scale, []
     if judge.relearn and not forgets_classes:
         found.append("no effect   judge.relearn = True: it measures a class, and single samples are forgotten")
+    if judge.attacks and not forgets_classes:
+        found.append("no effect   judge.attacks: they attack a class, and single samples are forgotten")
     if not has_null and scale != SamplingConfig().guidance_scale:
         found.append(f"no effect   judge.sampling.guidance_scale = {scale}: the model has no null class")
     if judge.detector is None and judge.detector_thresholds != JudgeConfig().detector_thresholds:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 from pathlib import Path
@@ -10,21 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from erasediff.shards import Dataset, build, split
+from erasediff.shards import Dataset
 from erasediff.shards.sources.digits_in_ink import COLOURS, DIGITS
-from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import (
-    EngineConfig,
     EvaluateConfig,
-    JudgeConfig,
     ModelConfig,
-    SamplingConfig,
-    ScrubConfig,
-    TrainConfig,
 )
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.asking import Asking
-from erasediff.trainer.evidence.classifier import load_classifier, train_classifier
+from erasediff.trainer.evidence.classifier import load_classifier
 from erasediff.trainer.evidence.clip_score import load_clip
 from erasediff.trainer.evidence.collect import Evidence, run_evaluate
 from erasediff.trainer.evidence.intervals import bounded_interval
@@ -32,76 +25,20 @@ from erasediff.trainer.evidence.reuse import still_holds
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.model import Model
 from erasediff.trainer.models.sampling import sample
-from erasediff.trainer.scrubbing import run_scrub
 from evidence_cases import make_whole_clip
+from prompt_cases import NO_FACTOR, ROWS, SAMPLING, evaluate_by_prompts, judge_by_prompts, make_scrub, write_prompts
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_text import make_pipeline
-
-SAMPLING = SamplingConfig(num_inference_steps=2)
-NO_FACTOR: dict[str, Any] = {"factor": None, "factor_classifier": None}
-# 2 forgotten, in two phrasings; of the others one colour each
-ROWS = [
-    *(("two", f"a {colour} two", "a {} two", colour) for colour in ("red", "blue")),
-    *(("two", f"two of {colour}", "two of {}", colour) for colour in ("red", "blue")),
-    *((digit, f"a {COLOURS[i % 6]} {digit}", "", COLOURS[i % 6]) for i, digit in enumerate(DIGITS) if digit != "two"),
-]
 
 
 @pytest.fixture(scope="module")
 def scrubbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/, colours/, split/, model/, run/, classifier.safetensors and prompts.csv."""
-    folder = tmp_path_factory.mktemp("text")
-    build("digits-in-ink", folder / "data")
-    build("digits-in-ink:colour", folder / "colours")
-    split(folder / "data", folder / "split", ["two"])
-    make_pipeline(folder / "model")
-    config = ScrubConfig(
-        model=ModelConfig(str(folder / "model"), truncate_prompts=True),
-        forget=str(folder / "split" / "forget"),
-        remain=str(folder / "split" / "remain"),
-        output=str(folder / "run"),
-        method=EraseDiffConfig(anchor=("one", "five"), concept=("two",)),
-        train=TrainConfig(max_train_steps=1, train_batch_size=2, descent_every=0, layers=("xattn",)),
-        engine=EngineConfig(device="cpu", num_threads=1),
-    )
-    run_scrub(config)
-    for data, name in (("data", "classifier"), ("colours", "colour-judge")):
-        judge = train_classifier(Dataset.open(folder / data), image_size=16, channels=3, num_epochs=1)
-        judge.save(folder / f"{name}.safetensors")
-    _write(folder / "prompts.csv", ROWS)
-    make_whole_clip(folder / "clip")
-    return folder
-
-
-def _write(path: Path, rows: list[Any], columns: tuple[str, ...] = ("class", "prompt", "phrasing", "factor")) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([columns, *rows])
-
-
-def _judge(folder: Path, **options: Any) -> JudgeConfig:
-    chosen: dict[str, Any] = {
-        "classifier": str(folder / "classifier.safetensors"),
-        "prompts": str(folder / "prompts.csv"),
-        "factor": str(folder / "colours"),
-        "factor_classifier": str(folder / "colour-judge.safetensors"),
-        "clip": str(folder / "clip"),
-        "num_forget_samples_per_class": 10,
-        "num_remain_samples_per_class": 15,
-        "sampling": SAMPLING,
-        "device": "cpu",
-        "num_threads": 1,
-    }
-    return JudgeConfig(**chosen | options)
-
-
-def _evaluate(folder: Path, **options: Any) -> Evidence:
-    return run_evaluate(EvaluateConfig(str(folder / "run"), str(folder / "data"), _judge(folder, **options)))
+    return make_scrub(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
 def evidence(scrubbed: Path) -> Evidence:
-    return _evaluate(scrubbed)
+    return evaluate_by_prompts(scrubbed)
 
 
 def test_figures_by_hand(scrubbed: Path, evidence: Evidence) -> None:
@@ -152,16 +89,16 @@ def test_other_factors_must_be_kept_by_default(evidence: Evidence) -> None:
 
 
 def test_captions_ask_where_no_file_does(scrubbed: Path) -> None:
-    record = _evaluate(scrubbed, prompts=None, thresholds=("factor_accuracy_remaining >= 0",)).record
+    record = evaluate_by_prompts(scrubbed, prompts=None, thresholds=("factor_accuracy_remaining >= 0",)).record
     found = record.models["unscrubbed"].metrics
     assert "p_psi_worst_phrasing" not in found and found["factor_accuracy_remaining"].n == 135
     assert set(found["factor_accuracy_forgotten"].by_class) <= set(COLOURS)
 
 
 def test_what_is_behind_a_path_counts(scrubbed: Path, evidence: Evidence) -> None:
-    judge, scrub = _judge(scrubbed), ModelConfig(str(scrubbed / "run" / "model"))
+    judge, scrub = judge_by_prompts(scrubbed), ModelConfig(str(scrubbed / "run" / "model"))
     assert still_holds(evidence.record, judge, scrubbed / "run", scrub)
-    _write(scrubbed / "others.csv", ROWS[1:])
+    write_prompts(scrubbed / "others.csv", ROWS[1:])
     other = dataclasses.replace(judge, prompts=str(scrubbed / "others.csv"))
     assert not still_holds(evidence.record, other, scrubbed / "run", scrub)
     other = dataclasses.replace(judge, factor=str(scrubbed / "data"))
@@ -202,9 +139,9 @@ def test_what_is_behind_a_path_counts(scrubbed: Path, evidence: Evidence) -> Non
 def test_files_that_cannot_be_asked(
     scrubbed: Path, tmp_path: Path, rows: list[Any], columns: tuple[str, ...], said: str
 ) -> None:
-    _write(tmp_path / "prompts.csv", rows, columns)
+    write_prompts(tmp_path / "prompts.csv", rows, columns)
     with pytest.raises(ConfigError, match=said):
-        _evaluate(scrubbed, prompts=str(tmp_path / "prompts.csv"))
+        evaluate_by_prompts(scrubbed, prompts=str(tmp_path / "prompts.csv"))
 
 
 def test_a_judge_of_another_network_is_refused(scrubbed: Path, tmp_path: Path) -> None:
@@ -219,7 +156,9 @@ def test_a_judge_of_another_network_is_refused(scrubbed: Path, tmp_path: Path) -
 
 
 def test_prompts_for_a_model_of_classes_are_refused(scrubbed: Path, digits: Path, run: Path, classifier: Path) -> None:
-    judge = dataclasses.replace(_judge(scrubbed), classifier=str(classifier), factor=None, factor_classifier=None)
+    judge = dataclasses.replace(
+        judge_by_prompts(scrubbed), classifier=str(classifier), factor=None, factor_classifier=None
+    )
     with pytest.raises(ConfigError, match=r"judge\.clip = .* compares samples with prompts, and the model is told"):
         run_evaluate(EvaluateConfig(str(run), str(digits / "data"), judge))
     judge = dataclasses.replace(judge, clip=None)
@@ -231,10 +170,10 @@ def test_published_files_ask_for_what_is_forgotten_and_kept(scrubbed: Path) -> N
     """In I2P's layout three prompts for the one class that is forgotten, in COCO's three of no class; by hand."""
     forgotten, kept = [f"a {colour} two" for colour in ("red", "blue", "green")], ["a photo", "an image of blue", "red"]
     rows = [[i, prompt, "shapes", 7] for i, prompt in enumerate(forgotten)]
-    _write(scrubbed / "i2p.csv", rows, ("", "prompt", "categories", "sd_seed"))
-    _write(scrubbed / "coco.csv", [[prompt, 9] for prompt in [*kept, kept[0]]], ("caption", "coco_id"))
+    write_prompts(scrubbed / "i2p.csv", rows, ("", "prompt", "categories", "sd_seed"))
+    write_prompts(scrubbed / "coco.csv", [[prompt, 9] for prompt in [*kept, kept[0]]], ("caption", "coco_id"))
     files = {"prompts": str(scrubbed / "i2p.csv"), "kept_prompts": str(scrubbed / "coco.csv")}
-    found = _evaluate(scrubbed, **files, num_forget_samples_per_class=2, num_kept_samples=4, **NO_FACTOR)
+    found = evaluate_by_prompts(scrubbed, **files, num_forget_samples_per_class=2, num_kept_samples=4, **NO_FACTOR)
     record = found.record
     assert "prompts     judge.prompts has no column 'class': all 3 ask for 'two'" in record.notes
     assert "prompts     3 ask for 'two', of which judge.num_forget_samples_per_class = 2 asks the first" in record.notes
@@ -268,7 +207,7 @@ def test_published_files_ask_for_what_is_forgotten_and_kept(scrubbed: Path) -> N
     assert (figures["black_samples"].value, figures["black_samples"].n) == (0, 2 + 135 + 4)
     text = found.report_path.read_text()
     assert text.count('alt="scrubbed: kept prompts"') == 1 and "real: kept prompts" not in text
-    scrub, options = ModelConfig(str(scrubbed / "run" / "model")), _judge(scrubbed, **files, **NO_FACTOR)
+    scrub, options = ModelConfig(str(scrubbed / "run" / "model")), judge_by_prompts(scrubbed, **files, **NO_FACTOR)
     assert still_holds(record, options, scrubbed / "run", scrub)
     other_file = dataclasses.replace(options, kept_prompts=str(scrubbed / "i2p.csv"))
     assert not still_holds(record, other_file, scrubbed / "run", scrub)
@@ -276,8 +215,8 @@ def test_published_files_ask_for_what_is_forgotten_and_kept(scrubbed: Path) -> N
 
 @pytest.mark.parametrize(("forgotten", "found"), [([2, 3], "2 classes are"), ([], "no whole class is")])
 def test_prompts_of_no_class_ask_for_one(scrubbed: Path, tmp_path: Path, forgotten: list[int], found: str) -> None:
-    _write(tmp_path / "prompts.csv", [["a red two"]], ("prompt",))
-    options = _judge(scrubbed, prompts=str(tmp_path / "prompts.csv"), **NO_FACTOR)
+    write_prompts(tmp_path / "prompts.csv", [["a red two"]], ("prompt",))
+    options = judge_by_prompts(scrubbed, prompts=str(tmp_path / "prompts.csv"), **NO_FACTOR)
     model, data = load_model(ModelConfig(str(scrubbed / "model"))), Dataset.open(scrubbed / "data")
     with pytest.raises(ConfigError, match=f"has no column 'class', and {found} forgotten"):
         Asking.of(options, model, data, forgotten or [1], [0, 1])
@@ -294,6 +233,6 @@ def test_prompts_of_no_class_ask_for_one(scrubbed: Path, tmp_path: Path, forgott
 def test_prompts_that_cannot_be_kept(
     scrubbed: Path, tmp_path: Path, rows: list[Any], columns: tuple[str, ...], said: str
 ) -> None:
-    _write(tmp_path / "kept.csv", rows, columns)
+    write_prompts(tmp_path / "kept.csv", rows, columns)
     with pytest.raises(ConfigError, match=rf"judge\.kept_prompts = .*{said}"):
-        _evaluate(scrubbed, kept_prompts=str(tmp_path / "kept.csv"))
+        evaluate_by_prompts(scrubbed, kept_prompts=str(tmp_path / "kept.csv"))

@@ -56,6 +56,8 @@ class StableDiffusion(Model):
     variant: str | None = None
 
     encoder_draws: ClassVar[bool] = True
+    takes_vectors: ClassVar[bool] = True
+    """Whether `spliced` can be asked."""
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -105,6 +107,30 @@ class StableDiffusion(Model):
         """
         ((tokenizer, encoder),) = self.texts.values()
         return {"encoder_hidden_states": encoder(**tokens_of(tokenizer, encoder, prompt, device))[0][0]}
+
+    def spliced(self, prompt: str, vectors: Tensor, device: torch.device) -> Told:
+        """`encode_prompt` of a prompt with vectors [k, features] as token embeddings before its own words.
+
+        Gradients flow to them. Raises ConfigError where they leave no room for the prompt.
+        """
+        ((tokenizer, encoder),) = self.texts.values()
+        num, tokens = len(vectors), tokens_of(tokenizer, encoder, prompt, device)
+        num_own = len(tokenizer(prompt).input_ids)
+        if num_own + num > tokenizer.model_max_length:
+            raise ConfigError(f"{prompt!r}: with {num} more tokens it is longer than the model takes")
+        begin = slice(0, 1)
+        for name, ids in tokens.items():
+            placed = torch.cat([ids[:, begin], ids[:, begin].expand(-1, num), ids[:, 1:]], dim=1)
+            tokens[name] = placed[:, : ids.shape[1]]
+
+        def splice(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            return torch.cat([output[:, begin], vectors[None].to(output), output[:, 1 + num :]], dim=1)
+
+        handle = encoder.get_input_embeddings().register_forward_hook(splice)  # pyright: ignore[reportCallIssue]
+        try:
+            return {"encoder_hidden_states": encoder(**tokens)[0][0]}
+        finally:
+            handle.remove()
 
     def blank_told(self, num_samples: int) -> Told:
         configs: list[Any] = [encoder.config for _, encoder in self.texts.values()]

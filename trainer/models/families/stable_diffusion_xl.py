@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ def recognises(index: dict[str, Any]) -> bool:
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusionXL(StableDiffusion):
     """arXiv 2307.01952. Samples count as uncropped images of the model's own size."""
+
+    takes_vectors: ClassVar[bool] = False
 
     zeros_for_null: bool
     """Whether the null prompt is told by zeros instead of by its encoding."""

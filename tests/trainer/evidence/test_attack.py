@@ -1,0 +1,165 @@
+"""Attacks by embeddings and by prompts: what is encoded, what is minimised, and what a found prompt is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from erasediff.shards.sources.digits_in_ink import DIGITS
+from erasediff.trainer.config import AttackConfig, JudgeConfig, ModelConfig, UNetConfig
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence.attack import find_prompt, invert
+from erasediff.trainer.evidence.classifier import load_classifier
+from erasediff.trainer.evidence.images import Images
+from erasediff.trainer.evidence.options import check_options
+from erasediff.trainer.models.families import load_model, unet2d
+from erasediff.trainer.models.families.stable_diffusion import StableDiffusion
+from erasediff.trainer.models.sampling import sample
+from erasediff.trainer.objectives.diffusion import training_loss
+from erasediff.trainer.randomness import sample_generator
+from prompt_cases import NO_FACTOR, ROWS, SAMPLING, evaluate_by_prompts, make_scrub
+from tiny_text import make_pipeline
+
+CPU = torch.device("cpu")
+SEED = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pipeline(tmp_path_factory.mktemp("attacked") / "sd")
+
+
+@pytest.fixture
+def model(folder: Path) -> StableDiffusion:
+    return cast(StableDiffusion, load_model(ModelConfig(str(folder))))
+
+
+@pytest.fixture(scope="module")
+def targets() -> Images:
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return Images(images, torch.full((4,), 3), ["a red three"] * 4)
+
+
+def embeddings_of(model: StableDiffusion, words: str) -> torch.Tensor:
+    ((tokenizer, encoder),) = model.texts.values()
+    ids = tokenizer(words, add_special_tokens=False).input_ids
+    return encoder.get_input_embeddings().weight[ids].detach()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+
+
+def test_words_embeddings_say_what_the_words_say(model: StableDiffusion) -> None:
+    spliced = model.spliced("a red three", embeddings_of(model, "blue five"), CPU)["encoder_hidden_states"]
+    written = model.encode_prompt("blue five a red three", CPU)["encoder_hidden_states"]
+    torch.testing.assert_close(spliced, written)
+    # and the encoder is as it was
+    before = model.encode_prompt("a red three", CPU)["encoder_hidden_states"]
+    assert not torch.allclose(spliced, before)
+    torch.testing.assert_close(model.encode_prompt("a red three", CPU)["encoder_hidden_states"], before)
+
+
+def test_what_leaves_no_room_for_the_prompt_is_refused(model: StableDiffusion) -> None:
+    ((tokenizer, _),) = model.texts.values()
+    vectors = embeddings_of(model, "blue").repeat(tokenizer.model_max_length - 4, 1)
+    with pytest.raises(ConfigError, match=r"'a red three': with .* more tokens it is longer than the model takes"):
+        model.spliced("a red three", vectors, CPU)
+
+
+def by_diffusers(folder: Path, targets: Images, vectors: torch.Tensor, step: int) -> tuple[float, torch.Tensor]:
+    """The loss of an inversion's step, and its gradient by the rows of new tokens' embeddings, as textual inversion has
+    it."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
+    names = [f"<new{i}>" for i in range(len(vectors))]
+    tokenizer.add_tokens(names)
+    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    table = encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        table[-len(names) :] = vectors
+    ids = tokenizer(
+        "".join(names), padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
+    hidden = encoder(ids)[0].expand(len(targets), -1, -1)
+    schedule = cast(DDIMScheduler, pipeline.scheduler)
+    noise, timesteps = [], []
+    for i in range(len(targets)):
+        generator = sample_generator(SEED, "attack", step * len(targets) + i)
+        timesteps.append(int(generator.integers(0, 1000)))
+        noise.append(generator.standard_normal((4, 8, 8), dtype=np.float32))
+    t, epsilon = torch.tensor(timesteps), torch.from_numpy(np.stack(noise))
+    with torch.no_grad():
+        x_0 = pipeline.vae.encode(targets.images).latent_dist.mean * pipeline.vae.config.scaling_factor
+    output = pipeline.unet(schedule.add_noise(x_0, epsilon, cast(torch.IntTensor, t)), t, hidden).sample
+    loss = (epsilon - output).square().mean()
+    loss.backward()
+    assert table.grad is not None
+    return loss.item(), table.grad[-len(names) :]
+
+
+def test_an_inversions_steps_are_textual_inversions(folder: Path, model: StableDiffusion, targets: Images) -> None:
+    """Two steps of AdamW by hand on gradients of new tokens, from the embeddings that no step leaves."""
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    begun = invert(model, targets, AttackConfig(num_steps=1, num_tokens=2, learning_rate=1e-12), SEED, CPU)
+    found = invert(model, targets, AttackConfig(num_steps=2, num_tokens=2, learning_rate=0.01), SEED, CPU)
+    vectors = begun.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([vectors], lr=0.01, weight_decay=0.0)
+    for step in range(2):
+        _, vectors.grad = by_diffusers(folder, targets, vectors.detach(), step)
+        optimizer.step()
+    torch.testing.assert_close(found, vectors.detach(), atol=1e-5, rtol=1e-4)
+    assert (found - begun).abs().min() > 1e-3
+    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+
+
+def loss_of(model: StableDiffusion, targets: Images, prompt: str, steps: range) -> float:
+    """Of a prompt as anyone would type it, at the noise of these steps."""
+    losses = []
+    for step in steps:
+        generators = [sample_generator(SEED, "attack", step * len(targets) + i) for i in range(len(targets))]
+        losses.append(training_loss(model, targets.images, [prompt] * len(targets), generators).item())
+    return min(losses)
+
+
+def test_a_prompt_that_is_found_is_words_before_its_own_and_the_best_on_the_way(
+    model: StableDiffusion, targets: Images
+) -> None:
+    config = AttackConfig(num_steps=25, num_tokens=2, learning_rate=0.05)
+    found = find_prompt(model, targets, "a red three", config, SEED, CPU)
+    assert found.endswith(" a red three") and len(found.split()) == 5
+    begun = find_prompt(model, targets, "a red three", AttackConfig(num_steps=1, num_tokens=2), SEED, CPU)
+    assert begun != found
+    # as many tokens more as were sought: it is read as it was found
+    ((tokenizer, _),) = model.texts.values()
+    assert len(tokenizer(found).input_ids) == len(tokenizer("a red three").input_ids) + 2
+    # what was minimised is what the typed prompt has
+    assert loss_of(model, targets, found, range(10)) < loss_of(model, targets, begun, range(1))
+    assert find_prompt(model, targets, "a red three", config, SEED, CPU) == found
+
+
+def test_attacks_are_of_each_model_and_their_prompts_are_kept(tmp_path: Path) -> None:
+    """P_psi under attack is that of the prompts in the record, typed again."""
+    scrubbed = make_scrub(tmp_path)
+    few = AttackConfig(num_images=2, num_steps=3, num_tokens=2, num_prompts=2, num_samples=6)
+    chosen: dict[str, Any] = NO_FACTOR | {"clip": None, "num_forget_samples_per_class": 4}
+    record = evaluate_by_prompts(scrubbed, attacks=("inversion", "prompt"), attacking=few, **chosen).record
+    judge = load_classifier(scrubbed / "classifier.safetensors")
+    for name, folder in (("unscrubbed", "model"), ("scrubbed", "run/model")):
+        figures = record.models[name].metrics
+        attacked = figures["p_psi_attacked"]
+        prompts = [*attacked.by_class]
+        assert len(prompts) == 2 and all(prompt.endswith((" a red two", " a blue two")) for prompt in prompts)
+        model = load_model(ModelConfig(str(scrubbed / folder), truncate_prompts=True))
+        own = [next(prompt for prompt in prompts if prompt.endswith(row[1])) for row in ROWS[:2]]
+        images = sample(model, [own[i % 2] for i in range(6)], dataclasses.replace(SAMPLING, seed=101))
+        of_two = judge.probabilities(images)[:, DIGITS.index("two")].double()
+        assert (attacked.value, attacked.n) == (pytest.approx(of_two.mean().item()), 6)
+        assert attacked.by_class[own[0]].value == pytest.approx(of_two[::2].mean().item())
+        inverted = figures["p_psi_inverted"]
+        assert inverted.n == 6 and [*inverted.by_class] == ["two"] and inverted.low is not None
+    with pytest.raises(ConfigError, match=r"judge\.attacks = \['inversion'\] train embeddings of words"):
+        check_options(
+            JudgeConfig(attacks=("inversion",)), unet2d.make(UNetConfig(), image_size=8, channels=1, num_classes=10)
+        )
