@@ -66,5 +66,6 @@ def _figure(measurement: Measurement | None, n: int, change: str) -> str:
     value += f" ({measurement.of_class})" if measurement.of_class is not None else ""
     value += f" ({change})" if change else ""
     if measurement.low is not None and measurement.high is not None:
-        value += " ±" + f"{(measurement.high - measurement.low) / 2:.2g}".removeprefix("0")
+        half = f"{(measurement.high - measurement.low) / 2:.2g}"
+        value += f" ±{half.removeprefix('0') or half}"
     return value if measurement.n == n else f"{value} (n = {measurement.n})"
