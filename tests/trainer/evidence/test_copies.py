@@ -41,10 +41,13 @@ class Requests:
 def requests(digits: Path, base_model: Path, classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Requests:
     found = Requests(tmp_path_factory.mktemp("copies"))
     shutil.copytree(digits / "data", found.folder / "data")
-    shutil.copytree(base_model, found.folder / "base")
+    shutil.copytree(base_model, found.folder / "base" / "model")
+    # as a run that trained it leaves it
+    (found.folder / "base" / "attempt-0001" / "checkpoint-000009").mkdir(parents=True)
+    (found.folder / "base" / "config.toml").write_text('data = "data"\n')
     shutil.copyfile(classifier, found.folder / "judge.safetensors")
     selectors = {"first": f"keys = {json.dumps(TWELVE)}", "second": 'labels = ["3"]'}
-    for name, model in (("first", found.folder / "base"), ("second", found.first / "model")):
+    for name, model in (("first", found.folder / "base" / "model"), ("second", found.first / "model")):
         request = found.folder / f"{name}-request.toml"
         request.write_text(f'id = "{name}"\n[[selectors]]\n{selectors[name]}\n')
         is_second = name == "second"
@@ -81,7 +84,8 @@ def test_every_copy_is_told_by_who_can_reach_it(requests: Requests) -> None:
     # scrubbed, and shown to be
     assert {path for path, reach in found.items() if reach == "reached"} == {str(second / "scrub" / "model")}
     not_ours = {path for path, reach in found.items() if reach == "not ours"}
-    assert not_ours >= {str(first / "model"), str(first / "scrub" / "model"), str(folder / "base")}
+    assert not_ours >= {str(first / "model"), str(first / "scrub" / "model"), str(folder / "base" / "model")}
+    assert str(folder / "base" / "attempt-0001" / "checkpoint-000009") in not_ours, "of the model before that one"
     assert not_ours >= {str(first / "scrub" / "attempt-0001" / "checkpoint-000001"), str(first / "scrub" / "retrained")}
     assert not_ours >= {str(folder / "judge.safetensors"), *map(str, (folder / "data").glob("*.tar"))}
     assert record.reach == "partial" and len(found) == len(record.copies)
@@ -124,7 +128,7 @@ def test_ours_are_deleted_with_a_line_each(requests: Requests, capfd: pytest.Cap
     assert main(words) == 0
     told = capfd.readouterr().out
     assert f"deleted      {second / 'split' / 'forget'}: the forget set" in told
-    assert f"not ours     {requests.folder / 'base'}: the model before an earlier request" in told
+    assert f"not ours     {requests.folder / 'base' / 'model'}: the model before an earlier request" in told
     assert told.strip().endswith("erasure      partial")
     gone = before - {path for path in requests.folder.rglob("*") if path.is_file()}
     assert gone and all(path.is_relative_to(second / "split" / "forget") for path in gone)
@@ -163,6 +167,12 @@ def test_what_is_not_shown_is_never_complete(requests: Requests, tmp_path: Path)
     lines = delete_copies(here)
     assert not (here / "scrub" / "model").exists() and (requests.first / "scrub" / "model").exists()
     assert (requests.folder / "base").exists() and lines[-1] == "erasure      partial"
+    with_all_gone = [(requests.folder / name, tmp_path / name) for name in ("base", "data", "judge.safetensors")]
+    for there, away in with_all_gone:
+        there.rename(away)
+    assert delete_copies(here)[-1] == "erasure      partial", "of what is published it is not shown"
+    for there, away in with_all_gone:
+        away.rename(there)
     shutil.rmtree(here / "scrub")
     for copy in read_entries(here)[-1].copies:  # pyright: ignore[reportAttributeAccessIssue]
         assert copy.reach != "not reached"
