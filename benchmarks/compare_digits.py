@@ -43,6 +43,8 @@ BUDGET = BudgetConfig(gradients=200)
 SEARCHED_DIGIT = 6
 CHOSEN = Path("benchmarks/compare_digits.json")
 
+MARKER = "<!-- below: written by benchmarks/compare_digits.py -->"
+
 _SLOW, _FAST = 1e-4, 3e-4
 
 
@@ -60,13 +62,15 @@ def _grid(fixed: dict[str, Any], **options: list[Any]) -> list[dict[str, Any]]:
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "erasediff, rl": _grid({}, eta=[0.5, 1.0]),
     "erasediff, noise": _grid({"target": "noise"}, eta=[1e-4, 1e-3]),
+    "erasediff, neighbours": _grid({"target": "neighbours"}, eta=[0.5, 1.0]),
     "erasediff, null class": _grid({"anchor": NULL_CLASS}, lambda_cap=[1.0, 3.0]),
     "meta_erasediff": _grid({"name": "meta_erasediff"}, eta=[0.02, 0.05]),
     "moo": _grid({"name": "moo"}, weight=[0.3, 1.0]),
     "munba": _grid({"name": "munba"}, target=["rl", "noise"]),
     "restricted_gradient": _grid({"name": "restricted_gradient"}, target=["rl", "noise"]),
+    "blindspot": _grid({"name": "blindspot"}, alpha=[0.5, 0.9]),
     "salun": _grid({"name": "salun"}, saliency=[0.25, 0.5]),
-    "selective_amnesia": _grid({"name": "selective_amnesia"}, penalty=[1e3, 1e4]),
+    "selective_amnesia": _grid({"name": "selective_amnesia"}, penalty=[1e5, 1e6]),
     "esd": _grid({"name": "esd"}, negative_guidance=[1.0, 3.0]),
     "neggrad": _grid({"name": "neggrad"}, remain_weight=[0.0, 1.0]),
     "finetune": _grid({"name": "finetune"}, learning_rate=[1e-4, 3e-4, 1e-3, 3e-3]),
@@ -89,8 +93,10 @@ class Options:
     """The search in place of the table."""
     table_only: bool = False
     """Run nothing."""
+    write: bool = True
+    """The table, at the end."""
     num_processes: int = 2
-    """Digits at once."""
+    """Digits at once; 1: one after the other, here."""
 
 
 def search_config(options: Options) -> CompareConfig:
@@ -136,38 +142,42 @@ def prepare(options: Options) -> None:
 
 
 def run_digits(options: Options) -> None:
-    """Each in a process of its own, as many at once as are asked for."""
+    """Each in a process of its own, as many at once as are asked for; where one fails, the others are ended."""
     waiting, running = [*options.digits], []
-    while waiting or running:
-        while waiting and len(running) < options.num_processes:
-            words = ["--digits", str(waiting.pop(0)), "--seeds", *map(str, options.seeds)]
-            words += ["--output", str(options.output), "--num-processes", "1"]
-            running.append(subprocess.Popen([sys.executable, __file__, *words]))
-        running[0].wait()
-        if running[0].returncode:
-            sys.exit(running[0].returncode)
-        running.pop(0)
+    try:
+        while waiting or running:
+            while waiting and len(running) < options.num_processes:
+                words = ["--digits", str(waiting.pop(0)), "--seeds", *map(str, options.seeds), "--no-write"]
+                words += ["--output", str(options.output), "--num-processes", "1"]
+                running.append(subprocess.Popen([sys.executable, __file__, *words]))
+            if running[0].wait():
+                sys.exit(running[0].returncode)
+            running.pop(0)
+    finally:
+        for process in running:
+            process.terminate()
 
 
 def choose(options: Options) -> None:
     """Writes the settings of each method that have the best ERR, and the whole search."""
     config = search_config(options)
     rows = _rows(config, cases_of(config))
-    found: dict[str, float] = {name: _err(rows.get(f"{name}")) for name in config.methods}
+    missing = [name for name in config.methods if name not in rows]
+    if missing:
+        sys.exit(f"{len(missing)} rows of the search are missing, {missing[0]} for one: nothing is chosen")
+    found: dict[str, float] = {name: _err(rows[name]) for name in config.methods}
     best = {name: max(range(len(own)), key=lambda i: found[f"{name} #{i}"]) for name, own in CANDIDATES.items()}
-    searched = {f"{name} #{i}": {"err": found[f"{name} #{i}"]} | own for name in best for i, own in _numbered(name)}
+    searched = {
+        f"{name} #{i}": {"err": found[f"{name} #{i}"]} | own for name in best for i, own in enumerate(CANDIDATES[name])
+    }
     chosen = {name: CANDIDATES[name][i] for name, i in best.items()}
     about = f"digit {SEARCHED_DIGIT}, seed 100, {BUDGET.gradients} gradients; the best ERR of each method's four"
     write_json(CHOSEN, {"about": about, "methods": chosen, "search": searched})
 
 
-def _numbered(name: str) -> list[tuple[int, dict[str, Any]]]:
-    return [*enumerate(CANDIDATES[name])]
-
-
-def _err(row: Row | None) -> float:
+def _err(row: Row) -> float:
     """0 for a run that ended early."""
-    figure = None if row is None else row.derived.get(ERR)
+    figure = row.derived.get(ERR)
     return 0.0 if figure is None or figure.value is None else figure.value
 
 
@@ -217,9 +227,6 @@ def _search_table(options: Options) -> str:
     return "\n".join(lines)
 
 
-MARKER = "<!-- below: written by benchmarks/compare_digits.py -->"
-
-
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.table_only:
@@ -227,11 +234,12 @@ def main() -> None:
         if options.search:
             run_compare(search_config(options))
             choose(options)
-        elif len(options.digits) == 1:
-            run_compare(table_config(options, options.digits[0]))
+        elif options.num_processes == 1:
+            for digit in options.digits:
+                run_compare(table_config(options, digit))
         else:
             run_digits(options)
-    if options.table_only or (not options.search and len(options.digits) > 1):
+    if options.write and not options.search:
         write_table(options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +107,10 @@ class Compare:
         if self.options.dry_run:
             print_once(describe(self.config))
             return
-        if self.options.sweep is not None:
-            print(write_sweep(self.config, Path(self.options.sweep)))
-            return
-        if self.options.table_only:
-            print(f"page: {write_again(self.config)}")
+        if self.options.sweep is not None or self.options.table_only:
+            if os.environ.get("RANK", "0") == "0":
+                sweep = self.options.sweep
+                print(write_sweep(self.config, Path(sweep)) if sweep else f"page: {write_again(self.config)}")
             return
         with meeting.on_signals(), leaving_together():
             page = run_compare(self.config, only=self.options.only)
@@ -121,10 +121,17 @@ class Compare:
 
 def write_sweep(config: CompareConfig, path: Path) -> str:
     """The scrubs of a comparison as a sweep's file; what is left to do, in words."""
+    from ..trainer.comparing.budget import known_paces
     from ..trainer.comparing.checks import check
 
+    cases, paces = check(config), known_paces(config)
+    if config.budget.seconds is not None and any(case.name not in paces for case in cases):
+        raise ConfigError(
+            "--sweep: how many steps budget.seconds means is not measured yet: run the comparison until it has timed "
+            "each method, on a machine as the sweep's are, or give budget.gradients"
+        )
     shared = path.with_name(f"{path.stem}-shared.toml")
-    runs = {case.slug: _own(case.config) for case in check(config)}
+    runs = {case.slug: _own(case.config) for case in cases}
     path.parent.mkdir(parents=True, exist_ok=True)
     shared.write_text("# all settings are in the sweep's runs\n", encoding="utf-8")
     sweep = {"output": str(Path(config.output) / "runs"), "config": str(shared), "runs": runs}

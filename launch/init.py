@@ -61,7 +61,7 @@ class Init:
 
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Init:
-        if words and words[0] in ("-h", "--help"):
+        if {"-h", "--help"} & {*words}:
             print(f"usage: {prog} {'|'.join(KINDS)} [FILE.toml]\n\n{cls.__doc__}")
             raise SystemExit(0)
         if not words or words[0] not in KINDS:

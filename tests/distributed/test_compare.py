@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 from erasediff.launch.cli import main
-from erasediff.trainer.config import CompareConfig
+from erasediff.trainer.config import CompareConfig, EngineConfig
 from erasediff.trainer.config.toml import dump_toml
 from evidence_cases import make_classifier, tiny_judge
 from ranks import check, run_ranks
@@ -30,7 +30,7 @@ def test_two_ranks_write_the_rows_of_one(digits: Path, base_model: Path, tmp_pat
             scrub.remain,
             methods={"ours": {}, "too fast": {"optimizer": {"learning_rate": 1e9, "name": "sgd"}}},
             train={"max_train_steps": 3, "train_batch_size": 4},
-            engine=scrub.engine,
+            engine=EngineConfig(device="cpu", num_threads=1),
             judge=judge,
         )
         file = tmp_path / f"{output}.toml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def test_bash_is_offered_what_fits(
     assert found <= offered and not (not_found & offered) and not done.stderr
 
 
-def test_zsh_reads_bashs_and_others_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
+def test_zsh_reads_its_script(script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    code = f"autoload -Uz compinit && compinit -u; source {tmp_path / 'script'}; whence _erasediff"
+    assert subprocess.run(["zsh", "-fc", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_zshs_script_is_bashs_behind_what_lets_zsh_read_it(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    first, _, rest = capsys.readouterr().out.partition("\n")
+    assert first == "autoload -U +X bashcompinit && bashcompinit" and rest == script.read_text()
     assert main(["completion", "fish"]) == 2
     assert "completion fish: name the shell, bash or zsh" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import shutil
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.config.toml import decode, dump_toml
 from erasediff.trainer.errors import ConfigError, TrainingError
+from erasediff.trainer.run.reading import Reader
 from erasediff.trainer.scrubbing import plan, run_scrub, scrub
 from safetensors.torch import load_file, save_file
 from tiny import TIMING, tiny_config
@@ -63,17 +65,31 @@ def test_the_same_command_gives_the_same_weights_and_metrics(
     assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
 
 
-def test_a_steps_log_says_what_it_took_itself(digits: Path, base_model: Path, tmp_path: Path) -> None:
-    """The wait before a step is that step's, the last one's too."""
+def test_a_steps_log_says_what_it_took_itself(
+    digits: Path, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for its samples too, of the last step too, and nothing that comes between two."""
+    read, moments = Reader.next, []
+
+    def slowly(reader: Reader) -> Any:
+        time.sleep(0.3 if len(moments) == 3 else 0)  # of the third step, the last
+        return read(reader)
+
+    def watch(step: int, _: Any) -> None:
+        moments.append(time.perf_counter())
+        time.sleep(0.3 if step in (1, 2) else 0)
+
+    monkeypatch.setattr(Reader, "next", slowly)
     optimizer = OptimizerConfig(lr_scheduler="linear", learning_rate=0.3e-3)
-    config = tiny_config(digits, base_model, tmp_path / "run", optimizer=optimizer)
-    run_scrub(config, watch=lambda step, _: time.sleep(0.3 if step in (1, 2) else 0))
+    run_scrub(tiny_config(digits, base_model, tmp_path / "run", optimizer=optimizer), watch=watch)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert min(line["seconds"] for line in lines[1:]) >= 0.3
+    assert lines[2]["seconds"] >= 0.3 and min(line["seconds"] for line in lines) > 0
+    assert sum(line["seconds"] for line in lines) < moments[3] - moments[0] - 0.6 + 0.001
     assert [line["learning_rate"] for line in lines] == pytest.approx([3e-4, 2e-4, 1e-4])
     for line in lines:  # 4 of D_r and 4 of D_f
-        assert line["samples_per_second"] == pytest.approx(8 / line["seconds"], abs=0.06, rel=1e-3)
+        assert line["samples_per_second"] == pytest.approx(8 / line["seconds"], abs=0.06, rel=1e-2)
         assert 1e8 < line["peak_bytes"] < 1e11
+    assert json.loads((tmp_path / "run" / "attempt-0001" / "attempt.json").read_text())["preparing_seconds"] >= 0
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

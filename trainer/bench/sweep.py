@@ -199,6 +199,8 @@ def _settings(config: BenchConfig) -> dict[str, dict[str, Any]]:
         values, defaults = (flatten(as_dict(each), f"{name}.") for each in (section, type(section)()))
         for key in values.keys() - _ELSEWHERE:
             (rest if values[key] == defaults[key] else chosen)[key] = values[key]
+    # each method's own name is its default
+    chosen["method.name"] = rest.pop("method.name", config.method.name)
     chosen["train.train_batch_size"] = config.train.train_batch_size
     rest.pop("train.train_batch_size", None)
     if config.model.image_size is not None:

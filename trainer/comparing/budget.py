@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..config import CompareConfig
+from ..config.toml import as_dict
 from ..errors import LostRankError, OneRankError, TrainingError
 from ..evidence.finished import metrics_lines
 from ..files import write_json
@@ -23,7 +26,17 @@ _NUM_TIMED, _WARM_UP = 10, 3
 def known_paces(config: CompareConfig) -> dict[str, float]:
     """Seconds of an iteration by the row's name, of those that have been timed."""
     path = _folder(config) / "paces.json"
-    return json.loads(path.read_text()) if config.budget.seconds is not None and path.exists() else {}
+    if config.budget.seconds is None or not path.exists():
+        return {}
+    kept = json.loads(path.read_text())
+    return kept["seconds"] if kept["of"] == _what(config) else {}
+
+
+def _what(config: CompareConfig) -> dict[str, Any]:
+    """What a pace is of: all that makes an iteration, and how many ranks share it."""
+    named = ("model", "forget", "remain", "methods", "vary", "grid", "train", "optimizer", "engine")
+    settings = {name: value for name, value in as_dict(config).items() if name in named}
+    return json.loads(json.dumps(settings)) | {"ranks": int(os.environ.get("WORLD_SIZE", "1"))}
 
 
 def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, float]:
@@ -47,7 +60,7 @@ def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, f
             raise TrainingError(f"{case.name}, in its first {_NUM_TIMED + _WARM_UP} iterations: {error}") from None
         lines = metrics_lines(Path(short.output))[_WARM_UP:]
         known[case.name] = collectives.agree(statistics.median(float(str(line["seconds"])) for line in lines))
-        collectives.on_main(lambda: write_json(_folder(config) / "paces.json", known))
+        collectives.on_main(lambda: write_json(_folder(config) / "paces.json", {"of": _what(config), "seconds": known}))
         if collectives.is_main():
             say(f"{case.name}: {known[case.name]:.3g} s an iteration")
     return known

@@ -35,7 +35,7 @@ class Case:
 
 def slug_of(name: str) -> str:
     kept = "".join(letter if letter.isalnum() or letter in "=.-" else " " for letter in name)
-    return "-".join(kept.split()).replace("/", "-")
+    return "-".join(kept.split())
 
 
 def cases_of(config: CompareConfig, paces: Mapping[str, float] | None = None) -> list[Case]:
@@ -55,6 +55,8 @@ def cases_of(config: CompareConfig, paces: Mapping[str, float] | None = None) ->
                 found.append(case)
     by_slug: dict[str, Case] = {}
     for case in found:
+        if not slug_of(case.name):
+            raise ConfigError(f"methods.{case.name}: a name needs a letter or a digit")
         other = by_slug.setdefault(case.slug, case)
         if other is not case:
             raise ConfigError(

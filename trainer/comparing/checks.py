@@ -8,13 +8,13 @@ from ..config.toml import check_ranges
 from ..errors import ConfigError
 from ..evidence.earlier import Earlier
 from ..evidence.options import check_asked, check_options, gone_classes
-from ..evidence.retrained import check_retrainable
+from ..evidence.retrained import check_retrainable, named_retrained
 from ..models.class_names import labels_of
 from ..models.fitting import fit
 from ..scrubbing import check as check_scrub
 from .budget import known_paces
 from .cases import Case, cases_of
-from .sides import Sides, named_retrained
+from .sides import Sides
 
 
 def check(config: CompareConfig) -> list[Case]:
@@ -30,6 +30,13 @@ def check(config: CompareConfig) -> list[Case]:
         except ConfigError as error:
             raise ConfigError(f"methods.{case.name}: {error}") from None
     options = config.judge
+    for name in ("device", "num_threads"):
+        judged, trained = getattr(options, name), getattr(config.engine, name)
+        if judged not in ("auto", None, trained):
+            raise ConfigError(
+                f"judge.{name} = {judged!r}, engine.{name} = {trained!r}: a comparison scrubs and measures alike; set "
+                f"engine.{name}"
+            )
     check_options(options, sides.unscrubbed)
     data = fit(Dataset.open(config.data), sides.unscrubbed).data
     forgotten, remaining = labels_of(sides.forget), labels_of(sides.remain)
@@ -40,8 +47,7 @@ def check(config: CompareConfig) -> list[Case]:
     )
     if options.with_retrained:
         check_retrainable(sides.unscrubbed, sides.remain)
-    elif options.retrained is not None:
-        named_retrained(config, sides)
+    named_retrained(options, sides.unscrubbed, config.model)
     return cases
 
 

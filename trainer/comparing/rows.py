@@ -15,7 +15,7 @@ from ..evidence.finished import metrics_lines, run_entry
 from ..evidence.metrics import Measurement
 from ..evidence.relearning import RelearningPoint
 from ..files import write_json
-from ..run.attempts import read_attempts
+from ..run.attempts import Attempt, read_attempts
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Training:
     """Passes of a batch without a gradient."""
     seconds: float
     """Of the iterations, as the run logged them."""
+    preparing_seconds: float
+    """What the method did before the first, such as Fisher information; its passes are in no count here."""
     peak_bytes: int | None
     """The most memory of a rank in the run's last start; None where it was not noted."""
     num_ranks: int
@@ -62,6 +64,8 @@ class Row:
     derived: dict[str, Measurement] = field(default_factory=dict)
     """What follows from these and the references', see `derived`."""
     training: Training | None = None
+    notes: list[str] = field(default_factory=list)
+    """What is to be said of it: of a retrained model that nobody knows what it was trained on, say."""
     verdict: str | None = None
     """shown, not shown or failed: what the judge's thresholds come to; None of a reference, and where it failed."""
 
@@ -97,8 +101,14 @@ def training_of(config: ScrubConfig) -> Training:
         num_gradients=entry.num_steps * cost.gradients,
         num_forwards=entry.num_steps * cost.forwards,
         seconds=sum(float(str(line["seconds"])) for line in metrics_lines(run)),
+        preparing_seconds=sum(_preparing(attempt) for attempt in attempts),
         peak_bytes=max(last.peak_bytes) if last is not None and last.peak_bytes else None,
         num_ranks=1 if last is None else last.world_size,
         capped_steps=entry.capped_steps,
         interruptions=entry.interruptions,
     )
+
+
+def _preparing(attempt: Attempt) -> float:
+    manifest = attempt.manifest()
+    return 0.0 if manifest is None else manifest.preparing_seconds or 0.0

@@ -25,17 +25,25 @@ from typing import Any
 import torch
 
 from ...shards.dataset import Dataset
+from ..bench.memory import is_short
 from ..config import CompareConfig, EvaluateConfig
 from ..config.compare import RETRAINED, UNSCRUBBED
 from ..config.toml import as_dict, check_ranges
 from ..errors import ConfigError, LostRankError, OneRankError, TrainingError
 from ..evidence.bench import Bench, Samples
+from ..evidence.classifier import load_classifier
 from ..evidence.evaluation import Figures, evaluate
 from ..evidence.making import make_bench
 from ..evidence.metrics import Measurement
 from ..evidence.options import check_device, thresholds_of
 from ..evidence.report_pictures import contact_sheet
-from ..evidence.retrained import load_retrained, retrain, retrained_config
+from ..evidence.retrained import (
+    check_trained_without,
+    load_retrained,
+    named_retrained,
+    retrain,
+    retrained_config,
+)
 from ..evidence.thresholds import hold, overall
 from ..models.families import load_model
 from ..models.model import Model
@@ -49,7 +57,7 @@ from .checks import check
 from .derived import derived
 from .page import write_page
 from .rows import Row, read_row, training_of, write_row
-from .sides import Sides, named_retrained
+from .sides import Sides, hash_of_path
 from .table import write_tables
 
 
@@ -89,6 +97,10 @@ def write_again(config: CompareConfig) -> Path:
     return _write(config, cases_of(config, known_paces(config)))
 
 
+_PATHS = frozenset({"classifier", "factor_classifier", "retrained", "held_out", "factor", "prompts", "kept_prompts"})
+_PATHS |= {"features", "clip"}
+
+
 class _Work:
     """The judge, the references and their samples, made when a row first needs them."""
 
@@ -121,6 +133,8 @@ class _Work:
             "base": ModelStamp.of(sides.unscrubbed).hashes(),
             "sets": [DataStamp.of(data).fingerprint for data in (sides.forget, sides.remain)],
             "data": DataStamp.of(Dataset.open(self._config.data)).fingerprint,
+            # whatever lies behind the same paths
+            "named": {name: hash_of_path(Path(path)) for name, path in judge.items() if _is_path(name, path)},
         }
         text = json.dumps(stamps, sort_keys=True)
         return collectives.agree(hashlib.sha256(text.encode()).hexdigest())
@@ -128,8 +142,11 @@ class _Work:
     @cached_property
     def _bench(self) -> Bench:
         judge, path = self._config.judge, self._output / "classifier.safetensors"
-        is_there = collectives.on_main(path.exists)
-        if judge.classifier is None and is_there:
+        data = Dataset.open(self._config.data).fingerprint
+        is_ours = collectives.on_main(
+            lambda: path.exists() and load_classifier(path, str(path)).card.data_fingerprint == data
+        )
+        if judge.classifier is None and is_ours:
             judge = dataclasses.replace(judge, classifier=str(path))
         asked = EvaluateConfig(run=str(self._output), data=self._config.data, judge=judge)
         bench = make_bench(asked, self._sides, self._device)
@@ -145,15 +162,22 @@ class _Work:
         if retrained is not None:
             found[RETRAINED] = evaluate(retrained, self._bench, found[UNSCRUBBED].samples)
         for name, figures in found.items():
-            self._put(name, Row(**self._about(name, None), **self._measured(figures, found)), figures.samples)
+            notes = self._notes(retrained) if name == RETRAINED else self._bench.notes
+            row = Row(**self._about(name, None), **self._measured(figures, found), notes=notes)
+            self._put(name, row, figures.samples)
         return found
+
+    def _notes(self, retrained: Model | None) -> list[str]:
+        if retrained is None:
+            return []
+        return check_trained_without(retrained, DataStamp.of(self._sides.remain))
 
     def _retrained(self) -> Model | None:
         judge, sides = self._config.judge, self._sides
         if judge.with_retrained:
             folder = retrain(sides.config, sides.unscrubbed, self._output / "retrained")
             return load_retrained(retrained_config(folder, self._config.model, sides.unscrubbed), sides.unscrubbed)
-        return named_retrained(self._config, sides)
+        return named_retrained(judge, sides.unscrubbed, self._config.model)
 
     def make(self, case: Case, say: Callable[[str], None]) -> None:
         """Scrubs, measures, writes the row and the tables."""
@@ -166,10 +190,14 @@ class _Work:
             folder = run_scrub(case.config)
         except (OneRankError, LostRankError):
             raise
-        except TrainingError as error:
+        except (TrainingError, RuntimeError, MemoryError) as error:
+            # of several ranks one alone may be short of memory: the others then wait for it in vain
+            if not isinstance(error, TrainingError) and (collectives.world_size() > 1 or not is_short(error)):
+                raise
+            why = str(error).splitlines()[0] if isinstance(error, TrainingError) else "out of memory"
             if collectives.is_main():
-                say(f"{case.name}, seed {case.seed}: {error}")
-            self._put(case.slug, Row(**about, failed=str(error)), None)
+                say(f"{case.name}, seed {case.seed}: {why}")
+            self._put(case.slug, Row(**about, failed=why), None)
             return
         finally:
             gc.collect()  # hooks hold the weights in circles
@@ -230,6 +258,11 @@ class _Work:
     def _is_old(self, name: str) -> bool:
         row = self.row(name)
         return row is None or row.measured_by != self._measured_by
+
+
+def _is_path(name: str, value: object) -> bool:
+    """Whether a judge's option names a file or folder, whose content counts."""
+    return name in _PATHS and isinstance(value, str) and Path(value).exists()
 
 
 def _save_judge(bench: Bench, path: Path) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...shards.dataset import Dataset
-from ..config import CompareConfig, ScrubConfig
-from ..evidence.retrained import check_trained_without, load_retrained, retrained_config
+from ..config import ScrubConfig
 from ..models.families import load_model
 from ..models.fitting import Fitted, fit
 from ..models.model import Model
-from ..run.provenance import DataStamp
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,13 @@ class Sides:
         return self.fitted_remain.data
 
 
-def named_retrained(config: CompareConfig, sides: Sides) -> Model | None:
-    if config.judge.retrained is None:
-        return None
-    named = retrained_config(config.judge.retrained, config.model, sides.unscrubbed)
-    model = load_retrained(named, sides.unscrubbed)
-    check_trained_without(model, DataStamp.of(sides.remain))
-    return model
+def hash_of_path(path: Path) -> str:
+    """Of a dataset its fingerprint; of another folder and of a file SHA-256 of what is in it."""
+    if (path / "dataset.json").exists():
+        return Dataset.open(path).fingerprint
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            digest.update(f"{file.relative_to(path)} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

@@ -49,6 +49,8 @@ class Line:
     rows: list[Row]
     """Those that were made, failed ones too."""
     num_wanted: int
+    num_stale: int = 0
+    """Of them, how many are left out since they were measured otherwise than the references."""
 
     @property
     def whole(self) -> list[Row]:
@@ -64,10 +66,15 @@ class Line:
 
 def lines_of(config: CompareConfig, cases: Sequence[Case], rows: Mapping[str, Row]) -> list[Line]:
     """The references, then every method, whether it was run or not. rows: by slug."""
-    found = [Line(name, [rows[name]] if name in rows else [], 1) for name in REFERENCES]
-    for name in dict.fromkeys(case.name for case in cases):
-        own = [rows[case.slug] for case in cases if case.name == name and case.slug in rows]
-        found.append(Line(name, own, len(config.seeds)))
+    by = None if UNSCRUBBED not in rows else rows[UNSCRUBBED].measured_by
+    slugs = {name: [name] for name in REFERENCES}
+    for case in cases:
+        slugs.setdefault(case.name, []).append(case.slug)
+    found = []
+    for name, own in slugs.items():
+        there = [rows[slug] for slug in own if slug in rows]
+        fresh = [row for row in there if row.failed is not None or by in (None, row.measured_by)]
+        found.append(Line(name, fresh, len(own), len(there) - len(fresh)))
     return found
 
 
@@ -82,6 +89,7 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
         _of_derived(ERR, "ERR ↑", "harmonic mean of erasure, retention and robustness"),
         _of_training("gradients", "of a batch", lambda it: it.num_gradients, 0),
         _of_training("s", "seconds of the iterations", lambda it: it.seconds, 1),
+        _of_training("s before", "seconds before the first", lambda it: it.preparing_seconds, 1),
         _of_training("peak MB", "most memory of a rank", lambda it: _megabytes(it.peak_bytes), 0),
         _of_training(
             "capped %", "share of steps where λ_t was cut", lambda it: 100 * it.capped_steps / it.num_steps, 0
@@ -125,6 +133,8 @@ def gaps(lines: Sequence[Line]) -> list[str]:
     """What is missing from the table, in words; the first says what makes it incomplete."""
     found = []
     for line in lines:
+        if line.num_stale:
+            found.append(f"{line.name}: {line.num_stale} measured by another judge left out; run the comparison again.")
         if line.name == RETRAINED and not line.rows:
             found.append(
                 "Incomplete: there is no retrained model, which the others are to be held against (judge.retrained, "
@@ -132,8 +142,9 @@ def gaps(lines: Sequence[Line]) -> list[str]:
             )
         elif line.name == UNSCRUBBED and not line.rows:
             found.append("Incomplete: the unscrubbed model was not measured yet.")
-        elif len(line.rows) < line.num_wanted:
-            found.append(f"{line.name}: {len(line.rows)} of {line.num_wanted} seeds were run.")
+        elif len(line.rows) + line.num_stale < line.num_wanted:
+            found.append(f"{line.name}: {len(line.rows) + line.num_stale} of {line.num_wanted} seeds were run.")
+        found += [note for row in line.rows for note in row.notes]
         found += [f"{line.name}, seed {row.seed}, ended early: {row.failed}" for row in line.rows if row.failed]
     return found
 

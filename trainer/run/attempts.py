@@ -55,6 +55,8 @@ class Manifest:
     """Of samples, by each rank, from its first step to the last of the run."""
     peak_bytes: list[int] = field(default_factory=list)
     """The most memory that these steps took on each rank: on CUDA of tensors, on a CPU of the whole process."""
+    preparing_seconds: float | None = None
+    """What the method did before the first step of all; None where that was another start's."""
     ended: str | None = None
     """"finished", or why not; None: it was killed, or is still at work."""
 
@@ -108,6 +110,11 @@ class Attempt:
         """Notes how much of the shards each rank has read, and the most memory its steps took (`peak.peak_bytes`)."""
         if collectives.is_main():
             self._note(num_bytes_read=num_bytes_read, peak_bytes=peak_bytes)
+
+    def note_preparing(self, seconds: float) -> None:
+        """Notes how long the method took before its first step."""
+        if collectives.is_main():
+            self._note(preparing_seconds=round(seconds, 4))
 
     def end(self, how: str) -> None:
         """Notes how the attempt ended."""

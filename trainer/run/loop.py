@@ -68,8 +68,6 @@ class Loop:
         self._bad_samples = BadSamples(train.max_bad_samples)
         self._max_loss_r_ratio = max_loss_r_ratio
         self._guard = LossGuard(None)
-        # until the first step is done: when it began
-        self._last_step = Moment(model.device)
 
     def run(self) -> None:
         """From the newest checkpoint, or from the start, to the last step.
@@ -98,12 +96,13 @@ class Loop:
                 f"continues from {beginning.folder.parent.name}/{beginning.folder.name}, {first_step} of "
                 f"{train.max_train_steps} steps done, as {self._attempt.folder.name}"
             )
-        self._last_step = Moment(self._model.device)
-        self._reports.begin(first_step)
         previous: _StepInFlight | None = None
         try:
+            collectives.on_main(lambda: self._reports.begin(first_step))
             if beginning.folder is None:
+                begun = Moment(self._model.device)
                 self._method.prepare(self._model, lambda number: self._read_for_preparing(reader, number))
+                self._attempt.note_preparing(Moment(self._model.device).seconds_since(begun))
             else:
                 self._method.state = beginning.state
             if self._watch is not None:
@@ -146,6 +145,7 @@ class Loop:
         return batches
 
     def _step(self, step: int, reader: Reader) -> _StepInFlight:
+        begun = Moment(self._model.device)
         self._watchdog.beat(step, "reading its samples")
         batches = reader.next()
         self._watchdog.beat(step, "computing")
@@ -160,7 +160,7 @@ class Loop:
         if update.observe is not None and before is not None:
             packet.extend(**update.observe(before.axpy_(-1.0, self._model.theta)))
         packet.extend(skipped=update.skip, meet=packet.meet)
-        return _StepInFlight(step, packet.to_host())
+        return _StepInFlight(step, begun, packet.to_host())
 
     def _clip(self, update: Update) -> None:
         if self._optimizer.max_grad_norm is None:
@@ -184,8 +184,7 @@ class Loop:
             group, slash, member = name.partition("/")
             if slash:
                 groups.setdefault(group, {})[member] = round(value, 4) if math.isfinite(value) else None
-        seconds = step.packet.moment.seconds_since(self._last_step)
-        self._last_step = step.packet.moment
+        seconds = step.packet.moment.seconds_since(step.begun)
         line = {"step": step.number} | self._method.explain(values) | self._use(step.number, seconds)
         self._attempt.log(line | groups)
         self._reports.log(step.number, line)
@@ -231,6 +230,7 @@ class Loop:
 @dataclass(frozen=True)
 class _StepInFlight:
     number: int
+    begun: Moment
     packet: PendingPacket
 
 

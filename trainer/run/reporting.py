@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import math
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,6 @@ from PIL import Image
 
 from ..config.run import Service
 from ..errors import ConfigError
-from ..ranks import collectives
 
 
 class Reporter(Protocol):
@@ -57,12 +57,14 @@ class WandB:
         identity = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
         how = {"id": identity, "name": run.name, "dir": str(run), "resume": "allow", "config": dict(settings)}
         self._run: Any = wandb.init(project=os.environ.get("WANDB_PROJECT", "erasediff"), **how)
+        # samples after a step come before its figures: steps of its own would have to rise
+        self._run.define_metric("*", step_metric="step")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        self._run.log({**values, "step": step})
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        self._run.log({name: self._wandb.Image(picture)}, step=step)
+        self._run.log({name: self._wandb.Image(picture), "step": step})
 
     def close(self) -> None:
         self._run.finish()
@@ -88,19 +90,33 @@ class Reports:
         self._open: list[Reporter] = []
 
     def begin(self, first_step: int) -> None:
-        if collectives.is_main():
-            self._open = [SERVICES[name](self._run, first_step, self._settings) for name in self._names]
+        """Rank 0 calls it. Raises ConfigError for a service that refuses."""
+        for name in self._names:
+            try:
+                self._open.append(SERVICES[name](self._run, first_step, self._settings))
+            except Exception as error:  # each has its own
+                raise ConfigError(f"train.report_to = {name!r}: {_first_line(error)}") from None
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """What of the values is a finite number."""
         numbers = {name: float(v) for name, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
-        for reporter in self._open:
-            reporter.log(step, numbers)
+        self._tell(lambda reporter: reporter.log(step, numbers))
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        for reporter in self._open:
-            reporter.picture(step, name, picture)
+        self._tell(lambda reporter: reporter.picture(step, name, picture))
 
     def close(self) -> None:
-        for reporter in self._open:
-            reporter.close()
+        self._tell(lambda reporter: reporter.close())
+
+    def _tell(self, what: Callable[[Reporter], None]) -> None:
+        """A service that fails is told no more; the run goes on."""
+        for reporter in [*self._open]:
+            try:
+                what(reporter)
+            except Exception as error:
+                self._open.remove(reporter)
+                print(f"erasediff: {type(reporter).__name__} gets no more: {_first_line(error)}", file=sys.stderr)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import tiny
 import torch
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
+from erasediff.trainer.comparing.budget import known_paces
 from erasediff.trainer.comparing.run import run_compare
-from erasediff.trainer.config import CompareConfig, EvaluateConfig, JudgeConfig
+from erasediff.trainer.config import CompareConfig, EngineConfig, EvaluateConfig, JudgeConfig
 from erasediff.trainer.config.toml import dump_toml
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import load_for
@@ -49,7 +51,7 @@ def made(
         methods=METHODS,
         seeds=(0, 1),
         train={"max_train_steps": 3, "train_batch_size": 4},
-        engine=tiny.tiny_config(digits, base_model, folder).engine,
+        engine=EngineConfig(device="cpu", num_threads=1),
         # one that the unscrubbed model holds, and no other
         judge=tiny_judge(
             classifier,
@@ -196,6 +198,7 @@ def test_scrubs_can_be_a_sweeps(made: CompareConfig, tmp_path: Path, capsys: pyt
     [
         ({"forget": "nowhere"}, "nowhere"),
         ({"judge": JudgeConfig(retrained="nowhere")}, "judge.retrained"),
+        ({"judge": JudgeConfig(device="cpu", num_threads=2)}, "a comparison scrubs and measures alike"),
         ({"methods": {"esd": {"method": {"name": "esd", "target": "rl", "anchor": 99}}}}, "methods.esd: "),
     ],
 )
@@ -220,7 +223,13 @@ def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(made: CompareConfi
         judge=dataclasses.replace(made.judge, relearn=False, retrained=None),
     )
     run_compare(config)
-    paces = json.loads((tmp_path / "out" / "pace" / "paces.json").read_text())
+    paces = json.loads((tmp_path / "out" / "pace" / "paces.json").read_text())["seconds"]
+    assert known_paces(config) == paces
+    assert not known_paces(dataclasses.replace(config, train={"train_batch_size": 8})), "that is another pace"
+    file = tmp_path / "comparison.toml"
+    file.write_text(dump_toml(dataclasses.replace(config, output=str(tmp_path / "untimed"))))
+    assert main(["compare", str(file), "--sweep", str(tmp_path / "sweep.toml")]) == 2
+    assert not (tmp_path / "sweep.toml").exists()
     timed = tmp_path / "out" / "pace" / "finetune" / "metrics.jsonl"
     assert len(timed.read_text().splitlines()) == 13, "ten that count"
     for name, row in rows(config).items():
@@ -229,8 +238,9 @@ def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(made: CompareConfi
     assert "Incomplete: there is no retrained model" in (tmp_path / "out" / "comparison.md").read_text()
 
 
-def test_another_judge_measures_again_and_scrubs_nothing(made: CompareConfig) -> None:
-    """The last: it leaves the rows of two judges."""
+def test_another_judge_measures_again_and_scrubs_nothing(made: CompareConfig, tmp_path: Path) -> None:
+    copied = shutil.copytree(made.output, tmp_path / "out")
+    made = dataclasses.replace(made, output=str(copied))
 
     def models() -> dict[str, int]:
         return {str(p): p.stat().st_mtime_ns for p in Path(made.output).glob("runs/*/model/model_index.json")}
@@ -244,3 +254,20 @@ def test_another_judge_measures_again_and_scrubs_nothing(made: CompareConfig) ->
     counts = {slug: row["metrics"]["p_psi"]["n"] for slug, row in after.items() if not row["failed"]}
     assert {slug for slug, n in counts.items() if n == 13} == {"unscrubbed", "retrained", "finetune.0", "finetune.1"}
     assert after["too-fast.0"] == before["too-fast.0"]
+
+
+def test_other_content_behind_a_judges_path_is_another_judge(made: CompareConfig, tmp_path: Path) -> None:
+    retrained = shutil.copytree(str(made.judge.retrained), tmp_path / "retrained")
+    methods = {"finetune": METHODS["finetune"]}
+    judge = dataclasses.replace(made.judge, retrained=str(retrained), relearn=False)
+    config = dataclasses.replace(made, output=str(tmp_path / "out"), methods=methods, seeds=(0,), judge=judge)
+    run_compare(config)
+    first = rows(config)
+    note = f"what '{retrained}' was trained on is not on record"
+    assert note in (tmp_path / "out" / "comparison.md").read_text() and note in first["retrained"]["notes"][0]
+    run_compare(config)
+    assert rows(config) == first
+    shutil.rmtree(retrained)
+    tiny.make_pipeline(retrained, seed=6)
+    run_compare(config)
+    assert all(rows(config)[slug]["measured_by"] != row["measured_by"] for slug, row in first.items())

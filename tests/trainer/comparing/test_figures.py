@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import statistics
 from typing import Any
@@ -70,7 +71,7 @@ def row(name: str, seed: int | None, p_psi: float | None, **about: Any) -> Row:
 
 
 def training(seconds: float, capped: int = 0) -> Training:
-    return Training(10, 20, 10, seconds, 2_000_000, 1, capped, 0)
+    return Training(10, 20, 10, seconds, 0.5, 2_000_000, 1, capped, 0)
 
 
 @pytest.fixture
@@ -100,6 +101,18 @@ def test_the_table_has_mean_and_spread_and_says_what_is_missing(rows: dict[str, 
     assert "ours: 2 of 3 seeds were run." in told and "moo: 1 of 3 seeds were run." in told
     assert "moo, seed 0, ended early: step 3: the remain loss L_r is NaN" in told
     assert all(gap in markdown(made, lines) for gap in told)
+
+
+def test_what_another_judge_measured_is_left_out_and_said(rows: dict[str, Row]) -> None:
+    made = config(seeds=(0, 1), methods={"ours": {}})
+    rows["ours.1"] = dataclasses.replace(rows["ours.1"], measured_by="another")
+    rows["retrained"] = dataclasses.replace(row("retrained", None, 0.01), measured_by="another")
+    lines = lines_of(made, cases_of(made), rows)
+    found = table_of(markdown(made, lines))
+    assert (found["ours"]["P_psi ↓"], found["ours"]["seeds"], found["retrained"]["P_psi ↓"]) == ("0.100", "1", "–")
+    told = gaps(lines)
+    assert "ours: 1 measured by another judge left out; run the comparison again." in told
+    assert any(line.startswith("Incomplete: there is no retrained model") for line in told)
 
 
 def test_a_whole_table_has_no_gaps(rows: dict[str, Row]) -> None:

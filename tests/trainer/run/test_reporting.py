@@ -16,6 +16,7 @@ from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.pictures import to_grid
 from erasediff.trainer.models.sampling import sample
+from erasediff.trainer.run.reporting import TensorBoard
 from erasediff.trainer.scrubbing import check, run_scrub
 from PIL import Image
 from safetensors.torch import load_file
@@ -89,4 +90,20 @@ def test_wandb_gets_them_too(digits: Path, base_model: Path, tmp_path: Path, mon
     run_scrub(config)
     (sent,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     assert len(list((sent / "files" / "media" / "images").glob("samples_*.png"))) == 2
-    assert b"loss_r" in next(sent.glob("*.wandb")).read_bytes()
+    # each of the three steps, beside samples before and after
+    assert next(sent.glob("*.wandb")).read_bytes().count(b"loss_r") >= 3
+
+
+def test_a_service_that_fails_is_told_no_more_and_the_run_goes_on(
+    digits: Path, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = with_options(tiny_config(digits, base_model, tmp_path / "run"), report_to=("tensorboard",))
+    with monkeypatch.context() as patch:
+        patch.setattr(TensorBoard, "log", lambda *_: {}["the disk is full"])
+        run_scrub(config)
+    said = [line for line in capfd.readouterr().err.splitlines() if "TensorBoard" in line]
+    assert said == ["erasediff: TensorBoard gets no more: 'the disk is full'"]
+    assert (tmp_path / "run" / "model").exists()
+    monkeypatch.setattr(TensorBoard, "__init__", lambda *_: {}["no key"])
+    with pytest.raises(ConfigError, match=r"train.report_to = 'tensorboard': 'no key'"):
+        run_scrub(dataclasses.replace(config, output=str(tmp_path / "third")))

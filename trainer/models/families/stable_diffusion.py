@@ -26,6 +26,7 @@ from ..model import Forward, Model, Told
 from ..pipeline import check_stores, class_of, components, loading, outlined_part, read_part, refuse_pickles, save_with
 from ..prompts import PromptConditions
 from ..schedule import DDPMSchedule
+from ..text_to_image.splicing import spliced
 from ..text_to_image.tokenizer import unknown_words
 
 TRAINED = "unet"  # the part of the pipeline
@@ -114,23 +115,9 @@ class StableDiffusion(Model):
         Gradients flow to them. Raises ConfigError where they leave no room for the prompt.
         """
         ((tokenizer, encoder),) = self.texts.values()
-        num, tokens = len(vectors), tokens_of(tokenizer, encoder, prompt, device)
-        num_own = len(tokenizer(prompt).input_ids)
-        if num_own + num > tokenizer.model_max_length:
-            raise ConfigError(f"{prompt!r}: with {num} more tokens it is longer than the model takes")
-        begin = slice(0, 1)
-        for name, ids in tokens.items():
-            placed = torch.cat([ids[:, begin], ids[:, begin].expand(-1, num), ids[:, 1:]], dim=1)
-            tokens[name] = placed[:, : ids.shape[1]]
-
-        def splice(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            return torch.cat([output[:, begin], vectors[None].to(output), output[:, 1 + num :]], dim=1)
-
-        handle = encoder.get_input_embeddings().register_forward_hook(splice)  # pyright: ignore[reportCallIssue]
-        try:
-            return {"encoder_hidden_states": encoder(**tokens)[0][0]}
-        finally:
-            handle.remove()
+        if len(tokenizer(prompt).input_ids) + len(vectors) > tokenizer.model_max_length:
+            raise ConfigError(f"{prompt!r}: with {len(vectors)} more tokens it is longer than the model takes")
+        return {"encoder_hidden_states": spliced(encoder, tokens_of(tokenizer, encoder, prompt, device), vectors)[0][0]}
 
     def blank_told(self, num_samples: int) -> Told:
         configs: list[Any] = [encoder.config for _, encoder in self.texts.values()]
