@@ -59,8 +59,8 @@ class Verdict:
     of_class: str | None = None
     """The class it is decided by."""
     rejects_retrained: bool = False
-    """Whether the limit as given rejects the retrained model itself. On forgetting `limit` is that one's figure then,
-    with `BESIDE_RETRAINED` to spare."""
+    """Whether the limit as given is shown to reject the retrained model itself. On forgetting `limit` is that one's
+    figure then, with `BESIDE_RETRAINED` to spare."""
 
 
 def parse_threshold(text: str) -> Threshold:
@@ -158,7 +158,7 @@ def _hold_fairly(
     confidence: float | None = None,
     of_class: str | None = None,
 ) -> Verdict:
-    """One figure against its limit; beside the retrained model's where the limit rejects that model itself.
+    """One figure against its limit; beside the retrained model's where the limit is shown to reject that model itself.
 
     So only of forgetting: a retrained model never saw what is forgotten, but it may well be worse at the rest.
     """
@@ -167,8 +167,9 @@ def _hold_fairly(
     retrained = figures.get("retrained")
     if retrained is None or threshold.model == "retrained":
         return verdict
-    own = _hold(threshold, retrained, theirs, confidence)
-    if own.passed or own.margin is None:
+    # that it is beyond the limit has to be shown, as that a model is within: else few samples would widen the limit
+    beyond = _hold(dataclasses.replace(threshold, at_most=not threshold.at_most), retrained, theirs, confidence)
+    if not beyond.shown or beyond.margin == 0:
         return verdict
     if is_on_forgetting(threshold):
         verdict = _hold(_beside_retrained(threshold), figures[judged], retrained, confidence, of_class)

@@ -36,6 +36,20 @@ class TestALimitThatRejectsTheRetrainedModel:
         (held,) = hold([parse_threshold("p_psi <= 0.1")], models)
         assert held.limit == 0.1 and not held.rejects_retrained and overall([held], models) == "failed"
 
+    @pytest.mark.parametrize("metric", ["p_psi", "p_psi_worst_class"])
+    def test_a_limit_that_it_may_hold_stays_too(self, metric: str) -> None:
+        """Of .1001, and of .126 among few samples, it is not shown that the limit rejects it: .1 is no .15."""
+        for retrained, n in ((0.1001, 5000), (0.126, 40)):
+            models = self.models(0.13, retrained=retrained, n=n)
+            (held,) = hold([parse_threshold(f"{metric} <= 0.1")], models)
+            assert held.limit == 0.1 and not held.rejects_retrained and overall([held], models) == "failed"
+            # and it is not published in the scrubbed one's place
+            (own,) = hold([parse_threshold(f"{metric} <= 0.1")], models, "retrained")
+            assert own.limit == 0.1 and not own.passed
+        # the whole interval beyond it: Wilson's of .126 of 5,000 begins at .117
+        (own,) = hold([parse_threshold(f"{metric} <= 0.1")], self.models(0.13), "retrained")
+        assert own.limit == pytest.approx(0.176) and own.shown
+
     def test_of_the_rest_it_is_said_and_the_limit_stays(self) -> None:
         """A poor retrained model is no licence to harm."""
         figures = {"unscrubbed": 0.99, "scrubbed": 0.6, "retrained": 0.55}
