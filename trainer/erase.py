@@ -33,9 +33,10 @@ from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .config.toml import as_dict, check_ranges, dump_toml
 from .errors import ConfigError, ThresholdError
 from .evidence.collect import Evidence, run_evaluate
-from .evidence.copies import REPORT_NAME
-from .evidence.ledger import Deletion, published, read_entries, sha256_of
+from .evidence.copies import REPORT_NAME, SCRUB_NAME
+from .evidence.ledger import read_entries, sha256_of
 from .evidence.options import check_judge
+from .evidence.over import OVER, of_another_request, over
 from .evidence.publication import Candidate, at, check_publish, withdraw
 from .evidence.record import RECORD_NAME, Record, RequestEntry, read_record
 from .evidence.retrained import check_trained_without, named_retrained
@@ -46,7 +47,7 @@ from .models.fitting import fit
 from .models.lineage import describe_forgotten, forgotten_rows
 from .models.model import Model
 from .ranks import collectives, meeting
-from .run.folder import RunFolder, check_output
+from .run.folder import RunFolder
 from .run.identity import without_free
 from .run.loop import Watch
 from .run.provenance import DataStamp, ModelStamp
@@ -78,7 +79,8 @@ def check(config: EraseConfig) -> None:
     """Raises ConfigError or DataError where the run would be refused, its device aside; writes nothing."""
     check_ranges(config)
     check_publish(config)
-    check_output(config, config.output)
+    if over(config) is not None:
+        return
     words = _words(config)
     if words is not None:
         words.check()
@@ -96,6 +98,8 @@ def dry_run(config: EraseConfig) -> str:
     """What `--dry-run` prints. Raises ConfigError or DataError where the run would be refused; writes nothing."""
     collectives.check_device(config.engine)
     check(config)
+    if over(config) is not None:
+        return "\n".join([dump_toml(config).rstrip(), "", OVER])
     words = _words(config)
     if words is not None and not words.is_drawn:
         return "\n".join([dump_toml(words.on_samples()).rstrip(), "", *words.describe(), *_describe(config)])
@@ -148,9 +152,10 @@ def run_erase(
     check_ranges(config)
     check_publish(config)
     collectives.set_up(config.engine)
-    over = collectives.on_main(lambda: _over(config))
-    if over is not None:
-        return over
+    found = collectives.on_main(lambda: over(config))
+    if found is not None:
+        Candidate.of(config).require(found)
+        return Erasure(found, Path(config.output) / "model")
     asked, words = config, collectives.together(lambda: _words(config))
     if words is not None:
         collectives.together(words.check)
@@ -174,7 +179,7 @@ def run_erase(
         model=config.model,
         forget=str(sets / FORGET_NAME),
         remain=str(sets / REMAIN_NAME),
-        output=str(run.path / "scrub"),
+        output=str(run.path / SCRUB_NAME),
         method=config.method,
         train=config.train,
         optimizer=config.optimizer,
@@ -189,7 +194,7 @@ def run_erase(
         entry = _request_entry(config, request, given, planned.chosen)
         judged = EvaluateConfig(run=scrub.output, data=_data(config), judge=config.judge)
         evidence = run_evaluate(judged, output=run.path, request=entry, notes=[] if words is None else [DRAWN])
-    candidate = Candidate.of(config, Path(scrub.output), scrubbed)
+    candidate = Candidate.of(config)
     try:
         candidate.require(evidence)
     except ThresholdError:
@@ -201,18 +206,6 @@ def run_erase(
     else:
         collectives.on_main(lambda: _hold_published_to(candidate, run.model_path, evidence))
     return Erasure(evidence, run.model_path)
-
-
-def _over(config: EraseConfig) -> Erasure | None:
-    """The erasure, where its copies were deleted: what it was made from is gone, and nothing is left to do."""
-    output = Path(config.output)
-    check_output(config, config.output)
-    entries = read_entries(output)
-    standing = published(entries)
-    if standing is None or not any(isinstance(entry, Deletion) for entry in entries):
-        return None
-    record = next(e for e in entries if isinstance(e, Record) and e.place.number == standing.evaluation)
-    return Erasure(Evidence(record, output / RECORD_NAME, output / REPORT_NAME), output / "model")
 
 
 def _hold_published_to(candidate: Candidate, published: Path, evidence: Evidence) -> None:
@@ -238,10 +231,7 @@ def _split(data: Dataset, sets: Path, request: Request, forgotten_before: np.nda
         return
     recorded = json.loads((sets / REQUEST_NAME).read_text(encoding="utf-8"))
     if recorded["request"] != _plain(request):
-        raise ConfigError(
-            f"output = '{sets.parent}' was begun with another request than '{request.name}' holds now: "
-            "choose another output"
-        )
+        raise of_another_request(sets.parent, request.name)
     if recorded["dataset"]["fingerprint"] != data.fingerprint:
         raise ConfigError(
             f"output = '{sets.parent}' was begun with other data than '{data.path}' holds now: choose another output"

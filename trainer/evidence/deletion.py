@@ -11,7 +11,7 @@ from pathlib import Path
 from ..files import write_text
 from .copies import REPORT_NAME, reach_of
 from .ledger import Deletion, append, published, read_entries
-from .record import Copy, Record, schema_name
+from .record import Copy, Reach, Record, schema_name
 
 # as `report_pictures` writes a strip of a forgotten class
 _FORGOTTEN_PICTURE = re.compile(r'<img class="gone"[^>]*>')
@@ -58,13 +58,24 @@ def planned(output: Path) -> list[Known]:
 def delete_copies(output: Path) -> list[str]:
     """Deletes what is this erasure's own; adds an entry with what is left. A line for each copy. Rank 0 calls it.
 
-    Nothing is deleted where no published model stands.
+    Nothing is deleted where no published model stands. An entry is there before the first copy goes: an erasure of
+    which some are gone is known for one, wherever a kill came.
     """
     standing = published(read_entries(output))
     if standing is None:
         return ["nothing is deleted: no model is published"]
+    found = known(output)
+
+    def add(copies: list[Copy], reach: Reach) -> None:
+        append(
+            output,
+            lambda place: Deletion(schema=schema_name(), place=place, kind="deletion", copies=copies, reach=reach),
+        )
+
+    if any(one.is_ours and one.place.exists() for one in found):
+        add([one.copy for one in found], "partial")
     lines, now = [], []
-    for one in known(output):
+    for one in found:
         copy = one.copy
         if one.is_ours and one.place.exists():
             _delete(one.place, output)
@@ -77,11 +88,8 @@ def delete_copies(output: Path) -> list[str]:
             lines.append(f"{copy.reach:<12} {one}")
         now.append(copy)
     reach = reach_of(now) if standing.verdict == "shown" else "partial"
-    if now != [one.copy for one in known(output)]:
-        append(
-            output,
-            lambda place: Deletion(schema=schema_name(), place=place, kind="deletion", copies=now, reach=reach),
-        )
+    if now != [one.copy for one in found]:
+        add(now, reach)
     return [*lines, f"erasure      {reach}"]
 
 

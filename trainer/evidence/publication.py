@@ -19,7 +19,7 @@ from ..models.lineage import write_lineage
 from ..models.model import Model
 from ..run.provenance import DataStamp, ModelStamp, differing
 from .collect import Evidence
-from .copies import WITHDRAWN_NAME
+from .copies import SCRUB_NAME, WITHDRAWN_NAME
 from .ledger import (
     Publication,
     Withdrawal,
@@ -45,10 +45,11 @@ class Candidate:
     config: EraseConfig
 
     @classmethod
-    def of(cls, config: EraseConfig, scrub: Path, scrubbed: Path) -> Candidate:
-        """The one that `publish` asks for. scrub: the run folder; scrubbed: its model."""
+    def of(cls, config: EraseConfig) -> Candidate:
+        """The one that `publish` asks for."""
+        scrub = Path(config.output) / SCRUB_NAME
         if config.publish != "retrained":
-            return cls("scrubbed", scrubbed, config)
+            return cls("scrubbed", scrub / "model", config)
         named = config.judge.retrained
         return cls("retrained", scrub / RETRAINED_NAME / "model" if named is None else Path(named), config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ import pytest
 from erasediff.launch.cli import main
 from erasediff.trainer.config import EngineConfig, EraseConfig, ModelConfig, OptimizerConfig, TrainConfig
 from erasediff.trainer.config.toml import dump_toml
+from erasediff.trainer.evidence import deletion
 from erasediff.trainer.evidence.copies import reach_of
 from erasediff.trainer.evidence.deletion import delete_copies, planned
 from erasediff.trainer.evidence.ledger import Deletion, Publication, entry_paths, read_entries
 from erasediff.trainer.evidence.record import Copy, Record, read_record
 from erasediff.trainer.evidence.verify import verify
 from evidence_cases import TWELVE, tiny_judge
+from tiny import make_pipeline
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,59 @@ def test_partial_unless_all_are_reached() -> None:
     assert reach_of([*copies, Copy("c", "z", "not reached")]) == "partial"
 
 
+def test_a_kill_in_the_deletion_is_no_end(
+    requests: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = shutil.copytree(requests.second, tmp_path / "erased")
+    words, delete = [*requests.words("second"), "--output", str(here)], deletion._delete
+
+    class Killed(Exception):
+        pass
+
+    def deleted_and_killed(path: Path, output: Path) -> None:
+        delete(path, output)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(deletion, "_delete", deleted_and_killed)
+        delete_copies(here)
+    assert not (here / "split" / "forget").exists() and 'class="gone"' in (here / "report.html").read_text()
+    assert main(words) == 0, "without the option, too"
+    assert main([*words, "--delete-copies"]) == 0
+    assert capfd.readouterr().out.strip().endswith("erasure      partial")
+    assert 'class="gone"' not in (here / "report.html").read_text() and not verify(here).differs
+    assert not planned(here)
+
+    # what would need the copies is refused, not answered with what was found before
+    request = requests.folder / "second-request.toml"
+    before = request.read_text()
+    request.write_text(before.replace('"3"', '"4"'))
+    for more in ([], ["--dry-run"]):
+        assert main([*words, *more]) != 0
+        assert f"was begun with another request than '{request}' holds now" in capfd.readouterr().err
+    request.unlink()
+    assert main(words) == 0, "what names samples may be deleted as well"
+    request.write_text(before)
+    judge = ["--judge.retrained", str(requests.folder / "base" / "model")]
+    assert main([*words, *judge, "--publish", "retrained"]) != 0
+    assert "holds another run: judge.retrained" in capfd.readouterr().err
+
+
+def test_another_model_is_not_published_once_copies_are_deleted(
+    config: EraseConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    judge = dataclasses.replace(config.judge, retrained=str(Path(config.output).parent / "retrained"))
+    make_pipeline(Path(str(judge.retrained)), seed=2)
+    file = Path(config.request).with_name("erase.toml")
+    file.write_text(dump_toml(dataclasses.replace(config, judge=judge)))
+    assert main(["erase", str(file), "--delete-copies"]) == 0
+    assert main(["erase", str(file), "--publish", "retrained"]) != 0
+    err = capfd.readouterr().err
+    assert "publish = 'retrained': " in err and "is the scrubbed model" in err and "leave publish as it was" in err
+    assert main(["erase", str(file), "--publish", "shown"]) == 3
+    assert "forgetting is not shown" in capfd.readouterr().err
+
+
 def test_ours_are_deleted_with_a_line_each(requests: Requests, capfd: pytest.CaptureFixture[str]) -> None:
     second, words = requests.second, [*requests.words("second"), "--delete-copies"]
     stray = requests.folder / "outside"
@@ -145,11 +201,13 @@ def test_ours_are_deleted_with_a_line_each(requests: Requests, capfd: pytest.Cap
     assert main(requests.words("second")) == 0 and main(words) == 0
     assert entry_paths(second) == entries
 
-    # when the user has deleted the rest, nothing is left
+    # when the user has deleted the rest, nothing is left: and a dry run can say so
     moved = requests.folder / "deleted"
     moved.mkdir()
     for name in ("first", "base", "data", "judge.safetensors"):
         (requests.folder / name).rename(moved / name)
+    assert main([*words, "--dry-run"]) == 0
+    assert "nothing is left to do" in capfd.readouterr().out
     assert main(words) == 0
     assert capfd.readouterr().out.strip().endswith("erasure      complete")
     last = read_entries(second)[-1]
