@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from erasediff.shards import Dataset
 from erasediff.shards.sources.digits_in_ink import DIGITS
 from erasediff.trainer.config import AttackConfig, JudgeConfig, ModelConfig, UNetConfig
 from erasediff.trainer.errors import ConfigError
-from erasediff.trainer.evidence.attack import find_prompt, invert
+from erasediff.trainer.evidence.attack import _vocabulary, find_prompt, invert  # pyright: ignore[reportPrivateUsage]
 from erasediff.trainer.evidence.classifier import load_classifier
 from erasediff.trainer.evidence.images import Images
 from erasediff.trainer.evidence.options import check_options
@@ -114,6 +115,21 @@ def test_an_inversions_steps_are_textual_inversions(folder: Path, model: StableD
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
 
 
+def test_a_search_begins_at_words_and_goes_to_the_nearest(model: StableDiffusion, targets: Images) -> None:
+    found = find_prompt(model, targets, "a red three", AttackConfig(num_steps=1, num_tokens=2), SEED, CPU)
+    begun = invert(model, targets, AttackConfig(num_steps=1, num_tokens=2, learning_rate=1e-12), SEED, CPU)
+    words = " ".join(found.split()[:2])
+    torch.testing.assert_close(embeddings_of(model, words), begun, atol=1e-6, rtol=0)
+
+
+def test_a_prompt_is_made_of_what_is_read_as_it_is_written(model: StableDiffusion) -> None:
+    ((tokenizer, _),) = model.texts.values()
+    ids = _vocabulary(model).ids.tolist()
+    assert all(tokenizer(tokenizer.decode([i]).strip(), add_special_tokens=False).input_ids == [i] for i in ids)
+    # pieces of words, and what begins and ends a prompt, are not among them
+    assert 20 < len(ids) < len(tokenizer) - len(tokenizer.all_special_ids)
+
+
 def loss_of(model: StableDiffusion, targets: Images, prompt: str, steps: range) -> float:
     """Of a prompt as anyone would type it, at the noise of these steps."""
     losses = []
@@ -137,6 +153,26 @@ def test_a_prompt_that_is_found_is_words_before_its_own_and_the_best_on_the_way(
     # what was minimised is what the typed prompt has
     assert loss_of(model, targets, found, range(10)) < loss_of(model, targets, begun, range(1))
     assert find_prompt(model, targets, "a red three", config, SEED, CPU) == found
+    # however wildly the search goes on, what is returned changes only where it is better
+    wild = [AttackConfig(num_steps=num, num_tokens=2, learning_rate=2.0) for num in range(1, 9)]
+    kept = [find_prompt(model, targets, "a red three", config, SEED, CPU) for config in wild]
+    assert len(set(kept)) <= 4
+    assert loss_of(model, targets, kept[-1], range(10)) <= loss_of(model, targets, begun, range(1))
+
+
+def drawn_from_new_tokens(folder: Path, scrub: Path, few: AttackConfig) -> torch.Tensor:
+    """Six pictures of a pipeline whose tokenizer and encoder have the embeddings as words of their own."""
+    model = cast(StableDiffusion, load_model(ModelConfig(str(folder), truncate_prompts=True)))
+    data = Dataset.open(scrub / "split" / "forget")
+    targets = Images.of_data(data, model, 5_000, [DIGITS.index("two")]).where(torch.arange(few.num_images))
+    vectors = invert(model, targets, few, SAMPLING.seed, CPU)
+    ((tokenizer, encoder),) = model.texts.values()
+    names = [f"<new{i}>" for i in range(len(vectors))]
+    tokenizer.add_tokens(names)
+    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # pyright: ignore[reportCallIssue]
+    with torch.no_grad():
+        encoder.get_input_embeddings().weight[-len(names) :] = vectors  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    return sample(model, ["".join(names)] * 6, dataclasses.replace(SAMPLING, seed=101))
 
 
 def test_attacks_are_of_each_model_and_their_prompts_are_kept(tmp_path: Path) -> None:
@@ -158,6 +194,8 @@ def test_attacks_are_of_each_model_and_their_prompts_are_kept(tmp_path: Path) ->
         assert (attacked.value, attacked.n) == (pytest.approx(of_two.mean().item()), 6)
         assert attacked.by_class[own[0]].value == pytest.approx(of_two[::2].mean().item())
         inverted = figures["p_psi_inverted"]
+        of_two = judge.probabilities(drawn_from_new_tokens(scrubbed / folder, scrubbed, few))[:, DIGITS.index("two")]
+        assert inverted.value == pytest.approx(of_two.double().mean().item(), abs=1e-4)
         assert inverted.n == 6 and [*inverted.by_class] == ["two"] and inverted.low is not None
     with pytest.raises(ConfigError, match=r"judge\.attacks = \['inversion'\] train embeddings of words"):
         check_options(
