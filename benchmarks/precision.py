@@ -92,7 +92,9 @@ def of_engine(model: ShardedModel, batch: DiffusionBatch, xi: float, reading: st
         loss = staticmethod(objective_loss)
 
     config = EraseDiffConfig(gradient_of_g=reading, barrier="value", xi=xi)  # pyright: ignore[reportArgumentType]
-    update = config.make(Given()).step(model, [batch], [batch], 0, diagnose=True)
+    # what these steps ask of it is there
+    given: Any = Given()
+    update = config.make(given).step(model, [batch], [batch], 0, diagnose=True)
     assert isinstance(update.observe, Descent)
     grad_f, grad_phi = update.observe.grad_f, update.observe.grad_phi
     if grad_phi is None:

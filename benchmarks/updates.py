@@ -81,7 +81,9 @@ def error_of(config: MethodConfig, device: torch.device, zero_stage: int) -> flo
     kind = "cuda" if device.type == "cuda" else "cpu"
     engine = EngineConfig(device=kind, zero_stage=zero_stage)  # pyright: ignore[reportArgumentType]
     model = ShardedModel(nn.Module.to(module, device), engine, OptimizerConfig(), device, max_train_steps=1)
-    method = config.make(GivenTargets())
+    # what these methods ask of it is there
+    given: Any = GivenTargets()
+    method = config.make(given)
     delta = model.gather(method.step(model, [forget], [remain], 0, diagnose=False).delta)
     if not delta:  # another rank than the first
         return 0.0

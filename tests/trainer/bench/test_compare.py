@@ -66,10 +66,10 @@ def test_rows_of_something_else_are_no_measure(other: dict[str, Any]) -> None:
 
 def test_a_setting_that_one_side_does_not_know_is_its_default_there() -> None:
     """So that rows of another version compare, and a changed default is no regression."""
-    new = {"defaults": {"engine.fused": False, "engine.zero_stage": 2}}
+    new: dict[str, Any] = {"defaults": {"engine.fused": False, "engine.zero_stage": 2}}
     assert regressions([row(1.2, **new)], [row(1.0)], HERE)
     assert regressions([row(1.2)], [row(1.0, **new)], HERE)
-    chosen = {"settings": row()["settings"] | {"engine.fused": True}}
+    chosen: dict[str, Any] = {"settings": row()["settings"] | {"engine.fused": True}}
     for now, then in ((row(1.2, **chosen), row()), (row(1.2), row(**chosen)), (row(1.2, **chosen), row(**new))):
         with pytest.raises(ConfigError, match="none of its rows is of a combination"):
             regressions([now], [then], HERE)
@@ -77,7 +77,7 @@ def test_a_setting_that_one_side_does_not_know_is_its_default_there() -> None:
     with pytest.raises(ConfigError, match="none of its rows is of a combination"):
         regressions([row(1.2, **new)], [row(defaults={"engine.zero_stage": 1})], HERE)
     # what is set here was the default there
-    set_here = {"settings": row()["settings"] | {"engine.zero_stage": 1}}
+    set_here: dict[str, Any] = {"settings": row()["settings"] | {"engine.zero_stage": 1}}
     assert regressions([row(1.2, **set_here)], [row(defaults={"engine.zero_stage": 1})], HERE)
 
 

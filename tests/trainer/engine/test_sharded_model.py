@@ -38,6 +38,8 @@ class Quadratic:
 
 
 class Quadratics:
+    """What these methods ask of an objective."""
+
     def with_own_targets(self, batches: list[Quadratic]) -> list[Quadratic]:
         return batches
 
@@ -47,6 +49,9 @@ class Quadratics:
     def loss(self, model: ShardedModel, batch: Quadratic) -> Tensor:
         x = model.predict(torch.ones(2))
         return (batch.directions @ (x - batch.centre)).square().sum().reshape(1)
+
+
+_QUADRATICS: Any = Quadratics()
 
 
 def make_model(module: nn.Module, optimizer: OptimizerConfig, stage: int = 2) -> ShardedModel:
@@ -64,7 +69,7 @@ def test_iterates_reach_the_constrained_optimum(barrier: Any, eta: float) -> Non
     model = make_model(Point(-1.0, 3.0), OptimizerConfig(name="sgd", learning_rate=0.1))
     assert model.original is None, "nobody has asked for one"
     config = EraseDiffConfig(barrier=barrier, eta=eta, lambda_cap=None, num_inner_steps=10, xi=0.1)
-    method = config.make(Quadratics())
+    method = config.make(_QUADRATICS)
     for step in range(120):
         update = method.step(model, forget, remain, step, diagnose=False)
         model.step(update.delta, step, update.skip)
@@ -177,5 +182,5 @@ def test_a_method_knows_whether_it_takes_inner_gradients(reading: dict[str, Any]
     config = EngineConfig(device="cpu")
     model = Noting(Point(-1.0, 3.0), config, OptimizerConfig(), collectives.set_up(config), max_train_steps=1)
     batch: Any = [Quadratic(torch.eye(2), torch.tensor([2.0, 1.0]), torch.ones(1))]
-    method.make(Quadratics()).step(model, batch, batch, 0, diagnose=False)
+    method.make(_QUADRATICS).step(model, batch, batch, 0, diagnose=False)
     assert method.takes_inner_gradients == (model.num_inner > 0)
