@@ -51,7 +51,7 @@ class Erase:
             from ..trainer.errors import ThresholdError
             from ..trainer.evidence.copies import WITHDRAWN_NAME
             from ..trainer.evidence.deletion import delete_copies, planned
-            from ..trainer.evidence.record import RECORD_NAME, read_record
+            from ..trainer.evidence.record import RECORD_NAME
             from ..trainer.ranks.collectives import is_main, leaving_together, on_main
             from .evidence_table import show
 
@@ -65,7 +65,7 @@ class Erase:
                     erasure = run_erase(self.config)
                 except ThresholdError as error:
                     if is_main():
-                        for line in read_record(output / RECORD_NAME).advice:
+                        for line in error.advice:
                             print(f"next     {line}")
                     model = output / "model"
                     withdrawn = model.with_name(WITHDRAWN_NAME)

@@ -23,6 +23,8 @@ class VerifyRecord:
         found = verify(self.path)
         for line in found.holds:
             print(f"  holds    {line}")
+        for line in found.unseen:
+            print(f"  not looked at  {line}")
         for line in found.differs:
             print(f"  differs  {line}")
         num = len(found.differs)

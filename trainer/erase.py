@@ -197,7 +197,8 @@ def run_erase(
     candidate = Candidate.of(config)
     try:
         candidate.require(evidence)
-    except ThresholdError:
+    except ThresholdError as error:
+        error.advice = evidence.record.advice
         collectives.on_main(lambda: withdraw(run.model_path, evidence))
         raise
     if not run.is_finished:

@@ -1,5 +1,9 @@
 """What a user can do wrong, and what can go wrong in a run: one line each, no traceback at the command line."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class ConfigError(ValueError):
     """An option, a file or their combination cannot work; the message names it and the fix."""
@@ -22,6 +26,9 @@ class Interrupted(KeyboardInterrupt):
 
 class ThresholdError(TrainingError):
     """A scrubbed model does not hold what was asked of it; its figures are written, and nothing is published."""
+
+    advice: Sequence[str] = ()
+    """What to try next, by the record that it rests on."""
 
 
 class NotShownError(ThresholdError):

@@ -96,6 +96,15 @@ def test_nothing_is_published_when_a_threshold_fails(config: EraseConfig, capfd:
     assert [verdict["passed"] for verdict in verdicts] == [False, True]
     assert (output / "report.html").exists()
 
+    # another evaluation in between has nothing to advise: what is said is of the one that failed
+    other = ["evaluate", "--run", config.output, "--data", str(config.data), "--judge.device", "cpu"]
+    other += words[words.index("--judge.classifier") :]
+    assert main([*other, "--judge.thresholds", "accuracy_remaining >= 0"]) == 3
+    assert read_record(output / "record.json").advice == []
+    capfd.readouterr()
+    assert main([*words, "--judge.thresholds", "p_psi >= 2", "accuracy_remaining >= 0"]) == 1
+    assert "next     " in capfd.readouterr().out
+
 
 def test_nothing_is_published_where_forgetting_is_not_shown(
     config: EraseConfig, capfd: pytest.CaptureFixture[str], tmp_path: Path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...shards.dataset import Dataset
 from ..config import EngineConfig, EvaluateConfig, JudgeConfig
-from ..config.toml import as_dict, check_ranges
+from ..config.toml import as_dict, check_ranges, read_toml
 from ..errors import ConfigError, NotShownError, ThresholdError
 from ..models.card import Found, scrubbed, write_model_card
 from ..models.class_names import labels_of
@@ -29,7 +29,17 @@ from .ledger import append, entry_of_card, next_place, read_entries
 from .making import make_bench
 from .options import check_device, check_options, thresholds_of
 from .prompt_file import prompts_sha256
-from .record import RECORD_NAME, STATEMENT, EarlierEntry, Link, ModelEntry, Place, Record, RequestEntry, schema_name
+from .record import (
+    RECORD_NAME,
+    STATEMENT,
+    EarlierEntry,
+    Link,
+    ModelEntry,
+    Place,
+    Record,
+    RequestEntry,
+    schema_name,
+)
 from .retrained import check_trained_without, is_record, named_retrained, recorded_retrained, trained_here
 from .thresholds import NOT_SHOWN, Overall, Verdict, hold, overall, said
 
@@ -85,8 +95,14 @@ def check(config: EvaluateConfig) -> None:
 
 
 def places(config: EvaluateConfig) -> tuple[Path, Path]:
-    """(the scrub's run folder, the folder of its records): the same, but for an erasure, whose chain goes on."""
+    """(the scrub's run folder, the folder of its records): the same, but for an erasure, whose chain goes on.
+
+    Whichever of an erasure's two is named.
+    """
     run = Path(config.run)
+    erasure = run.parent / "config.toml"
+    if run.name == SCRUB_NAME and erasure.exists() and "request" in read_toml(erasure):
+        return run, run.parent
     scrub = run / SCRUB_NAME
     return (scrub, run) if (scrub / "config.toml").exists() else (run, run)
 
@@ -214,7 +230,8 @@ def run_evaluate(
     )
     given = [config.data, request.path, record.forget.path, record.remain.path, *_paths_of(options)]
     given += [entry.path for entry in entries.values()]
-    paths = _absolute([path for path in given if path and Path(path).exists()] + [copy.path for copy in copies])
+    files = [copy.path for copy in copies if not copy.is_with_a_service]
+    paths = _absolute([path for path in given if path and Path(path).exists()] + files)
     record = dataclasses.replace(record, absolute_paths=paths, forget_samples=_contents(scrub.forget))
 
     def write(place: Place) -> Record:

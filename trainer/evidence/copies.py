@@ -8,8 +8,10 @@ from pathlib import Path
 from ...shards.dataset import Dataset
 from ..config.toml import read_toml
 from ..errors import ConfigError
+from ..run.reporting import wandb_id
 from .bench import Bench
 from .finished import FinishedScrub
+from .ledger import published, read_entries
 from .record import Copy, CopyReach, Reach
 from .retrained import RETRAINED_NAME
 from .thresholds import Overall
@@ -18,6 +20,7 @@ CLASSIFIER_NAME = "classifier.safetensors"
 CONCEPT_NAME = "concept"  # of the folder that is drawn into, in an erasure's
 SCRUB_NAME = "scrub"  # the scrub's run folder in an erasure's
 REPORT_NAME = "report.html"
+PUBLISHED_NAME = "model"
 WITHDRAWN_NAME = "model.withdrawn"
 
 
@@ -34,9 +37,18 @@ def copies_of(scrub: FinishedScrub, data: str, bench: Bench, output: Path, verdi
     retrained = scrub.run / RETRAINED_NAME
     if retrained.exists():
         found.append(Copy(str(retrained), "the retrained model, which never saw them", "reached"))
+    trained = scrub.run / CLASSIFIER_NAME
+    judge = bench.config.classifier or str(trained)
     if bench.classifier.card.data_fingerprint != scrub.inputs.remain.fingerprint:
-        judge = bench.config.classifier or str(scrub.run / CLASSIFIER_NAME)
         found.append(Copy(judge, "the judge, a classifier trained on the forgotten samples too", _whose(judge, output)))
+    if Path(judge).resolve() != trained.resolve():
+        found += _found([trained], "the judge of an evaluation before, which may have seen them", output)
+    found += _pictures(scrub.run, output)
+    standing = published(read_entries(output))
+    if standing is not None and standing.published == "scrubbed":
+        model = output / PUBLISHED_NAME
+        reach = "reached" if verdict == "shown" else "not reached"
+        found.append(Copy(str(model), f"the published model: forgetting is {verdict}", reach))
     if bench.forgets_classes:
         report = output / REPORT_NAME
         found.append(Copy(str(report), "pictures of the forgotten in the report", _whose(report, output)))
@@ -64,6 +76,17 @@ def _found(paths: Iterable[Path], holds: str, output: Path) -> list[Copy]:
 def _once(copies: list[Copy]) -> list[Copy]:
     """The first that is said of each path."""
     return [*{Path(copy.path).resolve(): copy for copy in reversed(copies)}.values()][::-1]
+
+
+def _pictures(run: Path, output: Path) -> list[Copy]:
+    """What `train.sample_every` drew, and where it was sent."""
+    if not (run / "samples").exists():
+        return []
+    found = _found([run / "samples"], "pictures that the run drew on its way, of the forgotten, too", output)
+    found += _found([run / "tensorboard", run / "wandb"], "the same pictures, beside the run's figures", output)
+    if (run / "wandb").exists():
+        found.append(Copy(f"wandb://{wandb_id(run)}", "the same pictures, kept by Weights & Biases", "not ours"))
+    return found
 
 
 def _shards(scrub: FinishedScrub, data: str, output: Path) -> list[Copy]:
@@ -100,6 +123,7 @@ def _of_past(model: Path, output: Path, seen: set[Path]) -> list[Copy]:
         found += _found([scrub / "model"], "a copy of that model", output)
         found += _found(scrub.glob("attempt-*/checkpoint-*"), "a checkpoint of an earlier request's scrub", output)
     for folder in (run, scrub):
+        found += _pictures(folder, output)
         found += _found([folder / CLASSIFIER_NAME], "the judge of an earlier request, which may have seen them", output)
         found += _found([folder / RETRAINED_NAME], "an earlier request's retrained model, which saw them", output)
     before = _model_before(run)

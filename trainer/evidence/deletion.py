@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import write_text
-from .copies import REPORT_NAME, reach_of
+from .copies import PUBLISHED_NAME, REPORT_NAME, reach_of
 from .ledger import Deletion, append, published, read_entries
 from .record import Copy, Reach, Record, schema_name
 
@@ -25,34 +25,51 @@ class Known:
     place: Path
     """Where it lies now, wherever it was when it was written down."""
 
+    is_published: bool
+    """Whether it is the erasure's model/."""
+
     @property
     def is_ours(self) -> bool:
-        return self.copy.reach == "not reached"
+        """Whether it may be deleted: what is published stays."""
+        return self.copy.reach == "not reached" and not self.is_published
+
+    @property
+    def is_there(self) -> bool:
+        return self.copy.is_with_a_service or self.place.exists()
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.copy.holds}"
+        return f"{self.copy.path if self.copy.is_with_a_service else self.place}: {self.copy.holds}"
 
 
 def known(output: Path) -> list[Known]:
-    """The copies of the newest entry that lists some. Raises ConfigError where one cannot be read."""
-    entries = read_entries(output)
-    lists = [entry.copies for entry in entries if isinstance(entry, Record | Deletion)]
-    records = [entry for entry in entries if isinstance(entry, Record)]
-    if not lists:
-        return []
-    return [Known(copy, _place(copy, records[-1], output)) for copy in lists[-1]]
+    """The copies that any entry lists, each as the newest that does has it.
+
+    Raises ConfigError where an entry cannot be read.
+    """
+    found: dict[Path, Known] = {}
+    paths: dict[str, str] = {}
+    folders: list[Path] = []
+    for entry in read_entries(output):
+        if isinstance(entry, Record):
+            paths |= entry.absolute_paths
+            folders.append(Path(paths[entry.models["scrubbed"].path]).parents[1])
+        if isinstance(entry, Record | Deletion):
+            for copy in entry.copies:
+                was = Path(paths.get(copy.path, copy.path))
+                place = was if copy.reach == "not ours" else _place(was, folders, output)
+                is_published = place.resolve() == (output / PUBLISHED_NAME).resolve()
+                found[place.resolve()] = Known(copy, place, is_published)
+    return [*found.values()]
 
 
-def _place(copy: Copy, record: Record, output: Path) -> Path:
-    """An erasure's folder may have been moved since; what lies in it was moved with it."""
-    was = Path(record.absolute_paths.get(copy.path, copy.path))
-    then = Path(record.absolute_paths.get(record.models["scrubbed"].path, "")).parents[1]
-    return output / was.relative_to(then) if copy.reach == "not reached" and was.is_relative_to(then) else was
+def _place(was: Path, folders: list[Path], output: Path) -> Path:
+    """An erasure's folder may have been moved since; what lies in it was moved with it. folders: where it has lain."""
+    return next((output / was.relative_to(then) for then in folders if was.is_relative_to(then)), was)
 
 
 def planned(output: Path) -> list[Known]:
     """Those that would be deleted."""
-    return [one for one in known(output) if one.is_ours and one.place.exists()]
+    return [one for one in known(output) if one.is_ours and one.is_there]
 
 
 def delete_copies(output: Path) -> list[str]:
@@ -72,16 +89,16 @@ def delete_copies(output: Path) -> list[str]:
             lambda place: Deletion(schema=schema_name(), place=place, kind="deletion", copies=copies, reach=reach),
         )
 
-    if any(one.is_ours and one.place.exists() for one in found):
+    if any(one.is_ours and one.is_there for one in found):
         add([one.copy for one in found], "partial")
     lines, now = [], []
     for one in found:
         copy = one.copy
-        if one.is_ours and one.place.exists():
+        if one.is_ours and one.is_there:
             _delete(one.place, output)
             lines.append(f"deleted      {one}")
             copy = dataclasses.replace(copy, holds=f"{copy.holds}: deleted", reach="reached")
-        elif copy.reach != "reached" and not one.place.exists():
+        elif copy.reach != "reached" and not one.is_there:
             copy = dataclasses.replace(copy, holds=f"{copy.holds}: not there any more", reach="reached")
             lines.append(f"not there    {one}")
         elif copy.reach != "reached":

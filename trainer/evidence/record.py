@@ -141,6 +141,11 @@ class Copy(Strict):
     """reached: what it holds is scrubbed, or it is gone. not reached: it lies in the erasure's own folder. not ours: it
     lies elsewhere, and is the user's to decide on."""
 
+    @property
+    def is_with_a_service(self) -> bool:
+        """Whether the path is no file's but names what a service keeps, which cannot be looked at from here."""
+        return "://" in self.path
+
 
 @dataclass(frozen=True)
 class Record(Strict):
@@ -278,4 +283,4 @@ def decode_values(values: dict[str, Any], path: Path, adapter: TypeAdapter[Any] 
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {place}: {first['msg']}; evaluate again to write it anew") from None
+        raise ConfigError(f"{path}: {place}: {first['msg']}; put the file back as it was written") from None

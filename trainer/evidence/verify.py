@@ -10,13 +10,14 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..models.card import CARD_NAME
-from .copies import WITHDRAWN_NAME
+from .copies import SCRUB_NAME, WITHDRAWN_NAME
 from .ledger import (
     ENTRIES_NAME,
     SUMS_NAME,
     Entry,
     Publication,
     Withdrawal,
+    entry_of_card,
     entry_path,
     entry_paths,
     file_hashes,
@@ -37,6 +38,8 @@ class Findings:
     holds: list[str] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
     """Each names a file, what was found and what was expected."""
+    unseen: list[str] = field(default_factory=list)
+    """What is not here to be looked at."""
 
 
 def verify(path: Path) -> Findings:
@@ -75,6 +78,7 @@ def _verify(folder: Path, found: Findings, seen: set[Path]) -> None:
 def _entries(folder: Path, found: Findings) -> dict[Path, Entry]:
     """Those that can be read, once each is held against its sum and the one before it."""
     paths, entries = entry_paths(folder), {}
+    num_before = len(found.differs)
     try:
         sums, of_sums = read_sums(folder), folder / ENTRIES_NAME / SUMS_NAME
         if not of_sums.exists() or of_sums.read_bytes() != sums_text({p.name: sha256_of(p) for p in paths}).encode():
@@ -107,7 +111,8 @@ def _entries(folder: Path, found: Findings) -> dict[Path, Entry]:
         f"{folder / ENTRIES_NAME / name}: is not there, {SUMS_NAME} has it"
         for name in sorted(sums.keys() - {path.name for path in paths})
     ]
-    found.holds.append(f"{folder / ENTRIES_NAME}: {len(paths)} entries")
+    if len(found.differs) == num_before:
+        found.holds.append(f"{folder / ENTRIES_NAME}: {len(paths)} entries")
     return entries
 
 
@@ -116,12 +121,19 @@ def _model(folder: Path, by_path: dict[Path, Entry], found: Findings) -> None:
     entries = [*by_path.values()]
     publications = [(path, entry) for path, entry in by_path.items() if isinstance(entry, Publication)]
     if not publications:
-        found.holds.append(f"{folder}: no model was published")
+        # the model/ of a run that was evaluated by itself is the scrub's own, which no entry publishes
+        is_erasure = (folder / SCRUB_NAME).exists()
+        if entry_of_card(folder / "model") is not None or (is_erasure and (folder / "model").exists()):
+            found.differs.append(f"{folder / 'model'}: no entry published it")
+        else:
+            found.holds.append(f"{folder}: no model was published")
         return
     (path, entry), model = publications[-1], folder / "model"
     if published(entries) is None:
         model = folder / WITHDRAWN_NAME
         found.holds.append(f"{model}: was withdrawn by entry {_withdrawal(entries).place.number}")
+        if (folder / "model").exists():
+            found.differs.append(f"{folder / 'model'}: no entry published it since")
     if not model.is_dir():
         found.differs.append(f"{model}: is not there, {path} published it")
         return
@@ -167,7 +179,7 @@ def _followed(record: Record, found: Findings, seen: set[Path]) -> None:
         return
     path = Path(record.follows.path)
     if not path.exists():
-        found.holds.append(f"{path}: the earlier request's entry is not here any more, SHA-256 {record.follows.sha256}")
+        found.unseen.append(f"{path}: the earlier request's entry is not here, SHA-256 {record.follows.sha256}")
         return
     digest = sha256_of(path)
     if digest != record.follows.sha256:

@@ -47,6 +47,11 @@ class TensorBoard:
         self._writer.close()
 
 
+def wandb_id(run: Path) -> str:
+    """How Weights & Biases know the run."""
+    return hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+
+
 class WandB:
     """Weights & Biases, in the project of WANDB_PROJECT or `erasediff`; a run that goes on is the same run there."""
 
@@ -54,8 +59,7 @@ class WandB:
         import wandb  # pyright: ignore[reportMissingImports]
 
         self._wandb: Any = wandb
-        identity = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
-        how = {"id": identity, "name": run.name, "dir": str(run), "resume": "allow", "config": dict(settings)}
+        how = {"id": wandb_id(run), "name": run.name, "dir": str(run), "resume": "allow", "config": dict(settings)}
         self._run: Any = wandb.init(project=os.environ.get("WANDB_PROJECT", "erasediff"), **how)
         # samples after a step come before its figures: steps of its own would have to rise
         self._run.define_metric("*", step_metric="step")

@@ -15,8 +15,8 @@ from erasediff.trainer.config.toml import dump_toml
 from erasediff.trainer.evidence import deletion
 from erasediff.trainer.evidence.copies import reach_of
 from erasediff.trainer.evidence.deletion import delete_copies, planned
-from erasediff.trainer.evidence.ledger import Deletion, Publication, entry_paths, read_entries
-from erasediff.trainer.evidence.record import Copy, Record, read_record
+from erasediff.trainer.evidence.ledger import Deletion, Publication, append, entry_paths, read_entries
+from erasediff.trainer.evidence.record import Copy, Record, read_record, schema_name
 from erasediff.trainer.evidence.verify import verify
 from evidence_cases import TWELVE, tiny_judge
 from tiny import make_pipeline
@@ -151,6 +151,40 @@ def test_a_kill_in_the_deletion_is_no_end(
     judge = ["--judge.retrained", str(requests.folder / "base" / "model")]
     assert main([*words, *judge, "--publish", "retrained"]) != 0
     assert "holds another run: judge.retrained" in capfd.readouterr().err
+
+
+def test_what_any_entry_lists_is_known(requests: Requests, tmp_path: Path) -> None:
+    """A judge that was trained for an evaluation before, a model published on one before, pictures on the way."""
+    here = shutil.copytree(requests.second, tmp_path / "erased")
+    scrub = here / "scrub"
+    shutil.copyfile(requests.folder / "judge.safetensors", scrub / "classifier.safetensors")
+    for name in ("samples", "tensorboard", "wandb"):
+        (scrub / name).mkdir()
+    lone = Copy(str(here / "lone"), "listed once", "not reached")
+    (here / "lone").mkdir()
+    append(here, lambda place: Deletion(schema_name(), place, "deletion", [lone], "partial"))
+
+    words = ["evaluate", "--run", str(here), "--data", str(requests.folder / "data"), "--judge.device", "cpu"]
+    words += ["--judge.classifier", str(requests.folder / "judge.safetensors")]
+    words += ["--judge.num-forget-samples-per-class", "2", "--judge.num-remain-samples-per-class", "3"]
+    words += ["--judge.sampling.num-inference-steps", "2", "--judge.thresholds", "p_psi <= 0"]
+    assert main(words) == 1
+    record = read_record(here / "record.json")
+    found = {copy.path: copy.reach for copy in record.copies}
+    ours = {scrub / name for name in ("classifier.safetensors", "samples", "tensorboard", "wandb", "model")}
+    assert {found[str(path)] for path in (*ours, here / "model")} == {"not reached"}
+    (service,) = (path for path in found if path.startswith("wandb://"))
+    assert found[service] == "not ours" and service not in record.absolute_paths
+
+    # the first entry's D_f lies in the folder as it was before it was copied, and so do its pictures
+    assert {one.place for one in planned(here)} >= {*ours, here / "lone", here / "report.html"}
+    lines = delete_copies(here)
+    assert not any(path.exists() for path in (*ours, here / "lone")) and (here / "model").exists()
+    assert f"not reached  {here / 'model'}: the published model: forgetting is failed" in lines
+    assert any(line.startswith(f"not ours     {service}: ") for line in lines) and lines[-1] == "erasure      partial"
+    assert not planned(here) and not verify(here).differs
+    entries = entry_paths(here)
+    assert delete_copies(here)[-1] == "erasure      partial" and entry_paths(here) == entries
 
 
 def test_another_model_is_not_published_once_copies_are_deleted(

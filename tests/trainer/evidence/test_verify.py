@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
-from erasediff.trainer.config import EngineConfig, EraseConfig, ModelConfig, TrainConfig
+from erasediff.trainer.config import EngineConfig, EraseConfig, EvaluateConfig, ModelConfig, TrainConfig
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError, ThresholdError
+from erasediff.trainer.evidence.collect import places
 from erasediff.trainer.evidence.ledger import Publication, Withdrawal, append, entry_paths, read_entries
 from erasediff.trainer.evidence.record import Record, read_record
 from erasediff.trainer.evidence.verify import verify
@@ -119,6 +120,14 @@ def test_two_requests_in_a_row_verify(first: Path, second: Path, capfd: pytest.C
     assert "**FAILED**" in (second / "scrub" / "model" / "README.md").read_text()
     assert not (second / "model").exists()
 
+    # what is not here is neither right nor wrong
+    away = first.rename(first.with_name("away"))
+    assert main(["verify-record", str(second)]) == 0
+    told = capfd.readouterr().out
+    away.rename(first)
+    assert f"  not looked at  {record.follows.path}: the earlier request's entry is not here" in told
+    assert f"holds    {record.follows.path}" not in told
+
 
 @contextmanager
 def changed(path: Path, place: int) -> Iterator[None]:
@@ -201,6 +210,34 @@ def test_what_is_missing_or_too_much(first: Path, tmp_path: Path) -> None:
         append(here, lambda place: dataclasses.replace(record, place=place))
 
 
+def test_a_chain_without_its_end_is_not_one_of_a_published_model(first: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(first, tmp_path / "erased")
+    sums = here / "records" / "SHA256SUMS"
+    sums.write_text(sums.read_text().splitlines(keepends=True)[0])
+    for number in (2, 3):
+        (here / "records" / f"000{number}.json").unlink()
+    shutil.copyfile(here / "records" / "0001.json", here / "record.json")
+    assert verify(here).differs == [f"{here / 'model'}: no entry published it"]
+    (here / "model" / "README.md").unlink()
+    assert verify(here).differs == [f"{here / 'model'}: no entry published it"]
+    shutil.rmtree(here / "scrub")
+    (here / "model").rename(here / "moved")
+    assert not verify(here).differs
+
+
+def test_a_damaged_entry_is_to_be_put_back(first: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(first, tmp_path / "erased")
+    edit_json(here / "records" / "0001.json", verdict="perhaps")
+    found = verify(here)
+    assert any("0001.json: verdict: " in line and "put the file back" in line for line in found.differs)
+    assert not any("entries" in line for line in found.holds), "of what differs no count"
+
+
+def test_an_erasures_scrub_stands_for_the_erasure(first: Path, digits: Path) -> None:
+    for run in (first, first / "scrub"):
+        assert places(EvaluateConfig(run=str(run), data=str(digits / "data"))) == (first / "scrub", first)
+
+
 def test_nothing_is_added_to_a_chain_whose_last_entry_was_changed(first: Path, tmp_path: Path) -> None:
     here = shutil.copytree(first, tmp_path / "erased")
     record = read_record(here / "record.json")
@@ -233,3 +270,5 @@ def test_a_withdrawn_model_is_told_and_looked_at(first: Path, tmp_path: Path) ->
     assert not found.differs and any("was withdrawn by entry 4" in line for line in found.holds)
     with changed(here / "model.withdrawn" / "erasediff.json", 40):
         assert verify(here).differs
+    (here / "model").mkdir()
+    assert verify(here).differs == [f"{here / 'model'}: no entry published it since"]
