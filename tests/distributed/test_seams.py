@@ -99,8 +99,10 @@ def test_it_is_judged_relearned_and_drawn(results: dict[int, Path], world_size: 
         assert figures["p_psi"]["n"] == 8 and figures["accuracy_remaining"]["n"] == 9 * 15
         assert [point["step"] for point in record["models"][name]["relearning"]] == [0, 1, 2]
     picture = Image.open(results[world_size] / "grid.png")
-    assert picture.size == (8 * 8, 8 * (10 * 9 - 1))
-    drawn = {picture.crop((0, 72 * row, 64, 72 * row + 64)).tobytes() for row in range(10)}
+    # each row's prompt stands at its left
+    left = picture.width - 8 * 8
+    assert left > 0 and picture.height == 8 * (10 * 9 - 1)
+    drawn = {picture.crop((left, 72 * row, left + 64, 72 * row + 64)).tobytes() for row in range(10)}
     assert len(drawn) == 10, "each prompt has its own picture"
     card = (results[world_size] / "rl" / "model" / "README.md").read_text()
     assert "Told: a prompt." in card
