@@ -63,7 +63,9 @@ class Compare:
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Compare:
         words = list(words)
-        if (words and words[0] in ("-h", "--help")) or not words:
+        if not words:
+            raise ConfigError(f"{prog}: name the comparison's file: {prog} FILE.toml")
+        if words[0] in ("-h", "--help"):
             parse(
                 Options,
                 ["--help"],

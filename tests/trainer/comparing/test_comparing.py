@@ -175,6 +175,8 @@ def test_from_the_command_line(made: CompareConfig, tmp_path: Path, capsys: pyte
     assert str(Path(made.output) / "comparison.html") in capsys.readouterr().out
     assert main(["compare", str(file), "--only", "theirs"]) == 2
     assert "--only theirs: no such row; there are finetune, ours," in capsys.readouterr().err
+    assert main(["compare"]) == 2
+    assert "name the comparison's file: erasediff compare FILE.toml" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "none.toml")]) == 2
     assert "no such file" in capsys.readouterr().err
 
