@@ -71,12 +71,11 @@ def run_compare(config: CompareConfig, *, only: Sequence[str] = (), say: Callabl
     """
     check_device(config.judge)
     device = collectives.set_up(config.engine)
-    collectives.together(lambda: check(config))
-    cases = cases_of(config, find_paces(config, say))
-    names = {case.name for case in cases}
+    names = {case.name for case in collectives.together(lambda: check(config))}
     other = next((name for name in only if name not in names), None)
     if other is not None:
         raise ConfigError(f"--only {other}: no such row; there are {', '.join(sorted(names))}")
+    cases = cases_of(config, find_paces(config, say))
     work = _Work(config, cases, device)
     for number, case in enumerate(cases, start=1):
         if only and case.name not in only:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from ..config import OptimizerConfig
 from .vector import ShardedVector
 
 
+@functools.lru_cache(8)  # the step asks, and its log
 def learning_rate(config: OptimizerConfig, step: int, max_train_steps: int) -> float:
     """The learning rate of a step, a pure function: nothing to save, nothing to restore."""
     placeholder = torch.optim.SGD([torch.zeros(1)], lr=1.0)
