@@ -137,7 +137,7 @@ class Row:
     path: str
     change: str
     outcome: str
-    """killed, survived, timeout, or unreached: no test runs the line."""
+    """killed, survived, timeout (of the mutant, or of what a test started), or unreached: no test runs the line."""
     killed_by: str
     num_tests: int
     seconds: float
@@ -395,8 +395,11 @@ def _run_tests(tests: list[str], tree: Path, timeout_seconds: float) -> tuple[st
         return "timeout", ""
     if status == 0:
         return "survived", ""
-    seen = re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.MULTILINE)
-    return "killed", seen[1] if seen else "its import"
+    seen = re.search(r"^(?:FAILED|ERROR) (\S+)(.*)", log.read_text(errors="replace"), re.MULTILINE)
+    if seen is None:
+        return "killed", "its import"
+    # a test that waited too long for a process: of a machine that is busy, it says nothing of the mutant
+    return "timeout" if "TimeoutExpired" in seen[2] else "killed", seen[1]
 
 
 def _be_pytest(words: list[str], tree: Path, log: Path) -> NoReturn:
@@ -407,7 +410,7 @@ def _be_pytest(words: list[str], tree: Path, log: Path) -> NoReturn:
         os.dup2(output, stream)
     status = 3
     try:
-        os.environ |= _environment(tree)
+        os.environ |= _environment(tree) | {"COLUMNS": "1000"}
         sys.path[:0] = [str((tree / "package").resolve())]
         os.chdir(tree)
         status = int(pytest.main(words))
