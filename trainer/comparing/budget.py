@@ -1,4 +1,4 @@
-"""How many steps a budget in seconds allows a method: its first iterations are timed once, and their pace is kept."""
+"""How many steps a budget in seconds allows a method: a few iterations, and what comes before them, are timed once."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from ..evidence.finished import metrics_lines
 from ..files import write_json
 from ..ranks import collectives
 from ..scrubbing import run_scrub
-from .cases import cases_of, slug_of
+from .cases import Pace, cases_of, slug_of
+from .rows import preparing_seconds
 
 # iterations that are timed, and those before them that are not
 _NUM_TIMED, _WARM_UP = 10, 3
 
 
-def known_paces(config: CompareConfig) -> dict[str, float]:
-    """Seconds of an iteration by the row's name, of those that have been timed."""
+def known_paces(config: CompareConfig) -> dict[str, Pace]:
+    """By the row's name, of those that have been timed."""
     path = _folder(config) / "paces.json"
     if config.budget.seconds is None or not path.exists():
         return {}
     kept = json.loads(path.read_text())
-    return kept["seconds"] if kept["of"] == _what(config) else {}
+    return {name: Pace(*seconds) for name, seconds in kept["seconds"].items()} if kept["of"] == _what(config) else {}
 
 
 def _what(config: CompareConfig) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def _what(config: CompareConfig) -> dict[str, Any]:
     return json.loads(json.dumps(settings)) | {"ranks": int(os.environ.get("WORLD_SIZE", "1"))}
 
 
-def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, float]:
+def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, Pace]:
     """Those of all rows, where the budget asks for them. All ranks call it.
 
     Raises TrainingError for a method whose first iterations cannot be run.
@@ -58,11 +59,13 @@ def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, f
             raise
         except TrainingError as error:
             raise TrainingError(f"{case.name}, in its first {_NUM_TIMED + _WARM_UP} iterations: {error}") from None
-        lines = metrics_lines(Path(short.output))[_WARM_UP:]
-        known[case.name] = collectives.agree(statistics.median(float(str(line["seconds"])) for line in lines))
+        run = Path(short.output)
+        iteration = statistics.median(float(str(line["seconds"])) for line in metrics_lines(run)[_WARM_UP:])
+        known[case.name] = Pace(*(collectives.agree(seconds) for seconds in (iteration, preparing_seconds(run))))
         collectives.on_main(lambda: write_json(_folder(config) / "paces.json", {"of": _what(config), "seconds": known}))
         if collectives.is_main():
-            say(f"{case.name}: {known[case.name]:.3g} s an iteration")
+            iteration, preparing = known[case.name]
+            say(f"{case.name}: {iteration:.3g} s an iteration, {preparing:.3g} s before the first")
     return known
 
 

@@ -7,11 +7,19 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config import BudgetConfig, CompareConfig, ScrubConfig
 from ..config.toml import as_dict, decode, over_defaults, with_setting
 from ..errors import ConfigError
+
+
+class Pace(NamedTuple):
+    """What a method takes on this machine, seconds."""
+
+    iteration: float
+    preparing: float
+    """Before the first."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +46,10 @@ def slug_of(name: str) -> str:
     return "-".join(kept.split())
 
 
-def cases_of(config: CompareConfig, paces: Mapping[str, float] | None = None) -> list[Case]:
+def cases_of(config: CompareConfig, paces: Mapping[str, Pace] | None = None) -> list[Case]:
     """All of them, every method's first seed before the second of any. Raises ConfigError for settings that cannot be.
 
-    paces: seconds of an iteration by a case's name, of a budget in seconds; those that are not there yet take one step.
+    paces: by a case's name, of a budget in seconds; those that are not there yet take one step.
     """
     if not config.methods:
         raise ConfigError('methods: name one at least, such as [methods.moo] with method.name = "moo"')
@@ -117,13 +125,20 @@ def _settings(config: CompareConfig, name: str, own: Mapping[str, Any], seed: in
     return decode(ScrubConfig, values, source)
 
 
-def _within(budget: BudgetConfig, settings: ScrubConfig, name: str, paces: Mapping[str, float]) -> ScrubConfig:
-    """With as many steps as the budget allows, one at least."""
-    steps = budget.steps
+def _within(budget: BudgetConfig, settings: ScrubConfig, name: str, paces: Mapping[str, Pace]) -> ScrubConfig:
+    """With as many steps as the budget allows; raises ConfigError where that is none."""
+    method, steps, takes = settings.method, budget.steps, ""
     if budget.gradients is not None:
-        steps = budget.gradients // settings.method.cost(settings.engine.precision).gradients
+        before, each = method.num_preparing_gradients, method.cost(settings.engine.precision).gradients
+        steps = (budget.gradients - before) // each
+        takes = f"gradients = {budget.gradients}: it takes {before} before its first step and {each} for each"
     if budget.seconds is not None:
-        steps = int(budget.seconds / paces[name]) if name in paces else 1
+        pace = paces.get(name, Pace(budget.seconds, 0.0))
+        steps = int((budget.seconds - pace.preparing) / pace.iteration)
+        before, each = f"{pace.preparing:.3g}", f"{pace.iteration:.3g}"
+        takes = f"seconds = {budget.seconds:g}: it takes {before} before its first step and {each} for each"
     if steps is None:
         return settings
-    return dataclasses.replace(settings, train=dataclasses.replace(settings.train, max_train_steps=max(1, steps)))
+    if steps < 1:
+        raise ConfigError(f"methods.{name}: budget.{takes}; give more")
+    return dataclasses.replace(settings, train=dataclasses.replace(settings.train, max_train_steps=steps))

@@ -60,6 +60,7 @@ def describe(config: CompareConfig) -> str:
         cost = case.config.method.cost(case.config.engine.precision)
         steps = case.config.train.max_train_steps
         told = f"{steps:,} iterations" if not paced or case.name in paces else f"{config.budget.seconds:g} seconds"
-        lines.append(f"{case.name}: {told} of {cost}")
+        before = case.config.method.num_preparing_gradients
+        lines.append(f"{case.name}: {told} of {cost}" + (f", after {before} gradients" if before else ""))
     lines.append(f"{len(cases)} runs: {len(cases) // len(config.seeds)} rows, {len(config.seeds)} seeds each")
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from ..evidence.finished import metrics_lines, run_entry
 from ..evidence.metrics import Measurement
 from ..evidence.relearning import RelearningPoint
 from ..files import write_json
-from ..run.attempts import Attempt, read_attempts
+from ..run.attempts import read_attempts
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Training:
     num_steps: int
     num_gradients: int
     """Of a batch, a forward and a backward pass each."""
+    num_preparing_gradients: int
+    """Of them, those before the first iteration, for Fisher information, say."""
     num_forwards: int
-    """Passes of a batch without a gradient."""
+    """Passes of a batch without a gradient, in the iterations."""
     seconds: float
     """Of the iterations, as the run logged them."""
     preparing_seconds: float
-    """What the method did before the first, such as Fisher information; its passes are in no count here."""
+    """What the method did before the first."""
     peak_bytes: int | None
     """The most memory of a rank in the run's last start; None where it was not noted."""
     num_ranks: int
@@ -98,10 +100,11 @@ def training_of(config: ScrubConfig) -> Training:
     last = attempts[-1].manifest() if attempts else None
     return Training(
         num_steps=entry.num_steps,
-        num_gradients=entry.num_steps * cost.gradients,
+        num_gradients=config.method.num_preparing_gradients + entry.num_steps * cost.gradients,
+        num_preparing_gradients=config.method.num_preparing_gradients,
         num_forwards=entry.num_steps * cost.forwards,
         seconds=sum(float(str(line["seconds"])) for line in metrics_lines(run)),
-        preparing_seconds=sum(_preparing(attempt) for attempt in attempts),
+        preparing_seconds=preparing_seconds(run),
         peak_bytes=max(last.peak_bytes) if last is not None and last.peak_bytes else None,
         num_ranks=1 if last is None else last.world_size,
         capped_steps=entry.capped_steps,
@@ -109,6 +112,7 @@ def training_of(config: ScrubConfig) -> Training:
     )
 
 
-def _preparing(attempt: Attempt) -> float:
-    manifest = attempt.manifest()
-    return 0.0 if manifest is None else manifest.preparing_seconds or 0.0
+def preparing_seconds(run: Path) -> float:
+    """What a run's starts spent before their first iteration."""
+    manifests = [attempt.manifest() for attempt in read_attempts(run)]
+    return sum(manifest.preparing_seconds or 0.0 for manifest in manifests if manifest is not None)

@@ -18,10 +18,10 @@ class BudgetConfig(Settings):
     steps: AtLeast1 | None = None
     """Outer iterations."""
     gradients: AtLeast1 | None = None
-    """Gradients of a batch, as a method's cost counts them: a method that takes more of them a step takes fewer
-    steps."""
+    """Gradients of a batch, as a method's cost counts them, those before its first step included: a method that takes
+    more of them takes fewer steps."""
     seconds: Positive | None = None
-    """Of iterations on this machine, at the pace of a method's first ones."""
+    """On this machine, of iterations at the pace of a method's first ones and of what it does before them."""
 
     def __post_init__(self) -> None:
         given = [f"budget.{name}" for name, value in vars(self).items() if value is not None]

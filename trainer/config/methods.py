@@ -58,6 +58,11 @@ class MethodConfig(Settings):
         """As long as θ, that it carries from step to step."""
         return 0
 
+    @property
+    def num_preparing_gradients(self) -> int:
+        """Gradients of a batch that it takes before the first step."""
+        return 0
+
     def target_kind(self) -> Any:
         """The `ForgetTarget` that it trains towards on D_f; None: no such one."""
         return None

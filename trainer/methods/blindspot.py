@@ -46,6 +46,10 @@ class BlindspotConfig(MethodConfig):
     def num_vectors_kept(self) -> int:
         return 1  # P
 
+    @property
+    def num_preparing_gradients(self) -> int:
+        return self.num_proxy_steps
+
     def cost(self, precision: Precision) -> Cost:
         # P's prediction; the weights of P, and of θ again
         return Cost(2, 1, publications=2)

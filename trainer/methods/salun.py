@@ -48,6 +48,10 @@ class SalUnConfig(TargetedConfig):
     def num_vectors_kept(self) -> int:
         return 1  # the mask
 
+    @property
+    def num_preparing_gradients(self) -> int:
+        return self.num_mask_batches
+
     def without_effect(self) -> dict[str, str]:
         return super().without_effect() | {"train.descent_every": "the method has no g to descend on"}
 

@@ -55,6 +55,10 @@ class SelectiveAmnesiaConfig(TargetedConfig):
     def num_vectors_kept(self) -> int:
         return 1  # F
 
+    @property
+    def num_preparing_gradients(self) -> int:
+        return self.num_fisher_batches * self.num_fisher_levels
+
     def cost(self, precision: Precision) -> Cost:
         return Cost(2, self.target_kind().num_forwards, publications=self.publications_of_theta)
 

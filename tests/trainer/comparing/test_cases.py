@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from erasediff.trainer.comparing.cases import cases_of
+from erasediff.trainer.comparing.cases import Pace, cases_of
 from erasediff.trainer.config import CompareConfig
 from erasediff.trainer.config.toml import decode
 from erasediff.trainer.errors import ConfigError
@@ -56,14 +56,32 @@ def test_a_budget_of_gradients_buys_fewer_steps_of_a_dearer_method() -> None:
         "moo, slow": 51,
         "first order": 20,
     }
-    assert set(steps(config(budget={"gradients": 3})).values()) == {1}
     assert set(steps(config(budget={"steps": 9})).values()) == {9}
+    with pytest.raises(ConfigError, match=r"methods.first order: budget.gradients = 4: it takes 0 before .* and 5 for"):
+        cases_of(config(budget={"gradients": 4}))
+
+
+def test_what_a_method_takes_before_its_first_step_is_in_the_budget() -> None:
+    methods: dict[str, Any] = {
+        "salun": {"method": {"name": "salun", "num_mask_batches": 30}},
+        # one gradient a sample and level: of a batch as many as levels
+        "amnesia": {"method": {"name": "selective_amnesia", "num_fisher_batches": 2, "num_fisher_levels": 10}},
+        "blindspot": {"method": {"name": "blindspot", "num_proxy_steps": 98}},
+    }
+    found = steps(config(methods=methods, budget={"gradients": 100}))
+    assert found == {"salun": 35, "amnesia": 40, "blindspot": 1}
+    with pytest.raises(ConfigError, match=r"methods.blindspot: budget.gradients = 99: it takes 98 before"):
+        cases_of(config(methods=methods, budget={"gradients": 99}))
 
 
 def test_a_budget_of_seconds_goes_by_the_pace() -> None:
-    paces = dict.fromkeys(METHODS, 0.5) | {"ours": 0.2}
+    paces = dict.fromkeys(METHODS, Pace(0.5, 0.0)) | {"ours": Pace(0.2, 2.0)}
     found = {c.name: c.config.train.max_train_steps for c in cases_of(config(budget={"seconds": 10.1}), paces)}
-    assert found == {"ours": 50, "towards noise": 20, "moo, slow": 20, "first order": 20}
+    assert found == {"ours": 40, "towards noise": 20, "moo, slow": 20, "first order": 20}
+    with pytest.raises(ConfigError, match=r"methods.ours: budget.seconds = 2.1: it takes 2 before .* and 0.2 for"):
+        cases_of(config(budget={"seconds": 2.1}), paces)
+    # those that nobody has timed yet
+    assert set(steps(config(budget={"seconds": 10.1})).values()) == {1}
 
 
 def test_one_key_varies_at_a_time_and_what_a_method_is_anyway_is_not_run_twice() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,29 +215,34 @@ def test_what_would_be_refused_is_refused_before_anything_runs(
 
 
 def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(made: CompareConfig, tmp_path: Path) -> None:
-    methods = {"ours": {}, "finetune": {"method": {"name": "finetune"}}}
+    methods = {"ours": {}, "salun": {"method": {"name": "salun", "num_mask_batches": 2}}}
     config = dataclasses.replace(
         made,
         output=str(tmp_path / "out"),
         methods=methods,
         seeds=(0,),
         train={"train_batch_size": 4},
-        budget=dataclasses.replace(made.budget, seconds=0.4),
+        budget=dataclasses.replace(made.budget, seconds=1.5),
         judge=dataclasses.replace(made.judge, relearn=False, retrained=None),
     )
     run_compare(config)
     paces = json.loads((tmp_path / "out" / "pace" / "paces.json").read_text())["seconds"]
-    assert known_paces(config) == paces
+    assert {name: [*pace] for name, pace in known_paces(config).items()} == paces
+    before = json.loads((tmp_path / "out" / "pace" / "salun" / "attempt-0001" / "attempt.json").read_text())
+    assert paces["salun"][1] == before["preparing_seconds"] > 0
     assert not known_paces(dataclasses.replace(config, train={"train_batch_size": 8})), "that is another pace"
     file = tmp_path / "comparison.toml"
     file.write_text(dump_toml(dataclasses.replace(config, output=str(tmp_path / "untimed"))))
     assert main(["compare", str(file), "--sweep", str(tmp_path / "sweep.toml")]) == 2
     assert not (tmp_path / "sweep.toml").exists()
-    timed = tmp_path / "out" / "pace" / "finetune" / "metrics.jsonl"
-    assert len(timed.read_text().splitlines()) == 13, "ten that count"
+    timed = [json.loads(line) for line in (tmp_path / "out" / "pace" / "salun" / "metrics.jsonl").open()]
+    assert len(timed) == 13 and paces["salun"][0] == statistics.median(line["seconds"] for line in timed[3:])
     for name, row in rows(config).items():
         if row["training"] is not None:
-            assert row["training"]["num_steps"] == max(1, int(0.4 / paces[row["name"]])), name
+            iteration, preparing = paces[row["name"]]
+            steps = row["training"]["num_steps"]
+            assert steps == int((1.5 - preparing) / iteration), name
+            assert row["training"]["num_gradients"] == 2 * steps + 2 * (row["name"] == "salun")
     assert "Incomplete: there is no retrained model" in (tmp_path / "out" / "comparison.md").read_text()
 
 

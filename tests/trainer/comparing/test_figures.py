@@ -71,7 +71,7 @@ def row(name: str, seed: int | None, p_psi: float | None, **about: Any) -> Row:
 
 
 def training(seconds: float, capped: int = 0) -> Training:
-    return Training(10, 20, 10, seconds, 0.5, 2_000_000, 1, capped, 0)
+    return Training(10, 25, 5, 10, seconds, 0.5, 2_000_000, 1, capped, 0)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_the_table_has_mean_and_spread_and_says_what_is_missing(rows: dict[str, 
     assert [*found] == ["unscrubbed", "retrained", "ours", "moo"]
     ours = found["ours"]
     assert ours["P_psi ↓"] == f"0.200 ± {statistics.stdev([0.1, 0.3]):.3f}" and ours["seeds"] == "2"
-    assert (ours["s"], ours["gradients"], ours["peak MB"]) == ("6.0 ± 2.8", "20 ± 0", "2 ± 0")
+    assert (ours["s"], ours["gradients"], ours["before"], ours["peak MB"]) == ("6.0 ± 2.8", "25 ± 0", "5 ± 0", "2 ± 0")
     assert ours["capped %"] == "25 ± 21"  # 10 % and 40 %
     assert ours["verdict"] == "1 shown, 1 failed"
     assert found["unscrubbed"]["P_psi ↓"] == "0.970" and found["retrained"]["P_psi ↓"] == "–"

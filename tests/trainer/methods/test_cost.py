@@ -12,11 +12,14 @@ from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import EngineConfig, MethodConfig, Precision, TrainConfig
 from erasediff.trainer.config.cost import Cost
 from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.methods.blindspot import BlindspotConfig
 from erasediff.trainer.methods.esd import ESDConfig
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
+from erasediff.trainer.methods.salun import SalUnConfig
+from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
 from erasediff.trainer.scrubbing import run_scrub
 from tiny import tiny_config
 
@@ -95,3 +98,36 @@ def test_the_stated_cost_is_the_cost(
     if precision != "fp32":
         assert in_fp32.count(True) == 2 * expected.exact_gradients
         assert in_fp32.count(False) == 2 * expected.exact_forwards
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (SalUnConfig(num_mask_batches=3), 3),
+        # of each of 4 samples one at 2 levels, and so of the next batch: as many samples as in 4 batches
+        (SelectiveAmnesiaConfig(num_fisher_batches=2, num_fisher_levels=2), 4),
+        (BlindspotConfig(num_proxy_steps=3), 3),
+        (MOOConfig(), 0),
+    ],
+)
+def test_what_comes_before_the_first_step_is_counted(
+    digits: Path,
+    base_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: MethodConfig,
+    expected: int,
+) -> None:
+    samples: list[int] = []
+    forward = UNet2DModel.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        samples.append(len(output[0]) if output[0].requires_grad else 0)
+        return output
+
+    monkeypatch.setattr(UNet2DModel, "forward", counted)
+    train = TrainConfig(max_train_steps=2, train_batch_size=4)
+    run_scrub(tiny_config(digits, base_model, tmp_path / "run", method=method, train=train))
+    assert method.num_preparing_gradients == expected
+    assert sum(samples) == 4 * (expected + 2 * method.cost("fp32").gradients)
