@@ -6,6 +6,7 @@ Imports nothing heavy, so that `--help` answers at once.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib.metadata
 import os
 import sys
@@ -93,9 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
         if group and words[1:2] in (["-h"], ["--help"]):
             print(usage(group))
             return 0
-        print(usage() if not group else "commands: " + ", ".join(group), file=sys.stderr)
-        print(f"erasediff: no command {' '.join(words[: 2 if group else 1])!r}", file=sys.stderr)
-        return 2
+        asked = " ".join(words[: 2 if group else 1])
+        close = [] if asked == words[0] and group else difflib.get_close_matches(asked, COMMANDS, n=1, cutoff=0.7)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(group)}" if group else ""
+        return fail(ConfigError(f"no command {asked!r}; {hint or 'erasediff --help lists them'}"), 2)
     module, options, _ = COMMANDS[name]
     rest = words[len(name.split()) :]
     try:

@@ -16,7 +16,7 @@ from ..trainer.config import CompareConfig, ScrubConfig
 from ..trainer.config.toml import NONE, as_dict, decode, read_toml
 from ..trainer.errors import ConfigError
 from ..trainer.ranks import meeting
-from .options import parse, print_once
+from .options import check_datasets, parse, print_once
 
 # what `ablate` makes where its file names no methods: Algorithm 1's options, those of the inner loop where it counts
 ABLATION: dict[str, dict[str, Any]] = {
@@ -102,6 +102,8 @@ class Compare:
         check(self.config)
 
     def run(self) -> None:
+        if not self.options.table_only:
+            check_datasets(self.datasets)
         from ..trainer.comparing.checks import describe
         from ..trainer.comparing.run import run_compare, write_again
         from ..trainer.ranks.collectives import is_main, leaving_together

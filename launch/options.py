@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import inspect
 import io
 import os
+import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +77,8 @@ def parse(kind: type[OptionsT], words: Sequence[str], *, prog: str, **how: Any) 
     except SystemExit as leaving:
         if not leaving.code:  # --help
             raise
-        raise ConfigError(f"{_one_line(complaint.getvalue())}; see {prog} --help") from None
+        told = _one_line(complaint.getvalue())
+        raise ConfigError(f"{told}{_meant(told, how.get('default', kind))}; see {prog} --help") from None
 
 
 def _one_line(box: str) -> str:
@@ -89,13 +92,39 @@ def _one_line(box: str) -> str:
             current = []
         else:
             current.append(line)
-    told = [text for text in sections if text and not text.startswith(("For full helptext", "Argument helptext"))]
+    left_out = ("For full helptext", "Argument helptext", "Perhaps you meant")  # the last with all of its help text
+    told = [text for text in sections if text and not text.startswith(left_out)]
     return "; ".join(told)
+
+
+def _meant(complaint: str, settings: Any) -> str:
+    """The option nearest to the first that is unknown, if one is near. settings: an instance, or a class of options."""
+    unknown = re.search(r"Unrecognized options: --(?:[^\s,=]+\.)?([^\s,=.]+)", complaint)
+    # whatever its section: that is what is often mistaken
+    by_last = {name.rpartition(".")[2].removeprefix("--"): name for name in _option_names(settings)}
+    close = difflib.get_close_matches(unknown[1], by_last, n=1, cutoff=0.7) if unknown else []
+    return f"; did you mean {by_last[close[0]]}?" if close else ""
+
+
+def _option_names(settings: Any, prefix: str = "--") -> list[str]:
+    names: list[str] = []
+    for field in dataclasses.fields(settings):
+        name, value = prefix + field.name.replace("_", "-"), getattr(settings, field.name, None)
+        names += _option_names(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+    return names
 
 
 def without_flag(words: Sequence[str], flag: str) -> tuple[list[str], bool]:
     """The words without a flag that the command itself takes, and whether it was there."""
     return [word for word in words if word != flag], flag in words
+
+
+def check_datasets(folders: Sequence[str]) -> None:
+    """Raises DataError for what is no dataset: at once, where the run itself would first import torch."""
+    from ..shards.format.manifest import read_manifest
+
+    for folder in folders:
+        read_manifest(Path(folder))
 
 
 def print_once(text: str) -> None:

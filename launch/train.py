@@ -9,7 +9,7 @@ from pathlib import Path
 from ..trainer.config import PretrainConfig, ScrubConfig
 from ..trainer.config.methods import method_names
 from ..trainer.ranks import meeting
-from .options import DRY_RUN, METHODS, print_once, read_settings, without_flag
+from .options import DRY_RUN, METHODS, check_datasets, print_once, read_settings, without_flag
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Pretrain:
         check(self.config)
 
     def run(self) -> None:
+        check_datasets(self.datasets)
         with meeting.on_signals():
             from ..trainer.pretrain import dry_run, run_pretrain
             from ..trainer.ranks.collectives import is_main, leaving_together
@@ -74,6 +75,7 @@ class Scrub:
         check(self.config)
 
     def run(self) -> None:
+        check_datasets(self.datasets)
         with meeting.on_signals():
             from ..trainer.ranks.collectives import is_main, leaving_together
             from ..trainer.scrubbing import dry_run, run_scrub

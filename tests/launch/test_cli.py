@@ -159,10 +159,44 @@ def test_an_output_folder_with_something_else_in_it(
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
-def test_an_unknown_command_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["erase-it-all"]) == 2
-    assert "shards build" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("scrubb", "no command 'scrubb'; did you mean scrub?"),
+        ("launch statu runs", "no command 'launch statu'; did you mean launch status?"),
+        ("shards", "no command 'shards'; there are shards build, shards split, shards verify, shards inspect"),
+        ("obliterate it", "no command 'obliterate'; erasediff --help lists them"),
+    ],
+)
+def test_an_unknown_command_is_held_against_the_known(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fails(words.split(), capsys) == said
     assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "scrub --model.path m --forget f --remain nowhere --output o",
+        "pretrain --data nowhere --output o",
+        "evaluate --run {here} --data nowhere",
+        "evaluate --run nowhere --data {data}",
+        "compare compare.toml --data nowhere",
+    ],
+)
+def test_a_folder_that_is_not_there_is_missed_at_once(digits: Path, tmp_path: Path, words: str) -> None:
+    """Before torch is imported, which takes seconds."""
+    (tmp_path / "f").symlink_to(digits / "split" / "forget")
+    (tmp_path / "compare.toml").write_text("output = 'o'\nforget = 'f'\nremain = 'f'\n[model]\npath = 'm'\n")
+    code = (
+        "import sys\nfrom erasediff.launch.cli import main\n"
+        f"status = main({words.format(here=tmp_path, data=digits / 'data').split()!r})\n"
+        "assert status == 2 and 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "nowhere" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_evaluate_refuses_what_is_no_finished_run(

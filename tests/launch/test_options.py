@@ -129,6 +129,10 @@ def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) 
         (["scrub", *REQUIRED, "--engine.num-threads", "0"], "engine.num_threads = 0: at least 1"),
         (["scrub", *REQUIRED, "--engine.step-timeout-seconds", "nan"], "engine.step_timeout_seconds = nan: a finite"),
         (["scrub", *REQUIRED, "--engine.step-timeout-seconds", "inf"], "engine.step_timeout_seconds = inf: a finite"),
+        (["scrub", *REQUIRED, "--train.lerning-rate", "1"], "; did you mean --optimizer.learning-rate?; see"),
+        (["scrub", *REQUIRED, "--method.etta=1"], "; did you mean --method.eta?; see"),
+        (["scrub", *REQUIRED, "--optimizer.lr=1"], "Unrecognized options: --optimizer.lr=1; see"),
+        (["shards", "split", "a", "b", "--forget-labl", "3"], "--forget-labl, 3; did you mean --forget-label?; see"),
         # an option of another command
         (["pretrain", "--data", "d", "--output", "o", "--method.name", "moo"], "Unrecognized options: --method.name"),
         (["evaluate", "--run", "r", "--data", "d", "--method.name=moo"], "Unrecognized options: --method.name"),
