@@ -1,0 +1,56 @@
+"""What a method says of its step's length is its length: clipped, SGD moves θ by lr · max_grad_norm."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from erasediff.trainer.config import OptimizerConfig, TrainConfig
+from erasediff.trainer.config.methods import method_kind, method_names
+from erasediff.trainer.engine import ShardedModel, ShardedVector
+from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.scrubbing import run_scrub
+from tiny import tiny_config
+
+# such that every term of δ counts
+OPTIONS: dict[str, dict[str, Any]] = {
+    "blindspot": {"alpha": 0.3, "num_proxy_steps": 2},
+    "erasediff": {"eta": 2.0},
+    "meta_erasediff": {"eta": 2.0, "num_relearning_steps": 1, "lambda_cap": 0.7},
+    "moo": {"weight": 0.7},
+    "neggrad": {"remain_weight": 0.7, "max_loss": 100.0},
+    "salun": {"remain_weight": 0.7, "num_mask_batches": 1},
+    "selective_amnesia": {"remain_weight": 0.7, "num_fisher_levels": 2, "penalty": 1e3},
+}
+CASES = [(name, OPTIONS.get(name, {})) for name in method_names()]
+CASES += [
+    ("erasediff", {"eta": 2.0, "gradient_of_g": "first_order", "xi": 0.1, "target": "noise"}),
+    ("meta_erasediff", OPTIONS["meta_erasediff"] | {"holds_theta": False}),
+    ("neggrad", {"max_loss": 100.0}),
+]
+LEARNING_RATE, MAX_NORM = 0.5, 0.03
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_clipped_step_is_as_long_as_it_may_be(
+    digits: Path, base_model: Path, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    passed: list[ShardedVector] = []
+
+    def watch(step: int, model: ShardedModel) -> None:
+        passed.append(model.theta.clone())
+
+    method = method_kind(name)(name=name, **options)
+    train = TrainConfig(max_train_steps=3, train_batch_size=4, max_loss_r_ratio=None)
+    optimizer = OptimizerConfig(name="sgd", learning_rate=LEARNING_RATE, max_grad_norm=MAX_NORM)
+    config = tiny_config(digits, base_model, tmp_path / "run", method=method, train=train, optimizer=optimizer)
+    try:
+        run_scrub(config, watch=watch)
+    except ConfigError as error:
+        if "prompt" not in str(error):
+            raise
+        pytest.skip("for models that are told prompts")
+    moved = [float((after.data - before.data).norm()) for before, after in itertools.pairwise(passed)]
+    assert moved == pytest.approx([LEARNING_RATE * MAX_NORM] * 3, rel=1e-4)
