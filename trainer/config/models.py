@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .base import AtLeast0, AtLeast1, Finite, NotNegative, Positive, Seed, Settings, class_names
+from .base import AtLeast0, AtLeast1, Decay, Finite, NotNegative, Positive, Seed, Settings, class_names
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,13 @@ class UNetConfig(Settings):
     """Channels of one attention head."""
     attention_blocks: AtLeast0 = 0
     """How many of the lowest resolutions have attention."""
+    attention_resolutions: tuple[AtLeast1, ...] = ()
+    """In place of that, which ones have it, by the pixels of their side. The middle block has it where any does."""
     norm_num_groups: AtLeast1 = 8
     """Groups of the group normalisation."""
+    dropout: Decay = 0.0
+    """Share of each ResNet layer's activations that training leaves out; a scrub of the model leaves out none. Drawn
+    for each step, rank and micro-batch: another number of these gives another model."""
     num_train_timesteps: AtLeast1 = 1000
     """Noise levels T."""
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"

@@ -22,6 +22,7 @@ from ..ranks import collectives
 from .arithmetic import Arithmetic
 from .attention import set_attention
 from .buckets import BucketPartition
+from .dropout import Dropout
 from .optimizer import OuterOptimizer
 from .partition import Partition
 from .recomputing import Recomputing
@@ -57,8 +58,12 @@ class ShardedModel:
         max_train_steps: int,
         keep_original: bool = False,
         fresh: Callable[[], Mapping[str, Tensor]] | None = None,
+        dropout_seed: int | None = None,
     ):
-        """fresh: whole weights by parameter name, for `fresh_weights`; the same on every rank."""
+        """fresh: whole weights by parameter name, for `fresh_weights`; the same on every rank.
+
+        dropout_seed: gradients are taken with the module's dropout, masks by this seed; None: without.
+        """
         self.device = device
         _set_frozen_apart(module)
         set_attention(module, engine.attention)
@@ -66,6 +71,7 @@ class ShardedModel:
             module, engine.activation_checkpointing, share=engine.activation_checkpointing_share
         )
         set_switches(module, engine, device)
+        self._dropout = Dropout(module, dropout_seed, device, collectives.rank())
         self._zero = _partition(module, engine, device)
         self._arithmetic = Arithmetic(self._zero, engine.precision)
         self.theta = ShardedVector(self._zero.layout, self._zero.theta)
@@ -91,6 +97,10 @@ class ShardedModel:
     def parameter_names(self) -> list[str]:
         """Names of the trained parameters, in the module's order."""
         return list(self.theta.layout.shapes)
+
+    def begin(self, step: int) -> None:
+        """From now on gradients are of this step: it decides what dropout drops."""
+        self._dropout.step = step
 
     def _write_working_copy(self, base: ShardedVector, v: ShardedVector | None, alpha: float, owner: object) -> None:
         self._working_copy_of = None  # whatever becomes of this
@@ -129,7 +139,8 @@ class ShardedModel:
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         for number, batch in enumerate(micro_batches, start=1):
             recomputing = self._recomputing.at(inner=self._is_displaced)
-            with recomputing, self._arithmetic.of_passes(exact=exact):
+            dropout = self._dropout.of_micro_batch(number)
+            with recomputing, dropout, self._arithmetic.of_passes(exact=exact):
                 share = self._share_of_mean(loss_fn, batch, total_weight)
                 self._zero.backward(share, is_first=number == 1, is_last=number == len(micro_batches))
             loss += share.detach()

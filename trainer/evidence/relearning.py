@@ -46,7 +46,8 @@ def relearn(
 ) -> list[RelearningPoint]:
     """The curve of P_psi while a copy of `model` is fine-tuned on forget images, the whole of them in each step.
 
-    wanted: what P_psi is measured on. What is random is a function of (seed, step, image): the same for every model.
+    wanted: what P_psi is measured on. What is random is a function of (seed, step, image): the same for every model;
+    there is no dropout.
     All ranks call it; they train alike and share the sampling.
     """
     tuned = model.copied().to(device)
@@ -57,7 +58,6 @@ def relearn(
         if step in measured_at:
             points.append(_point(step, tuned, classifier, wanted, sampling, device))
         if step < config.num_steps:
-            tuned.module.train()
             loss = _loss(tuned, images, sampling.seed, step, device)
             optimizer.zero_grad()
             loss.backward()

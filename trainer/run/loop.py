@@ -151,6 +151,7 @@ class Loop:
         self._watchdog.beat(step, "computing")
         every = self._train.descent_every
         diagnose = every > 0 and step % every == 0
+        self._model.begin(step)
         update = self._method.step(self._model, batches.forget, batches.remain, step, diagnose=diagnose)
         packet = update.packet
         packet.extend(non_finite_parameter=first_non_finite(packet.by_parameter))

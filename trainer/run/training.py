@@ -82,6 +82,8 @@ def train(
         max_train_steps=config.max_train_steps,
         keep_original=method.keeps_original,
         fresh=lambda: model.fresh_weights(config.seed),
+        # as while a model is made: a scrub's ∇g and λ_t are of the model that is sampled
+        dropout_seed=config.seed if forget is None else None,
     )
 
     def stream(dataset: Dataset) -> Stream:

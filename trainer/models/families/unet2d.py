@@ -175,8 +175,6 @@ def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int
     depth = len(config.block_out_channels)
     if not depth:
         raise ConfigError("unet.block_out_channels is empty: give the channels of each resolution")
-    if not 0 <= config.attention_blocks <= depth:
-        raise ConfigError(f"unet.attention_blocks = {config.attention_blocks}: the model has {depth} resolutions")
     if image_size % 2 ** (depth - 1):
         raise ConfigError(
             f"unet.block_out_channels has {depth} resolutions, each half the last: images of {image_size} pixels "
@@ -188,23 +186,28 @@ def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int
                 f"unet.block_out_channels has {channels_here}: not a multiple of unet.norm_num_groups = "
                 f"{config.norm_num_groups}"
             )
-    plain = depth - config.attention_blocks
-    if config.attention_head_dim > min(config.block_out_channels[plain:], default=config.attention_head_dim):
+    attends = _attends(config, image_size)
+    has_attention = any(attends)
+    pairs = zip(config.block_out_channels, attends, strict=True)
+    # the middle block's are the last
+    attending = [width for width, here in pairs if here] + [config.block_out_channels[-1]]
+    if has_attention and config.attention_head_dim > min(attending):
         raise ConfigError(
-            f"unet.attention_head_dim = {config.attention_head_dim}: more than the "
-            f"{min(config.block_out_channels[plain:])} channels of a resolution with attention"
+            f"unet.attention_head_dim = {config.attention_head_dim}: more than the {min(attending)} channels of a "
+            "resolution with attention, or of the middle block"
         )
     unet = UNet2DModel(
         sample_size=image_size,
         in_channels=channels,
         out_channels=channels,
         block_out_channels=config.block_out_channels,
-        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * config.attention_blocks,
-        up_block_types=("AttnUpBlock2D",) * config.attention_blocks + ("UpBlock2D",) * plain,
+        down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
+        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
         layers_per_block=config.layers_per_block,
         attention_head_dim=config.attention_head_dim,
         norm_num_groups=config.norm_num_groups,
-        add_attention=config.attention_blocks > 0,
+        dropout=config.dropout,
+        add_attention=has_attention,
         num_class_embeds=num_classes + config.null_class,
     )
     scheduler = DDPMScheduler(
@@ -220,6 +223,27 @@ def make(config: UNetConfig, *, image_size: int, channels: int, num_classes: int
         image_size=image_size,
         channels=channels,
     )
+
+
+def _attends(config: UNetConfig, image_size: int) -> list[bool]:
+    """Of each resolution, the highest first."""
+    depth, chosen = len(config.block_out_channels), config.attention_resolutions
+    if not chosen:
+        if config.attention_blocks > depth:
+            raise ConfigError(f"unet.attention_blocks = {config.attention_blocks}: the model has {depth} resolutions")
+        return [number >= depth - config.attention_blocks for number in range(depth)]
+    if config.attention_blocks:
+        raise ConfigError(
+            f"unet.attention_blocks = {config.attention_blocks} and unet.attention_resolutions = {[*chosen]} both say "
+            "which resolutions have attention: give one of them"
+        )
+    sizes = [image_size >> number for number in range(depth)]
+    if other := [size for size in chosen if size not in sizes]:
+        raise ConfigError(
+            f"unet.attention_resolutions has {other[0]}: of images of {image_size} pixels the model's resolutions are "
+            f"{', '.join(map(str, sizes))}"
+        )
+    return [size in chosen for size in sizes]
 
 
 _CONDITIONAL = """\
