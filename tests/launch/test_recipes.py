@@ -75,8 +75,10 @@ def test_a_recipe_can_be_run(
         assert "forget      2 of 20 samples" in said and "remain      18 of 20 samples" in said
     given = tomllib.loads((RECIPES / f"{recipe}.toml").read_text())
     resolved = tomllib.loads(said.partition("\n\nforget")[0])
+    assert ("architecture" in given.get("judge", {})) == (family == "cifar10")
     for section in ("method", "train", "optimizer"):
         assert resolved[section] | given[section] == resolved[section]
+    assert resolved["judge"]["architecture"] == given.get("judge", {}).get("architecture", "cnn")
     # a form beside each whose inner loop counts
     inner = given["method"].get("barrier") == "value" or given["method"].get("gradient_of_g") == "first_order"
     assert inner == recipe.endswith(("-value", "-first-order"))
@@ -84,6 +86,16 @@ def test_a_recipe_can_be_run(
     beside = [path for path in RECIPES.glob(f"{recipe}-*.toml") if path.stem != "imagenette-sweep"]
     assert len(beside) == (0 if inner else 1)
     assert all(tomllib.loads(path.read_text())["request"] == given["request"] for path in beside)
+
+
+def test_a_base_model_can_be_made(
+    parts: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = ["pretrain", "docs/recipes/pretrain/cifar10.toml", *parts["cifar10"][2:], "--output", str(tmp_path / "out")]
+    assert main([*words, "--dry-run"]) == 0, capsys.readouterr().err
+    # google/ddpm-cifar10-32's, and 512 for each of ten classes and none
+    assert f"UNet2DModel, {35_746_307 + 11 * 512:,} parameters" in capsys.readouterr().out
 
 
 def test_every_class_of_imagenette_has_its_run(

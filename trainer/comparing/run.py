@@ -31,7 +31,7 @@ from ..config.compare import RETRAINED, UNSCRUBBED
 from ..config.toml import as_dict, check_ranges
 from ..errors import ConfigError, LostRankError, OneRankError, TrainingError
 from ..evidence.bench import Bench, Samples
-from ..evidence.classifier import load_classifier
+from ..evidence.classifier import is_as_asked, load_classifier
 from ..evidence.evaluation import Figures, evaluate
 from ..evidence.making import make_bench
 from ..evidence.metrics import Measurement
@@ -123,9 +123,11 @@ class _Work:
 
     @cached_property
     def _measured_by(self) -> str:
-        judge = {
-            key: value for key, value in as_dict(self._config.judge).items() if key not in ("device", "num_threads")
-        }
+        left_out = ["device", "num_threads"]
+        if self._config.judge.trained_resnet is None:
+            # rows that were measured before there was a choice stand
+            left_out += ["architecture", "resnet"]
+        judge = {key: value for key, value in as_dict(self._config.judge).items() if key not in left_out}
         sides = self._sides
         stamps = {
             "judge": judge,
@@ -141,9 +143,9 @@ class _Work:
     @cached_property
     def _bench(self) -> Bench:
         judge, path = self._config.judge, self._output / "classifier.safetensors"
-        data = Dataset.open(self._config.data).fingerprint
+        data = Dataset.open(self._config.data)
         is_ours = collectives.on_main(
-            lambda: path.exists() and load_classifier(path, str(path)).card.data_fingerprint == data
+            lambda: path.exists() and is_as_asked(load_classifier(path, str(path)).card, judge, data)
         )
         if judge.classifier is None and is_ours:
             judge = dataclasses.replace(judge, classifier=str(path))

@@ -4,7 +4,7 @@ from .base import LATER, Settings
 from .bench import BenchConfig, SweepConfig
 from .commands import ConceptConfig, DemoConfig, EraseConfig, EvaluateConfig, PretrainConfig, SampleConfig, ScrubConfig
 from .compare import BudgetConfig, CompareConfig
-from .judge import AttackConfig, JudgeConfig, RelearnConfig
+from .judge import AttackConfig, JudgeConfig, RelearnConfig, ResNetConfig
 from .methods import MethodConfig, TargetedConfig
 from .models import AutoencoderConfig, GenerateConfig, ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
 from .run import MAX_OLD_WEIGHTS, EngineConfig, OptimizerConfig, Precision, TrainConfig
@@ -30,6 +30,7 @@ __all__ = [
     "Precision",
     "PretrainConfig",
     "RelearnConfig",
+    "ResNetConfig",
     "SampleConfig",
     "SamplingConfig",
     "ScrubConfig",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from .base import AtLeast1, Positive, Probability, Settings
+from pydantic import Field
+
+from .base import AtLeast0, AtLeast1, NotNegative, Positive, Probability, Settings
 from .models import SamplingConfig
 
 
@@ -44,6 +46,35 @@ class AttackConfig(Settings):
 
 
 @dataclass(frozen=True)
+class ResNetConfig(Settings):
+    """A ResNet as judge, for pictures that the small CNN tells apart too badly, and how it trains."""
+
+    blocks: tuple[AtLeast1, ...] = (2, 2, 2, 2)
+    """Blocks of two convolutions at each resolution, every one half of the one before: (2, 2, 2, 2) is ResNet-18,
+    (3, 4, 6, 3) ResNet-34."""
+    width: AtLeast1 = 64
+    """Channels of the highest resolution, twice as many at each further one. As many as at the lowest are the features:
+    the Fréchet distance needs more samples than that."""
+    num_epochs: AtLeast1 = 30
+    """Times that it sees the pictures it is trained on, three quarters of the data."""
+    # batch normalisation says nothing of one
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Pictures a step."""
+    learning_rate: Positive = 0.1
+    """Of SGD with Nesterov momentum .9; falls to 0 over its steps, as a cosine."""
+    weight_decay: NotNegative = 5e-4
+    """L2."""
+    crop_padding: AtLeast0 = 4
+    """A picture is shifted by up to so many pixels, up or down and left or right; 0: not at all."""
+    flip: bool = True
+    """Half of the pictures are mirrored, left for right: not for digits and letters."""
+
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            raise ValueError("judge.resnet.blocks is empty: give the blocks of each resolution")
+
+
+@dataclass(frozen=True)
 class JudgeConfig(Settings):
     """What is measured, how, and what must hold."""
 
@@ -79,6 +110,10 @@ class JudgeConfig(Settings):
     """Remaining classes that are near to what is forgotten: how much they change is told apart from the others."""
     classifier: str | None = None
     """A classifier.safetensors that an earlier evaluation wrote; none: one is trained on the data."""
+    architecture: Literal["cnn", "resnet"] = "cnn"
+    """Of a classifier that is trained here: cnn, two convolutions, for digits and the like; resnet, for photographs."""
+    resnet: ResNetConfig = field(default_factory=ResNetConfig)
+    """The ResNet, with that."""
     num_forget_samples_per_class: AtLeast1 = 500
     """Samples of each forgotten class; where single samples are forgotten, of each of their classes."""
     num_remain_samples_per_class: AtLeast1 = 200
@@ -106,3 +141,8 @@ class JudgeConfig(Settings):
     """auto takes CUDA where there is one."""
     num_threads: AtLeast1 | None = None
     """Threads of one rank on CPU; none takes torch's choice."""
+
+    @property
+    def trained_resnet(self) -> ResNetConfig | None:
+        """The ResNet that is trained where no classifier is named; None: the small CNN is."""
+        return self.resnet if self.architecture == "resnet" else None

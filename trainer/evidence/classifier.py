@@ -1,62 +1,35 @@
-"""A small classifier trained on the data at hand: what names the class of a generated image, and whose features count.
+"""A classifier trained on the data at hand: what names the class of a generated image, and whose features count.
 
-classifier.safetensors    the weights; in its metadata the classes, the resolution and the held-out accuracy
+classifier.safetensors    the weights; in its metadata the network, the classes, the resolution, the held-out accuracy
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...shards.dataset import Dataset
 from ...shards.streaming.stream import SampleBatch, Stream
+from ..config import JudgeConfig, ResNetConfig
 from ..errors import ConfigError
 from ..files import open_up
 from ..models.hashing import weights_sha256
 from ..models.model import Model
-from ..run.progress import StepProgress
+from .learning import learn, learn_shifted
+from .networks import POOLED_SIZE, Network, ResNet, SmallCNN, name_of, num_features_of
 
 HELD_OUT_SHARE = 0.25
 FORMAT = "erasediff-classifier-1"
 POOLED_FORMAT = "erasediff-classifier-2"  # the same tensors, with a pooling between
-_POOLED_SIZE = 16
+RESNET_FORMAT = "erasediff-classifier-3"
 _CHUNK = 512
-
-
-class SmallCNN(nn.Module):
-    """Two convolution blocks and two linear layers; the last but one gives the features."""
-
-    num_features = 128
-
-    def __init__(self, channels: int, num_classes: int, image_size: int, width: int = 32):
-        super().__init__()
-        # of 16 pixels and more the second block sees every other: a quarter of the time
-        between = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)) if image_size >= _POOLED_SIZE else nn.ReLU()
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.BatchNorm2d(width),
-            between,
-            nn.Conv2d(width, 2 * width, 3, padding=1),
-            nn.BatchNorm2d(2 * width),
-            nn.ReLU(),
-            nn.AdaptiveMaxPool2d(4),
-            nn.Flatten(),
-            nn.Dropout(0.3),
-            nn.Linear(2 * width * 16, self.num_features),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(self.num_features, num_classes)
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        return self.head(self.features(images_BCHW))
 
 
 @dataclass(frozen=True)
@@ -75,31 +48,68 @@ class ClassifierCard:
     """Of the dataset it was trained on."""
     weights_sha256: str
     """`provenance.weights_sha256` of its weights."""
+    architecture: str = "cnn"
+    """cnn or resnet, as `judge.architecture`."""
+    blocks: tuple[int, ...] = ()
+    """Of a ResNet, as `judge.resnet.blocks`."""
+    width: int = 0
+    """Of a ResNet, as `judge.resnet.width`."""
+
+    @property
+    def resnet(self) -> ResNetConfig | None:
+        """What says its layers; None: the small CNN. Raises ValueError for a network that is neither."""
+        if self.architecture == "cnn":
+            return None
+        if self.architecture != "resnet":
+            raise ValueError(f"no network {self.architecture!r}")
+        return ResNetConfig(blocks=self.blocks, width=self.width)
+
+    def network(self) -> Network:
+        """Such a one, untrained."""
+        return _network(self.resnet, self.channels, len(self.classes), self.image_size)
+
+
+def _network(resnet: ResNetConfig | None, channels: int, num_classes: int, image_size: int) -> Network:
+    if resnet is None:
+        return SmallCNN(channels, num_classes, image_size)
+    return ResNet(channels, num_classes, resnet.blocks, resnet.width)
 
 
 @dataclass(frozen=True)
 class Classifier:
     """A trained classifier."""
 
-    network: SmallCNN
+    network: Network
     card: ClassifierCard
+
+    def to(self, device: torch.device) -> Classifier:
+        """This one, moved there in place: it takes images, and gives answers, on the CPU all the same."""
+        self.network.to(device)
+        return self
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.head.weight.device
 
     @torch.no_grad()
     def probabilities(self, images_NCHW: Tensor) -> Tensor:
         """[N, classes], for images in [-1, 1]."""
-        return torch.cat([self.network(chunk).softmax(1) for chunk in images_NCHW.split(_CHUNK)])
+        chunks = images_NCHW.split(_CHUNK)
+        return torch.cat([self.network(chunk.to(self._device)).softmax(1).cpu() for chunk in chunks])
 
     @torch.no_grad()
     def features(self, images_NCHW: Tensor) -> Tensor:
-        """[N, 128], for images in [-1, 1]."""
-        return torch.cat([self.network.features(chunk) for chunk in images_NCHW.split(_CHUNK)])
+        """[N, network.num_features], for images in [-1, 1]."""
+        chunks = images_NCHW.split(_CHUNK)
+        return torch.cat([self.network.features(chunk.to(self._device)).cpu() for chunk in chunks])
 
     def save(self, path: Path) -> None:
         """One safetensors file, there only when it is complete; OSError where it cannot be written."""
         partial = path.with_name(path.name + ".partial")
-        card = {"format": _format_of(self.card.image_size), "card": json.dumps(asdict(self.card))}
+        card = {"format": _format_of(self.card), "card": json.dumps(asdict(self.card))}
+        weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
         try:
-            save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, partial, card)
+            save_file(weights, partial, card)
         except SafetensorError as error:  # its own name for whatever the system said
             raise OSError(f"'{path}' cannot be written: {error}") from None
         open_up(partial)
@@ -114,7 +124,7 @@ def load_classifier(path: Path, option: str = "judge.classifier") -> Classifier:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{option} = '{path}' cannot be read as safetensors: {error}") from None
-    if about.get("format") not in (FORMAT, POOLED_FORMAT):
+    if about.get("format") not in (FORMAT, POOLED_FORMAT, RESNET_FORMAT):
         raise ConfigError(
             f"{option} = '{path}' has format {about.get('format')!r}, not {FORMAT!r}: "
             "name the classifier.safetensors of an evaluated run"
@@ -122,15 +132,15 @@ def load_classifier(path: Path, option: str = "judge.classifier") -> Classifier:
     try:
         fields = json.loads(about["card"])
         # found anew: the card is of the weights that are there
-        found = {"classes": tuple(fields["classes"]), "weights_sha256": weights_sha256(weights)}
-        card = ClassifierCard(**fields | found)
-        network = SmallCNN(card.channels, len(card.classes), card.image_size)
+        found = {name: tuple(fields[name]) for name in ("classes", "blocks") if name in fields}
+        card = ClassifierCard(**fields | found | {"weights_sha256": weights_sha256(weights)})
+        network = card.network()
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise ConfigError(
             f"{option} = '{path}' is damaged: leave it out, and a classifier is trained on the data"
         ) from None
-    if about["format"] != _format_of(card.image_size):
+    if about["format"] != _format_of(card):
         raise ConfigError(
             f"{option} = '{path}' was made by an older erasediff, whose network for pictures of {card.image_size} "
             "pixels was another: leave it out"
@@ -138,47 +148,61 @@ def load_classifier(path: Path, option: str = "judge.classifier") -> Classifier:
     return Classifier(network.eval(), card)
 
 
-def _format_of(image_size: int) -> str:
-    return POOLED_FORMAT if image_size >= _POOLED_SIZE else FORMAT
+def _format_of(card: ClassifierCard) -> str:
+    if card.architecture != "cnn":
+        return RESNET_FORMAT
+    return POOLED_FORMAT if card.image_size >= POOLED_SIZE else FORMAT
 
 
-def classifier_name(data: Dataset) -> str:
-    """What a classifier trained on it is called."""
-    return f"{data.name}-cnn"
+def features_of(options: JudgeConfig, data: Dataset) -> tuple[str, int]:
+    """What the features of a classifier that is trained on `data` are called, and how many they are."""
+    return _name(data, options.trained_resnet), num_features_of(options.trained_resnet)
+
+
+def _name(data: Dataset, resnet: ResNetConfig | None) -> str:
+    return f"{data.name}-{name_of(resnet)}"
+
+
+def is_as_asked(card: ClassifierCard, options: JudgeConfig, data: Dataset) -> bool:
+    """Whether a classifier that was trained before is of these layers and these data."""
+    ours, theirs = options.trained_resnet, card.resnet
+    layers = [None if resnet is None else (resnet.blocks, resnet.width) for resnet in (ours, theirs)]
+    return layers[0] == layers[1] and card.data_fingerprint == data.fingerprint
 
 
 def train_classifier(
-    data: Dataset, *, image_size: int, channels: int, seed: int = 0, num_epochs: int = 20
+    data: Dataset,
+    *,
+    image_size: int,
+    channels: int,
+    seed: int = 0,
+    num_epochs: int = 20,
+    resnet: ResNetConfig | None = None,
+    device: torch.device | None = None,
 ) -> Classifier:
-    """Trains on three quarters of the data and measures on the rest; the split is seeded."""
+    """Trains on three quarters of the data and measures on the rest; the split is seeded.
+
+    num_epochs: the small CNN's. resnet: a ResNet in its place, trained on `device` (None: on the CPU, as the small CNN
+    always is). The classifier is on the CPU.
+    """
     batch = read_images(data, image_size, channels)
     images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
     num_held_out = int(len(labels) * HELD_OUT_SHARE)
     held_out, trained = order[:num_held_out], order[num_held_out:]
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = SmallCNN(channels, len(data.classes), image_size)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
-        num_batches = -(-len(trained) // 64)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=num_epochs * num_batches)
-        progress = StepProgress("judge", 0, num_epochs, num_lines=2)
-        for epoch in range(num_epochs):
-            network.train()
-            for rows in trained[torch.randperm(len(trained))].split(64):
-                loss = F.cross_entropy(network(images[rows]), labels[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-            progress.update(epoch, {})
-        progress.close()
+        network = _network(resnet, channels, len(data.classes), image_size)
+        if resnet is None:
+            learn(network, images[trained], labels[trained], num_epochs)
+        else:
+            learn_shifted(network, images[trained], labels[trained], resnet, device or torch.device("cpu"))
     network.eval()
     with torch.no_grad():
         right = [network(images[rows]).argmax(1) == labels[rows] for rows in held_out.split(_CHUNK)]
     accuracy = torch.cat(right).double().mean().item() if right else 0.0
     card = ClassifierCard(
-        classifier_name(data),
+        _name(data, resnet),
         data.classes,
         image_size,
         channels,
@@ -187,6 +211,8 @@ def train_classifier(
         data.fingerprint,
         weights_sha256(network.state_dict()),
     )
+    if resnet is not None:
+        card = replace(card, architecture="resnet", blocks=resnet.blocks, width=resnet.width)
     return Classifier(network, card)
 
 

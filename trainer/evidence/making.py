@@ -14,6 +14,7 @@ from ..models.class_names import labels_of
 from ..models.conditions import Condition
 from ..models.fitting import fit
 from ..models.model import Model
+from ..ranks import collectives
 from ..run.provenance import DataStamp
 from .asking import Asking, fit_factor
 from .bench import Bench, Factor
@@ -63,7 +64,7 @@ def make_bench(config: EvaluateConfig, scrub: Sides, device: torch.device) -> Be
     earlier = Earlier.beside(model, data, scrub.forget, remaining)
     check_asked(options, model, data, trained_on, forget_labels, remaining, bool(gone), earlier)
     asking = Asking.of(options, model, data, forget_labels, remaining)
-    classifier = _classifier(options, data, model)
+    classifier = _classifier(options, data, model, device)
 
     def images(dataset: Dataset, labels: Sequence[int] | None = None) -> Images:
         return Images.of_data(dataset, model, MAX_REAL_IMAGES, labels)
@@ -89,7 +90,7 @@ def make_bench(config: EvaluateConfig, scrub: Sides, device: torch.device) -> Be
         held_out=held_out,
         held_out_stamp=stamp,
         phrasings=asking.phrasings_of(forgotten),
-        factor=None if options.factor is None else _factor(options, model, asking),
+        factor=None if options.factor is None else _factor(options, model, asking, device),
         clip=None if options.clip is None else load_clip(options.clip),
         kept_conditions=_in_turn(asking.kept, options.num_kept_samples),
         earlier=earlier,
@@ -106,18 +107,31 @@ def _in_turn(conditions: Sequence[Condition], num: int | None) -> list[Condition
     return [conditions[i % len(conditions)] for i in range(num or len(conditions))] if conditions else []
 
 
-def _factor(options: JudgeConfig, model: Model, asking: Asking) -> Factor:
+def _factor(options: JudgeConfig, model: Model, asking: Asking, device: torch.device) -> Factor:
     data = fit_factor(options, model)
     if options.factor_classifier is None:
-        judge = train_classifier(data, image_size=model.image_size, channels=model.channels)
+        judge = _trained(options, data, model, device)
     else:
         judge = load_for(options.factor_classifier, data, model, "judge.factor_classifier")
     places = {name: label for label, name in enumerate(data.classes)}
     labels = {condition: places[name] for condition, name in asking.factors.items()}
-    return Factor(judge, labels, DataStamp.of(data))
+    return Factor(judge.to(device), labels, DataStamp.of(data))
 
 
-def _classifier(options: JudgeConfig, data: Dataset, model: Model) -> Classifier:
-    if options.classifier is None:
-        return train_classifier(data, image_size=model.image_size, channels=model.channels)
-    return load_for(options.classifier, data, model)
+def _classifier(options: JudgeConfig, data: Dataset, model: Model, device: torch.device) -> Classifier:
+    named = options.classifier
+    judge = _trained(options, data, model, device) if named is None else load_for(named, data, model)
+    return judge.to(device)
+
+
+def _trained(options: JudgeConfig, data: Dataset, model: Model, device: torch.device) -> Classifier:
+    """On rank 0, and the same on all: on CUDA two trainings are not equal bit for bit."""
+    return collectives.on_main(
+        lambda: train_classifier(
+            data,
+            image_size=model.image_size,
+            channels=model.channels,
+            resnet=options.trained_resnet,
+            device=device,
+        )
+    )

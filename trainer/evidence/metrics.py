@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+_ROWS = 1024  # of a matrix of distances at a time
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -111,15 +113,20 @@ def precision_recall(real_ND: Tensor, generated_MD: Tensor, k: int = 3) -> tuple
     than k members.
     """
     real, generated = real_ND.double(), generated_MD.double()
-    between_NM = _distances(real, generated)
+    real_radii_N, generated_radii_M = _radii(real, k), _radii(generated, k)
+    is_inside_M = torch.zeros(len(generated), dtype=torch.bool)
+    is_covered = []
+    for rows_ND, radii_N in zip(real.split(_ROWS), real_radii_N.split(_ROWS), strict=True):
+        between_NM = _distances(rows_ND, generated)
+        is_inside_M |= (between_NM <= radii_N[:, None]).any(0)
+        is_covered.append((between_NM <= generated_radii_M[None, :]).any(1))
+    return is_inside_M.double().mean(), torch.cat(is_covered).double().mean()
 
-    def radii(members: Tensor) -> Tensor:
-        # the nearest of all is the member itself
-        return _distances(members, members).kthvalue(k + 1, dim=1).values
 
-    precision = (between_NM <= radii(real)[:, None]).any(0).double().mean()
-    recall = (between_NM <= radii(generated)[None, :]).any(1).double().mean()
-    return precision, recall
+def _radii(members_ND: Tensor, k: int) -> Tensor:
+    """Of each member to its k-th nearest among the others [N]."""
+    # the nearest of all is the member itself
+    return torch.cat([_distances(rows, members_ND).kthvalue(k + 1, dim=1).values for rows in members_ND.split(_ROWS)])
 
 
 def _distances(a_ND: Tensor, b_MD: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ..models.class_names import labels_of
 from ..models.model import Model
 from ..models.sampling import check_sampling
 from .asking import Asking
-from .classifier import SmallCNN, classifier_name, load_for
+from .classifier import features_of, load_for
 from .clip_score import load_clip
 from .detector import load_detector
 from .earlier import Earlier
@@ -70,9 +70,10 @@ def check_asked(
         raise ConfigError(f"'{data.path}' has {found}: the classifier judges by classes, build the dataset with labels")
     if not remaining:
         raise ConfigError(f"'{data.path}': no class remains, so nothing would say whether the rest is kept")
-    features, num_features = classifier_name(data), SmallCNN.num_features
+    features, num_features = features_of(options, data)
     if options.classifier is not None:
-        features = load_for(options.classifier, data, model).card.name
+        judge = load_for(options.classifier, data, model)
+        features, num_features = judge.card.name, judge.network.num_features
     if options.features != "classifier":
         network = network_features(options.features)
         features, num_features = network.name, network.num_features

@@ -106,7 +106,10 @@ def test_precision_and_recall_of_a_hand_made_set() -> None:
     assert [value.item() for value in metrics.precision_recall(real, real.clone())] == [1.0, 1.0]
 
 
-def test_precision_and_recall_against_a_loop() -> None:
+@pytest.mark.parametrize("num_rows", [1024, 16])
+def test_precision_and_recall_against_a_loop(num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows of distances there are at a time."""
+    monkeypatch.setattr(metrics, "_ROWS", num_rows)
     generator = torch.Generator().manual_seed(3)
     real, generated = torch.randn(40, 3, generator=generator), torch.randn(30, 3, generator=generator) + 0.7
 
