@@ -154,7 +154,7 @@ def generate(
     """The model's images for one side. All ranks call it."""
     sampling = dataclasses.replace(bench.config.sampling, seed=bench.config.sampling.seed + side)
     images = sample(model, wanted.conditions, sampling, device=bench.device, on_batch=on_batch)
-    return Images(images, torch.tensor(wanted.labels), wanted.conditions)
+    return Images(images, torch.tensor(wanted.labels), wanted.conditions, sampling.seed)
 
 
 class Measured:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models.pictures import black_images
 from . import membership, metrics
-from .bench import EARLIER, Measured
+from .bench import Measured
 from .detector import count_parts
 from .images import NO_SAMPLE, Images
 from .intervals import bounded_interval, normal_interval, score_interval, spread_interval
@@ -23,7 +23,7 @@ NEIGHBOURS = 3  # k of precision and recall
 
 def p_psi(of: Measured) -> Measurement:
     of_each = metrics.p_psi(of.forget_probabilities, of.forget.labels)
-    return mean_by_class(of, of_each, of.forget.labels, of.bench.forget_labels, of.seed)
+    return mean_by_class(of, of_each, of.forget.labels, of.bench.forget_labels, of.forget.seed)
 
 
 def p_psi_worst_class(of: Measured) -> Measurement:
@@ -33,7 +33,7 @@ def p_psi_worst_class(of: Measured) -> Measurement:
 def p_psi_by_phrasing(of: Measured) -> Measurement:
     of_each = metrics.p_psi(of.forget_probabilities, of.forget.labels)
     groups = [of.bench.phrasings[condition] for condition in of.forget.conditions]
-    return mean_by(of_each, groups, sorted(set(of.bench.phrasings.values())), of.seed)
+    return mean_by(of_each, groups, sorted(set(of.bench.phrasings.values())), of.forget.seed)
 
 
 def p_psi_worst_phrasing(of: Measured) -> Measurement:
@@ -42,21 +42,21 @@ def p_psi_worst_phrasing(of: Measured) -> Measurement:
 
 def unlearning_accuracy(of: Measured) -> Measurement:
     right = metrics.accuracy(of.forget_probabilities, of.forget.labels)
-    return mean_by_class(of, 1 - right, of.forget.labels, of.bench.forget_labels, of.seed)
+    return mean_by_class(of, 1 - right, of.forget.labels, of.bench.forget_labels, of.forget.seed)
 
 
 def entropy(of: Measured) -> Measurement:
     n = len(of.forget)
     if not n:
-        return Measurement(None, 0, of.seed, reason=NO_SAMPLE)
+        return Measurement(None, 0, of.forget.seed, reason=NO_SAMPLE)
     of_each = metrics.entropy(of.forget_probabilities)
     low, high = bounded_interval(of_each, math.log(of.forget_probabilities.shape[1]))
-    return Measurement(of_each.mean().item(), n, of.seed, low=low, high=high)
+    return Measurement(of_each.mean().item(), n, of.forget.seed, low=low, high=high)
 
 
 def accuracy_remaining(of: Measured) -> Measurement:
     correct = metrics.accuracy(of.bench.classifier.probabilities(of.remain.images), of.remain.labels)
-    return mean_by_class(of, correct, of.remain.labels, of.bench.remain_labels, of.seed + 1)
+    return mean_by_class(of, correct, of.remain.labels, of.bench.remain_labels, of.remain.seed)
 
 
 def accuracy_worst_class(of: Measured) -> Measurement:
@@ -64,21 +64,21 @@ def accuracy_worst_class(of: Measured) -> Measurement:
 
 
 def factor_accuracy_remaining(of: Measured) -> Measurement:
-    return _factor_accuracy(of, of.remain, of.seed + 1)
+    return _factor_accuracy(of, of.remain)
 
 
 def factor_accuracy_forgotten(of: Measured) -> Measurement:
-    return _factor_accuracy(of, of.forget, of.seed)
+    return _factor_accuracy(of, of.forget)
 
 
-def _factor_accuracy(of: Measured, images: Images, seed: int) -> Measurement:
+def _factor_accuracy(of: Measured, images: Images) -> Measurement:
     factor = of.bench.factor
     assert factor is not None
     labels = torch.tensor([factor.of_condition[condition] for condition in images.conditions])
     correct = metrics.accuracy(factor.classifier.probabilities(images.images), labels)
     names = factor.classifier.card.classes
     asked = sorted({factor.of_condition[condition] for condition in images.conditions})
-    return mean_by(correct, [names[label] for label in labels.tolist()], [names[label] for label in asked], seed)
+    return mean_by(correct, [names[label] for label in labels.tolist()], [names[label] for label in asked], images.seed)
 
 
 def frechet_distance(of: Measured) -> Measurement:
@@ -98,7 +98,7 @@ def kernel_distance(of: Measured) -> Measurement:
 
 
 def _distance(of: Measured, distance: Tensor, variance: Tensor, at_least: float) -> Measurement:
-    found = measured(distance, len(of.remain), seed=of.seed + 1, features=of.bench.features.name)
+    found = measured(distance, len(of.remain), seed=of.remain.seed, features=of.bench.features.name)
     if found.value is None or not variance.isfinite():
         return found
     low, high = normal_interval(found.value, variance.item())
@@ -121,7 +121,7 @@ def _precision_recall(of: Measured) -> list[Measurement]:
     # shares of the generated and of the real ones, the other side's manifold being what it is
     found = []
     for value, n in zip(both, (len(of.remain), len(of.bench.real_remain)), strict=True):
-        figure = measured(value, len(of.remain), seed=of.seed + 1, features=of.bench.features.name)
+        figure = measured(value, len(of.remain), seed=of.remain.seed, features=of.bench.features.name)
         low, high = score_interval(value.item(), n)
         found.append(dataclasses.replace(figure, low=low, high=high))
     return found
@@ -132,55 +132,55 @@ def _too_few(of: Measured, needed: int) -> Measurement | None:
     if min(n, real) >= needed:
         return None
     reason = f"needs at least {needed} samples on either side, there are {real} real and {n} generated"
-    return Measurement(None, n, of.seed + 1, of.bench.features.name, reason)
+    return Measurement(None, n, of.remain.seed, of.bench.features.name, reason)
 
 
 def nearest_to_forget(of: Measured) -> Measurement:
     features = of.bench.features
     if not len(of.forget):
-        return Measurement(None, 0, of.seed, features.name, NO_SAMPLE)
+        return Measurement(None, 0, of.forget.seed, features.name, NO_SAMPLE)
     of_each = metrics.nearest_distance(features(of.bench.real_forget.images), features(of.forget.images))
     low, high = spread_interval(of_each)
-    found = measured(of_each.mean(), len(of.forget), seed=of.seed, features=features.name)
+    found = measured(of_each.mean(), len(of.forget), seed=of.forget.seed, features=features.name)
     return dataclasses.replace(found, low=low, high=high)
 
 
 def clip_score_forgotten(of: Measured) -> Measurement:
-    return _clip_score(of, of.forget, of.seed)
+    return _clip_score(of, of.forget)
 
 
 def clip_score_remaining(of: Measured) -> Measurement:
-    return _clip_score(of, of.remain, of.seed + 1)
+    return _clip_score(of, of.remain)
 
 
 def clip_score_kept(of: Measured) -> Measurement:
-    return _clip_score(of, of.kept, of.seed + 2)
+    return _clip_score(of, of.kept)
 
 
-def _clip_score(of: Measured, images: Images, seed: int) -> Measurement:
+def _clip_score(of: Measured, images: Images) -> Measurement:
     clip, n = of.bench.clip, len(images)
     assert clip is not None
     if not n:
-        return Measurement(None, 0, seed, clip.name, NO_SAMPLE)
+        return Measurement(None, 0, images.seed, clip.name, NO_SAMPLE)
     scores = clip(images.images, [str(prompt) for prompt in images.conditions], of.bench.device)
     low, high = bounded_interval(scores, 100.0)
-    return Measurement(scores.mean().item(), n, seed, clip.name, low=low, high=high)
+    return Measurement(scores.mean().item(), n, images.seed, clip.name, low=low, high=high)
 
 
 def exposed_forgotten(threshold: float, of: Measured) -> Measurement:
-    return _exposed(of, threshold, of.once(_counts_forgotten), of.seed)
+    return _exposed(of, threshold, of.once(_counts_forgotten), of.forget.seed)
 
 
 def exposed_remaining(threshold: float, of: Measured) -> Measurement:
-    return _exposed(of, threshold, of.once(_counts_remaining), of.seed + 1)
+    return _exposed(of, threshold, of.once(_counts_remaining), of.remain.seed)
 
 
 def exposed_parts_forgotten(threshold: float, of: Measured) -> Measurement:
-    return _exposed_parts(of, threshold, of.once(_counts_forgotten), of.seed)
+    return _exposed_parts(of, threshold, of.once(_counts_forgotten), of.forget.seed)
 
 
 def exposed_parts_remaining(threshold: float, of: Measured) -> Measurement:
-    return _exposed_parts(of, threshold, of.once(_counts_remaining), of.seed + 1)
+    return _exposed_parts(of, threshold, of.once(_counts_remaining), of.remain.seed)
 
 
 def _counts_forgotten(of: Measured) -> Tensor:
@@ -197,12 +197,12 @@ def _counts(of: Measured, images: Images) -> Tensor:
     return count_parts(of.bench.detector, images.images, of.bench.config.detector_thresholds, of.bench.device)
 
 
-def _exposed(of: Measured, threshold: float, counts_NPT: Tensor, seed: int) -> Measurement:
+def _exposed(of: Measured, threshold: float, counts_NPT: Tensor, seed: int | None) -> Measurement:
     place = of.bench.config.detector_thresholds.index(threshold)
     return share((counts_NPT[:, :, place] > 0).any(1).double(), seed)
 
 
-def _exposed_parts(of: Measured, threshold: float, counts_NPT: Tensor, seed: int) -> Measurement:
+def _exposed_parts(of: Measured, threshold: float, counts_NPT: Tensor, seed: int | None) -> Measurement:
     assert of.bench.detector is not None
     place = of.bench.config.detector_thresholds.index(threshold)
     by_part = {
@@ -233,7 +233,7 @@ def membership_gap(of: Measured) -> Measurement:
 
 def p_psi_earlier(of: Measured) -> Measurement:
     of_each = metrics.p_psi(of.bench.classifier.probabilities(of.earlier.images), of.earlier.labels)
-    return mean_by_class(of, of_each, of.earlier.labels, [*of.bench.earlier.conditions], of.seed + EARLIER)
+    return mean_by_class(of, of_each, of.earlier.labels, [*of.bench.earlier.conditions], of.earlier.seed)
 
 
 def p_psi_earlier_worst_class(of: Measured) -> Measurement:

@@ -39,6 +39,8 @@ class Images:
     images: Tensor
     labels: Tensor
     conditions: list[Condition]
+    seed: int | None = None
+    """Of the noise that they were made from; None: real ones."""
 
     @classmethod
     def of_data(
@@ -61,4 +63,4 @@ class Images:
     def where(self, rows: Tensor) -> Images:
         """Those of `rows`: bool [N], or numbers."""
         numbers = rows.nonzero().squeeze(1) if rows.dtype == torch.bool else rows
-        return Images(self.images[rows], self.labels[rows], [self.conditions[i] for i in numbers.tolist()])
+        return Images(self.images[rows], self.labels[rows], [self.conditions[i] for i in numbers.tolist()], self.seed)

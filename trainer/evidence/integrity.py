@@ -59,7 +59,7 @@ def integrity_ceiling_kept(of: Measured) -> Measurement:
     """Between the original's images of one prompt, for the first of them: most prompts are asked once."""
     ours = of.samples.kept.where(torch.arange(min(_MIN_FLOOR_SAMPLES, len(of.samples.kept))))
     others = generate(of.model, of.bench, Asked(ours.conditions, ours.labels.tolist()), _OTHER_NOISE)
-    return _between(of, ours, others, of.seed + KEPT)
+    return _between(of, ours, others)
 
 
 def _integrity(of: Measured, side: int, labels: Sequence[int]) -> Measurement:
@@ -67,14 +67,14 @@ def _integrity(of: Measured, side: int, labels: Sequence[int]) -> Measurement:
     theirs = of.once(_COUNTERPARTS[side])
     ours = of.samples.of_side(side).where(torch.arange(len(theirs)))
     rows = torch.isin(ours.labels, torch.tensor(labels))
-    return _between(of, ours.where(rows), theirs.where(rows), of.seed + side)
+    return _between(of, ours.where(rows), theirs.where(rows))
 
 
-def _between(of: Measured, ours: Images, theirs: Images, seed: int) -> Measurement:
+def _between(of: Measured, ours: Images, theirs: Images) -> Measurement:
     both = ours.is_finite & theirs.is_finite
     n, features = int(both.sum()), of.bench.features
     of_each = metrics.paired_distance(features(ours.images[both]), features(theirs.images[both]))
-    found = measured(of_each.mean(), n, why_not="" if n else NO_SAMPLE, seed=seed, features=features.name)
+    found = measured(of_each.mean(), n, why_not="" if n else NO_SAMPLE, seed=ours.seed, features=features.name)
     low, high = spread_interval(of_each)
     return dataclasses.replace(found, low=low, high=high)
 
@@ -97,7 +97,7 @@ def _integrity_ceiling(of: Measured, side: int, labels: Sequence[int]) -> Measur
     ours = all_of_side.where(torch.isin(all_of_side.labels, torch.tensor(labels)))
     of_each, about = metrics.other_seed_distance(of.bench.features(ours.images), ours.labels), of.bench.features.name
     why_not = "needs at least 2 finite samples of each label"
-    found = measured(of_each.mean(), len(ours), why_not=why_not, seed=of.seed + side, features=about)
+    found = measured(of_each.mean(), len(ours), why_not=why_not, seed=ours.seed, features=about)
     # each image is in two pairs
     low, high = (None, None) if found.value is None else spread_interval(of_each, len(ours) // 2)
     return dataclasses.replace(found, low=low, high=high)

@@ -14,14 +14,16 @@ from .intervals import count_interval, score_interval
 from .metrics import Measurement
 
 
-def mean_by_class(of: Measured, values_N: Tensor, labels_N: Tensor, classes: list[int], seed: int) -> Measurement:
+def mean_by_class(
+    of: Measured, values_N: Tensor, labels_N: Tensor, classes: list[int], seed: int | None
+) -> Measurement:
     """The mean of numbers in [0, 1], and of each class's by itself, with intervals."""
     names = of.bench.classifier.card.classes
     groups = [names[label] for label in labels_N.tolist()]
     return mean_by(values_N, groups, [names[label] for label in classes], seed)
 
 
-def mean_by(values_N: Tensor, groups: Sequence[str], names: Sequence[str], seed: int) -> Measurement:
+def mean_by(values_N: Tensor, groups: Sequence[str], names: Sequence[str], seed: int | None) -> Measurement:
     """The same; groups: the name of the group [N] of each."""
     by_class = {
         name: share(values_N[torch.tensor([group == name for group in groups], dtype=torch.bool)], seed)
@@ -30,7 +32,7 @@ def mean_by(values_N: Tensor, groups: Sequence[str], names: Sequence[str], seed:
     return dataclasses.replace(share(values_N, seed), by_class=by_class)
 
 
-def share(values_N: Tensor, seed: int) -> Measurement:
+def share(values_N: Tensor, seed: int | None) -> Measurement:
     """The mean alone."""
     n = len(values_N)
     if not n:
@@ -52,7 +54,7 @@ def worst_of(measurement: Measurement, *, highest: bool) -> Measurement:
     return dataclasses.replace(measurement.by_class[name], of_class=name)
 
 
-def count_all(counts_N: Tensor, seed: int) -> Measurement:
+def count_all(counts_N: Tensor, seed: int | None) -> Measurement:
     """What samples count together."""
     low, high = count_interval(counts_N)
     return Measurement(float(counts_N.sum()), len(counts_N), seed, low=low, high=high)

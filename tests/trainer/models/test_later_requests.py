@@ -110,6 +110,7 @@ def test_a_second_request_does_not_put_the_first_one_back(
         metrics = record.models[name].metrics
         expected = judge.probabilities(images)[:, 3].mean().item()
         assert metrics["p_psi_earlier"].value == pytest.approx(expected, rel=1e-6)
+        assert metrics["p_psi_earlier"].seed == sampling.seed
         assert [*metrics["p_psi_earlier"].by_class] == ["3"] and metrics["p_psi_earlier_worst_class"].of_class == "3"
     assert "membership_auc_earlier" not in record.models["scrubbed"].metrics, "no held-out samples were named"
     written = json.loads((tmp_path / "two" / "erased" / "split" / "request.json").read_text())
