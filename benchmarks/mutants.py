@@ -292,15 +292,21 @@ def _lines(data_file: Path, tests: set[str]) -> dict[str, dict[int, list[str]]]:
     data = CoverageData(str(data_file))
     data.read()
     found: dict[str, dict[int, list[str]]] = {}
+    of_file: dict[str, set[str]] = defaultdict(set)
+    for test in tests:
+        of_file[test.partition("::")[0]].add(test)
     for measured in data.measured_files():
         path = next((path for path in files() if measured.endswith(f"/{path}")), None)
         if path is None:
             continue
         for line, contexts in data.contexts_by_lineno(measured).items():
-            # "a.py::test|run" of pytest-cov, "a.py::test (call)" of a process that the test started
-            names = {re.split(r"\||\s\(", context)[0] for context in contexts}
             known = found.setdefault(path, {}).setdefault(line, [])
-            known += sorted(names & tests - set(known))
+            for context in contexts:
+                # "a.py::test|run" of pytest-cov, "a.py::test (call)" of a process that the test started
+                name, phase = (*re.split(r"\||\s\(", context.rstrip(")"), maxsplit=1), "")[:2]
+                # what a fixture has made for a file's tests, any of them may look at
+                names = of_file.get(name.partition("::")[0], set()) if phase == "setup" else {name}
+                known += sorted(names & tests - set(known))
     return found
 
 

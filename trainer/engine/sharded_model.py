@@ -7,7 +7,7 @@ the same order, with the same number of micro-batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -168,20 +168,19 @@ class ShardedModel:
         has_sample = torch.stack([batch.weights.sum() for batch in micro_batches]).sum() > 0
         return collectives.sum_(has_sample.double()), squares
 
-    @contextmanager
-    def displaced(self, v: ShardedVector, alpha: float) -> Iterator[None]:
+    def displaced(self, v: ShardedVector, alpha: float) -> AbstractContextManager[None]:
         """Inside, forward passes and gradients are those of θ + α·v. θ is not written, so nothing is restored."""
-        self._write_working_copy(self.theta, v, alpha, v)
-        self._is_displaced = True
-        try:
-            yield
-        finally:
-            self._working_copy_of, self._is_displaced = None, False
+        return self._elsewhere(self.theta, v, alpha, v)
+
+    def at(self, weights: ShardedVector) -> AbstractContextManager[None]:
+        """Inside, forward passes and gradients are those of other weights, whole ones; θ is not written."""
+        return self._elsewhere(weights, None, 0.0, weights)
 
     @contextmanager
-    def at(self, weights: ShardedVector) -> Iterator[None]:
-        """Inside, forward passes and gradients are those of other weights, whole ones; θ is not written."""
-        self._write_working_copy(weights, None, 0.0, weights)
+    def _elsewhere(
+        self, weights: ShardedVector, v: ShardedVector | None, alpha: float, of: ShardedVector
+    ) -> Iterator[None]:
+        self._write_working_copy(weights, v, alpha, of)
         self._is_displaced = True
         try:
             yield
