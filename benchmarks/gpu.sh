@@ -4,6 +4,7 @@
 #     bash benchmarks/gpu.sh OUT                    every step, in the order of what it decides
 #     bash benchmarks/gpu.sh OUT engine sd1         some of them
 #     bash benchmarks/gpu.sh --dry OUT              every line of it, on tiny models: without a GPU, too
+#     CIFAR10=PATH bash benchmarks/gpu.sh OUT cifar10    one piece of at most 9 minutes; again, until it leaves with 0
 #
 # In the repository's root. Needs no network, and erasediff need not be installed. OUT/steps.txt says how each ended.
 set -uo pipefail
@@ -50,13 +51,14 @@ ddpm="ddpm-cifar10 --batch-size 128" sd1="sd1 --batch-size 16" sdxl="sdxl --batc
 precisions="fp32 tf32 bf16-autocast bf16" large="bf16-autocast bf16" best=bf16 inner=bf16-autocast
 buckets="10000000 50000000 200000000"
 compile="False True" micro="4 8 16 32" batch=16 most=32 size_sd1=512 size_sdxl=1024
-kernels="" kernel_tests="tests/kernels" device=cuda
+kernels="" kernel_tests="tests/kernels" device=cuda cifar10="--base-steps 20000"
 if [ -n "$dry" ]; then
   ranks=2 few="--rounds 1 --repeats 2" some=$few often="--rounds 1 --repeats 2 --warmup 0" once=$often
   ddpm="digits --batch-size 2" sd1="sd1 --width 32 --latent-size 8 --batch-size 2 --forward-batch-size 1"
   sdxl="sdxl --width 32 --latent-size 4 --batch-size 1" precisions="fp32 tf32" large=fp32 best=fp32 inner=fp32 buckets="1000 50000000"
   compile="False" micro="1 2" batch=2 most=2 size_sd1=64 size_sdxl=64
   kernels="--models sd1 --scale 0.0005 --repeats 2" kernel_tests="tests/kernels/test_table.py" device=cpu
+  cifar10="--tiny --device cpu --cost-seeds 0"
 fi
 
 environment() {
@@ -65,7 +67,7 @@ environment() {
   "$python" -m pip list 2>/dev/null | grep -iE 'torch|triton|deepspeed|diffusers|transformers|xformers|flash|nccl'
 }
 
-all="environment engine kernel-tests kernels ddpm sd1 sd1-sweep attention sdxl sdxl-sweep ranks"
+all="environment engine kernel-tests kernels ddpm sd1 sd1-sweep attention sdxl sdxl-sweep ranks cifar10"
 for name in ${*:-$all}; do
   case $name in
     environment) step environment environment ;;
@@ -129,6 +131,15 @@ for name in ${*:-$all}; do
         done
       else
         echo "ranks: left out, one GPU" | tee -a "$out/steps.txt"
+      fi
+      ;;
+    # the paper's experiment; CIFAR10: its training pictures, as `--images` takes them. Stopped, it goes on next time
+    cifar10)
+      if [ -n "${CIFAR10:-}" ]; then
+        step cifar10 timeout --kill-after 30 540 "$python" benchmarks/cifar10.py --images "$CIFAR10" \
+          --output "$out/cifar10" $cifar10
+      else
+        echo "cifar10: left out, CIFAR10 names no pictures" | tee -a "$out/steps.txt"
       fi
       ;;
     *) echo "gpu.sh: no step $name; known: $all" >&2 && exit 2 ;;
