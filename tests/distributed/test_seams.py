@@ -61,7 +61,7 @@ def test_the_family_is_under_120_lines() -> None:
     assert len((TOY / "toy_family.py").read_text().splitlines()) < 120
 
 
-@pytest.mark.parametrize("name", ["rl", "frozen", "neighbours", "rounded"])
+@pytest.mark.parametrize("name", ["rl", "frozen", "neighbours", "siss", "rounded"])
 def test_two_ranks_scrub_as_one_does(results: dict[int, Path], data: Path, name: str) -> None:
     one, two, base = (
         weights(results[1] / name),

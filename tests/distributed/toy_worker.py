@@ -31,6 +31,7 @@ from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import TrainingError
 from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.evidence.detector import Box, DetectorCard, count_parts
+from erasediff.trainer.methods.siss import SISSConfig
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.sample import run_sample
@@ -44,11 +45,11 @@ class Killed(Exception):
     pass
 
 
-def config(name: str, method: Any, steps: int = 6, precision: Precision = "fp32") -> ScrubConfig:
+def config(name: str, method: Any, steps: int = 6, precision: Precision = "fp32", sets: str = "split") -> ScrubConfig:
     return ScrubConfig(
         model=ModelConfig(str(DATA / "model")),
-        forget=str(DATA / "split" / "forget"),
-        remain=str(DATA / "split" / "remain"),
+        forget=str(DATA / sets / "forget"),
+        remain=str(DATA / sets / "remain"),
         output=str(OUT / name),
         method=method,
         train=TrainConfig(max_train_steps=steps, train_batch_size=8, checkpointing_steps=2, descent_every=2),
@@ -80,6 +81,7 @@ def main() -> None:
     # the autoencoder and the embeddings could train: nothing may flow into them
     run_scrub(config("frozen", EraseDiffConfig(teacher="frozen", gradient_of_g="first_order", anchor="a nine")))
     run_scrub(config("neighbours", EraseDiffConfig(target="neighbours")))
+    run_scrub(config("siss", SISSConfig(), sets="some"))
     run_scrub(config("rounded", EraseDiffConfig(target="doubled"), precision="bf16"))
     judge = JudgeConfig(
         num_forget_samples_per_class=8,

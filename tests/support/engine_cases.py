@@ -21,6 +21,7 @@ from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
 from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
+from erasediff.trainer.methods.siss import SISSConfig
 from torch import Tensor, nn
 
 # where engine and reference run; tests/gpu sets it
@@ -57,6 +58,7 @@ METHODS: dict[str, MethodConfig] = {
         penalty=0.3, remain_weight=0.6, num_fisher_batches=2, num_fisher_levels=2
     ),
     "blindspot": BlindspotConfig(alpha=0.3, num_proxy_steps=3),
+    "siss": SISSConfig(forget_chance=0.3, forget_norm=0.6),
     "finetune": FinetuneConfig(),
 }
 OPTIMIZERS = {
@@ -90,7 +92,7 @@ _METHOD_CASES = [Case(method, "sgd", 2, "fp32") for method in METHODS if method 
 # what sorts or counts over all ranks, or carries vectors of its own
 _SHARDED_CASES = [
     Case(method, "sgd", stage, "fp32") for method in ("salun", "selective_amnesia", "blindspot") for stage in (2, 3)
-] + [Case("meta", "sgd", 3, "fp32")]
+] + [Case(method, "sgd", 3, "fp32") for method in ("meta", "siss")]
 # nor does the optimizer, which is elementwise
 _OPTIMIZER_CASES = [
     Case(method, "adamw", 2, "fp32") for method in ("envelope-norm", "first_order-value-K3", "finetune")
@@ -222,6 +224,7 @@ class ToyBatch:
     target: Tensor
     weights: Tensor
     uses_all: bool
+    importance: Tensor | None = None
 
     def rows(self, rows: list[int], weights: list[float]) -> ToyBatch:
         return dataclasses.replace(
@@ -230,6 +233,7 @@ class ToyBatch:
             t=self.t[rows],
             labels=self.labels[rows],
             target=self.target[rows],
+            importance=None if self.importance is None else self.importance[rows],
             weights=torch.tensor(weights, device=DEVICE),
         )
 
@@ -271,7 +275,6 @@ def micro_batches(batch: ToyBatch, rank: int, world_size: int) -> list[ToyBatch]
 
 
 def at_level(batch: ToyBatch, level: int) -> ToyBatch:
-    """At another level of noise."""
     return dataclasses.replace(batch, t=(batch.t + 300 * level) % 1000, x=batch.x * (1 + level))
 
 
@@ -280,7 +283,18 @@ def own_target(batch: ToyBatch) -> ToyBatch:
     return dataclasses.replace(batch, target=-batch.target)
 
 
+def mixtures(remain: ToyBatch, forget: ToyBatch, forget_chance: float) -> tuple[ToyBatch, ToyBatch]:
+    """The forgotten sample's input where its first number is small, and an importance that follows from the input."""
+    from_forget = forget.x.flatten(1)[:, 0] < 3 * forget_chance
+    x = torch.where(from_forget.view(-1, 1, 1, 1), forget.x, remain.x)
+    given = {"x": x, "t": forget.t, "labels": torch.where(from_forget, forget.labels, remain.labels)}
+    given["weights"], share = remain.weights * forget.weights, x.flatten(1).mean(1).sigmoid()
+    as_forget = dataclasses.replace(forget, importance=(1 - share) / forget_chance, **given)
+    return dataclasses.replace(remain, importance=share / (1 - forget_chance), **given), as_forget
+
+
 def per_sample_loss(forward: Callable[..., Tensor], batch: ToyBatch, dtype: torch.dtype) -> Tensor:
     output = forward(batch.x.to(dtype), batch.t, batch.labels, batch.uses_all)
     output = output.to(torch.promote_types(dtype, torch.float32))
-    return (output - batch.target).square().flatten(1).mean(1)
+    losses = (output - batch.target).square().flatten(1).mean(1)
+    return losses if batch.importance is None else losses * batch.importance

@@ -21,6 +21,7 @@ from engine_cases import (
     global_batch,
     make_module,
     micro_batches,
+    mixtures,
     own_target,
     per_sample_loss,
 )
@@ -34,6 +35,7 @@ from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
 from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
+from erasediff.trainer.methods.siss import SISSConfig
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
@@ -92,6 +94,11 @@ class Reference:
         if isinstance(config, BlindspotConfig):
             _, grad_proxy = self.gradient(theta, self.told_by_proxy(forget, config))
             return combined(1 - config.alpha, grad_r, config.alpha, grad_proxy), 0.0, 1.0
+        if isinstance(config, SISSConfig):
+            pair = mixtures(global_batch(iteration, True), forget, config.forget_chance)
+            (_, grad_x), (_, grad_a) = (self.gradient(theta, one) for one in pair)
+            away = config.forget_norm * norm(grad_x) / norm(grad_a)
+            return combined(1.0, grad_x, -away, grad_a), 0.0, 1.0
         loss_f, grad_f = self.gradient(theta, forget)
         if isinstance(config, ESDConfig):
             return grad_f, 0.0, 1.0

@@ -19,6 +19,7 @@ from engine_cases import (
     global_batch,
     make_module,
     micro_batches,
+    mixtures,
     own_target,
     per_sample_loss,
 )
@@ -49,6 +50,12 @@ class ToyObjective:
         for batch in batches:
             for i, weight in enumerate(batch.weights.tolist()):
                 yield [at_level(batch.rows([i], [weight]), level) for level in range(num_levels)]
+
+    def mixtures(
+        self, remain: list[ToyBatch], forget: list[ToyBatch], forget_chance: float
+    ) -> tuple[list[ToyBatch], list[ToyBatch]]:
+        pairs = [mixtures(*pair, forget_chance) for pair in zip(remain, forget, strict=True)]
+        return [one for one, _ in pairs], [other for _, other in pairs]
 
     def loss(self, model: ShardedModel, batch: ToyBatch) -> torch.Tensor:
         return per_sample_loss(model.predict, batch, model.working_dtype)

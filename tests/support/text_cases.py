@@ -1,8 +1,9 @@
-"""Steps on a small Stable Diffusion pipeline, through the engine and by diffusers and autograd alone, fp32."""
+"""Steps on small Stable Diffusion pipelines, through the engine and by diffusers and autograd alone, fp32."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoPipelineForText2Image
+from diffusers.models.attention_processor import AttnProcessor
 from engine_reference import Tensors, distance, dot, norm
 from erasediff.shards import SampleBatch
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import EngineConfig, ModelConfig, OptimizerConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.methods.forget_me_not import ForgetMeNotConfig
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.layers import train_only
 from erasediff.trainer.objectives.diffusion import DiffusionObjective
@@ -38,20 +41,39 @@ class Case:
     activation_checkpointing: str = "off"
     forward_batch_size: int = BATCH_SIZE
     pipeline: str = "sd"
+    method: str = "erasediff"
 
     def __str__(self) -> str:
-        values = (self.pipeline, self.layers, f"zero{self.zero_stage}", self.activation_checkpointing)
+        values = (self.method, self.pipeline, self.layers, f"zero{self.zero_stage}", self.activation_checkpointing)
         return "-".join([*values, f"micro{self.forward_batch_size}"])
+
+    @property
+    def num_runs(self) -> int:
+        """Of a block with a graph, of each micro-batch: what checkpointing makes again comes on top."""
+        num_gradients, again = {"off": (2, 0), "inner": (3, 1), "all": (3, 3)}[self.activation_checkpointing]
+        if self.method == "forget_me_not":
+            num_gradients, again = 1, int(self.activation_checkpointing == "all")
+        return num_gradients + again
 
 
 _OF_LAYERS = [Case(layers, stage) for layers, stage in itertools.product(("full", "xattn", "noxattn"), (1, 2, 3))]
 _ONE_BY_ONE = [Case("full", stage, forward_batch_size=1) for stage in (2, 3)]
 _OF_CHECKPOINTING = [Case("full", stage, where) for stage in (1, 2, 3) for where in ("inner", "all")]
+_ATTENDED = [
+    Case("full", 2, "all", method="forget_me_not"),
+    Case("xattn", 3, forward_batch_size=1, method="forget_me_not"),
+    Case("full", 3, "all", method="forget_me_not"),
+    Case("full", 2, pipeline="xl", method="forget_me_not"),
+]
 _OTHERS = [Case("selfattn", 2), Case("notime", 2), Case("conv_in.*", 3, "all"), Case("full", 2, pipeline="xl")]
 
 
 def text_cases(world_size: int) -> list[Case]:
-    return {1: _OF_LAYERS[:1] + _OF_CHECKPOINTING, 2: _OF_LAYERS + _ONE_BY_ONE + _OTHERS}.get(world_size, [])
+    of_ranks = {
+        1: _OF_LAYERS[:1] + _OF_CHECKPOINTING + _ATTENDED[:1],
+        2: _OF_LAYERS + _ONE_BY_ONE + _ATTENDED + _OTHERS,
+    }
+    return of_ranks.get(world_size, [])
 
 
 def make_pipelines(folder: Path) -> None:
@@ -73,8 +95,10 @@ def samples(purpose: str, rows: Sequence[int]) -> SampleBatch:
     )
 
 
-def method_of(case: Case) -> EraseDiffConfig:
+def method_of(case: Case) -> EraseDiffConfig | ForgetMeNotConfig:
     """With checkpointing one that has gradients in the inner loop; else one that takes no small difference."""
+    if case.method == "forget_me_not":
+        return ForgetMeNotConfig(concept=("three", "blue"))
     reading = "envelope" if case.activation_checkpointing == "off" else "first_order"
     return EraseDiffConfig(gradient_of_g=reading, anchor=ANCHOR, xi=XI, eta=ETA, lambda_cap=None)
 
@@ -111,7 +135,11 @@ def errors(case: Case, folder: Path, device: torch.device, rank: int, world_size
     delta = sharded.gather(update.delta)
     if rank != 0:
         return {}
-    expected, amplification = reference(folder / case.pipeline, set(delta), method_of(case).gradient_of_g)
+    if case.method == "forget_me_not":
+        expected, amplification = attention_reference(folder / case.pipeline, set(delta)), 1.0
+    else:
+        reading = "envelope" if case.activation_checkpointing == "off" else "first_order"
+        expected, amplification = reference(folder / case.pipeline, set(delta), reading)
     return {
         "delta": distance(delta, expected) / norm(expected) / amplification,
         "num_tensors": len(delta),
@@ -140,6 +168,38 @@ def reference(folder: Path, trained: set[str], gradient_of_g: str) -> tuple[Tens
     return delta, max(1.0, lambda_t * norm(grad_f) / norm(delta))
 
 
+def attention_reference(folder: Path, trained: set[str]) -> Tensors:
+    """∇ of the mean norm of what plain attention of diffusers gives to the words and to the prompt's end."""
+    pipeline: Any = AutoPipelineForText2Image.from_pretrained(folder, low_cpu_mem_usage=False)
+    of_layers: list[Tensor] = []
+
+    def recording(scores: Any) -> Any:
+        def recorded(*given: Any) -> Tensor:
+            of_layers.append(scores(*given))
+            return of_layers[-1]
+
+        return recorded
+
+    for name, layer in pipeline.unet.named_modules():
+        if name.endswith("attn2"):
+            layer.set_processor(AttnProcessor())
+            layer.get_attention_scores = recording(layer.get_attention_scores)
+    forget = _Batch(pipeline, "forget")
+    of_layers.clear()
+    forget.output()
+    norms = []
+    for i, prompt in enumerate(PROMPTS["forget"]):
+        # by the letters that each token stands for, the last one ending the prompt
+        spans = pipeline.tokenizer(prompt, return_offsets_mapping=True).offset_mapping
+        sought = {letter for found in re.finditer("three|blue", prompt) for letter in range(*found.span())}
+        places = [place for place, span in enumerate(spans) if sought & {*range(*span)}] + [len(spans) - 1]
+        own = [layer.unflatten(0, (BATCH_SIZE, -1))[i][..., places].flatten() for layer in of_layers]
+        norms.append(torch.cat(own).norm())
+    torch.stack(norms).mean().backward()
+    named = {name: value for name, value in pipeline.unet.named_parameters() if name in trained}
+    return {name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in named.items()}
+
+
 class _Batch:
     """Latents, noise and targets by diffusers, drawn as documented: a generator a sample, the timestep first."""
 
@@ -162,10 +222,12 @@ class _Batch:
             if purpose == "forget":
                 self._target = self._unet(self._x_t, self._t, **_told(pipeline, [ANCHOR] * BATCH_SIZE)).sample
 
+    def output(self) -> Tensor:
+        return self._unet(self._x_t, self._t, **self._told).sample
+
     def gradient(self, theta: dict[str, Any]) -> Tensors:
         self._unet.zero_grad()
-        output = self._unet(self._x_t, self._t, **self._told).sample
-        (self._target - output).square().mean().backward()
+        (self._target - self.output()).square().mean().backward()
         return {name: value.grad.clone() for name, value in theta.items()}
 
 

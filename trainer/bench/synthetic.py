@@ -43,11 +43,11 @@ def random_model(config: ModelConfig, device: torch.device) -> Model:
 
 
 def labels_of(model: Model) -> tuple[list[int], list[int]]:
-    """The labels of D_f's samples and of D_r's."""
+    """The labels of D_f's samples and of D_r's, which has them all: what D_f is told some methods look for there."""
     if model.conditions.is_unconditional:
         return [-1], [-1]
     known = [label for label in model.conditions.known() if isinstance(label, int)]
-    return known[:1], known[1:] or known
+    return known[:1], known
 
 
 class _Numbers(NoConditions):
@@ -74,6 +74,11 @@ class _ToldNumbers(Model):
     def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
         encoded = [self._encoded(condition, device) for condition in conditions]
         return {name: torch.stack([one[name] for one in encoded]) for name in encoded[0]}
+
+    def tokens_of_words(self, prompt: str, words: Sequence[str], *, with_end: bool) -> np.ndarray:
+        """The one behind the first."""
+        encoding, *_ = self.blank_told(1).values()
+        return np.arange(encoding.shape[1]) == 1
 
     def _encoded(self, condition: Condition, device: torch.device) -> dict[str, Tensor]:
         if condition not in self._kept:

@@ -107,6 +107,8 @@ class WordsErasure:
             method = dataclasses.replace(method, anchor="")  # pyright: ignore[reportCallIssue]
         elif request.anchors:
             method = dataclasses.replace(method, anchor=request.anchors, concept=request.words)  # pyright: ignore[reportCallIssue]
+        elif method.sought is not None and not method.sought.words:
+            method = dataclasses.replace(method, concept=request.words)  # pyright: ignore[reportCallIssue]
         if judge.prompts is None:
             judge = dataclasses.replace(judge, prompts=str(Path(self.drawing.output) / PROMPTS_NAME))
         if not judge.thresholds:

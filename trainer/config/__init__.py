@@ -5,7 +5,7 @@ from .bench import BenchConfig, SweepConfig
 from .commands import ConceptConfig, DemoConfig, EraseConfig, EvaluateConfig, PretrainConfig, SampleConfig, ScrubConfig
 from .compare import BudgetConfig, CompareConfig
 from .judge import AttackConfig, JudgeConfig, RelearnConfig, ResNetConfig
-from .methods import MethodConfig, TargetedConfig
+from .methods import MethodConfig, Sought, TargetedConfig
 from .models import AutoencoderConfig, GenerateConfig, ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
 from .run import MAX_OLD_WEIGHTS, EngineConfig, OptimizerConfig, Precision, TrainConfig
 
@@ -35,6 +35,7 @@ __all__ = [
     "SamplingConfig",
     "ScrubConfig",
     "Settings",
+    "Sought",
     "StableDiffusionConfig",
     "SweepConfig",
     "TargetedConfig",

@@ -22,6 +22,16 @@ DEFAULT_METHOD = "erasediff"
 
 
 @dataclass(frozen=True)
+class Sought:
+    """Tokens of prompts."""
+
+    words: tuple[str, ...]
+    """Those of any of these words."""
+    with_end: bool
+    """And the token that ends the prompt."""
+
+
+@dataclass(frozen=True)
 class MethodConfig(Settings):
     """A method's options, and what follows from them: what it needs, what a step costs, what it cannot go with."""
 
@@ -32,11 +42,18 @@ class MethodConfig(Settings):
     """Whether it reads D_f."""
     uses_own_targets: ClassVar[bool] = False
     """Whether no forget target has a say: D_f is compared with eq. (1)'s targets, or with ones that it makes itself."""
+    asks_objective_for: ClassVar[tuple[str, ...]] = ()
+    """What it calls of `Losses` that an objective need not have, by name: it is refused on one that lacks them."""
 
     @property
     def keeps_original(self) -> bool:
         """Whether it needs the original weights, beside those that train."""
         return False
+
+    @property
+    def sought(self) -> Sought | None:
+        """What it looks for in D_f's prompts, the words of its option `concept`; None: it does not look."""
+        return None
 
     @property
     def takes_inner_gradients(self) -> bool:

@@ -31,7 +31,7 @@ def divided(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Weighted(Stateless):
-    """δ = w_r ∇L_r + w_f ∇L_f, with ∇g = ∇L_f.
+    """δ = w_r ∇L_r + w_f ∇L_f, with ∇g = ∇L_f, on the batches that `_batches` makes.
 
     weights: w_r and w_f, 0-dim fp64, from the packet's inner products, which are those of all ranks.
     """
@@ -40,8 +40,12 @@ class Weighted(Stateless):
         self._losses = losses
         self._weights = weights
 
+    def _batches(self, model: ShardedModel, forget: list[Any], remain: list[Any]) -> tuple[list[Any], list[Any]]:
+        """What L_f and L_r are of."""
+        return self._losses.with_forget_targets(model, forget), remain
+
     def step(self, model: ShardedModel, forget: list[Any], remain: list[Any], step: int, *, diagnose: bool) -> Update:
-        forget = self._losses.with_forget_targets(model, forget)
+        forget, remain = self._batches(model, forget, remain)
         loss_r, grad_r = model.gradient(self._losses.loss, remain)
         loss_f, grad_f = model.gradient(self._losses.loss, forget)
         (dot_gg, dot_gr, dot_rr), by_parameter = model.inner_products(grad_f, grad_r)

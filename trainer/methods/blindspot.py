@@ -41,6 +41,7 @@ class BlindspotConfig(MethodConfig):
     """Of those steps, of AdamW."""
 
     uses_own_targets: ClassVar[bool] = True
+    asks_objective_for: ClassVar[tuple[str, ...]] = ("with_predictions",)
 
     @property
     def num_vectors_kept(self) -> int:

@@ -14,7 +14,7 @@ Without the constraint at φ^K it is EraseDiff, with the gradient of g `envelope
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .. import engine
 from ..config import EngineConfig, Precision, TargetedConfig
@@ -46,6 +46,8 @@ class MetaEraseDiffConfig(TargetedConfig):
     """r, how far a step of it moves each weight."""
     holds_theta: bool = True
     """Whether the constraint at θ_t is kept, too; else the one at φ^K alone, for a gradient less."""
+
+    asks_objective_for: ClassVar[tuple[str, ...]] = ("with_own_targets",)
 
     @property
     def takes_inner_gradients(self) -> bool:

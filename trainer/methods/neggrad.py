@@ -36,6 +36,7 @@ class NegGradConfig(MethodConfig):
     which says nothing of the noise."""
 
     uses_own_targets: ClassVar[bool] = True
+    asks_objective_for: ClassVar[tuple[str, ...]] = ("with_own_targets",)
 
     @property
     def num_gradients_held(self) -> int:

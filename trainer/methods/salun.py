@@ -11,7 +11,7 @@ after the forgotten one, and takes 1e-3 for w; `method.anchor` names a fixed cla
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -40,6 +40,8 @@ class SalUnConfig(TargetedConfig):
     """Batches of D_f whose gradients are summed to find them."""
     remain_weight: NotNegative = 1.0
     """w of ∇L_r."""
+
+    asks_objective_for: ClassVar[tuple[str, ...]] = ("with_own_targets",)
 
     def cost(self, precision: Precision) -> Cost:
         return Cost(2, self.target_kind().num_forwards, publications=self.publications_of_theta)

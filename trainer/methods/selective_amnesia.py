@@ -15,7 +15,7 @@ comparison takes means and leaves λ at 10.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .. import engine
 from ..config import Precision, TargetedConfig
@@ -46,6 +46,8 @@ class SelectiveAmnesiaConfig(TargetedConfig):
     """Batches of D_r that F is made of: a gradient for each of their samples, one after the other."""
     num_fisher_levels: AtLeast1 = 20
     """Noise levels, evenly spread, that each of those gradients is the mean over."""
+
+    asks_objective_for: ClassVar[tuple[str, ...]] = ("one_by_one",)
 
     @property
     def keeps_original(self) -> bool:

@@ -107,6 +107,16 @@ class Model(ABC):
     def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
         """What `predict` takes for these conditions."""
 
+    attends_to_words: ClassVar[bool] = False
+    """Whether it is told prompts by cross-attention to their tokens, so that `tokens_of_words` can be asked."""
+
+    def tokens_of_words(self, prompt: str, words: Sequence[str], *, with_end: bool) -> np.ndarray:
+        """Which of a prompt's tokens are of one of the words, bool [tokens]; none: it holds none of them.
+
+        with_end: and, where it holds one, the token that ends the prompt. Raises ConfigError where nobody can say.
+        """
+        raise NotImplementedError
+
     def blank_told(self, num_samples: int) -> Told:
         """What `told` gives for so many conditions, on `meta`: its shapes and types."""
         return self.told([self.conditions.known()[0]] * num_samples, torch.device("meta"))

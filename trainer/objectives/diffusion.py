@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,18 +19,18 @@ import torch
 from torch import Tensor
 
 from ...shards.streaming.stream import SampleBatch
-from ..config import MethodConfig, TargetedConfig
-from ..engine.sharded_model import ShardedModel
+from ..config import MethodConfig, Sought, TargetedConfig
+from ..engine.attention import cross_attention, watched
+from ..engine.sharded_model import LossFn, ShardedModel
 from ..models.conditions import Condition
 from ..models.model import Model, Told
 from ..models.pictures import from_pixels
 from ..randomness import sample_generator
+from ._alone import losses_of, training_loss
+from ._mixture import are_told_same, importance, mixed
 from .targets import LooksAtSamples, Noised, Replaces, Samples
 
 Purpose = Literal["remain", "forget"]
-
-# noise levels an image's loss is averaged over: spread evenly, a draw of noise at each
-NUM_NOISE_LEVELS = 20
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class DiffusionBatch:
     noised: Noised
     target: Tensor | None  # what the output is compared with, as x_t; None until `with_forget_targets`
     weights: Tensor  # [B]
-    prepared: Any = None  # what the forget target made of its draws
+    prepared: Any = None  # what the forget target made of its draws, or where what the method has sought is
+    chance: Tensor | None = None  # [B], of forget batches: uniform in [0, 1), for a choice between samples
+    importance: Tensor | None = None  # [B], what each sample's loss is multiplied by; None: 1
 
 
 class DiffusionObjective:
@@ -69,6 +71,7 @@ class DiffusionObjective:
         if isinstance(self._target, LooksAtSamples):
             assert samples is not None, "a target that looks at samples is given them"
             self._target.look_at(samples, model)
+        self._sought = None if method is None else method.sought
         self._asks_original = isinstance(method, TargetedConfig) and method.asks_original
         self._forward_batch_size = forward_batch_size
 
@@ -100,6 +103,7 @@ class DiffusionObjective:
         forget_target = self._target if purpose == "forget" else None
         told: list[Condition] = []
         drawn: list[Any] = []
+        chance_B = np.empty(len(positions), dtype=np.float32)
         for i, (position, condition) in enumerate(zip(positions.tolist(), conditions, strict=True)):
             # one generator a sample, always drawn from in this order: no setting changes another's draws
             generator = sample_generator(self._seed, purpose, position)
@@ -108,6 +112,7 @@ class DiffusionObjective:
             is_dropped = generator.random() < self._drop[purpose]
             if forget_target is not None:
                 drawn.append(forget_target.draw(condition, model.latent_shape, generator))
+            chance_B[i] = generator.random(dtype=np.float32)
             told.append(null if is_dropped else condition)
 
         def on_device(array: np.ndarray) -> Tensor:
@@ -126,9 +131,19 @@ class DiffusionObjective:
         x_t = schedule.noised(x_0, noise, t)
         noised = Noised(x_0, noise, x_t, t, conditions, model.told(told, self._device), samples.keys[rows])
         weights = on_device(samples.weights[rows])
-        if forget_target is None:
+        if purpose == "remain":
             return DiffusionBatch(noised, schedule.target(x_0, noise, t), weights)
-        return DiffusionBatch(noised, None, weights, forget_target.prepare(drawn, noised, model, self._device))
+        chance = on_device(chance_B)
+        if forget_target is None:
+            marks = None if self._sought is None else on_device(self._marks(told, self._sought))
+            return DiffusionBatch(noised, schedule.target(x_0, noise, t), weights, marks, chance)
+        prepared = forget_target.prepare(drawn, noised, model, self._device)
+        return DiffusionBatch(noised, None, weights, prepared, chance)
+
+    def _marks(self, prompts: Sequence[Condition], sought: Sought) -> np.ndarray:
+        """Where in what each sample is told its words are, bool [B, tokens]; nowhere where it was dropped."""
+        find = self._model.tokens_of_words
+        return np.stack([find(str(prompt), sought.words, with_end=sought.with_end) for prompt in prompts])
 
     def _encoder_draws(self, purpose: Purpose, positions: np.ndarray) -> list[np.random.Generator] | None:
         """Generators of their own: what else is drawn for a sample changes nothing here."""
@@ -200,59 +215,62 @@ class DiffusionObjective:
             made.append(DiffusionBatch(every, schedule.target(x_0, epsilon, t), batch.weights[i].expand(len(t))))
         return made
 
+    def mixtures(
+        self, remain: list[DiffusionBatch], forget: list[DiffusionBatch], forget_chance: float
+    ) -> tuple[list[DiffusionBatch], list[DiffusionBatch]]:
+        """By place in the batch, at the forgotten sample's timestep and noise, told what the one that is noised is.
+
+        Where the two are told the same, importance is by the densities of both; where not, what it is told says which
+        of them an input is of, and for the other one it counts nothing.
+        """
+        pairs = [self._mixed(*pair, forget_chance) for pair in zip(remain, forget, strict=True)]
+        return [as_remain for as_remain, _ in pairs], [as_forget for _, as_forget in pairs]
+
+    @torch.no_grad()
+    def _mixed(
+        self, remain: DiffusionBatch, forget: DiffusionBatch, forget_chance: float
+    ) -> tuple[DiffusionBatch, DiffusionBatch]:
+        assert forget.chance is not None, "these are forget batches"
+        from_forget, weights = forget.chance < forget_chance, remain.weights * forget.weights
+        is_told_same = are_told_same(remain.noised.told, forget.noised.told, len(weights), weights.device)
+        sides = mixed(self._model.schedule, remain.noised, forget.noised, from_forget)
+        counts = importance(*sides, from_forget, is_told_same, forget_chance)
+        as_remain, as_forget = (
+            DiffusionBatch(
+                noised, self._model.schedule.target(noised.x_0, noised.epsilon, noised.timesteps), weights, importance=w
+            )
+            for noised, w in zip(sides, counts, strict=True)
+        )
+        return as_remain, as_forget
+
     def _predict(self, model: ShardedModel, x_t: Tensor, t: Tensor, told: Told) -> Tensor:
         return self._model.predict(model.predict, x_t, t, told, model.working_dtype)
 
+    @contextmanager
+    def attention_loss(self) -> Iterator[LossFn[DiffusionBatch]]:
+        """‖A‖_F of each sample: A has the probabilities at its tokens, of all layers, heads and places."""
+        with watched(cross_attention(self._model.module)) as attention:
+
+            def loss(model: ShardedModel, batch: DiffusionBatch) -> Tensor:
+                with attention.in_pass() as of_layers:
+                    self._predict(model, batch.noised.x_t, batch.noised.timesteps, batch.noised.told)
+                squares_BT = torch.stack([layer.float().square().sum((1, 2)) for layer in of_layers]).sum(0)
+                squares_B = (squares_BT * batch.prepared).sum(1)
+                # where a sample has none of the words there is nothing to lower, and no slope at 0
+                return torch.where(squares_B > 0, squares_B, 1).sqrt() * (squares_B > 0)
+
+            yield loss
+
     def loss(self, model: ShardedModel, batch: DiffusionBatch) -> Tensor:
-        """‖target - output‖² / numel of each sample [B]: eq. (1) for remain batches, eq. (2) for forget batches."""
+        """‖target - output‖² / numel of each sample [B]: eq. (1) for remain batches, eq. (2) for forget batches.
+
+        Times its importance, where the batch has one.
+        """
         assert batch.target is not None, "with_forget_targets comes first"
         output = self._predict(model, batch.noised.x_t, batch.noised.timesteps, batch.noised.told)
-        return (batch.target - output).square().flatten(1).mean(1)
-
-
-@torch.no_grad()
-def losses_of(
-    model: Model, images: Tensor, conditions: Sequence[Condition], generators: Sequence[np.random.Generator]
-) -> Tensor:
-    """Eq. (1) of each image, the mean over noise levels and elements, fp64 [B]."""
-    device, schedule = images.device, model.schedule
-    x_0, told = model.encode(images), model.told(conditions, device)
-    shape = (NUM_NOISE_LEVELS, *x_0.shape[1:])
-    noises = [generator.standard_normal(shape, dtype=np.float32) for generator in generators]
-    noise_BLCHW = torch.from_numpy(np.stack(noises)).to(device)
-    losses = torch.zeros(len(images), dtype=torch.float64, device=device)
-    for i, level in enumerate(schedule.levels(NUM_NOISE_LEVELS)):
-        t = torch.from_numpy(np.full(len(x_0), level, dtype=schedule.timestep_type)).to(device)
-        apart = _residual(model, x_0, noise_BLCHW[:, i], t, told)
-        losses += apart.double().square().flatten(1).mean(1) / NUM_NOISE_LEVELS
-    return losses
-
-
-def training_loss(
-    model: Model,
-    images: Tensor,
-    conditions: Sequence[Condition],
-    generators: Sequence[np.random.Generator],
-    told: Told | None = None,
-) -> Tensor:
-    """Eq. (1), each image at a timestep and a noise drawn for it. told: in place of what the conditions say."""
-    device = images.device
-    timesteps = np.empty(len(images), dtype=model.schedule.timestep_type)
-    noise = np.empty((len(images), *model.latent_shape), dtype=np.float32)
-    for i, generator in enumerate(generators):
-        timesteps[i] = model.schedule.draw(generator)
-        generator.standard_normal(dtype=np.float32, out=noise[i])
-    epsilon, t = torch.from_numpy(noise).to(device), torch.from_numpy(timesteps).to(device)
-    with torch.no_grad():
-        x_0 = model.encode(images)
-        told = model.told(conditions, device) if told is None else told
-    return _residual(model, x_0, epsilon, t, told).square().mean()
-
-
-def _residual(model: Model, x_0: Tensor, epsilon: Tensor, t: Tensor, told: Told) -> Tensor:
-    """Target minus output of eq. (1), by the model's own weights."""
-    output = model.predict(model.module, model.schedule.noised(x_0, epsilon, t), t, told)
-    return model.schedule.target(x_0, epsilon, t) - output
+        losses = (batch.target - output).square().flatten(1).mean(1)
+        return losses if batch.importance is None else losses * batch.importance
 
 
 Objective = DiffusionObjective  # what the file is asked for by name
+__all__ = ["DiffusionBatch", "DiffusionObjective", "Objective", "losses_of", "training_loss"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ...shards.streaming.stream import SampleBatch
 from .. import plugins
-from ..engine.sharded_model import ShardedModel, Weighted
+from ..engine.sharded_model import LossFn, ShardedModel, Weighted
 from ..models.conditions import Condition
 from ..models.model import Model
 
@@ -19,7 +20,11 @@ BatchT = TypeVar("BatchT", bound=Weighted)
 
 
 class Losses(Protocol[BatchT]):
-    """What a method minimises: L_r over D_r's micro-batches, L_f over D_f's."""
+    """What a method minimises: L_r over D_r's micro-batches, L_f over D_f's.
+
+    An objective has `loss` and `with_forget_targets`. The rest are asked for by the methods whose `asks_objective_for`
+    names them: without them these are refused, and no others.
+    """
 
     def with_forget_targets(self, model: ShardedModel, batches: list[BatchT]) -> list[BatchT]:
         """D_f's micro-batches with what they are pulled towards, computed at the model's weights of now."""
@@ -35,6 +40,23 @@ class Losses(Protocol[BatchT]):
 
     def one_by_one(self, batches: list[BatchT], num_levels: int) -> Iterable[list[BatchT]]:
         """Each of the batches' samples by itself, in micro-batches: `num_levels` times, at as many levels of noise."""
+        ...
+
+    def mixtures(
+        self, remain: list[BatchT], forget: list[BatchT], forget_chance: float
+    ) -> tuple[list[BatchT], list[BatchT]]:
+        """Pairs of a remaining and a forgotten sample: one of the two noised, by chance the forgotten one.
+
+        The same inputs twice, with the target of eq. (1) as the remaining and as the forgotten sample have it. Their
+        losses are weighted by importance, so that the expected means are those of `remain` and of `forget` themselves.
+        """
+        ...
+
+    def attention_loss(self) -> AbstractContextManager[LossFn[BatchT]]:
+        """Inside, a loss of D_f's micro-batches: the norm of what is attended to at the tokens the method has `sought`.
+
+        Gradients of it are taken inside, too.
+        """
         ...
 
     def loss(self, model: ShardedModel, batch: BatchT) -> Tensor:

@@ -20,6 +20,7 @@ from ..files import alone
 from ..models.conditions import Condition
 from ..models.layers import chosen
 from ..models.model import Model
+from ..objectives.objective import objective_of
 from .reporting import check_services
 
 
@@ -34,6 +35,12 @@ def check_conditions(
     if method.needs_forget and not method.uses_own_targets and method.target_kind() is None:
         raise ConfigError(
             f"method.name = {method.name!r} reads forget samples and says no target for them: it is refused"
+        )
+    missing = [name for name in method.asks_objective_for if not hasattr(objective_of(model).Objective, name)]
+    if missing:
+        raise ConfigError(
+            f"method.name = {method.name!r} asks the model's objective, {model.objective!r}, for {', '.join(missing)}, "
+            "which it does not have: use another method"
         )
     method.check_conditions(model, forget, remain)
 

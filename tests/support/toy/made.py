@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 def make_data(digits: Path, folder: Path, num_samples: int = 300) -> None:
-    """data/ and split/: digits with captions of two phrasings; the 3s are to be forgotten."""
+    """data/ and split/: digits with captions of two phrasings; the 3s are to be forgotten. some/: or a few samples."""
     given = Dataset.open(digits / "data")
     (folder / "images").mkdir(parents=True)
     with (folder / "captions.csv").open("w", newline="") as file:
@@ -34,6 +34,9 @@ def make_data(digits: Path, folder: Path, num_samples: int = 300) -> None:
             table.writerow([f"images/{i}.png", f"a {'small ' if i % 2 else ''}{word}", sample.label])
     build(folder / "captions.csv", folder / "data")
     split(folder / "data", folder / "split", ["3"])
+    keys = Dataset.open(folder / "data").keys[::20]
+    (folder / "some.toml").write_text(f"[[selectors]]\nkeys = {[*keys]}\n")
+    split(folder / "data", folder / "some", request=folder / "some.toml")
 
 
 def make_pipeline(folder: Path) -> None:

@@ -20,9 +20,11 @@ from erasediff.trainer.bench.flops import count
 from erasediff.trainer.bench.iteration import Iteration
 from erasediff.trainer.bench.split import NUM_PROFILED
 from erasediff.trainer.bench.synthetic import RandomStream, random_model
-from erasediff.trainer.config import BenchConfig, EngineConfig, ModelConfig, SweepConfig, TrainConfig
+from erasediff.trainer.config import BenchConfig, EngineConfig, MethodConfig, ModelConfig, SweepConfig, TrainConfig
 from erasediff.trainer.config.toml import dump_toml
+from erasediff.trainer.methods.forget_me_not import ForgetMeNotConfig
 from erasediff.trainer.methods.salun import SalUnConfig
+from erasediff.trainer.methods.siss import SISSConfig
 from erasediff.trainer.models.families import outline_model
 from erasediff.trainer.models.model import Model
 from erasediff.trainer.ranks import collectives
@@ -91,9 +93,17 @@ def test_a_row_for_each_combination(model: Path, tmp_path: Path) -> None:
     assert float(table[0]["seconds"]) == rows[0]["seconds"] and table[0]["engine.zero_stage"] == "1"
 
 
-def test_a_method_that_prepares_itself_is_timed(model: Path, tmp_path: Path) -> None:
-    asked = config(model, tmp_path, method=SalUnConfig(num_mask_batches=1), rounds=1, repeats=1)
-    (row,) = run_bench(asked, lambda row: None)
+@pytest.mark.parametrize("method", [SalUnConfig(num_mask_batches=1), SISSConfig()], ids=lambda method: method.name)
+def test_methods_that_prepare_themselves_or_pair_samples_are_timed(
+    model: Path, tmp_path: Path, method: MethodConfig
+) -> None:
+    (row,) = run_bench(config(model, tmp_path, method=method, rounds=1, repeats=1), lambda row: None)
+    assert row["status"] == "ok"
+
+
+def test_a_method_that_looks_for_words_is_timed_without_them(xl: Path, tmp_path: Path) -> None:
+    method = ForgetMeNotConfig(concept=("no such word",))
+    (row,) = run_bench(config(xl, tmp_path, null_class=None, method=method, rounds=1, repeats=1), lambda row: None)
     assert row["status"] == "ok"
 
 

@@ -24,6 +24,7 @@ from erasediff.trainer.config.methods import method_kind
 from erasediff.trainer.erase import check, run_erase
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import train_classifier
+from erasediff.trainer.methods.forget_me_not import ForgetMeNotConfig
 from erasediff.trainer.models.lineage import read_lineage
 from tiny_text import make_pipeline
 
@@ -109,6 +110,15 @@ def test_the_null_prompt_as_anchor(given: Path, tmp_path: Path) -> None:
         WordsErasure.of(config_of(given, tmp_path / "out", request=str(tmp_path / "null.toml"))).on_samples().method
     )
     assert isinstance(method, TargetedConfig) and (method.anchors, method.concept) == (("",), ())
+
+
+def test_a_method_that_looks_for_words_looks_for_the_requests(given: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.toml").write_text(REQUEST.replace('anchor = ["one", "two"]', ""))
+    for concept, expected in (((), ("three", "seven")), (("red",), ("red",))):
+        method = ForgetMeNotConfig(concept=concept)
+        config = config_of(given, tmp_path / "out", request=str(tmp_path / "words.toml"), method=method)
+        assert WordsErasure.of(config).on_samples().method == ForgetMeNotConfig(concept=expected)
+    check(config_of(given, tmp_path / "out", request=str(tmp_path / "words.toml"), method=ForgetMeNotConfig()))
 
 
 def test_what_must_hold_where_nothing_is_said(given: Path, tmp_path: Path) -> None:

@@ -12,15 +12,20 @@ import torch
 import toy.toy_family as toy
 from erasediff.shards import Dataset
 from erasediff.trainer import EraseDiffConfig
-from erasediff.trainer.config import ModelConfig, RelearnConfig, SamplingConfig
+from erasediff.trainer.config import MethodConfig, ModelConfig, RelearnConfig, SamplingConfig
+from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.evidence.images import Asked, Images
 from erasediff.trainer.evidence.membership import sample_losses
 from erasediff.trainer.evidence.relearning import relearn
+from erasediff.trainer.methods.blindspot import BlindspotConfig
+from erasediff.trainer.methods.neggrad import NegGradConfig
+from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
+from erasediff.trainer.methods.siss import SISSConfig
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.pipeline import WEIGHTS_NAME
 from erasediff.trainer.models.sampling import sample
-from erasediff.trainer.scrubbing import run_scrub
+from erasediff.trainer.scrubbing import plan, run_scrub
 from evidence_cases import edit_json
 from safetensors.torch import load_file
 from tiny import tiny_config
@@ -71,3 +76,19 @@ def test_evidence_goes_by_the_models_own_loss(toy_family: Path, tmp_path: Path) 
         optimizer.step()
     assert [point.p_psi for point in points] == pytest.approx(found, abs=1e-6)
     assert abs(found[2] - found[0]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("method", "asked"),
+    [(SelectiveAmnesiaConfig(), "one_by_one"), (BlindspotConfig(), "with_predictions"), (SISSConfig(), "mixtures")],
+    ids=lambda given: given if isinstance(given, str) else given.name,
+)
+def test_a_method_that_asks_for_what_an_objective_lacks_is_refused(
+    toy_family: Path, tmp_path: Path, method: MethodConfig, asked: str
+) -> None:
+    base = shutil.copytree(toy_family / "model", tmp_path / "base")
+    edit_json(base / "model_index.json", denoiser=["toy", "ToyEncoder"])
+    with pytest.raises(ConfigError, match=f"asks the model's objective, 'encoder', for {asked}, which it does not"):
+        plan(tiny_config(toy_family, base, tmp_path / "run", null_class=None, method=method))
+    # what it has may be asked for
+    plan(tiny_config(toy_family, base, tmp_path / "run", null_class=None, method=NegGradConfig()))

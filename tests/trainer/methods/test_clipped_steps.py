@@ -35,7 +35,7 @@ LEARNING_RATE, MAX_NORM = 0.5, 0.03
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_a_clipped_step_is_as_long_as_it_may_be(
-    digits: Path, base_model: Path, tmp_path: Path, name: str, options: dict[str, Any]
+    single_digits: Path, base_model: Path, tmp_path: Path, name: str, options: dict[str, Any]
 ) -> None:
     passed: list[ShardedVector] = []
 
@@ -45,7 +45,7 @@ def test_a_clipped_step_is_as_long_as_it_may_be(
     method = method_kind(name)(name=name, **options)
     train = TrainConfig(max_train_steps=3, train_batch_size=4, max_loss_r_ratio=None)
     optimizer = OptimizerConfig(name="sgd", learning_rate=LEARNING_RATE, max_grad_norm=MAX_NORM)
-    config = tiny_config(digits, base_model, tmp_path / "run", method=method, train=train, optimizer=optimizer)
+    config = tiny_config(single_digits, base_model, tmp_path / "run", method=method, train=train, optimizer=optimizer)
     try:
         run_scrub(config, watch=watch)
     except ConfigError as error:

@@ -20,6 +20,7 @@ from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
 from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
+from erasediff.trainer.methods.siss import SISSConfig
 from erasediff.trainer.scrubbing import run_scrub
 from tiny import tiny_config
 
@@ -55,12 +56,13 @@ from tiny import tiny_config
         (MetaEraseDiffConfig(num_relearning_steps=1, holds_theta=False), "fp32", Cost(3, 1, publications=2)),
         (MOOConfig(teacher="frozen"), "fp32", Cost(2, 1, publications=2)),
         (FinetuneConfig(), "fp32", Cost(1, 0)),
+        (SISSConfig(), "fp32", Cost(2)),
         (ESDConfig(), "fp32", Cost(1, 3, publications=2)),
         (MUNBaConfig(teacher="frozen"), "fp32", Cost(2, 1, publications=2)),
     ],
 )
 def test_the_stated_cost_is_the_cost(
-    digits: Path,
+    single_digits: Path,
     base_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -89,7 +91,7 @@ def test_the_stated_cost_is_the_cost(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     train = TrainConfig(max_train_steps=2, train_batch_size=4)
     engine = EngineConfig(device="cpu", precision=precision)
-    run_scrub(tiny_config(digits, base_model, tmp_path / "run", method=method, train=train, engine=engine))
+    run_scrub(tiny_config(single_digits, base_model, tmp_path / "run", method=method, train=train, engine=engine))
     assert method.cost(precision) == expected
     assert len(published) == 2 * expected.publications
     assert sum(has_graph for has_graph, _ in passes) == 2 * expected.gradients

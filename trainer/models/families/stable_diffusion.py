@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from ..pipeline import check_stores, class_of, components, loading, outlined_par
 from ..prompts import PromptConditions
 from ..schedule import DDPMSchedule
 from ..text_to_image.splicing import spliced
-from ..text_to_image.tokenizer import unknown_words
+from ..text_to_image.tokenizer import tokens_of_words, unknown_words, vocabulary_of
 
 TRAINED = "unet"  # the part of the pipeline
 _TEXTS = {"text_encoder": "tokenizer"}
@@ -59,6 +57,7 @@ class StableDiffusion(Model):
     encoder_draws: ClassVar[bool] = True
     takes_vectors: ClassVar[bool] = True
     """Whether `spliced` can be asked."""
+    attends_to_words: ClassVar[bool] = True
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -118,6 +117,13 @@ class StableDiffusion(Model):
         if len(tokenizer(prompt).input_ids) + len(vectors) > tokenizer.model_max_length:
             raise ConfigError(f"{prompt!r}: with {len(vectors)} more tokens it is longer than the model takes")
         return {"encoder_hidden_states": spliced(encoder, tokens_of(tokenizer, encoder, prompt, device), vectors)[0][0]}
+
+    def tokens_of_words(self, prompt: str, words: Sequence[str], *, with_end: bool) -> np.ndarray:
+        # encoders' features stand side by side: a token that attention sees is the same one of each
+        first, *others = [tokens_of_words(t, prompt, words, with_end=with_end) for t, _ in self.texts.values()]
+        if any((other != first).any() for other in others):
+            raise ConfigError(f"{prompt!r}: the model's tokenizers cut it differently, so its words have no one place")
+        return first
 
     def blank_told(self, num_samples: int) -> Told:
         configs: list[Any] = [encoder.config for _, encoder in self.texts.values()]
@@ -238,14 +244,6 @@ def tokens_of(tokenizer: Any, encoder: nn.Module, prompt: str, device: torch.dev
     if getattr(encoder.config, "use_attention_mask", False):
         tokens["attention_mask"] = read.attention_mask.to(device)
     return tokens
-
-
-def vocabulary_of(tokenizer: Any) -> str:
-    """SHA-256 (hex) of how it cuts text into tokens."""
-    how = json.loads(tokenizer.backend_tokenizer.to_str())
-    # these are of the last call
-    del how["truncation"], how["padding"]
-    return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
 
 
 def downscaling(vae: AutoencoderKL) -> int:

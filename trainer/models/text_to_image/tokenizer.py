@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -9,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import CLIPTokenizer
 
 _END_OF_WORD = "</w>"
@@ -61,6 +63,32 @@ def unknown_words(tokenizer: CLIPTokenizer, text: str) -> list[str]:
     """Those of a text that the tokenizer would put together from pieces which no caption ever had."""
     known = known_words(tokenizer)
     return [] if known is None else [word for word in split_into_words(text) if word not in known]
+
+
+def vocabulary_of(tokenizer: CLIPTokenizer) -> str:
+    """SHA-256 (hex) of how it cuts text into tokens."""
+    how = json.loads(tokenizer.backend_tokenizer.to_str())
+    # these are of the last call
+    del how["truncation"], how["padding"]
+    return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
+
+
+def tokens_of_words(tokenizer: Any, prompt: str, words: Sequence[str], *, with_end: bool) -> np.ndarray:
+    """Which tokens of a prompt are of one of the words, bool [tokens a model takes]; none: it holds none of them.
+
+    A word counts where it stands by itself, in upper or lower case. with_end: and, where there is one, the token that
+    ends the prompt.
+    """
+    ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
+    texts, marks = tokenizer.convert_ids_to_tokens(ids), np.zeros(tokenizer.model_max_length, dtype=bool)
+    for sought in (tokenizer(word, add_special_tokens=False).input_ids for word in words):
+        # one token begins a prompt, and one ends it
+        for first in range(1, len(ids) - len(sought) if sought else 0):
+            begins = first == 1 or texts[first - 1].endswith(_END_OF_WORD)
+            if begins and ids[first : first + len(sought)] == sought:
+                marks[first : first + len(sought)] = True
+    marks[len(ids) - 1] = with_end and marks.any()
+    return marks
 
 
 @cache
