@@ -2,7 +2,7 @@
 
     python benchmarks/cifar10.py --images cifar10          all stages; again: what is missing
     python benchmarks/cifar10.py --stages compare table    some of them
-    timeout 540 python benchmarks/cifar10.py …             ends with 75, everything kept: the same command goes on
+    timeout --preserve-status 540 python benchmarks/cifar10.py …    ends with 75, and what was done is kept
 
 Stages: shards (data and sets), base (the paper's U-Net), judge (a ResNet), retrained (the base model without
 airplanes), compare (every method scrubs and is measured), cost (seconds and memory of five runs, as the paper's Table

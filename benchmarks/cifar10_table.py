@@ -35,7 +35,7 @@ LEAST_AGREEMENT, MOST_P_PSI, MOST_DISTANCE, MOST_SECONDS = 0.85, 0.10, 1.1, 60.0
 DIFFERS = (
     "Features: the judge's, trained on these pictures, where the paper has an Inception network for FID, precision and "
     "recall, and a ResNet-34 that knows ImageNet for P_psi. So distances compare within a column of ours alone.",
-    "Real pictures: 5,000 of the remaining classes, where the paper has all 45,000; n of the samples is named below.",
+    "Real pictures: 5,000 of the remaining classes, where the paper has all 45,000. n of the samples stands below.",
     "Sampling: DDIM at the guidance scale of `judge.sampling`, where the paper's code has 1,000 ancestral steps and a "
     "scale of 3 in our terms.",
     "The base model: trained here, for fewer steps than the paper's 800,000 of 128.",

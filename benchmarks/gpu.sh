@@ -136,7 +136,7 @@ for name in ${*:-$all}; do
     # the paper's experiment; CIFAR10: its training pictures, as `--images` takes them. Stopped, it goes on next time
     cifar10)
       if [ -n "${CIFAR10:-}" ]; then
-        step cifar10 timeout --kill-after 30 540 "$python" benchmarks/cifar10.py --images "$CIFAR10" \
+        step cifar10 timeout --preserve-status --kill-after 30 540 "$python" benchmarks/cifar10.py --images "$CIFAR10" \
           --output "$out/cifar10" $cifar10
       else
         echo "cifar10: left out, CIFAR10 names no pictures" | tee -a "$out/steps.txt"

@@ -17,10 +17,10 @@ from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
 from erasediff.trainer.comparing.budget import known_paces
 from erasediff.trainer.comparing.run import run_compare
-from erasediff.trainer.config import CompareConfig, EngineConfig, EvaluateConfig, JudgeConfig
+from erasediff.trainer.config import CompareConfig, EngineConfig, EvaluateConfig, JudgeConfig, ResNetConfig
 from erasediff.trainer.config.toml import dump_toml
 from erasediff.trainer.errors import ConfigError
-from erasediff.trainer.evidence.classifier import load_for
+from erasediff.trainer.evidence.classifier import load_classifier, load_for
 from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.evidence.features import make_features
 from erasediff.trainer.models.families import load_model
@@ -146,6 +146,8 @@ def test_what_is_there_is_not_made_again(made: CompareConfig) -> None:
         return {str(path): path.stat().st_mtime_ns for path in made_once}
 
     before = stamps()
+    # a ResNet's settings are none of the small CNN's
+    run_compare(dataclasses.replace(made, judge=dataclasses.replace(made.judge, resnet=ResNetConfig(width=8))))
     run_compare(made)
     assert stamps() == before
     # a failed run is tried again by its name alone
@@ -262,6 +264,20 @@ def test_another_judge_measures_again_and_scrubs_nothing(made: CompareConfig, tm
     counts = {slug: row["metrics"]["p_psi"]["n"] for slug, row in after.items() if not row["failed"]}
     assert {slug for slug, n in counts.items() if n == 13} == {"unscrubbed", "retrained", "finetune.0", "finetune.1"}
     assert after["too-fast.0"] == before["too-fast.0"]
+
+
+def test_a_judge_of_other_layers_is_trained_anew(made: CompareConfig, classifier: Path, tmp_path: Path) -> None:
+    resnet = ResNetConfig(blocks=(1,), width=8, num_epochs=1, flip=False)
+    judge = dataclasses.replace(made.judge, classifier=None, architecture="resnet", resnet=resnet)
+    judge = dataclasses.replace(judge, retrained=None, relearn=False, thresholds=("accuracy_remaining >= 0",))
+    methods = {"finetune": METHODS["finetune"]}
+    config = dataclasses.replace(made, output=str(tmp_path / "out"), methods=methods, seeds=(0,), judge=judge)
+    kept = tmp_path / "out" / "classifier.safetensors"
+    kept.parent.mkdir()
+    shutil.copyfile(classifier, kept)
+    run_compare(config)
+    assert load_classifier(kept).card.blocks == (1,)
+    assert all("frechet_distance[digits-resnet4]" in row["metrics"] for row in rows(config).values())
 
 
 def test_other_content_behind_a_judges_path_is_another_judge(made: CompareConfig, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import torch
 from diffusers.models.attention_processor import Attention
 from erasediff.trainer.config import EngineConfig, PretrainConfig, TrainConfig, UNetConfig
 from erasediff.trainer.config.toml import as_dict
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.models.families import unet2d
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.run.identity import Identity, what_counts
+from erasediff.trainer.scrubbing import run_scrub
+from tiny import tiny_config
 from torch import nn
 
 THREE: dict[str, Any] = {"block_out_channels": (8, 8, 16), "norm_num_groups": 4, "attention_head_dim": 4}
@@ -102,7 +107,9 @@ def test_dropout_outlives_a_kill(digits: Path, tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
-    def kill(step: int, model: object) -> None:
+    def kill(step: int, model: ShardedModel) -> None:
+        # what the gradient of the step before was drawn by
+        assert model._dropout.step == max(0, step - 1)  # pyright: ignore[reportPrivateUsage]
         if step == 3:
             raise Killed
 
@@ -114,3 +121,12 @@ def test_dropout_outlives_a_kill(digits: Path, tmp_path: Path) -> None:
         run_pretrain(config("killed", 0.3), watch=kill)
     assert weights(run_pretrain(config("killed", 0.3))) == weights(whole)
     assert weights(whole) != weights(without)
+
+
+def test_a_scrub_of_a_model_with_dropout_has_none(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(base_model, tmp_path / "other")
+    settings = other / "unet" / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"dropout": 0.5}))
+    scrubbed = [run_scrub(tiny_config(digits, model, tmp_path / model.parent.name)) for model in (base_model, other)]
+    files = [folder / "unet" / "diffusion_pytorch_model.safetensors" for folder in scrubbed]
+    assert files[0].read_bytes() == files[1].read_bytes()
