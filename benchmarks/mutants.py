@@ -88,8 +88,8 @@ COVERAGE = """\
 source = {sources}
 data_file = {folder}/coverage
 parallel = true
-patch = subprocess, _exit
-# of a process that a test starts; the test itself is pytest-cov's to name
+patch = _exit
+# of a process that a test starts (mutants_durations.py); the test itself is pytest-cov's to name
 context = ${{PYTEST_CURRENT_TEST-}}
 disable_warnings = no-data-collected,module-not-imported,module-not-measured
 """
@@ -267,14 +267,16 @@ def _cover(folder: Path, tests: tuple[str, ...]) -> None:
     tree = _export(folder / "covered")
     # not coverage.*, which coverage deletes
     config = (folder / "measure.ini").resolve()
-    config.write_text(COVERAGE.format(sources=",".join(PACKAGES), folder=folder.resolve()))
+    # processes are started in other folders
+    sources = ",".join(str(tree.resolve() / name) for name in PACKAGES)
+    config.write_text(COVERAGE.format(sources=sources, folder=folder.resolve()))
     report = folder.resolve() / "durations.jsonl"
     report.unlink(missing_ok=True)
     words = ["-m", "not slow", "-p", "mutants_durations", "--cov", f"--cov-config={config}", "--cov-context=test"]
     words += ["--cov-report=", "-n", "2", "--dist", "loadfile", *(f"--ignore={path}" for path in TESTS_LEFT_OUT)]
     # coverage names the test in a process that is started, not in a fork
-    environment = _environment(tree) | {"MUTANTS_DURATIONS": str(report), "ERASEDIFF_TESTS_FRESH": "1"}
-    subprocess.run([_pytest(), *words, *tests], cwd=tree, env=environment)
+    told = {"MUTANTS_DURATIONS": str(report), "MUTANTS_COVERAGE": str(config), "ERASEDIFF_TESTS_FRESH": "1"}
+    subprocess.run([_pytest(), *words, *tests], cwd=tree, env=_environment(tree) | told)
     seconds: Counter[str] = Counter()
     failed = set()
     for line in report.read_text().splitlines():
