@@ -7,8 +7,8 @@ a. Of that input m_t, with what importance w it has for either,
     ℓ_a = w_a ‖(m_t - γ_t a)/σ_t - ε_θ(m_t)‖²,   w_a alike
     δ = ∇E ℓ_x - s ∇E ℓ_a,                       s such that the second is `forget_norm` times as long as the first
 
-E ℓ_x is L_r and E ℓ_a D_f's own loss, whatever λ is. Between them the paper's objective has k/(n - k) times 1 + its
-superfactor, k of n samples being forgotten, and fixes the second gradient's norm instead, at a tenth of the first's.
+E ℓ_x is L_r and E ℓ_a D_f's own loss, whatever λ is. For k of n samples to be forgotten the paper's objective weighs
+the second with k/(n - k), times a factor; what it uses is the second gradient at a fixed norm, a tenth of the first's.
 The models there are told nothing, or one prompt. Where x and a are told different conditions, m_t with what it is told
 is either's for certain: w is 1/(1 - λ) or 1/λ for the one that is noised and 0 for the other.
 

@@ -11,11 +11,14 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from erasediff.shards import Dataset, SampleBatch, Stream
-from erasediff.trainer.config import ModelConfig, OptimizerConfig, TrainConfig
+from erasediff.trainer.config import EngineConfig, ModelConfig, OptimizerConfig, TrainConfig
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.methods.siss import SISSConfig
 from erasediff.trainer.models.families import load_model
+from erasediff.trainer.objectives._mixture import are_told_same
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
+from erasediff.trainer.ranks import collectives
 from erasediff.trainer.scrubbing import run_scrub
 from tiny import make_pipeline, tiny_config
 
@@ -107,6 +110,30 @@ def test_pairs_do_not_depend_on_micro_batches(digits: Path, base_model: Path) ->
             lambda batch: batch.noised.told["class_labels"],
         ):
             assert torch.equal(get(one[0]), torch.cat([get(batch) for batch in several]))
+
+
+def test_what_is_told_is_the_same_where_all_of_it_is() -> None:
+    one = {"words": torch.zeros(4, 2, 3), "label": torch.arange(4)}
+    other = {"words": torch.zeros(4, 2, 3), "label": torch.arange(4)}
+    other["words"][1, 1, 2], other["label"][3] = 1, 0
+    assert are_told_same(one, other, 4, CPU).tolist() == [True, False, True, False]
+    assert are_told_same({}, {}, 2, CPU).tolist() == [True, True]
+
+
+def test_a_loss_counts_by_its_importance(digits: Path, base_model: Path) -> None:
+    model = load_model(ModelConfig(str(base_model), null_class=10))
+    made = DiffusionObjective(model, CPU, seed=5, label_drop=0.0, method=SISSConfig(), forward_batch_size=8)
+    remain, forget = made.remain_batches(samples(digits, 0))[:1], made.forget_batches(samples(digits, 1))[:1]
+    engine = EngineConfig(device="cpu")
+    collectives.set_up(engine)
+    sharded = ShardedModel(model.module, engine, OptimizerConfig(), CPU, max_train_steps=1)
+    for (mixed,) in made.mixtures(remain, forget, CHANCE):
+        with torch.no_grad():
+            output = model.module(mixed.noised.x_t, mixed.noised.timesteps, **mixed.noised.told).sample
+            losses = made.loss(sharded, mixed)
+        assert mixed.target is not None and mixed.importance is not None
+        squares = (output - mixed.target).square().flatten(1).mean(1)
+        assert torch.allclose(losses, squares * mixed.importance, rtol=1e-5) and losses.std() > 0
 
 
 def scrub(sets: Path, base: Path, output: Path, **options: Any) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def tokens_of_words(tokenizer: Any, prompt: str, words: Sequence[str], *, with_e
     texts, marks = tokenizer.convert_ids_to_tokens(ids), np.zeros(tokenizer.model_max_length, dtype=bool)
     for sought in (tokenizer(word, add_special_tokens=False).input_ids for word in words):
         # one token begins a prompt, and one ends it
-        for first in range(1, len(ids) - len(sought) if sought else 0):
+        for first in range(1, len(ids) - len(sought)):
             begins = first == 1 or texts[first - 1].endswith(_END_OF_WORD)
             if begins and ids[first : first + len(sought)] == sought:
                 marks[first : first + len(sought)] = True
