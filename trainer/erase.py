@@ -51,7 +51,7 @@ from .run.folder import RunFolder
 from .run.identity import without_free
 from .run.loop import Watch
 from .run.provenance import DataStamp, ModelStamp
-from .scrubbing import check_settings, run_scrub
+from .scrubbing import again_notes, check_settings, run_scrub
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def dry_run(config: EraseConfig) -> str:
     counts = {"forget": planned.chosen, "remain": ~(planned.chosen | planned.forgotten_before)}
     counts |= {"left out": planned.forgotten_before & ~planned.chosen}
     told = [f"{name:<12}{np.count_nonzero(rows):,} of {len(planned.given):,} samples" for name, rows in counts.items()]
-    return "\n".join([dump_toml(config).rstrip(), "", *told, *_describe(config)])
+    again = again_notes(planned.model, fit(planned.given.only(planned.chosen), planned.model).data)
+    return "\n".join([dump_toml(config).rstrip(), "", *told, *again, *_describe(config)])
 
 
 def _describe(config: EraseConfig) -> list[str]:

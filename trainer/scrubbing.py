@@ -189,7 +189,8 @@ class Plan:
         on_cuda = collectives.is_on_cuda(config.engine)
         effects = effect_notes(config.method, config.train, config.optimizer, config.engine, on_cuda=on_cuda)
         sizes = size_notes(self.forget, self.remain, config)
-        return [*names_notes(self.model), *told, *([] if null is None else [null]), *sizes, *effects]
+        again = again_notes(self.model, self.forget)
+        return [*names_notes(self.model), *told, *([] if null is None else [null]), *again, *sizes, *effects]
 
     def _standing_notes(self) -> list[str]:
         """What a dry run says beside them: how classes are matched, and what the method's settings mean."""
@@ -219,6 +220,17 @@ def plan(config: ScrubConfig, model: Model | None = None) -> Plan:
     told = model.conditions.of_dataset
     check_settings(config, model, *(distinct(told(data)) for data in (planned.forget, planned.remain)))
     return planned
+
+
+def again_notes(model: Model, forget: Dataset) -> list[str]:
+    """Whether earlier requests on the model named D_f, or some of it. forget: with the model's classes for labels."""
+    earlier = model.lineage.forgotten
+    num = np.count_nonzero(forgotten_rows(earlier, forget, model.conditions.of_dataset))
+    if not num:
+        return []
+    return [
+        f"again       {num:,} of the {len(forget):,} samples are of requests that the model has been through: {describe_forgotten(earlier)}"
+    ]
 
 
 def _check_never_forgotten(remain: Dataset, model: Model) -> None:

@@ -15,7 +15,7 @@ from erasediff.shards.requests.request import Request, Selector
 from erasediff.shards.requests.split import split
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import EngineConfig, EraseConfig, ModelConfig, SamplingConfig, TrainConfig
-from erasediff.trainer.erase import run_erase
+from erasediff.trainer.erase import dry_run, run_erase
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import load_classifier
 from erasediff.trainer.evidence.images import Images
@@ -63,7 +63,12 @@ def test_a_second_request_does_not_put_the_first_one_back(
             of_class[data.classes[label]].add(key)
     assert set(TWELVE) - of_class["3"] - of_class["8"]
     first = run_erase(erasure(training, without_twelve, tmp_path / "one", classifier, ["3"], held_out=str(held_out)))
-    assert "left out    " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out    " in said
+    # of the twelve, those that are threes
+    num = len(of_class["3"] & set(TWELVE))
+    told = f"again       {num} of the {len(of_class['3'])} samples are of requests that the model has been through: request r-1"
+    assert 0 < num < 12 and told in said
     remain = set(Dataset.open(tmp_path / "one" / "erased" / "split" / "remain").keys)
     assert remain == set(data.keys) - of_class["3"] - set(TWELVE)
     assert set(Dataset.open(tmp_path / "one" / "erased" / "split" / "forget").keys) == of_class["3"]
@@ -95,6 +100,9 @@ def test_a_second_request_does_not_put_the_first_one_back(
     anchored = dataclasses.replace(config, method=EraseDiffConfig(anchor=3))
     with pytest.raises(ConfigError, match=r"method\.anchor = 3 is a class that the model has forgotten"):
         run_erase(anchored)
+    assert "again       " not in dry_run(config)
+    same = dataclasses.replace(config, request=str(tmp_path / "one" / "request.toml"))
+    assert f"again       {len(of_class['3'])} of the {len(of_class['3'])} samples are of" in dry_run(same)
     second = run_erase(config)
     remain = Dataset.open(tmp_path / "two" / "erased" / "split" / "remain")
     assert set(remain.keys) == set(data.keys) - of_class["3"] - of_class["8"] - set(TWELVE)
