@@ -228,9 +228,8 @@ def again_notes(model: Model, forget: Dataset) -> list[str]:
     num = np.count_nonzero(forgotten_rows(earlier, forget, model.conditions.of_dataset))
     if not num:
         return []
-    return [
-        f"again       {num:,} of the {len(forget):,} samples are of requests that the model has been through: {describe_forgotten(earlier)}"
-    ]
+    named = f"{num:,} of the {len(forget):,} samples are of requests that the model has been through"
+    return [f"again       {named}: {describe_forgotten(earlier)}"]
 
 
 def _check_never_forgotten(remain: Dataset, model: Model) -> None:

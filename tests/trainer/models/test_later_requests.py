@@ -65,10 +65,7 @@ def test_a_second_request_does_not_put_the_first_one_back(
     first = run_erase(erasure(training, without_twelve, tmp_path / "one", classifier, ["3"], held_out=str(held_out)))
     said = capsys.readouterr().out
     assert "left out    " in said
-    # of the twelve, those that are threes
-    num = len(of_class["3"] & set(TWELVE))
-    told = f"again       {num} of the {len(of_class['3'])} samples are of requests that the model has been through: request r-1"
-    assert 0 < num < 12 and told in said
+    assert f"again       {len(of_class['3'] & set(TWELVE))} of the {len(of_class['3'])} samples are of requests" in said
     remain = set(Dataset.open(tmp_path / "one" / "erased" / "split" / "remain").keys)
     assert remain == set(data.keys) - of_class["3"] - set(TWELVE)
     assert set(Dataset.open(tmp_path / "one" / "erased" / "split" / "forget").keys) == of_class["3"]
@@ -100,7 +97,7 @@ def test_a_second_request_does_not_put_the_first_one_back(
     anchored = dataclasses.replace(config, method=EraseDiffConfig(anchor=3))
     with pytest.raises(ConfigError, match=r"method\.anchor = 3 is a class that the model has forgotten"):
         run_erase(anchored)
-    assert "again       " not in dry_run(config)
+    assert f"again       {len(of_class['8'] & set(TWELVE))} of the {len(of_class['8'])} samples are" in dry_run(config)
     same = dataclasses.replace(config, request=str(tmp_path / "one" / "request.toml"))
     assert f"again       {len(of_class['3'])} of the {len(of_class['3'])} samples are of" in dry_run(same)
     second = run_erase(config)
