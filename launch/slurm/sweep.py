@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import TypeAdapter, ValidationError
 
 from ...shards.errors import DataError
 from ...trainer.config.base import AtLeast1, Settings
-from ...trainer.config.toml import read_toml, with_setting
+from ...trainer.config.toml import decode, read_toml, with_setting
 from ...trainer.errors import ConfigError
 from ..job import Job, Resources
 from . import controller
@@ -136,10 +135,9 @@ class Sweep:
 def read_sweep(path: Path) -> SweepFile:
     """Raises ConfigError for a file that says no sweep."""
     try:
-        sweep = TypeAdapter(SweepFile).validate_python(read_toml(path))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        sweep = decode(SweepFile, read_toml(path), str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; a sweep's file has output, config, and [runs.NAME] or [grid]") from None
     if not sweep.runs and not sweep.grid:
         raise ConfigError(f"{path}: it names no run: give [runs.NAME] or [grid]")
     for key, values in sweep.grid.items():
