@@ -11,6 +11,8 @@ from ..trainer.config.methods import method_names
 from ..trainer.ranks import meeting
 from .options import DRY_RUN, METHODS, check_datasets, print_once, read_settings, without_flag
 
+ALREADY = ", finished before: nothing was done again"
+
 
 @dataclass(frozen=True)
 class Pretrain:
@@ -40,14 +42,16 @@ class Pretrain:
         with meeting.on_signals():
             from ..trainer.pretrain import dry_run, run_pretrain
             from ..trainer.ranks.collectives import is_main, leaving_together
+            from ..trainer.run.folder import is_finished
 
             if self.dry_run:
                 print_once(dry_run(self.config))
                 return
             with leaving_together():
+                was_finished = is_finished(self.folder)
                 model = run_pretrain(self.config)
                 if is_main():
-                    print(f"model: {model}")
+                    print(f"model: {model}{ALREADY if was_finished else ''}")
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,14 @@ class Scrub:
         check_datasets(self.datasets)
         with meeting.on_signals():
             from ..trainer.ranks.collectives import is_main, leaving_together
+            from ..trainer.run.folder import is_finished
             from ..trainer.scrubbing import dry_run, run_scrub
 
             if self.dry_run:
                 print_once(dry_run(self.config))
                 return
             with leaving_together():
+                was_finished = is_finished(self.folder)
                 model = run_scrub(self.config)
                 if is_main():
-                    print(f"model: {model}")
+                    print(f"model: {model}{ALREADY if was_finished else ''}")

@@ -219,6 +219,9 @@ def test_pretrain_sample_and_a_mistake_in_between(
     assert "data        1,797 samples" in told
     assert not run.exists()
     assert main(words) == 0, "the default fits the length"
+    assert capsys.readouterr().out.endswith(f"model: {run / 'model'}\n")
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"model: {run / 'model'}, finished before: nothing was done again\n"
     assert main([*words, "--dry-run"]) == 0
     assert f"finished    already: {run / 'model'}" in capsys.readouterr().out
     assert "ema_decay = 0.2236" in (run / "config.toml").read_text(), "0.05 ** (1 / 2)"

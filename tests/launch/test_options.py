@@ -107,7 +107,10 @@ def test_required_options_may_be_left_to_the_command_line(
     run_toml.write_text("\n".join(lines))
     assert "--output STR" in fails(["scrub", str(run_toml)], capsys)
     assert main(["scrub", str(run_toml), "--output", str(tmp_path / "elsewhere")]) == 0
-    assert (tmp_path / "elsewhere" / "model").exists()
+    model = tmp_path / "elsewhere" / "model"
+    assert model.exists() and capsys.readouterr().out.endswith(f"model: {model}\n")
+    assert main(["scrub", str(run_toml), "--output", str(tmp_path / "elsewhere")]) == 0
+    assert capsys.readouterr().out == f"model: {model}, finished before: nothing was done again\n"
 
 
 def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) -> None:
