@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from erasediff.trainer.config.compare import RETRAINED, UNSCRUBBED
 from erasediff.trainer.pretrain import run_pretrain
+from erasediff.trainer.ranks import meeting
 from PIL import Image
 from sklearn.datasets import load_digits
 from table_cases import table_of
@@ -64,6 +66,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     assert CIFAR10.main([*words, "--images", str(folder / "pictures"), "--stages", "shards"]) == 0
     with pytest.raises(Killed):
         run_pretrain(CIFAR10.base_config(CIFAR10.Options(output=output, device="cpu", tiny=True)), watch=kill)
+    meeting.ask()  # as a signal does: after its next step
+    assert CIFAR10.main([*words, "--stages", "base", "judge"]) == os.EX_TEMPFAIL
+    assert not (output / "classifier.safetensors").exists()
     for stage in ("base", "judge", "retrained", "compare", "cost", "table"):
         assert CIFAR10.main([*words, "--stages", stage]) == 0, stage
     return output, words
@@ -154,9 +159,9 @@ def test_models_and_settings_are_those_of_the_recipes(made: tuple[Path, list[str
 
 def test_every_stage_goes_on_where_it_stopped(made: tuple[Path, list[str]]) -> None:
     output, words = made
-    # killed after its third step, the base model's training went on from its checkpoint
+    # killed after its third step and stopped in the next start, the base model's training went on from its checkpoints
     attempts = [json.loads(path.read_text()) for path in sorted((output / "base").glob("attempt-*/attempt.json"))]
-    assert [attempt["first_step"] for attempt in attempts] == [0, 2]
+    assert [attempt["first_step"] for attempt in attempts] == [0, 2, 3]
     kept = ("data/*", "sets/*/*", "base/model/*.json", "classifier.safetensors", "compare/retrained/model/*.json")
     kept += ("compare/rows/*", "compare/runs/*/model/*.json", "cost/*.json")
     before, row, cost = stamps(output, *kept), output / "compare/rows/moo.0.json", output / "cost/salun.1.json"
