@@ -130,7 +130,7 @@ def base_config(options: Options) -> PretrainConfig:
     values |= {"data": str(options.output / "data"), "output": str(options.output / "base")}
     if options.tiny:
         values = with_setting(values, "unet", TINY_UNET)
-        values = with_setting(values, "train", {"max_train_steps": 4, "train_batch_size": 4, "checkpointing_steps": 2})
+        values = with_setting(values, "train", {"max_train_steps": 5, "train_batch_size": 4, "checkpointing_steps": 2})
         values = with_setting(values, "optimizer", {"lr_warmup_steps": 1, "ema_decay": "none"})
     if options.base_steps is not None:
         values = with_setting(values, "train.max_train_steps", options.base_steps)
