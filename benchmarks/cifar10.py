@@ -156,7 +156,7 @@ def judge_config(options: Options) -> JudgeConfig:
         resnet=ResNetConfig(blocks=(1, 1), width=4, num_epochs=2, batch_size=8),
         num_forget_samples_per_class=4,
         num_remain_samples_per_class=2,
-        sampling=SamplingConfig(num_inference_steps=2),
+        sampling=SamplingConfig(guidance_scale=1.0, num_inference_steps=2),
         relearning=RelearnConfig(num_images=2, num_steps=1, num_points=1, num_samples=2),
     )
 
