@@ -134,3 +134,11 @@ def test_the_index_names_every_page() -> None:
     for page in DOCS.glob("*.md"):
         for words in commands(page.name):
             assert words[0] in COMMANDS or " ".join(words[:2]) in COMMANDS, (page.name, words)
+
+
+def test_the_index_of_decisions_has_every_one() -> None:
+    index, told = (DOCS / "decisions.md").read_text(), []
+    for page in re.findall(r"\]\((decisions/\w+\.md)\)", index):
+        told += re.findall(r"^## (.*) \(\d{4}-\d\d\)$", (DOCS / page).read_text(), re.MULTILINE)
+    assert re.findall("^- (.*)$", index, re.MULTILINE) == told
+    assert len(re.findall(r"decisions/\w+\.md", index)) == len([*(DOCS / "decisions").glob("*.md")])
