@@ -140,6 +140,8 @@ def test_each_figure_stands_where_it_belongs(made: tuple[Path, list[str]], tmp_p
         ):
             cells = goals[f"{name}: {goal}"]
             assert (cells["found"], cells[""]) == (f"{found:.3g}", "met" if found <= limit else "not met"), name
+            assert cells["wanted"] == f"≤ {limit:g}"
+    assert goals["base model drawing what it is asked for"]["wanted"] == "≥ 0.85"
     assert {cells[""] for cells in goals.values()} == {"met", "not met"}
 
 
