@@ -25,8 +25,10 @@ from erasediff.trainer.config import (
 from erasediff.trainer.config.toml import dump_toml
 from erasediff.trainer.erase import _request_entry, run_erase
 from erasediff.trainer.errors import ThresholdError, TrainingError
+from erasediff.trainer.evidence import publication
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.evidence.collect import Evidence
+from erasediff.trainer.evidence.ledger import Withdrawal, read_entries
 from erasediff.trainer.evidence.publication import Candidate
 from erasediff.trainer.evidence.record import Record, read_record
 from erasediff.trainer.models.families import load_model
@@ -136,7 +138,9 @@ def test_nothing_is_published_where_forgetting_is_not_shown(
     assert main(["evaluate", *words]) == 3
 
 
-def test_a_record_is_not_taken_for_another_judge_or_held_out_set(config: EraseConfig, tmp_path: Path) -> None:
+def test_a_record_is_not_taken_for_another_judge_or_held_out_set(
+    config: EraseConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Behind the same paths: each is evaluated anew."""
     judge_path, unseen = tmp_path / "judge.safetensors", tmp_path / "unseen"
     shutil.copyfile(str(config.judge.classifier), judge_path)
@@ -180,10 +184,25 @@ def test_a_record_is_not_taken_for_another_judge_or_held_out_set(config: EraseCo
     constant = {name: torch.zeros_like(value) for name, value in other.network.state_dict().items()}
     other.network.load_state_dict(constant | {"head.bias": torch.eye(10)[3] * 50})
     dataclasses.replace(other, card=dataclasses.replace(other.card, held_out_accuracy=0.1)).save(judge_path)
-    with pytest.raises(ThresholdError):
+    withdrawn, output = Path(config.output) / "model.withdrawn", Path(config.output)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # by a kill before it is said, too; the same command says it
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(publication, "append", killed)
         evaluated()
-    assert not (Path(config.output) / "model").exists()
-    assert sha256_of_file(Path(config.output) / "model.withdrawn") == published
+    assert not (output / "model").exists() and sha256_of_file(withdrawn) == published
+    # not of a model that is another
+    card = withdrawn / "erasediff.json"
+    said = card.read_bytes()
+    for content, num in ((said + b" ", 0), (said, 1), (said, 1)):
+        card.write_bytes(content)
+        with pytest.raises(ThresholdError):
+            evaluated()
+        assert sum(isinstance(entry, Withdrawal) for entry in read_entries(output)) == num
+    assert not (output / "model").exists() and sha256_of_file(withdrawn) == published
 
 
 def test_what_of_a_requests_keys_is_found(config: EraseConfig) -> None:
