@@ -35,6 +35,7 @@ class Sample:
         check(self.config)
 
     def run(self) -> None:
+        self.config.check_output()
         with meeting.on_signals():
             from ..trainer.ranks.collectives import is_main, leaving_together
             from ..trainer.sample import run_sample

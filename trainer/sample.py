@@ -16,9 +16,6 @@ from .models.pictures import to_grid, with_names
 from .models.sampling import check_sampling, sample
 from .ranks import collectives
 
-# by the file's name
-FORMATS = (".png", ".jpg", ".jpeg", ".webp")
-
 
 def run_sample(config: SampleConfig) -> Path:
     """Writes a grid of samples, a row for each condition; returns the file. All ranks call it."""
@@ -42,6 +39,7 @@ def _write(images: torch.Tensor, names: list[str], config: SampleConfig, output:
 def check(config: SampleConfig) -> tuple[Model, list[Condition]]:
     """The model, and what each row is told. Raises ConfigError for what cannot work, writes nothing."""
     check_ranges(config)
+    config.check_output()
     model = load_model(config.model)
     conditions = model.conditions
     numbers = {name: label for label, name in enumerate(model.class_names) if name is not None}
@@ -49,8 +47,4 @@ def check(config: SampleConfig) -> tuple[Model, list[Condition]]:
     if model.null_class is not None and model.null_class in rows:
         raise ConfigError(f"labels: {model.null_class} is no class of the model: it stands for none")
     check_sampling(config.sampling, model)
-    if Path(config.output).is_dir():
-        raise ConfigError(f"output = '{config.output}' is a folder: name a picture's file")
-    if Path(config.output).suffix.lower() not in FORMATS:
-        raise ConfigError(f"output = '{config.output}': a picture's file ends in {', '.join(FORMATS)}")
     return model, rows

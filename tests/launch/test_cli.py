@@ -183,9 +183,10 @@ def test_an_unknown_command_is_held_against_the_known(
         "evaluate --run {here} --data nowhere",
         "evaluate --run nowhere --data {data}",
         "compare compare.toml --data nowhere",
+        "sample --model.path m --output nowhere.gif",
     ],
 )
-def test_a_folder_that_is_not_there_is_missed_at_once(digits: Path, tmp_path: Path, words: str) -> None:
+def test_what_is_not_there_is_missed_at_once(digits: Path, tmp_path: Path, words: str) -> None:
     """Before torch is imported, which takes seconds."""
     (tmp_path / "f").symlink_to(digits / "split" / "forget")
     (tmp_path / "compare.toml").write_text("output = 'o'\nforget = 'f'\nremain = 'f'\n[model]\npath = 'm'\n")

@@ -139,6 +139,10 @@ def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) 
         # an option of another command
         (["pretrain", "--data", "d", "--output", "o", "--method.name", "moo"], "Unrecognized options: --method.name"),
         (["evaluate", "--run", "r", "--data", "d", "--method.name=moo"], "Unrecognized options: --method.name"),
+        (
+            ["evaluate", "--run", "r", "--data", "d", "--judge.thresholds", "p_psi < 1"],
+            "thresholds: 'p_psi < 1' is none",
+        ),
         (["shards", "build", "digits"], "OUTPUT"),
         (["demo", "--forget-label", "three"], "Error parsing --forget-label"),
     ],

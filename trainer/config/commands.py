@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from ..errors import ConfigError
 from .base import LATER, AtLeast1, Settings, class_names
 from .judge import JudgeConfig
 from .methods import DEFAULT_METHOD, AnyMethod, default_method, method_kind
@@ -137,6 +139,14 @@ class SampleConfig(Settings):
     """auto takes CUDA where there is one."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How images are generated."""
+
+    def check_output(self) -> None:
+        """Raises ConfigError for what is no picture's file."""
+        path, formats = Path(self.output), (".png", ".jpg", ".jpeg", ".webp")
+        if path.is_dir():
+            raise ConfigError(f"output = '{self.output}' is a folder: name a picture's file")
+        if path.suffix.lower() not in formats:
+            raise ConfigError(f"output = '{self.output}': a picture's file ends in {', '.join(formats)}")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from .base import AtLeast0, AtLeast1, NotNegative, Positive, Probability, Settings
 from .models import SamplingConfig
+from .thresholds import parse_threshold
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,10 @@ class JudgeConfig(Settings):
     """auto takes CUDA where there is one."""
     num_threads: AtLeast1 | None = None
     """Threads of one rank on CPU; none takes torch's choice."""
+
+    def __post_init__(self) -> None:
+        for text in self.thresholds:
+            parse_threshold(text)
 
     @property
     def trained_resnet(self) -> ResNetConfig | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..config import ScrubConfig, TargetedConfig
+from ..config.thresholds import parse_threshold
 from ..config.toml import NONE, as_dict
-from .thresholds import Overall, Verdict, is_on_forgetting, parse_threshold
+from .thresholds import Overall, Verdict, is_on_forgetting
 
 
 def advice(

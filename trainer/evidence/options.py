@@ -10,6 +10,7 @@ import torch
 from ...shards.dataset import Dataset
 from ...shards.errors import shorten
 from ..config import JudgeConfig
+from ..config.thresholds import Threshold, parse_threshold
 from ..errors import ConfigError
 from ..models.class_names import labels_of
 from ..models.model import Model
@@ -25,7 +26,7 @@ from .held_out import open_held_out
 from .instruments import Instruments
 from .metrics import min_frechet_samples
 from .retrained import check_retrainable
-from .thresholds import Threshold, check_thresholds, default_thresholds, parse_threshold
+from .thresholds import check_thresholds, default_thresholds
 
 
 def check_judge(

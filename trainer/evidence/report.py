@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..config.thresholds import parse_threshold
 from ..config.toml import flatten
 from .bench import Bench, Samples
 from .intervals import score_interval
@@ -19,7 +20,7 @@ from .report_charts import all_charts
 from .report_page import definitions, details, page, section
 from .report_parts import exposed_parts
 from .report_pictures import MAX_CLASSES, grids
-from .thresholds import NOT_SHOWN, Verdict, mark_of, parse_threshold, said
+from .thresholds import NOT_SHOWN, Verdict, mark_of, said
 
 _BADGES = {"shown": "pass", "not shown": "open", "failed": "fail"}
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..config.thresholds import Threshold, parse_threshold
 from ..errors import ConfigError
 from .intervals import difference_low, for_each_of, score_interval
 from .metric_table import row_of
@@ -20,23 +20,6 @@ Overall = Literal["shown", "not shown", "failed"]
 BESIDE_RETRAINED = 0.05
 # where no threshold shows forgetting
 NOT_SHOWN = "no threshold on forgetting holds that the unscrubbed model does not hold too"
-_NUMBER = r"\d+\.?\d*(?:e-?\d+)?"
-_PATTERN = re.compile(
-    rf"\s*(?P<metric>[a-z_]+(?:\[[^\]]+\])?)\s*(?P<sign><=|>=)\s*(?:(?P<number>-?{_NUMBER})|"
-    rf"(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?P<model>unscrubbed|retrained)(?:\s*(?P<plus>[+-])\s*(?P<offset>{_NUMBER}))?)\s*"
-)
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A model's `metric` is at most, or at least, `factor` times another model's (none: 0) + `offset`."""
-
-    text: str
-    metric: str
-    at_most: bool
-    model: str | None
-    factor: float
-    offset: float
 
 
 @dataclass(frozen=True)
@@ -61,21 +44,6 @@ class Verdict:
     rejects_retrained: bool = False
     """Whether the limit as given is shown to reject the retrained model itself. On forgetting `limit` is that one's
     figure then, with `BESIDE_RETRAINED` to spare."""
-
-
-def parse_threshold(text: str) -> Threshold:
-    """Raises ConfigError for what is no threshold."""
-    match = _PATTERN.fullmatch(text)
-    if match is None:
-        raise ConfigError(
-            f"judge.thresholds: {text!r} is none; write 'METRIC <= NUMBER' or '>=', or compare with another model: "
-            "'accuracy_remaining >= unscrubbed - 0.02', 'p_psi <= retrained + 0.05', "
-            "'frechet_distance[digits-cnn] <= 1.5 * unscrubbed'"
-        )
-    offset = float(match["number"] or match["offset"] or 0)
-    if match["plus"] == "-":
-        offset = -offset
-    return Threshold(text, match["metric"], match["sign"] == "<=", match["model"], float(match["factor"] or 1), offset)
 
 
 def default_thresholds(metrics: Sequence[str], forgets_classes: bool, with_retrained: bool) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 import tiny
 from erasediff.launch.evidence_table import show
 from erasediff.trainer import EraseDiffConfig
+from erasediff.trainer.config.thresholds import parse_threshold
 from erasediff.trainer.errors import ConfigError, NotShownError
 from erasediff.trainer.evidence import report
 from erasediff.trainer.evidence.classifier import ClassifierCard
@@ -35,7 +36,7 @@ from erasediff.trainer.evidence.record import (
 )
 from erasediff.trainer.evidence.relearning import RelearningPoint
 from erasediff.trainer.evidence.report import head
-from erasediff.trainer.evidence.thresholds import Verdict, hold, overall, parse_threshold
+from erasediff.trainer.evidence.thresholds import Verdict, hold, overall
 from erasediff.trainer.run.provenance import DataStamp
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
 

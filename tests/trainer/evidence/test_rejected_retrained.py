@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from erasediff.trainer.config.thresholds import parse_threshold
 from erasediff.trainer.evidence.metrics import Measurement
-from erasediff.trainer.evidence.thresholds import hold, overall, parse_threshold, said, shows_forgetting
+from erasediff.trainer.evidence.thresholds import hold, overall, said, shows_forgetting
 from evidence_cases import of_classes
 
 

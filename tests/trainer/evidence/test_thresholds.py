@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from erasediff.trainer.config.thresholds import parse_threshold
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.intervals import for_each_of, score_interval
 from erasediff.trainer.evidence.metrics import Measurement
@@ -14,7 +15,6 @@ from erasediff.trainer.evidence.thresholds import (
     hold,
     mark_of,
     overall,
-    parse_threshold,
     said,
     shows_forgetting,
     tells_nothing,
