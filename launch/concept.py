@@ -8,16 +8,18 @@ from pathlib import Path
 
 from ..trainer.config import ConceptConfig
 from ..trainer.ranks import meeting
-from .options import read_settings
+from .options import DRY_RUN, print_once, read_settings, without_flag
 
 
 @dataclass(frozen=True)
 class Generate:
     config: ConceptConfig
+    dry_run: bool
 
     @classmethod
     def read(cls, words: Sequence[str], prog: str) -> Generate:
-        return cls(read_settings(ConceptConfig, words, prog=prog))
+        words, dry_run = without_flag(words, "--dry-run")
+        return cls(read_settings(ConceptConfig, words, prog=prog, note=DRY_RUN), dry_run)
 
     @property
     def folder(self) -> Path:
@@ -34,9 +36,12 @@ class Generate:
 
     def run(self) -> None:
         with meeting.on_signals():
-            from ..trainer.concepts.generate import SPLIT_NAME, run_generate
+            from ..trainer.concepts.generate import SPLIT_NAME, dry_run, run_generate
             from ..trainer.ranks.collectives import is_main, leaving_together
 
+            if self.dry_run:
+                print_once(dry_run(self.config))
+                return
             with leaving_together():
                 output = run_generate(self.config)
                 if is_main():

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..trainer.config import EvaluateConfig, SampleConfig
 from ..trainer.errors import ConfigError
 from ..trainer.ranks import meeting
-from .options import DRY_RUN, check_datasets, print_once, read_settings, without_flag
+from .options import DRY_RUN, check_datasets, is_alone, print_once, read_settings, without_flag
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Evaluate:
 
     def run(self) -> None:
         check_datasets(self.datasets)
-        if not self.folder.is_dir():
+        if is_alone() and not self.folder.is_dir():
             raise ConfigError(f"run = '{self.folder}' is no run folder: name one that scrub or erase has written")
         with meeting.on_signals():
             from ..trainer.evidence.collect import run_evaluate

@@ -11,7 +11,7 @@ import tyro
 
 from ..trainer.errors import ConfigError
 from .job import Job, Resources, split_words
-from .options import parse
+from .options import check_datasets, parse
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Local:
         """Leaves through SystemExit with the exit status of the rank that failed first."""
         from .ranks import run_here
 
+        if self.job.command != "erase":  # of a finished one the data may be deleted
+            check_datasets(self.job.read.datasets)
         status = run_here(self.job, self.kill_delay_seconds)
         if status:
             sys.exit(status)

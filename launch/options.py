@@ -119,8 +119,15 @@ def without_flag(words: Sequence[str], flag: str) -> tuple[list[str], bool]:
     return [word for word in words if word != flag], flag in words
 
 
+def is_alone() -> bool:
+    """Whether this is no rank of several: what is wrong on one machine must end all of those, together."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 def check_datasets(folders: Sequence[str]) -> None:
     """Raises DataError for what is no dataset: at once, where the run itself would first import torch."""
+    if not is_alone():
+        return
     from ..shards.format.manifest import read_manifest
 
     for folder in folders:

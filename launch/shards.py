@@ -33,12 +33,18 @@ class Build:
     """Bytes of content in a shard, at most (one larger sample still gets a shard)."""
     num_workers: int | None = None
     """Threads; as many as CPUs if not given. The result does not depend on it."""
+    dry_run: bool = False
+    """Print what would be written, and stop. The images themselves are not read."""
 
     def run(self) -> None:
         """Write the dataset and print a summary; raises `DataError`."""
-        from ..shards.writing.build import build
+        from ..shards.writing.build import build, plan_build
         from ..shards.writing.progress import show_progress
 
+        if self.dry_run:
+            sizes = self.max_shard_samples, self.max_shard_bytes
+            print(f"would build {plan_build(self.source, self.output, self.name, self.classes, *sizes)}")
+            return
         with show_progress("shards") as progress:
             dataset = build(
                 self.source,
@@ -74,16 +80,28 @@ class Split:
     """Also write OUTPUT/remain as purged shards of its own, so that the old ones can be deleted."""
     num_workers: int | None = None
     """Threads; as many as CPUs if not given. The result does not depend on it."""
+    dry_run: bool = False
+    """Print how many samples either set would have, and stop."""
 
     def run(self) -> None:
         """Write both sets and print a summary; raises `DataError`."""
+        from ..shards.checking.inspect import summarise
         from ..shards.dataset import Dataset
-        from ..shards.requests.split import split
+        from ..shards.requests.split import plan_split, split
         from ..shards.writing.progress import show_progress
+        from ..shards.writing.staging import check_absent
         from ..trainer.models.class_names import rows_forgotten_by
 
         dataset = Dataset.open(self.dataset)
         left_out = None if self.model is None else rows_forgotten_by(self.model, dataset)
+        if self.dry_run:
+            check_absent(self.output)
+            _, *sets = plan_split(dataset, self.forget_label, request=self.request, left_out=left_out)
+            for name, part in zip(("forget", "remain"), sets, strict=True):
+                counts = summarise(dataset.only(part.rows)).label_counts
+                told = ", ".join(f"{count:,} of {label}" for label, count in counts.items() if count)
+                print(f"{name}: {len(part.rows):,} of {len(dataset):,} samples would lie there: {told}")
+            return
         with show_progress("shards") as progress:
             forget, remain = split(
                 dataset,

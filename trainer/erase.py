@@ -47,11 +47,12 @@ from .models.fitting import fit
 from .models.lineage import describe_forgotten, forgotten_rows
 from .models.model import Model
 from .ranks import collectives, meeting
+from .run.effects import again_notes
 from .run.folder import RunFolder
 from .run.identity import without_free
 from .run.loop import Watch
 from .run.provenance import DataStamp, ModelStamp
-from .scrubbing import again_notes, check_settings, run_scrub
+from .scrubbing import check_settings, run_scrub
 
 
 @dataclass(frozen=True)

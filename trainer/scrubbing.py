@@ -44,7 +44,7 @@ from .models.lineage import (
 from .models.model import Model
 from .ranks import collectives
 from .run.checks import check_conditions, check_engine, check_optimizer, check_train
-from .run.effects import effect_notes, size_notes
+from .run.effects import again_notes, effect_notes, size_notes
 from .run.folder import RunFolder, check_output, is_finished
 from .run.loop import Watch
 from .run.provenance import Inputs, check_inputs
@@ -220,16 +220,6 @@ def plan(config: ScrubConfig, model: Model | None = None) -> Plan:
     told = model.conditions.of_dataset
     check_settings(config, model, *(distinct(told(data)) for data in (planned.forget, planned.remain)))
     return planned
-
-
-def again_notes(model: Model, forget: Dataset) -> list[str]:
-    """Whether earlier requests on the model named D_f, or some of it. forget: with the model's classes for labels."""
-    earlier = model.lineage.forgotten
-    num = np.count_nonzero(forgotten_rows(earlier, forget, model.conditions.of_dataset))
-    if not num:
-        return []
-    named = f"{num:,} of the {len(forget):,} samples are of requests that the model has been through"
-    return [f"again       {named}: {describe_forgotten(earlier)}"]
 
 
 def _check_never_forgotten(remain: Dataset, model: Model) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
+from pydantic import TypeAdapter, ValidationError
 
 from ...shards.errors import DataError
 from ...trainer.config.base import AtLeast1, Settings
-from ...trainer.config.toml import decode, read_toml, with_setting
+from ...trainer.config.toml import read_toml, with_setting
 from ...trainer.errors import ConfigError
 from ..job import Job, Resources
 from . import controller
@@ -135,9 +136,12 @@ class Sweep:
 def read_sweep(path: Path) -> SweepFile:
     """Raises ConfigError for a file that says no sweep."""
     try:
-        sweep = decode(SweepFile, read_toml(path), str(path))
-    except ConfigError as error:
-        raise ConfigError(f"{error}; a sweep's file has output, config, and [runs.NAME] or [grid]") from None
+        # as they stand, for the runs' own files: 'none' stays the word
+        sweep = TypeAdapter(SweepFile).validate_python(read_toml(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        found = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        raise ConfigError(f"{path}: {found}; a sweep's file has output, config, and [runs.NAME] or [grid]") from None
     if not sweep.runs and not sweep.grid:
         raise ConfigError(f"{path}: it names no run: give [runs.NAME] or [grid]")
     for key, values in sweep.grid.items():

@@ -51,12 +51,7 @@ def split(
     output = Path(output)
     num_workers = resolve_num_workers(num_workers)
     check_absent(output)
-    asked = _request(forget_labels, request)
-    forgotten = select(dataset, asked)
-    remaining = ~forgotten if left_out is None else ~(forgotten | left_out)
-    _check_split(dataset, forgotten, remaining)
-    forget = Selection(dataset, np.flatnonzero(forgotten), f"{dataset.name}-{FORGET_NAME}")
-    remain = Selection(dataset, np.flatnonzero(remaining), f"{dataset.name}-{REMAIN_NAME}")
+    asked, forget, remain = plan_split(dataset, forget_labels, request=request, left_out=left_out)
     with staged(output, _stamp(forget, remain, asked, rewrite)) as folder:
         for part in (FORGET_NAME, REMAIN_NAME):
             (folder / part).mkdir(exist_ok=True)
@@ -84,6 +79,23 @@ def split(
             _write_pointers(folder / REMAIN_NAME, remain, final=output / REMAIN_NAME)
         _write_record(folder, asked, dataset, forget, remain)
     return Dataset.open(output / FORGET_NAME), Dataset.open(output / REMAIN_NAME)
+
+
+def plan_split(
+    dataset: Dataset,
+    forget_labels: Sequence[str | int] = (),
+    *,
+    request: Request | str | Path | None = None,
+    left_out: np.ndarray | None = None,
+) -> tuple[Request, Selection, Selection]:
+    """What `split` would take as asked, and put into either set; writes nothing. Raises `DataError` as `split` does."""
+    asked = _request(forget_labels, request)
+    forgotten = select(dataset, asked)
+    remaining = ~forgotten if left_out is None else ~(forgotten | left_out)
+    _check_split(dataset, forgotten, remaining)
+    forget = Selection(dataset, np.flatnonzero(forgotten), f"{dataset.name}-{FORGET_NAME}")
+    remain = Selection(dataset, np.flatnonzero(remaining), f"{dataset.name}-{REMAIN_NAME}")
+    return asked, forget, remain
 
 
 def _request(labels: Sequence[str | int], request: Request | str | Path | None) -> Request:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..dataset import Dataset
-from ..errors import DataError
+from ..errors import DataError, shorten
 from ..format.manifest import Latents, check_name
 from ..sources.classes import Reordered, read_class_names
 from ..sources.digits import Digits
@@ -46,23 +47,62 @@ def build(
     an error or a kill there is no `output`; after a kill the same call continues with the shards not done yet. Raises
     `DataError`.
     """
-    output = Path(output)
+    num_workers = resolve_num_workers(num_workers)
+    plan = plan_build(source, output, name, classes, max_shard_samples, max_shard_bytes)
+    if isinstance(plan.source, TarSource):
+        return index_in_place(
+            plan.source,
+            Path(output),
+            name=plan.name,
+            classes=plan.classes or None,
+            num_workers=num_workers,
+            progress=progress,
+        )
+    return write_dataset(
+        plan.source, Path(output), name=plan.name, shards=plan.shards, num_workers=num_workers, progress=progress
+    )
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What `build` would write."""
+
+    source: Source | TarSource
+    name: str
+    classes: tuple[str, ...]
+    """Of tars those that were named: which numbers they hold is seen when they are read."""
+    shards: list[range]
+    """Samples of each; none of tars, which are indexed where they are."""
+
+    def __str__(self) -> str:
+        if isinstance(self.source, TarSource):
+            return f"{self.name}: {len(self.source.tars):,} tar(s), indexed where they are"
+        sizes = self.source.sizes_bytes
+        counted = f"{len(sizes):,} samples of {len(self.classes):,} classes ({shorten(self.classes, 12) or 'none'})"
+        return f"{self.name}: {counted}, {len(self.shards):,} shard(s), {sum(sizes) / 1e6:,.1f} MB"
+
+
+def plan_build(
+    source: str | Path | Source | TarSource,
+    output: str | Path,
+    name: str | None = None,
+    classes: Sequence[str] = (),
+    max_shard_samples: int = DEFAULT_MAX_SHARD_SAMPLES,
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+) -> BuildPlan:
+    """Opens the source, without reading what it holds; writes nothing. Raises `DataError` as `build` does."""
     for option, value in [("max_shard_samples", max_shard_samples), ("max_shard_bytes", max_shard_bytes)]:
         if value < 1:
             raise DataError(f"{option}: {value}; at least 1 is needed")
-    num_workers = resolve_num_workers(num_workers)
-    check_absent(output)
+    check_absent(Path(output))
     opened = open_source(source)
     name = opened.name if name is None else name
     check_name(name, "name")
     names = read_class_names(classes, "classes")
     if isinstance(opened, TarSource):
-        return index_in_place(
-            opened, output, name=name, classes=names or None, num_workers=num_workers, progress=progress
-        )
+        return BuildPlan(opened, name, names, [])
     opened = Reordered(opened, names) if names else opened
-    shards = plan_shards(opened.sizes_bytes, max_shard_samples, max_shard_bytes)
-    return write_dataset(opened, output, name=name, shards=shards, num_workers=num_workers, progress=progress)
+    return BuildPlan(opened, name, opened.classes, plan_shards(opened.sizes_bytes, max_shard_samples, max_shard_bytes))
 
 
 def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:

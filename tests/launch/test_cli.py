@@ -266,13 +266,6 @@ def test_pickled_weights_are_refused(run_toml: Path, tmp_path: Path, capsys: pyt
     assert "diffusion_pytorch_model.bin is pickled" in said
 
 
-def test_every_command_of_the_shards_is_reached(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["shards", "verify", str(digits / "data")]) == 0
-    assert "no problem found" in capsys.readouterr().out
-    assert main(["shards", "inspect", str(digits / "data")]) == 0
-    assert "1,797 samples" in capsys.readouterr().out
-
-
 def test_a_groups_help_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["shards", "--help"]) == 0
     said = capsys.readouterr().out

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ...shards.errors import shorten
 from ...shards.requests.select import select
 from ..config import ConceptConfig, EraseConfig, TargetedConfig
 from ..config.toml import check_ranges
@@ -120,12 +119,4 @@ class WordsErasure:
 
     def describe(self) -> list[str]:
         """What will be drawn, in lines."""
-        prompts, generate = self.request.prompts(self.request.phrasings), self.config.generate
-        asked = {side: [one.prompt for one in prompts if one.is_forgotten == side] for side in (True, False)}
-        return [
-            f"{name:<12}{count:,} pictures to be drawn, by {len(asked[side]):,} prompts: {shorten(asked[side])}"
-            for name, count, side in (
-                ("forget", generate.num_forget_images, True),
-                ("remain", generate.num_remain_images, False),
-            )
-        ]
+        return self.request.describe(self.config.generate)

@@ -32,7 +32,7 @@ from ...shards.sources.source import Entry, ListedSource, mixed
 from ...shards.writing.build import DEFAULT_MAX_SHARD_BYTES, DEFAULT_MAX_SHARD_SAMPLES, write_dataset
 from ...shards.writing.write_shard import plan_shards
 from ..config import ConceptConfig, EngineConfig, GenerateConfig
-from ..config.toml import check_ranges
+from ..config.toml import check_ranges, dump_toml
 from ..errors import ConfigError, TrainingError
 from ..models.families import load_model
 from ..models.model import Model
@@ -98,6 +98,11 @@ def check(config: ConceptConfig) -> tuple[ConceptRequest, Model]:
     stamp = ModelStamp.of(model)
     check_inputs(Path(config.output), ConceptInputs(request.plain(), stamp.weights_sha256, stamp.frozen_sha256))
     return request, model
+
+
+def dry_run(config: ConceptConfig) -> str:
+    """What `--dry-run` prints. Raises ConfigError where the run would be refused; writes nothing."""
+    return "\n".join([dump_toml(config).rstrip(), "", *check(config)[0].describe(config.generate)])
 
 
 def plan(config: ConceptConfig) -> tuple[ConceptRequest, Model]:

@@ -23,6 +23,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ...shards.errors import is_unicode, shorten
+from ..config import GenerateConfig
 from ..errors import ConfigError
 from ..objectives.targets.rl import as_told, in_place_of
 
@@ -92,6 +93,18 @@ class ConceptRequest:
             for words, forgotten in ((self.words, True), (self.remaining, False))
             for phrasing in phrasings
             for word in words
+        ]
+
+    def describe(self, generate: GenerateConfig) -> list[str]:
+        """What will be drawn, in lines."""
+        prompts = self.prompts(self.phrasings)
+        asked = {side: [one.prompt for one in prompts if one.is_forgotten == side] for side in (True, False)}
+        return [
+            f"{name:<12}{count:,} pictures to be drawn, by {len(asked[side]):,} prompts: {shorten(asked[side])}"
+            for name, count, side in (
+                ("forget", generate.num_forget_images, True),
+                ("remain", generate.num_remain_images, False),
+            )
         ]
 
     def write_prompts(self, path: Path) -> None:

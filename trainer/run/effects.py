@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ...shards.dataset import Dataset
 from ..config import (
     EngineConfig,
@@ -14,6 +16,8 @@ from ..config import (
     ScrubConfig,
     TrainConfig,
 )
+from ..models.lineage import describe_forgotten, forgotten_rows
+from ..models.model import Model
 
 
 def effect_notes(
@@ -88,3 +92,13 @@ def size_notes(forget: Dataset, remain: Dataset, config: ScrubConfig) -> list[st
                 f"samples of {name} = '{data.path}': a step sees some more than once"
             )
     return notes
+
+
+def again_notes(model: Model, forget: Dataset) -> list[str]:
+    """Whether earlier requests on the model named D_f, or some of it. forget: with the model's classes for labels."""
+    earlier = model.lineage.forgotten
+    num = np.count_nonzero(forgotten_rows(earlier, forget, model.conditions.of_dataset))
+    if not num:
+        return []
+    named = f"{num:,} of the {len(forget):,} samples are of requests that the model has been through"
+    return [f"again       {named}: {describe_forgotten(earlier)}"]

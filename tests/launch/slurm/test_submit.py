@@ -257,10 +257,8 @@ def test_a_sweep_waits_as_long_as_its_slowest_run_and_names_the_run_that_is_refu
     assert said.startswith("erasediff: run b: ") and "nowhere" in said and said.count("\n") == 1
     # a run's file, not a sweep's
     said = printed(["launch", "sweep", str(run_toml), "--dry-run"], capsys, status=2)
-    assert (
-        said
-        == f"erasediff: {run_toml}: config is missing; a sweep's file has output, config, and [runs.NAME] or [grid]\n"
-    )
+    wanted = "a sweep's file has output, config, and [runs.NAME] or [grid]"
+    assert said == f"erasediff: {run_toml}: config: field required; {wanted}\n"
     for text in ('[runs.a]\noutput = "mine"\n', '[grid]\noutput = ["mine", "yours"]\n'):
         sweep.write_text(f'output = "sweep"\nconfig = "run.toml"\n{text}')
         said = printed(["launch", "sweep", str(sweep), "--dry-run"], capsys, status=2)

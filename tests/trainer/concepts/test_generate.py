@@ -21,6 +21,7 @@ from erasediff.trainer.config import (
     GenerateConfig,
     ModelConfig,
 )
+from erasediff.trainer.config.toml import dump_toml
 from erasediff.trainer.errors import ConfigError, Interrupted, TrainingError
 from erasediff.trainer.randomness import sample_generator
 from PIL import Image
@@ -69,6 +70,15 @@ def test_the_pictures_are_the_models(given: Path, drawn: Path) -> None:
     forget = Dataset.open(drawn / "split" / "forget")
     assert {forget.text(i) for i in range(len(forget))} == set(asked[:4]) and len(forget) == 4
     assert len(Dataset.open(drawn / "split" / "remain")) == 9
+
+
+def test_a_dry_run_says_what_would_be_drawn(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "concept.toml").write_text(dump_toml(config_of(given, tmp_path / "out")))
+    assert main(["concept", "generate", str(tmp_path / "concept.toml"), "--dry-run"]) == 0
+    forget, remain = capsys.readouterr().out.splitlines()[-2:]
+    assert forget == "forget      4 pictures to be drawn, by 2 prompts: a red three, an image of a three"
+    assert remain.startswith("remain      9 pictures to be drawn, by 4 prompts: a red one, a red two, ")
+    assert not (tmp_path / "out").exists()
 
 
 def content(folder: Path) -> dict[str, bytes]:
