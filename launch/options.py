@@ -99,11 +99,18 @@ def _one_line(box: str) -> str:
 
 def _meant(complaint: str, settings: Any) -> str:
     """The option nearest to the first that is unknown, if one is near. settings: an instance, or a class of options."""
-    unknown = re.search(r"Unrecognized options: --(?:[^\s,=]+\.)?([^\s,=.]+)", complaint)
-    # whatever its section: that is what is often mistaken
-    by_last = {name.rpartition(".")[2].removeprefix("--"): name for name in _option_names(settings)}
-    close = difflib.get_close_matches(unknown[1], by_last, n=1, cutoff=0.7) if unknown else []
-    return f"; did you mean {by_last[close[0]]}?" if close else ""
+    unknown = re.search(r"Unrecognized options: (--(?:[^\s,=]+\.)?)([^\s,=.]+)", complaint)
+    if unknown is None:
+        return ""
+    section, last = unknown[1], unknown[2].removeprefix("--")
+    names = _option_names(settings)
+    # whatever its section, which is what is often mistaken; the one that was given if it has such an option
+    by_last = {name.rpartition(".")[2].removeprefix("--"): name for name in names}
+    close = difflib.get_close_matches(last, by_last, n=1, cutoff=0.7)
+    if not close:
+        return ""
+    own = f"{section}{close[0]}"
+    return f"; did you mean {own if own in names else by_last[close[0]]}?"
 
 
 def _option_names(settings: Any, prefix: str = "--") -> list[str]:

@@ -133,6 +133,12 @@ def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) 
         (["scrub", *REQUIRED, "--engine.step-timeout-seconds", "nan"], "engine.step_timeout_seconds = nan: a finite"),
         (["scrub", *REQUIRED, "--engine.step-timeout-seconds", "inf"], "engine.step_timeout_seconds = inf: a finite"),
         (["scrub", *REQUIRED, "--train.lerning-rate", "1"], "; did you mean --optimizer.learning-rate?; see"),
+        # several sections have a seed
+        (
+            ["evaluate", "--run", "r", "--data", "d", "--judge.sampling.sed", "1"],
+            "; did you mean --judge.sampling.seed?; see",
+        ),
+        (["scrub", *REQUIRED, "--train.sed", "1"], "; did you mean --train.seed?; see"),
         (["scrub", *REQUIRED, "--method.etta=1"], "; did you mean --method.eta?; see"),
         (["scrub", *REQUIRED, "--optimizer.lr=1"], "Unrecognized options: --optimizer.lr=1; see"),
         (["shards", "split", "a", "b", "--forget-labl", "3"], "--forget-labl, 3; did you mean --forget-label?; see"),
