@@ -138,7 +138,7 @@ def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) 
             ["evaluate", "--run", "r", "--data", "d", "--judge.sampling.sed", "1"],
             "; did you mean --judge.sampling.seed?; see",
         ),
-        (["scrub", *REQUIRED, "--train.sed", "1"], "; did you mean --train.seed?; see"),
+        (["erase", "--request", "r", "--model", "m", "--output", "o", "--train.sed", "1"], "mean --train.seed?; see"),
         (["scrub", *REQUIRED, "--method.etta=1"], "; did you mean --method.eta?; see"),
         (["scrub", *REQUIRED, "--optimizer.lr=1"], "Unrecognized options: --optimizer.lr=1; see"),
         (["shards", "split", "a", "b", "--forget-labl", "3"], "--forget-labl, 3; did you mean --forget-label?; see"),
