@@ -69,9 +69,9 @@ class TestRefusals:
     def test_a_judge_that_cannot_work_is_refused_before_anything_is_written(
         self, config: EraseConfig, options: dict[str, object], message: str
     ) -> None:
-        broken = dataclasses.replace(config, judge=tiny_judge(Path(str(config.judge.classifier)), **options))
+        classifier = Path(str(config.judge.classifier))
         with pytest.raises((ConfigError, DataError), match=message):
-            run_erase(broken)
+            run_erase(dataclasses.replace(config, judge=tiny_judge(classifier, **options)))
         assert not Path(config.output).exists()
 
     def test_held_out_samples_under_other_keys(self, config: EraseConfig, tmp_path: Path) -> None:
