@@ -100,7 +100,12 @@ class Split:
             for name, part in zip(("forget", "remain"), sets, strict=True):
                 counts = summarise(dataset.only(part.rows)).label_counts
                 told = ", ".join(f"{count:,} of {label}" for label, count in counts.items() if count)
-                print(f"{name}: {len(part.rows):,} of {len(dataset):,} samples would lie there: {told}")
+                print(
+                    f"{name}: {len(part.rows):,} of {len(dataset):,} samples would lie there: {told or 'of no class'}"
+                )
+            if left_out is not None:
+                num_left_out = len(dataset) - sum(len(part.rows) for part in sets)
+                print(f"left out: {num_left_out:,} samples that {self.model} has forgotten before")
             return
         with show_progress("shards") as progress:
             forget, remain = split(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmark_modules import load
 from diffusers import DDPMScheduler
 from erasediff.trainer.config import ModelConfig
 from erasediff.trainer.models.families import load_model
@@ -17,17 +17,6 @@ from erasediff.trainer.randomness import sample_generator
 from tiny import make_pipeline
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def load(name: str) -> Any:
-    """A benchmark's module; its folder stays off sys.path, where its `kernels` would stand before Hugging Face's."""
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def posterior(x_0: Tensor, x_t: Tensor, before: Tensor, beta: Tensor) -> Normal:

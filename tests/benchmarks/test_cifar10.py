@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from benchmark_modules import load
 from erasediff.trainer.config.compare import RETRAINED, UNSCRUBBED
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.ranks import meeting
@@ -19,19 +18,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from table_cases import table_of
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NUM_PICTURES = 6
-
-
-def load(name: str) -> Any:
-    """A benchmark's module; its folder stays off sys.path, where its `kernels` would stand before Hugging Face's."""
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 TABLE = load("cifar10_table")

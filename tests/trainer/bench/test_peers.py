@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmark_modules import load
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig
 from erasediff.trainer.config import EngineConfig, MethodConfig, ModelConfig
 from erasediff.trainer.models.families import outline_model
 from erasediff.trainer.ranks import collectives
 from torch import Tensor
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 CPU = torch.device("cpu")
-
-
-def load(name: str) -> Any:
-    """A benchmark's module; its folder stays off sys.path, where its `kernels` would stand before Hugging Face's."""
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 PIPELINES = load("pipelines")

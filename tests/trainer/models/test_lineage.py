@@ -69,8 +69,9 @@ class TestARemainSet:
         assert any(key in said for key in held) and "\n" not in said and not (tmp_path / "run").exists()
         # the way out that it names
         words = ["shards", "split", str(digits / "data"), str(tmp_path / "split"), "--forget-label", "3"]
-        assert main([*words, "--model", str(without_twelve)]) == 0
-        assert f"left out: {len(held)} samples" in capsys.readouterr().out
+        for more in (["--dry-run"], []):
+            assert main([*words, "--model", str(without_twelve), *more]) == 0
+            assert f"left out: {len(held)} samples" in capsys.readouterr().out
         plan(self.config(tmp_path, without_twelve, tmp_path / "run"))
 
     @pytest.mark.parametrize("same", ["content", "key"])
