@@ -50,13 +50,13 @@ often="--rounds 2 --repeats 10 --warmup 3" once="--rounds 1 --repeats 20 --warmu
 ddpm="ddpm-cifar10 --batch-size 128" sd1="sd1 --batch-size 16" sdxl="sdxl --batch-size 4 --forward-batch-size 1"
 precisions="fp32 tf32 bf16-autocast bf16" large="bf16-autocast bf16" best=bf16 inner=bf16-autocast
 buckets="10000000 50000000 200000000"
-compile="False True" micro="4 8 16 32" batch=16 most=32 size_sd1=512 size_sdxl=1024
+compile="False True" micro="4 8 16 32" few_samples=4 batch=16 most=32 size_sd1=512 size_sdxl=1024
 kernels="" kernel_tests="tests/kernels" device=cuda cifar10="--base-steps 20000"
 if [ -n "$dry" ]; then
   ranks=2 few="--rounds 1 --repeats 2" some=$few often="--rounds 1 --repeats 2 --warmup 0" once=$often
   ddpm="digits --batch-size 2" sd1="sd1 --width 32 --latent-size 8 --batch-size 2 --forward-batch-size 1"
   sdxl="sdxl --width 32 --latent-size 4 --batch-size 1" precisions="fp32 tf32" large=fp32 best=fp32 inner=fp32 buckets="1000 50000000"
-  compile="False" micro="1 2" batch=2 most=2 size_sd1=64 size_sdxl=64
+  compile="False" micro="1 2" few_samples=1 batch=2 most=2 size_sd1=64 size_sdxl=64
   kernels="--models sd1 --scale 0.0005 --repeats 2" kernel_tests="tests/kernels/test_table.py" device=cpu
   cifar10="--tiny --device cpu --cost-seeds 0"
 fi
@@ -67,7 +67,7 @@ environment() {
   "$python" -m pip list 2>/dev/null | grep -iE 'torch|triton|deepspeed|diffusers|transformers|xformers|flash|nccl'
 }
 
-all="environment engine kernel-tests kernels ddpm sd1 sd1-sweep attention sdxl sdxl-sweep ranks cifar10"
+all="environment engine kernel-tests kernels ddpm sd1 cosine sd1-sweep attention sdxl sdxl-sweep ranks cifar10"
 for name in ${*:-$all}; do
   case $name in
     environment) step environment environment ;;
@@ -86,6 +86,11 @@ for name in ${*:-$all}; do
       for precision in $large; do
         step "sd1-$precision" throughput --model $sd1 --precision "$precision" $some
       done
+      ;;
+    # in which precision K = 1 keeps ∇g
+    cosine)
+      step cosine "$python" benchmarks/precision.py "$(pipeline sd1)" --image-size $size_sd1 --device $device \
+        --reference fp32 --batch-size $few_samples --batches 2 --xi 1e-3
       ;;
     # micro-batch, compile (minutes, once), channels last, share of checkpointing: MFU, peak memory and the split
     sd1-sweep)
