@@ -14,7 +14,8 @@ FLOORS = [
     *("trainer.erase", "trainer.concepts", "trainer.evidence", "trainer.pretrain", "trainer.scrubbing"),
     *("trainer.bench", "trainer.plan", "trainer.run"),
     *("trainer.methods", "trainer.objectives", "trainer.sample", "trainer.engine", "trainer.models", "trainer.ranks"),
-    *("trainer.config", "trainer.plugins", "trainer.files", "trainer.randomness", "trainer.errors", "kernels"),
+    *("trainer.config", "trainer.plugins", "trainer.files", "trainer.randomness", "trainer.side_stream"),
+    *("trainer.errors", "kernels"),
     *("shards.checking", "shards.requests", "shards.writing", "shards.sources", "shards.streaming", "shards.dataset"),
     *("shards.format", "shards.errors"),
 ]

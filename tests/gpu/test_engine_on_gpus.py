@@ -23,9 +23,10 @@ from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionObjective
 from erasediff.trainer.ranks import collectives
-from erasediff.trainer.run.side_stream import SideStream
+from erasediff.trainer.side_stream import SideStream
 from ranks import check, run_ranks
 from tiny import tiny_config
+from tiny_text import make_pipeline
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -151,3 +152,22 @@ def test_a_step_waits_for_what_the_side_stream_makes() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert (doubled == 12).all()
+
+
+def test_a_prompt_that_the_side_stream_encodes_is_waited_for_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, prompt = torch.device("cuda"), "a red three"
+    model: Any = load_model(ModelConfig(path=str(make_pipeline(tmp_path / "pipeline"))))
+    for part in model.frozen_parts.values():
+        part.to(device)
+    encode = type(model).encode_prompt
+
+    def slowly(*arguments: Any) -> Any:
+        torch.cuda._sleep(100_000_000)
+        return encode(*arguments)
+
+    monkeypatch.setattr(type(model), "encode_prompt", slowly)
+    SideStream(device).make(lambda: model.told([prompt], device))
+    found = model.told([prompt], device)["encoder_hidden_states"][0]
+    assert torch.equal(found, encode(model, prompt, device)["encoder_hidden_states"])

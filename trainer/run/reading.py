@@ -13,7 +13,7 @@ from ...shards.streaming.stream import SampleBatch, Stream
 from ..errors import OneRankError, TrainingError
 from ..objectives.objective import Batches, Objective
 from ..ranks import collectives, meeting
-from .side_stream import SideStream, Staged
+from ..side_stream import SideStream, Staged
 
 
 @dataclass(frozen=True)

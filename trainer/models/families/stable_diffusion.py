@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...config import ModelConfig
 from ...errors import ConfigError
+from ...side_stream import Staged
 from ..conditions import Condition
 from ..hashing import weights_sha256
 from ..lineage import read_lineage
@@ -92,12 +93,16 @@ class StableDiffusion(Model):
         return self.vae.decode(x_0 / self.vae.config["scaling_factor"]).sample  # pyright: ignore[reportAttributeAccessIssue]
 
     def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
-        encoded = [self._encoded(str(prompt), device) for prompt in conditions]
+        encoded = [self._encoded(str(prompt), device).take() for prompt in conditions]
         return {name: torch.stack([one[name] for one in encoded]) for name in encoded[0]} if encoded else {}
 
     @functools.cached_property
-    def _encoded(self) -> Callable[[str, torch.device], Told]:
-        return functools.lru_cache(_MAX_KEPT_PROMPTS)(self.encode_prompt)
+    def _encoded(self) -> Callable[[str, torch.device], Staged[Told]]:
+        # a batch's encodings may be there before they are computed, when a picture is drawn with one of them
+        def encoded(prompt: str, device: torch.device) -> Staged[Told]:
+            return Staged(self.encode_prompt(prompt, device), device)
+
+        return functools.lru_cache(_MAX_KEPT_PROMPTS)(encoded)
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, device: torch.device) -> Told:

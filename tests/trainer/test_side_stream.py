@@ -8,7 +8,7 @@ from erasediff.trainer.objectives.diffusion import DiffusionBatch
 from erasediff.trainer.objectives.objective import Batches
 from erasediff.trainer.objectives.targets import Noised
 from erasediff.trainer.objectives.targets.rl import Teacher
-from erasediff.trainer.run.side_stream import SideStream, tensors_in
+from erasediff.trainer.side_stream import SideStream, tensors_in
 
 
 def test_every_tensor_of_a_steps_batches_is_found() -> None:

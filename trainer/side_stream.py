@@ -1,4 +1,4 @@
-"""Batches that threads make on a CUDA stream of their own, while the step computes on the current one."""
+"""What is made on one CUDA stream and read on another: batches, which threads make while the step computes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ Made = TypeVar("Made")
 
 
 class Staged(Generic[Made]):
-    """What was made, and when it is there."""
+    """What the current stream has been told to make, and when it is there."""
 
-    def __init__(self, made: Made, ready: Any = None):
+    def __init__(self, made: Made, device: torch.device):
+        current: Any = torch.cuda.current_stream(device) if device.type == "cuda" else None
         self._made = made
-        self._ready = ready
+        self._ready = None if current is None else current.record_event()
 
     def take(self) -> Made:
         """For the current stream, which waits for it; the host does not."""
@@ -25,7 +26,7 @@ class Staged(Generic[Made]):
             current: Any = torch.cuda.current_stream()
             current.wait_event(self._ready)
             for tensor in tensors_in(self._made):
-                # its memory is the side stream's: not to be given away before the step has read it
+                # its memory is the other stream's: not to be given away before this one has read it
                 tensor.record_stream(current)
         return self._made
 
@@ -34,6 +35,7 @@ class SideStream:
     """On a CPU there is none, and everything is made where it is asked for."""
 
     def __init__(self, device: torch.device):
+        self._device = device
         self._stream: Any = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
@@ -42,11 +44,8 @@ class SideStream:
 
     def make(self, make: Callable[[], Made]) -> Staged[Made]:
         """Any thread calls it."""
-        if self._stream is None:
-            return Staged(make())
         with torch.cuda.stream(self._stream):
-            made = make()
-            return Staged(made, self._stream.record_event())
+            return Staged(make(), self._device)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
