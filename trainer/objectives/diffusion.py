@@ -26,6 +26,7 @@ from ..models.conditions import Condition
 from ..models.model import Model, Told
 from ..models.pictures import from_pixels
 from ..randomness import sample_generator
+from ._activations import activation_maps, distance
 from ._alone import losses_of, training_loss
 from ._mixture import are_told_same, importance, mixed
 from .targets import LooksAtSamples, Noised, Replaces, Samples
@@ -43,6 +44,7 @@ class DiffusionBatch:
     prepared: Any = None  # what the forget target made of its draws, or where what the method has sought is
     chance: Tensor | None = None  # [B], of forget batches: uniform in [0, 1), for a choice between samples
     importance: Tensor | None = None  # [B], what each sample's loss is multiplied by; None: 1
+    maps: Any = None  # of `with_predictions`: the activation maps that came with the target
 
 
 class DiffusionObjective:
@@ -188,12 +190,18 @@ class DiffusionObjective:
         return replace(noised, x_0=x_0, x_t=self._model.schedule.noised(x_0, noised.epsilon, noised.timesteps))
 
     @torch.no_grad()
-    def with_predictions(self, model: ShardedModel, batches: list[DiffusionBatch]) -> list[DiffusionBatch]:
-        """Forget batches with the model's own prediction as their target."""
-        return [
-            replace(batch, target=self._predict(model, batch.noised.x_t, batch.noised.timesteps, batch.noised.told))
-            for batch in batches
-        ]
+    def with_predictions(
+        self, model: ShardedModel, batches: list[DiffusionBatch], *, with_maps: bool = False
+    ) -> list[DiffusionBatch]:
+        """Forget batches with the model's own prediction as their target, and its activation maps."""
+        return [self._with_prediction(model, batch, with_maps) for batch in batches]
+
+    def _with_prediction(self, model: ShardedModel, batch: DiffusionBatch, with_maps: bool) -> DiffusionBatch:
+        if not with_maps:
+            return replace(batch, target=self._output(model, batch))
+        with activation_maps(self._model.module) as maps:
+            target = self._output(model, batch)
+        return replace(batch, target=target, maps=maps)
 
     def one_by_one(self, batches: list[DiffusionBatch], num_levels: int) -> Iterator[list[DiffusionBatch]]:
         """At evenly spread timesteps with the target of eq. (1); the noise is a function of seed and key alone."""
@@ -243,6 +251,9 @@ class DiffusionObjective:
         )
         return as_remain, as_forget
 
+    def _output(self, model: ShardedModel, batch: DiffusionBatch) -> Tensor:
+        return self._predict(model, batch.noised.x_t, batch.noised.timesteps, batch.noised.told)
+
     def _predict(self, model: ShardedModel, x_t: Tensor, t: Tensor, told: Told) -> Tensor:
         return self._model.predict(model.predict, x_t, t, told, model.working_dtype)
 
@@ -253,7 +264,7 @@ class DiffusionObjective:
 
             def loss(model: ShardedModel, batch: DiffusionBatch) -> Tensor:
                 with attention.in_pass() as of_layers:
-                    self._predict(model, batch.noised.x_t, batch.noised.timesteps, batch.noised.told)
+                    self._output(model, batch)
                 squares_BT = torch.stack([layer.float().square().sum((1, 2)) for layer in of_layers]).sum(0)
                 squares_B = (squares_BT * batch.prepared).sum(1)
                 # where a sample has none of the words there is nothing to lower, and no slope at 0
@@ -261,14 +272,23 @@ class DiffusionObjective:
 
             yield loss
 
+    def transfer_loss(self, weight: float) -> LossFn[DiffusionBatch]:
+        """`loss` and, so much of it, the distance of the activation maps from those that are the batch's."""
+
+        def loss(model: ShardedModel, batch: DiffusionBatch) -> Tensor:
+            with activation_maps(self._model.module) as maps:
+                losses = self.loss(model, batch)
+            return losses + weight * distance(maps, batch.maps)
+
+        return loss
+
     def loss(self, model: ShardedModel, batch: DiffusionBatch) -> Tensor:
         """‖target - output‖² / numel of each sample [B]: eq. (1) for remain batches, eq. (2) for forget batches.
 
         Times its importance, where the batch has one.
         """
         assert batch.target is not None, "with_forget_targets comes first"
-        output = self._predict(model, batch.noised.x_t, batch.noised.timesteps, batch.noised.told)
-        losses = (batch.target - output).square().flatten(1).mean(1)
+        losses = (batch.target - self._output(model, batch)).square().flatten(1).mean(1)
         return losses if batch.importance is None else losses * batch.importance
 
 

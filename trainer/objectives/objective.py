@@ -34,8 +34,15 @@ class Losses(Protocol[BatchT]):
         """D_f's micro-batches, before `with_forget_targets`, with what eq. (1) compares them with."""
         ...
 
-    def with_predictions(self, model: ShardedModel, batches: list[BatchT]) -> list[BatchT]:
-        """D_f's micro-batches with what the model's weights of now say of them, told what they are told."""
+    def with_predictions(self, model: ShardedModel, batches: list[BatchT], *, with_maps: bool = False) -> list[BatchT]:
+        """D_f's micro-batches with what the model's weights of now say of them, told what they are told.
+
+        with_maps: and with where its blocks are active as they say it, for `transfer_loss`.
+        """
+        ...
+
+    def transfer_loss(self, weight: float) -> LossFn[BatchT]:
+        """A loss of D_f's micro-batches `with_maps`: `loss` + weight × the distance of activation maps from those."""
         ...
 
     def one_by_one(self, batches: list[BatchT], num_levels: int) -> Iterable[list[BatchT]]:
