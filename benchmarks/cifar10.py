@@ -47,7 +47,7 @@ from erasediff.trainer.config import (
     SamplingConfig,
 )
 from erasediff.trainer.config.compare import RETRAINED, UNSCRUBBED
-from erasediff.trainer.config.toml import decode, over_defaults, read_toml, with_setting
+from erasediff.trainer.config.toml import as_dict, decode, over_defaults, read_toml, with_setting
 from erasediff.trainer.errors import ConfigError, Interrupted, TrainingError
 from erasediff.trainer.evidence.classifier import is_as_asked, load_classifier, train_classifier
 from erasediff.trainer.evidence.retrained import retrain
@@ -55,7 +55,9 @@ from erasediff.trainer.files import write_json, write_text
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.ranks import collectives, meeting
+from erasediff.trainer.run.identity import what_counts
 from erasediff.trainer.scrubbing import run_scrub
+from rows import provenance
 
 RECIPES = Path(__file__).resolve().parents[1] / "docs" / "recipes"
 FORGOTTEN = "airplane"
@@ -229,20 +231,21 @@ def cost(options: Options) -> None:
     """A row for each run of the paper's Table 4; the run itself is not kept."""
     for case in cases_of(dataclasses.replace(compare_config(options), seeds=options.cost_seeds)):
         row = options.output / "cost" / f"{case.slug}.json"
-        if case.name not in PRINTED_COSTS or row.exists():
+        made_of = json.loads(json.dumps(what_counts(as_dict(case.config)) | {"device": options.device}))
+        if case.name not in PRINTED_COSTS or (row.exists() and json.loads(row.read_text())["made_of"] == made_of):
             continue
         config = dataclasses.replace(case.config, output=str(options.output / "cost" / case.slug))
         run_scrub(config)
         took = training_of(config)
         found = Cost(case.name, case.seed, took.seconds, took.preparing_seconds, took.peak_bytes)
-        write_json(row, dataclasses.asdict(found))
+        write_json(row, {"cost": dataclasses.asdict(found), "made_of": made_of, "provenance": provenance()})
         shutil.rmtree(config.output)
         gc.collect()  # hooks hold the weights in circles
 
 
 def table(options: Options, command: str) -> None:
     """Of what is there."""
-    found = [Cost(**json.loads(path.read_text())) for path in sorted((options.output / "cost").glob("*.json"))]
+    found = [Cost(**json.loads(path.read_text())["cost"]) for path in sorted((options.output / "cost").glob("*.json"))]
     lines, path = _lines(options), options.output / "classifier.safetensors"
     about = "There is no judge yet."
     if path.exists():

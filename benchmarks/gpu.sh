@@ -6,7 +6,8 @@
 #     bash benchmarks/gpu.sh --dry OUT              every line of it, on tiny models: without a GPU, too
 #     CIFAR10=PATH bash benchmarks/gpu.sh OUT cifar10    one piece of at most 9 minutes; again, until it leaves with 0
 #
-# In the repository's root. Needs no network, and erasediff need not be installed. OUT/steps.txt says how each ended.
+# In the repository's root. Needs no network, and erasediff need not be installed. OUT/steps.txt says how each ended;
+# the status is that of the last one that did not end with 0.
 set -uo pipefail
 dry=
 if [ "${1:-}" = --dry ]; then dry=1 && shift; fi
@@ -29,8 +30,11 @@ step() {
   shift
   echo "== $name: $*"
   "$@" 2>&1 | tee "$out/$name.txt"
-  echo "$name: left with ${PIPESTATUS[0]} after $((SECONDS - begun)) s" | tee -a "$out/steps.txt"
+  local status=${PIPESTATUS[0]}
+  if [ "$status" -ne 0 ]; then ended=$status; fi
+  echo "$name: left with $status after $((SECONDS - begun)) s" | tee -a "$out/steps.txt"
 }
+ended=0
 
 throughput() { "$python" benchmarks/throughput.py --rows "$out/throughput.jsonl" "$@"; }
 bench() { "$python" -m erasediff.launch bench --rows "$out/bench" "$@"; }
@@ -150,3 +154,4 @@ for name in ${*:-$all}; do
     *) echo "gpu.sh: no step $name; known: $all" >&2 && exit 2 ;;
   esac
 done
+exit "$ended"

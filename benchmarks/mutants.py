@@ -109,8 +109,9 @@ class Options:
     """Tests that may notice."""
     files: str = ""
     """Draw only from files whose path holds this regular expression."""
-    timeout_seconds: float = 1200.0
-    """Of one mutant; a hang counts as noticed."""
+    budget_seconds: float = 300.0
+    """What the tests of one mutant may have taken under coverage: of the files that take longest some are left out, and
+    what only they would notice counts as alive."""
     table: Path = Path("docs/results/mutants.md")
     """The table to write."""
     table_only: bool = False
@@ -141,6 +142,8 @@ class Row:
     killed_by: str
     num_tests: int
     seconds: float
+    num_left_out: int = 0
+    """Of the tests that run the line: by `budget_seconds`."""
 
 
 def main() -> None:
@@ -234,11 +237,17 @@ def _is_print(node: ast.AST) -> bool:
 
 
 class Reach:
-    """Which tests run which line, those of the quickest first; found once by running all under coverage."""
+    """Which tests run which line, those of quick files first; found once by running all under coverage."""
 
     def __init__(self, by_line: dict[str, dict[int, list[str]]], seconds: dict[str, float]):
         self._by_line = by_line
         self._seconds = seconds
+        # a file's tests may go on from one another, and were noted in their order
+        self._place = {test: place for place, test in enumerate(seconds)}
+        # what they share is counted with the one that made it
+        self._slowest: dict[str, float] = defaultdict(float)
+        for test, took in seconds.items():
+            self._slowest[_file_of(test)] = max(self._slowest[_file_of(test)], took)
 
     @classmethod
     def of(cls, folder: Path, tests: tuple[str, ...]) -> Reach:
@@ -246,6 +255,16 @@ class Reach:
             _cover(folder, tests)
         seconds = json.loads((folder / "seconds.json").read_text())
         return cls(_lines(folder / "coverage", set(seconds)), seconds)
+
+    def planned(self, mutant: Mutant, budget_seconds: float) -> tuple[list[str], float, int]:
+        """Tests to be run, the seconds that they took under coverage, and how many more there are."""
+        tests, total, chosen = self.tests(mutant), 0.0, []
+        for test in tests:
+            total += self._seconds[test]
+            if total > budget_seconds:
+                return chosen, total - self._seconds[test], len(tests) - len(chosen)
+            chosen.append(test)
+        return chosen, total, 0
 
     def tests(self, mutant: Mutant) -> list[str]:
         """Those that run the line; of one that runs as the file is imported, all that run any line of it."""
@@ -255,7 +274,11 @@ class Reach:
             source = ast.parse(Path(mutant.path).read_text())
             if not _is_in_a_function(source, mutant.line):
                 found = {test for tests in lines.values() for test in tests}
-        return sorted(found, key=lambda test: (self._seconds.get(test, 0.0), test))
+        return sorted(found, key=lambda test: (self._slowest[_file_of(test)], _file_of(test), self._place[test]))
+
+
+def _file_of(test: str) -> str:
+    return test.partition("::")[0]
 
 
 def _is_in_a_function(tree: ast.Module, line: int) -> bool:
@@ -296,7 +319,7 @@ def _lines(data_file: Path, tests: set[str]) -> dict[str, dict[int, list[str]]]:
     found: dict[str, dict[int, list[str]]] = {}
     of_file: dict[str, set[str]] = defaultdict(set)
     for test in tests:
-        of_file[test.partition("::")[0]].add(test)
+        of_file[_file_of(test)].add(test)
     for measured in data.measured_files():
         path = next((path for path in files() if measured.endswith(f"/{path}")), None)
         if path is None:
@@ -307,7 +330,7 @@ def _lines(data_file: Path, tests: set[str]) -> dict[str, dict[int, list[str]]]:
                 # "a.py::test|run" of pytest-cov, "a.py::test (call)" of a process that the test started
                 name, phase = (*re.split(r"\||\s\(", context.rstrip(")"), maxsplit=1), "")[:2]
                 # what a fixture has made for a file's tests, any of them may look at
-                names = of_file.get(name.partition("::")[0], set()) if phase == "setup" else {name}
+                names = of_file.get(_file_of(name), set()) if phase == "setup" else {name}
                 known += sorted(names & tests - set(known))
     return found
 
@@ -358,30 +381,64 @@ def run(mutants: list[Mutant], reach: Reach, options: Options, folder: Path, row
 
 
 def _work(mutants: list[Mutant], reach: Reach, tree: Path, rows_path: Path, options: Options) -> None:
+    clean = Clean(rows_path.with_name("clean.jsonl"), tree)
     for mutant in mutants:
-        row = _try(mutant, reach.tests(mutant), tree, options.timeout_seconds)
+        row = _try(mutant, *reach.planned(mutant, options.budget_seconds), tree, clean)
         with rows_path.open("a") as file:
             file.write(json.dumps(asdict(row)) + "\n")
         print(f"{row.outcome:<9} {row.seconds:5.0f} s  {row.mutant}  {row.killed_by}", flush=True)
 
 
-def _try(mutant: Mutant, tests: list[str], tree: Path, timeout_seconds: float) -> Row:
+class Clean:
+    """Which tests pass without any mutant, run as the mutants' are: a fork has imported more than they may expect."""
+
+    def __init__(self, path: Path, tree: Path):
+        self._path = path
+        self._tree = tree
+
+    def passes(self, test: str, before: list[str]) -> bool:
+        """before: the tests of its file that ran before it."""
+        known = self._known()
+        if test not in known:
+            outcome, _ = _run_tests([*before, test], self._tree, 600)
+            known[test] = outcome == "survived"
+            with self._path.open("a") as file:
+                file.write(json.dumps({test: known[test]}) + "\n")
+        return known[test]
+
+    def failing(self) -> set[str]:
+        return {test for test, passes in self._known().items() if not passes}
+
+    def _known(self) -> dict[str, bool]:
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        return {test: passes for line in lines for test, passes in json.loads(line).items()}
+
+
+def _try(mutant: Mutant, tests: list[str], test_seconds: float, num_left_out: int, tree: Path, clean: Clean) -> Row:
     target = tree / mutant.path
     original = Path(mutant.path).read_text()
     operator = cosmic_ray.plugins.get_operator(f"core/{mutant.operator}")()
     mutated = mutate_code(original, operator, mutant.occurrence)
     changed = difflib.unified_diff(original.splitlines(), str(mutated).splitlines(), n=0, lineterm="")
     change = "\n".join(line for line in changed if line[:3] not in ("---", "+++") and line[:2] != "@@")
-    start = time.perf_counter()
-    if not tests:
-        return Row(mutant.name, mutant.path, change, "unreached", "", 0, 0.0)
-    target.write_text(str(mutated))
-    try:
-        outcome, killed_by = _run_tests(tests, tree, timeout_seconds)
-    finally:
-        target.write_text(original)
+    start, failing, left = time.perf_counter(), clean.failing(), tests
+    outcome, killed_by = "survived" if tests else "unreached", ""
+    while left := [test for test in left if test not in failing]:
+        target.write_text(str(mutated))
+        try:
+            # other mutants' tests run beside these
+            outcome, killed_by = _run_tests(left, tree, 4 * test_seconds + 120)
+        finally:
+            target.write_text(original)
+        if outcome != "killed" or killed_by not in left:
+            break
+        before, left = left[: left.index(killed_by)], left[left.index(killed_by) + 1 :]
+        if clean.passes(killed_by, [test for test in before if _file_of(test) == _file_of(killed_by)]):
+            break
+        # it would fail anyway: what comes after it says more
+        outcome, killed_by = "survived", ""
     seconds = round(time.perf_counter() - start, 1)
-    return Row(mutant.name, mutant.path, change, outcome, killed_by, len(tests), seconds)
+    return Row(mutant.name, mutant.path, change, outcome, killed_by, len(tests), seconds, num_left_out)
 
 
 def _run_tests(tests: list[str], tree: Path, timeout_seconds: float) -> tuple[str, str]:
@@ -403,11 +460,13 @@ def _run_tests(tests: list[str], tree: Path, timeout_seconds: float) -> tuple[st
         return "timeout", ""
     if status == 0:
         return "survived", ""
-    seen = re.search(r"^(?:FAILED|ERROR) (\S+)(.*)", log.read_text(errors="replace"), re.MULTILINE)
+    text = log.read_text(errors="replace")
+    seen = re.search(r"^(?:FAILED|ERROR) (.*)", text, re.MULTILINE)
     if seen is None:
         return "killed", "its import"
     # a test that waited too long for a process: of a machine that is busy, it says nothing of the mutant
-    return "timeout" if "TimeoutExpired" in seen[2] else "killed", seen[1]
+    test = next((test for test in tests if seen[1] == test or seen[1].startswith(f"{test} - ")), seen[1])
+    return "timeout" if "TimeoutExpired" in seen[1] else "killed", test
 
 
 def _be_pytest(words: list[str], tree: Path, log: Path) -> NoReturn:
@@ -459,7 +518,8 @@ def table(rows: list[Row], num_drawn: int, options: Options, commit: str) -> str
     lines += ["", "## Survivors", ""]
     for row in alive:
         why = argued.get(row.path, {}).get(row.change, "open")
-        lines += [f"- `{row.mutant}` ({row.outcome}, {row.num_tests} tests): {why}", ""]
+        left_out = f", {row.num_left_out} left out" if row.num_left_out else ""
+        lines += [f"- `{row.mutant}` ({row.outcome}, {row.num_tests} tests{left_out}): {why}", ""]
         lines += [*(f"      {line}" for line in row.change.splitlines()), ""]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -173,6 +173,7 @@ class Judge:
             "num_samples": len(samples),
             "num_crosses": count,
             "bound": nll_bound(model, self.cross, options.label, num_draws=options.num_draws, seed=0),
+            "features": self._classifier.card.name,
             "frechet_distance": float(frechet_distance(self._real_features, features)),
         }
 
@@ -239,11 +240,7 @@ def table(options: Options) -> str:
     slugs = {name: [name] for name in REFERENCES}
     for case in cases_of(compare_config(options)):
         slugs.setdefault(case.name, []).append(case.slug)
-    lines = [
-        "| | seeds | crosses, % ↓ | most, % | −log p(cross) ≤, bits/pixel ↑ | FD[digits-cnn] of the rest ↓ | s |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    missing, known = [], []
+    lines, missing, known = [], [], []
     for name, own in slugs.items():
         rows = [json.loads(path.read_text()) for slug in own if (path := _row_path(options, slug)).exists()]
         whole = [row for row in rows if "failed" not in row]
@@ -261,7 +258,10 @@ def table(options: Options) -> str:
             _spread([row.get("seconds") for row in whole], 1),
         ]
         lines.append(f"| {name} | {len(whole)} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"- {line}" for line in [*missing, *_about(options, known)])]) + "\n"
+    features = ", ".join(sorted({row["features"] for row in known}))
+    heading = f"| | seeds | crosses, % ↓ | most, % | −log p(cross) ≤, bits/pixel ↑ | FD[{features}] of the rest ↓ | s |"
+    about = ["", *(f"- {line}" for line in [*missing, *_about(options, known)])]
+    return "\n".join([heading, "|---|---|---|---|---|---|---|", *lines, *about]) + "\n"
 
 
 def _about(options: Options, rows: list[dict[str, Any]]) -> list[str]:

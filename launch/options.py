@@ -10,6 +10,7 @@ import io
 import os
 import re
 import typing
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,12 +106,14 @@ def _meant(complaint: str, settings: Any) -> str:
     section, last = unknown[1], unknown[2].removeprefix("--")
     names = _option_names(settings)
     # whatever its section, which is what is often mistaken; the one that was given if it has such an option
-    by_last = {name.rpartition(".")[2].removeprefix("--"): name for name in names}
+    by_last: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        by_last[name.rpartition(".")[2].removeprefix("--")].append(name)
     close = difflib.get_close_matches(last, by_last, n=1, cutoff=0.7)
     if not close:
         return ""
     own = f"{section}{close[0]}"
-    return f"; did you mean {own if own in names else by_last[close[0]]}?"
+    return f"; did you mean {own if own in names else ' or '.join(by_last[close[0]])}?"
 
 
 def _option_names(settings: Any, prefix: str = "--") -> list[str]:

@@ -37,7 +37,7 @@ def put(outlier: Any, options: Any, slug: str, **figures: Any) -> None:
 
 def test_the_table_says_what_was_measured_and_what_was_not(outlier: Any, tmp_path: Path) -> None:
     options = outlier.Options(output=tmp_path, seeds=(0, 1), methods=("siss", "finetune"))
-    known = {"num_samples": 1000, "bound": 5.0, "frechet_distance": 20.0}
+    known = {"num_samples": 1000, "bound": 5.0, "frechet_distance": 20.0, "features": "pictures-cnn"}
     put(outlier, options, "unscrubbed", **known, num_crosses=8, radius=3.75)
     put(outlier, options, "siss.0", **known | {"bound": 6.0}, num_crosses=0, seconds=1.0)
     put(outlier, options, "siss.1", **known | {"bound": 8.0}, num_crosses=2, seconds=2.0)

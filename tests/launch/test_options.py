@@ -139,6 +139,11 @@ def test_a_section_in_the_file_keeps_the_command_s_own_defaults(tmp_path: Path) 
             "; did you mean --judge.sampling.seed?; see",
         ),
         (["erase", "--request", "r", "--model", "m", "--output", "o", "--train.sed", "1"], "mean --train.seed?; see"),
+        # no section: all of them
+        (
+            ["erase", "--request", "r", "--output", "o", "--learning-rate", "1"],
+            "; did you mean --optimizer.learning-rate or --judge.relearning.learning-rate or --judge.",
+        ),
         (["scrub", *REQUIRED, "--method.etta=1"], "; did you mean --method.eta?; see"),
         (["scrub", *REQUIRED, "--optimizer.lr=1"], "Unrecognized options: --optimizer.lr=1; see"),
         (["shards", "split", "a", "b", "--forget-labl", "3"], "--forget-labl, 3; did you mean --forget-label?; see"),

@@ -28,7 +28,8 @@ from erasediff.trainer.errors import ThresholdError, TrainingError
 from erasediff.trainer.evidence import publication
 from erasediff.trainer.evidence.classifier import train_classifier
 from erasediff.trainer.evidence.collect import Evidence
-from erasediff.trainer.evidence.ledger import Withdrawal, read_entries
+from erasediff.trainer.evidence.deletion import known
+from erasediff.trainer.evidence.ledger import Publication, Withdrawal, read_entries
 from erasediff.trainer.evidence.publication import Candidate
 from erasediff.trainer.evidence.record import Record, read_record
 from erasediff.trainer.models.families import load_model
@@ -143,7 +144,8 @@ def test_a_record_is_not_taken_for_another_judge_or_held_out_set(
 ) -> None:
     """Behind the same paths: each is evaluated anew."""
     judge_path, unseen = tmp_path / "judge.safetensors", tmp_path / "unseen"
-    shutil.copyfile(str(config.judge.classifier), judge_path)
+    first_judge = config.judge.classifier
+    shutil.copyfile(str(first_judge), judge_path)
     _unseen_digits(Path(str(config.data)), unseen, 0)
     retrained = tiny.make_pipeline(tmp_path / "retrained", seed=2)
     judge = dataclasses.replace(
@@ -203,6 +205,26 @@ def test_a_record_is_not_taken_for_another_judge_or_held_out_set(
             evaluated()
         assert sum(isinstance(entry, Withdrawal) for entry in read_entries(output)) == num
     assert not (output / "model").exists() and sha256_of_file(withdrawn) == published
+
+    # published once more on a judge that lets it pass: what is known of it is no longer what the one before said
+    failing = judge_path.read_bytes()
+    shutil.copyfile(str(first_judge), judge_path)
+    evaluated()
+    entries = read_entries(output)
+    (entry,) = [entry for entry in entries[-1:] if isinstance(entry, Publication)]
+    failed, _ = [entry for entry in entries if isinstance(entry, Record)][-2:]
+    (before,) = [copy for copy in failed.copies if copy.path == str(output / "model")]
+    (copy,) = [one.copy for one in known(output) if one.is_published]
+    assert before.holds.endswith("forgetting is failed")
+    assert copy.holds == f"the published model: forgetting is {entry.verdict}" != before.holds
+
+    # killed between what was said of it and its appearance: it is withdrawn all the same
+    (output / "model").rename(output / "model.partial")
+    judge_path.write_bytes(failing)
+    with pytest.raises(ThresholdError):
+        evaluated()
+    assert not (output / "model.partial").exists() and sha256_of_file(withdrawn) == published
+    assert sum(isinstance(entry, Withdrawal) for entry in read_entries(output)) == 2
 
 
 def test_what_of_a_requests_keys_is_found(config: EraseConfig) -> None:

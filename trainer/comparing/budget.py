@@ -34,10 +34,11 @@ def known_paces(config: CompareConfig) -> dict[str, Pace]:
 
 
 def _what(config: CompareConfig) -> dict[str, Any]:
-    """What a pace is of: all that makes an iteration, and how many ranks share it."""
+    """What a pace is of: all that makes an iteration, how many ranks share it, and what was timed."""
     named = ("model", "forget", "remain", "methods", "vary", "grid", "train", "optimizer", "engine")
     settings = {name: value for name, value in as_dict(config).items() if name in named}
-    return json.loads(json.dumps(settings)) | {"ranks": int(os.environ.get("WORLD_SIZE", "1"))}
+    about = {"ranks": int(os.environ.get("WORLD_SIZE", "1")), "timed": [*Pace._fields]}
+    return json.loads(json.dumps(settings)) | about
 
 
 def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, Pace]:

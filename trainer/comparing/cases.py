@@ -34,6 +34,8 @@ class Case:
     """Values by the dotted keys that `vary` or `grid` changes."""
     seed: int
     config: ScrubConfig
+    failed: str | None = None
+    """Why it is not run, where the budget's seconds leave it no step."""
 
     @property
     def slug(self) -> str:
@@ -56,11 +58,11 @@ def cases_of(config: CompareConfig, paces: Mapping[str, Pace] | None = None) -> 
     found: list[Case] = []
     for seed in config.seeds:
         for name, method, varied, values in _variations(config):
-            settings = _within(config.budget, _settings(config, name, values, seed), name, paces or {})
-            case = Case(name, method, varied, seed, settings)
+            case = Case(name, method, varied, seed, _settings(config, name, values, seed))
             # a value that the method has anyway makes no other run
             if not any(_is_same(case, other) for other in found):
                 found.append(case)
+    found = [_within(config.budget, case, paces or {}) for case in found]
     by_slug: dict[str, Case] = {}
     for case in found:
         if not slug_of(case.name):
@@ -125,20 +127,34 @@ def _settings(config: CompareConfig, name: str, own: Mapping[str, Any], seed: in
     return decode(ScrubConfig, values, source)
 
 
-def _within(budget: BudgetConfig, settings: ScrubConfig, name: str, paces: Mapping[str, Pace]) -> ScrubConfig:
-    """With as many steps as the budget allows; raises ConfigError where that is none."""
-    method, steps, takes = settings.method, budget.steps, ""
+def _within(budget: BudgetConfig, case: Case, paces: Mapping[str, Pace]) -> Case:
+    """With as many steps as the budget allows; raises ConfigError where gradients allow none."""
+    method, precision = case.config.method, case.config.engine.precision
+    if budget.steps is not None:
+        return _with_steps(case, budget.steps)
     if budget.gradients is not None:
-        before, each = method.num_preparing_gradients, method.cost(settings.engine.precision).gradients
+        before, each = method.num_preparing_gradients, method.cost(precision).gradients
         steps = (budget.gradients - before) // each
-        takes = f"gradients = {budget.gradients}: it takes {before} before its first step and {each} for each"
+        if steps < 1:
+            raise ConfigError(
+                f"methods.{case.name}: budget.gradients = {budget.gradients}: it takes {before} before its first step "
+                f"and {each} for each; give more"
+            )
+        return _with_steps(case, steps)
     if budget.seconds is not None:
-        pace = paces.get(name, Pace(budget.seconds, 0.0))
+        # what is not timed yet takes one
+        pace = paces.get(case.name, Pace(budget.seconds, 0.0))
         steps = int((budget.seconds - pace.preparing) / pace.iteration)
-        before, each = f"{pace.preparing:.3g}", f"{pace.iteration:.3g}"
-        takes = f"seconds = {budget.seconds:g}: it takes {before} before its first step and {each} for each"
-    if steps is None:
-        return settings
-    if steps < 1:
-        raise ConfigError(f"methods.{name}: budget.{takes}; give more")
-    return dataclasses.replace(settings, train=dataclasses.replace(settings.train, max_train_steps=steps))
+        if steps >= 1:
+            return _with_steps(case, steps)
+        why = (
+            f"budget.seconds = {budget.seconds:g} leaves it no step: it takes {pace.preparing:.3g} before its first "
+            f"and {pace.iteration:.3g} for each"
+        )
+        return dataclasses.replace(_with_steps(case, 1), failed=why)
+    return case
+
+
+def _with_steps(case: Case, steps: int) -> Case:
+    train = dataclasses.replace(case.config.train, max_train_steps=steps)
+    return dataclasses.replace(case, config=dataclasses.replace(case.config, train=train))

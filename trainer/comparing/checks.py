@@ -25,6 +25,8 @@ def check(config: CompareConfig) -> list[Case]:
     cases = cases_of(config, known_paces(config))
     sides = Sides.of(cases[0].config)
     for case in cases:
+        if case.failed is not None:  # it is not run
+            continue
         try:
             check_scrub(case.config, sides.unscrubbed)
         except ConfigError as error:
@@ -57,6 +59,9 @@ def describe(config: CompareConfig) -> str:
     paced = config.budget.seconds is not None
     paces = known_paces(config)
     for case in [case for case in cases if case.seed == config.seeds[0]]:
+        if case.failed is not None:
+            lines.append(f"{case.name}: {case.failed}")
+            continue
         cost = case.config.method.cost(case.config.engine.precision)
         steps = case.config.train.max_train_steps
         told = f"{steps:,} iterations" if not paced or case.name in paces else f"{config.budget.seconds:g} seconds"

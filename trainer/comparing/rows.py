@@ -15,7 +15,7 @@ from ..evidence.finished import metrics_lines, run_entry
 from ..evidence.metrics import Measurement
 from ..evidence.relearning import RelearningPoint
 from ..files import write_json
-from ..run.attempts import read_attempts
+from ..run.attempts import chain, read_attempts
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def training_of(config: ScrubConfig) -> Training:
 
 
 def preparing_seconds(run: Path) -> float:
-    """What a run's starts spent before their first iteration."""
-    manifests = [attempt.manifest() for attempt in read_attempts(run)]
-    return sum(manifest.preparing_seconds or 0.0 for manifest in manifests if manifest is not None)
+    """What came before a run's first iteration, in the start that the others went on from."""
+    first, *_ = chain(run)
+    manifest = first.attempt.manifest()
+    return (None if manifest is None else manifest.preparing_seconds) or 0.0

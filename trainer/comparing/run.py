@@ -2,7 +2,7 @@
 
     OUTPUT/runs/NAME.SEED/          a scrub's run folder, as `erasediff scrub` makes it
     OUTPUT/pace/NAME/               its first iterations, of a budget in seconds
-    OUTPUT/rows/NAME.SEED.json      its figures
+    OUTPUT/rows/NAME.SEED.json      its figures; of a reference also NAME.safetensors, its samples
     OUTPUT/pictures/NAME.SEED.png   what it draws
     OUTPUT/classifier.safetensors   the judge, where none was named
     OUTPUT/retrained/               the retrained model's run folder, where it is trained here
@@ -26,14 +26,14 @@ import torch
 
 from ...shards.dataset import Dataset
 from ..bench.memory import is_short
-from ..config import CompareConfig, EvaluateConfig
+from ..config import CompareConfig, EvaluateConfig, JudgeConfig
 from ..config.compare import RETRAINED, UNSCRUBBED
 from ..config.toml import as_dict, check_ranges
 from ..errors import ConfigError, LostRankError, OneRankError, TrainingError
 from ..evidence.bench import Bench, Samples
-from ..evidence.classifier import is_as_asked, load_classifier
+from ..evidence.classifier import Classifier, is_as_asked, load_classifier
 from ..evidence.evaluation import Figures, evaluate
-from ..evidence.making import make_bench
+from ..evidence.making import make_bench, trained_classifier
 from ..evidence.metrics import Measurement
 from ..evidence.options import check_device, thresholds_of
 from ..evidence.report_pictures import contact_sheet
@@ -46,6 +46,7 @@ from ..evidence.retrained import (
 )
 from ..evidence.thresholds import hold, overall
 from ..models.families import load_model
+from ..models.fitting import fit
 from ..models.model import Model
 from ..ranks import collectives
 from ..run.identity import what_counts
@@ -55,6 +56,7 @@ from .budget import find_paces, known_paces
 from .cases import Case, cases_of
 from .checks import check
 from .derived import derived
+from .kept import keep, kept
 from .page import write_page
 from .rows import Row, read_row, training_of, write_row
 from .sides import Sides, hash_of_path
@@ -123,11 +125,10 @@ class _Work:
 
     @cached_property
     def _measured_by(self) -> str:
-        left_out = ["device", "num_threads"]
-        if self._config.judge.trained_resnet is None:
-            # rows that were measured before there was a choice stand
-            left_out += ["architecture", "resnet"]
+        # how the judge was made is in its weights, which are behind its path
+        left_out = ("device", "num_threads", "architecture", "resnet")
         judge = {key: value for key, value in as_dict(self._config.judge).items() if key not in left_out}
+        named = {name: path for name, path in as_dict(self._judge).items() if _is_path(name, path)}
         sides = self._sides
         stamps = {
             "judge": judge,
@@ -135,37 +136,50 @@ class _Work:
             "sets": [DataStamp.of(data).fingerprint for data in (sides.forget, sides.remain)],
             "data": DataStamp.of(Dataset.open(self._config.data)).fingerprint,
             # whatever lies behind the same paths
-            "named": {name: hash_of_path(Path(path)) for name, path in judge.items() if _is_path(name, path)},
+            "named": {name: hash_of_path(Path(path)) for name, path in named.items()},
         }
         text = json.dumps(stamps, sort_keys=True)
         return collectives.agree(hashlib.sha256(text.encode()).hexdigest())
 
     @cached_property
-    def _bench(self) -> Bench:
+    def _judge(self) -> JudgeConfig:
+        """With a classifier that is named: where none was, it is trained, once."""
         judge, path = self._config.judge, self._output / "classifier.safetensors"
-        data = Dataset.open(self._config.data)
+        if judge.classifier is not None:
+            return judge
+        data = fit(Dataset.open(self._config.data), self._sides.unscrubbed).data
         is_ours = collectives.on_main(
             lambda: path.exists() and is_as_asked(load_classifier(path, str(path)).card, judge, data)
         )
-        if judge.classifier is None and is_ours:
-            judge = dataclasses.replace(judge, classifier=str(path))
-        asked = EvaluateConfig(run=str(self._output), data=self._config.data, judge=judge)
-        bench = make_bench(asked, self._sides, self._device)
-        if judge.classifier is None:
-            collectives.on_main(lambda: _save_judge(bench, path))
-        return bench
+        if not is_ours:
+            trained = trained_classifier(judge, data, self._sides.unscrubbed, self._device)
+            collectives.on_main(lambda: _save_judge(trained, path))
+        return dataclasses.replace(judge, classifier=str(path))
+
+    @cached_property
+    def _bench(self) -> Bench:
+        asked = EvaluateConfig(run=str(self._output), data=self._config.data, judge=self._judge)
+        return make_bench(asked, self._sides, self._device)
 
     @cached_property
     def _references(self) -> dict[str, Figures]:
         """The figures and samples of the unscrubbed model and, where there is one, of the retrained."""
-        found = {UNSCRUBBED: evaluate(self._sides.unscrubbed, self._bench)}
+        found: dict[str, Figures] = {}
         retrained = self._retrained()
-        if retrained is not None:
-            found[RETRAINED] = evaluate(retrained, self._bench, found[UNSCRUBBED].samples)
-        for name, figures in found.items():
+        for name, model in ((UNSCRUBBED, self._sides.unscrubbed), (RETRAINED, retrained)):
+            if model is None:
+                continue
+            path = _row_path(self._config, name).with_suffix("")
+            known = collectives.on_main(lambda path=path: kept(path, self._bench, self._measured_by))
+            if known is not None:
+                found[name] = known
+                continue
+            original = found[UNSCRUBBED].samples if name == RETRAINED else None
+            found[name] = figures = evaluate(model, self._bench, original)
             notes = self._notes(retrained) if name == RETRAINED else self._bench.notes
             row = Row(**self._about(name, None), **self._measured(figures, found), notes=notes)
             self._put(name, row, figures.samples)
+            collectives.on_main(lambda path=path, figures=figures: keep(figures.samples, path))
         return found
 
     def _notes(self, retrained: Model | None) -> list[str]:
@@ -188,6 +202,8 @@ class _Work:
             "varied": dict(case.varied),
         }
         try:
+            if case.failed is not None:
+                raise TrainingError(case.failed)
             folder = run_scrub(case.config)
         except (OneRankError, LostRankError):
             raise
@@ -266,9 +282,9 @@ def _is_path(name: str, value: object) -> bool:
     return name in _PATHS and isinstance(value, str) and Path(value).exists()
 
 
-def _save_judge(bench: Bench, path: Path) -> None:
+def _save_judge(classifier: Classifier, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    bench.classifier.save(path)
+    classifier.save(path)
 
 
 def _row_path(config: CompareConfig, slug: str) -> Path:

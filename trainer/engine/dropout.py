@@ -26,6 +26,11 @@ class Dropout:
         self._set(False)
         self.step = 0
 
+    @property
+    def drops(self) -> bool:
+        """Whether there is anything to drop."""
+        return self._seed is not None and bool(self._parts)
+
     @contextmanager
     def of_micro_batch(self, number: int) -> Iterator[None]:
         """Inside, passes drop what is a function of (seed, step, number, rank)."""

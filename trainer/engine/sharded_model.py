@@ -98,6 +98,11 @@ class ShardedModel:
         """Names of the trained parameters, in the module's order."""
         return list(self.theta.layout.shapes)
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether gradients are taken with dropout."""
+        return self._dropout.drops
+
     def begin(self, step: int) -> None:
         """From now on gradients are of this step: it decides what dropout drops."""
         self._dropout.step = step

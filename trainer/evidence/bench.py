@@ -127,14 +127,8 @@ class Samples:
     @classmethod
     def of(cls, model: Model, bench: Bench) -> Samples:
         """All ranks call it."""
-        config = bench.config
-        sides = (
-            (bench.forget_conditions, config.num_forget_samples_per_class),
-            (bench.remain_conditions, config.num_remain_samples_per_class),
-        )
-        asked = [Asked.in_turn(conditions, count * len(conditions)) for conditions, count in sides]
-        asked.append(Asked(bench.kept_conditions, [-1] * len(bench.kept_conditions)))
-        num_batches = sum(-(-len(wanted.conditions) // config.sampling.batch_size) for wanted in asked)
+        asked = _asked(bench)
+        num_batches = sum(-(-len(wanted.conditions) // bench.config.sampling.batch_size) for wanted in asked)
         place = "a model" if model.folder is None else str(model.folder)
         progress, done = StepProgress(f"samples of {place}", 0, num_batches, num_lines=4), itertools.count()
         try:
@@ -147,6 +141,23 @@ class Samples:
         finally:
             progress.close()
 
+    @classmethod
+    def again(cls, bench: Bench, images: list[Tensor]) -> Samples:
+        """Those that `of` made on such a bench, by their images alone."""
+        sides = zip(images, _asked(bench), itertools.count(), strict=False)
+        return cls(*(_images(each, wanted, bench, side) for each, wanted, side in sides))
+
+
+def _asked(bench: Bench) -> list[Asked]:
+    """What each side is asked for."""
+    config = bench.config
+    sides = (
+        (bench.forget_conditions, config.num_forget_samples_per_class),
+        (bench.remain_conditions, config.num_remain_samples_per_class),
+    )
+    asked = [Asked.in_turn(conditions, count * len(conditions)) for conditions, count in sides]
+    return [*asked, Asked(bench.kept_conditions, [-1] * len(bench.kept_conditions))]
+
 
 def generate(
     model: Model, bench: Bench, wanted: Asked, side: int, *, on_batch: Callable[[], None] | None = None
@@ -154,7 +165,11 @@ def generate(
     """The model's images for one side. All ranks call it."""
     sampling = dataclasses.replace(bench.config.sampling, seed=bench.config.sampling.seed + side)
     images = sample(model, wanted.conditions, sampling, device=bench.device, on_batch=on_batch)
-    return Images(images, torch.tensor(wanted.labels), wanted.conditions, sampling.seed)
+    return _images(images, wanted, bench, side)
+
+
+def _images(images: Tensor, wanted: Asked, bench: Bench, side: int) -> Images:
+    return Images(images, torch.tensor(wanted.labels), wanted.conditions, bench.config.sampling.seed + side)
 
 
 class Measured:

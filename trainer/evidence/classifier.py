@@ -48,21 +48,8 @@ class ClassifierCard:
     """Of the dataset it was trained on."""
     weights_sha256: str
     """`provenance.weights_sha256` of its weights."""
-    architecture: str = "cnn"
-    """cnn or resnet, as `judge.architecture`."""
-    blocks: tuple[int, ...] = ()
-    """Of a ResNet, as `judge.resnet.blocks`."""
-    width: int = 0
-    """Of a ResNet, as `judge.resnet.width`."""
-
-    @property
-    def resnet(self) -> ResNetConfig | None:
-        """What says its layers; None: the small CNN. Raises ValueError for a network that is neither."""
-        if self.architecture == "cnn":
-            return None
-        if self.architecture != "resnet":
-            raise ValueError(f"no network {self.architecture!r}")
-        return ResNetConfig(blocks=self.blocks, width=self.width)
+    resnet: ResNetConfig | None = None
+    """How a ResNet was made, as `judge.resnet`; None: the small CNN."""
 
     def network(self) -> Network:
         """Such a one, untrained."""
@@ -131,9 +118,12 @@ def load_classifier(path: Path, option: str = "judge.classifier") -> Classifier:
         )
     try:
         fields = json.loads(about["card"])
+        resnet = fields.get("resnet")
+        if resnet is not None:
+            resnet = ResNetConfig(**resnet | {"blocks": tuple(resnet["blocks"])})
         # found anew: the card is of the weights that are there
-        found = {name: tuple(fields[name]) for name in ("classes", "blocks") if name in fields}
-        card = ClassifierCard(**fields | found | {"weights_sha256": weights_sha256(weights)})
+        found = {"classes": tuple(fields["classes"]), "weights_sha256": weights_sha256(weights), "resnet": resnet}
+        card = ClassifierCard(**fields | found)
         network = card.network()
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError):
@@ -149,7 +139,7 @@ def load_classifier(path: Path, option: str = "judge.classifier") -> Classifier:
 
 
 def _format_of(card: ClassifierCard) -> str:
-    if card.architecture != "cnn":
+    if card.resnet is not None:
         return RESNET_FORMAT
     return POOLED_FORMAT if card.image_size >= POOLED_SIZE else FORMAT
 
@@ -164,10 +154,8 @@ def _name(data: Dataset, resnet: ResNetConfig | None) -> str:
 
 
 def is_as_asked(card: ClassifierCard, options: JudgeConfig, data: Dataset) -> bool:
-    """Whether a classifier that was trained before is of these layers and these data."""
-    ours, theirs = options.trained_resnet, card.resnet
-    layers = [None if resnet is None else (resnet.blocks, resnet.width) for resnet in (ours, theirs)]
-    return layers[0] == layers[1] and card.data_fingerprint == data.fingerprint
+    """Whether a classifier that was trained before was trained so, on these data."""
+    return card.resnet == options.trained_resnet and card.data_fingerprint == data.fingerprint
 
 
 def train_classifier(
@@ -212,7 +200,7 @@ def train_classifier(
         weights_sha256(network.state_dict()),
     )
     if resnet is not None:
-        card = replace(card, architecture="resnet", blocks=resnet.blocks, width=resnet.width)
+        card = replace(card, resnet=resnet)
     return Classifier(network, card)
 
 

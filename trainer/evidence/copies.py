@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ...shards.dataset import Dataset
 from ..config.toml import read_toml
 from ..errors import ConfigError
-from ..run.reporting import wandb_id
+from ..run.reporting import sent_to_wandb, wandb_id
 from .bench import Bench
 from .finished import FinishedScrub
 from .ledger import published, read_entries
@@ -46,9 +47,7 @@ def copies_of(scrub: FinishedScrub, data: str, bench: Bench, output: Path, verdi
     found += _pictures(scrub.run, output)
     standing = published(read_entries(output))
     if standing is not None and standing.published == "scrubbed":
-        model = output / PUBLISHED_NAME
-        reach = "reached" if verdict == "shown" else "not reached"
-        found.append(Copy(str(model), f"the published model: forgetting is {verdict}", reach))
+        found.append(published_copy(str(output / PUBLISHED_NAME), verdict))
     if bench.forgets_classes:
         report = output / REPORT_NAME
         found.append(Copy(str(report), "pictures of the forgotten in the report", _whose(report, output)))
@@ -58,6 +57,12 @@ def copies_of(scrub: FinishedScrub, data: str, bench: Bench, output: Path, verdi
     found += _of_base(scrub, output)
     found += _shards(scrub, data, output)
     return _once(found)
+
+
+def published_copy(path: str, verdict: Overall) -> Copy:
+    """Of a published model, by what its evidence comes to."""
+    reach = "reached" if verdict == "shown" else "not reached"
+    return Copy(path, f"the published model: forgetting is {verdict}", reach)
 
 
 def reach_of(copies: list[Copy]) -> Reach:
@@ -80,13 +85,28 @@ def _once(copies: list[Copy]) -> list[Copy]:
 
 def _pictures(run: Path, output: Path) -> list[Copy]:
     """What `train.sample_every` drew, and where it was sent."""
-    if not (run / "samples").exists():
+    if not _draws(run):
         return []
     found = _found([run / "samples"], "pictures that the run drew on its way, of the forgotten, too", output)
     found += _found([run / "tensorboard", run / "wandb"], "the same pictures, beside the run's figures", output)
-    if (run / "wandb").exists():
-        found.append(Copy(f"wandb://{wandb_id(run)}", "the same pictures, kept by Weights & Biases", "not ours"))
-    return found
+    kept = "the same pictures, kept by Weights & Biases"
+    return found + [Copy(f"wandb://{name}", kept, "not ours") for name in _sent(run)]
+
+
+def _draws(run: Path) -> bool:
+    # the pictures may have been removed, and what was sent is where it was
+    return (run / "samples").exists() or bool(_train(run).get("sample_every"))
+
+
+def _sent(run: Path) -> list[str]:
+    if "wandb" in _train(run).get("report_to", ()) and not (run / "wandb").exists():
+        return [wandb_id(run)]
+    return sent_to_wandb(run)
+
+
+def _train(run: Path) -> dict[str, Any]:
+    train = _settings(run).get("train")
+    return train if isinstance(train, dict) else {}
 
 
 def _shards(scrub: FinishedScrub, data: str, output: Path) -> list[Copy]:
@@ -135,9 +155,14 @@ def _of_past(model: Path, output: Path, seen: set[Path]) -> list[Copy]:
 
 def _model_before(run: Path) -> Path | None:
     """The one that a run began with; None: it trained one from nothing, or it is not known."""
-    try:
-        model = read_toml(run / "config.toml").get("model")
-    except ConfigError:
-        return None
+    model = _settings(run).get("model")
     path = model.get("path") if isinstance(model, dict) else None
     return Path(path) if isinstance(path, str) and Path(path).exists() else None
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    """Empty where they cannot be read."""
+    try:
+        return read_toml(run / "config.toml")
+    except ConfigError:
+        return {}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import write_text
-from .copies import PUBLISHED_NAME, REPORT_NAME, reach_of
-from .ledger import Deletion, append, published, read_entries
+from .copies import PUBLISHED_NAME, REPORT_NAME, published_copy, reach_of
+from .ledger import Deletion, Publication, append, published, read_entries
 from .record import Copy, Reach, Record, schema_name
 
 # as `report_pictures` writes a strip of a forgotten class
@@ -49,7 +49,12 @@ def known(output: Path) -> list[Known]:
     found: dict[Path, Known] = {}
     paths: dict[str, str] = {}
     folders: list[Path] = []
+    model = (output / PUBLISHED_NAME).resolve()
     for entry in read_entries(output):
+        if isinstance(entry, Publication) and model in found:
+            # an evaluation before, which withdrew what was there, said otherwise
+            was = found[model]
+            found[model] = dataclasses.replace(was, copy=published_copy(was.copy.path, entry.verdict))
         if isinstance(entry, Record):
             paths |= entry.absolute_paths
             folders.append(Path(paths[entry.models["scrubbed"].path]).parents[1])
@@ -57,8 +62,7 @@ def known(output: Path) -> list[Known]:
             for copy in entry.copies:
                 was = Path(paths.get(copy.path, copy.path))
                 place = was if copy.reach == "not ours" else _place(was, folders, output)
-                is_published = place.resolve() == (output / PUBLISHED_NAME).resolve()
-                found[place.resolve()] = Known(copy, place, is_published)
+                found[place.resolve()] = Known(copy, place, place.resolve() == model)
     return [*found.values()]
 
 

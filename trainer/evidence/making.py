@@ -110,7 +110,7 @@ def _in_turn(conditions: Sequence[Condition], num: int | None) -> list[Condition
 def _factor(options: JudgeConfig, model: Model, asking: Asking, device: torch.device) -> Factor:
     data = fit_factor(options, model)
     if options.factor_classifier is None:
-        judge = _trained(options, data, model, device)
+        judge = trained_classifier(options, data, model, device)
     else:
         judge = load_for(options.factor_classifier, data, model, "judge.factor_classifier")
     places = {name: label for label, name in enumerate(data.classes)}
@@ -120,18 +120,18 @@ def _factor(options: JudgeConfig, model: Model, asking: Asking, device: torch.de
 
 def _classifier(options: JudgeConfig, data: Dataset, model: Model, device: torch.device) -> Classifier:
     named = options.classifier
-    judge = _trained(options, data, model, device) if named is None else load_for(named, data, model)
+    judge = trained_classifier(options, data, model, device) if named is None else load_for(named, data, model)
     return judge.to(device)
 
 
-def _trained(options: JudgeConfig, data: Dataset, model: Model, device: torch.device) -> Classifier:
-    """On rank 0, and the same on all: on CUDA two trainings are not equal bit for bit."""
-    return collectives.on_main(
-        lambda: train_classifier(
-            data,
-            image_size=model.image_size,
-            channels=model.channels,
-            resnet=options.trained_resnet,
-            device=device,
-        )
-    )
+def trained_classifier(options: JudgeConfig, data: Dataset, model: Model, device: torch.device) -> Classifier:
+    """Rank 0's, on all ranks. On CUDA no other trains one; on a CPU, where it may take hours, all do: none waits."""
+
+    def train() -> Classifier:
+        sizes = {"image_size": model.image_size, "channels": model.channels}
+        return train_classifier(data, **sizes, resnet=options.trained_resnet, device=device)
+
+    if device.type == "cuda":
+        return collectives.on_main(train)
+    trained = train()
+    return collectives.on_main(lambda: trained)

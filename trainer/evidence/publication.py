@@ -17,6 +17,7 @@ from ..models.card import CARD_NAME, Found, model_card, retrained, scrubbed
 from ..models.families import load_model
 from ..models.lineage import write_lineage
 from ..models.model import Model
+from ..run.folder import PARTIAL_NAME
 from ..run.provenance import DataStamp, ModelStamp, differing
 from .collect import Evidence
 from .copies import SCRUB_NAME, WITHDRAWN_NAME
@@ -138,11 +139,13 @@ def withdraw(model: Path, evidence: Evidence) -> None:
     standing = published(read_entries(output))
     if standing is None or standing.evaluation == by:
         return
-    withdrawn = model.with_name(WITHDRAWN_NAME)
-    if model.exists():
+    withdrawn, begun = model.with_name(WITHDRAWN_NAME), model.with_name(PARTIAL_NAME)
+    # what a kill kept from appearing was said to be published all the same
+    is_begun = begun.exists() and file_hashes(begun, but=CARD_NAME) == standing.files
+    if model.exists() or is_begun:
         if withdrawn.exists():
             shutil.rmtree(withdrawn)
-        model.rename(withdrawn)
+        (model if model.exists() else begun).rename(withdrawn)
     elif not withdrawn.exists() or file_hashes(withdrawn, but=CARD_NAME) != standing.files:
         return  # a person has moved it away
     append(

@@ -57,11 +57,13 @@ class SISSConfig(MethodConfig):
         return Cost(2)
 
     def check_conditions(self, model: Any, forget: Sequence[Any], remain: Sequence[Any]) -> None:
-        if set(forget).isdisjoint(remain):
+        kept = set(remain)
+        alone = next((condition for condition in forget if condition not in kept), None)
+        if alone is not None:
             raise ConfigError(
                 "method.name = 'siss' mixes forgotten samples with remaining ones that are told the same, and nothing "
-                f"remains that is told {forget[0]!r} or what else the forgotten are: it is for single samples; use "
-                "method.name = 'neggrad', or a method with a target"
+                f"remains that is told {alone!r}: it is for single samples; use method.name = 'neggrad', or a method "
+                "with a target"
             )
 
     def make(self, losses: Losses[Any]) -> SISS:

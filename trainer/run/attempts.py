@@ -89,8 +89,11 @@ class Attempt:
                 f"{path} is damaged, or a newer erasediff wrote it: put it back, or choose another output"
             ) from None
 
-    def begin(self, began_from: Path | None, first_step: int) -> None:
-        """Notes what the attempt goes on from; says in what it differs from that one."""
+    def begin(self, began_from: Path | None, first_step: int, *, has_dropout: bool = False) -> None:
+        """Notes what the attempt goes on from; says in what it differs from that one.
+
+        has_dropout: what decides in which parts a batch is computed, and where, decides what is dropped.
+        """
         if not collectives.is_main():
             return
         name = None if began_from is None else str(began_from.relative_to(self.run))
@@ -98,7 +101,8 @@ class Attempt:
         if name is not None:
             earlier, ours = _owner(self.run, name), self.manifest()
             for line, rounds in _differences(earlier.manifest(), ours):
-                effect = ": equal to rounding, not bit for bit" if rounds else ""
+                same = "with dropout, another model" if has_dropout else "equal to rounding, not bit for bit"
+                effect = f": {same}" if rounds else ""
                 print(f"erasediff: {line} in {earlier.folder.name}{effect}", file=sys.stderr)
 
     def note_bad_samples(self, keys: list[str]) -> None:

@@ -12,6 +12,7 @@ from ..config import (
     JudgeConfig,
     MethodConfig,
     OptimizerConfig,
+    ResNetConfig,
     SamplingConfig,
     ScrubConfig,
     TrainConfig,
@@ -72,6 +73,10 @@ def judge_effect_notes(judge: JudgeConfig, *, forgets_classes: bool, has_null: b
         found.append(
             f"no effect   judge.detector_thresholds = {[*judge.detector_thresholds]}: judge.detector names none"
         )
+    if judge.classifier is not None and judge.architecture != "cnn":
+        found.append(f"no effect   judge.architecture = {judge.architecture!r}: judge.classifier names one")
+    elif judge.architecture == "cnn" and judge.resnet != ResNetConfig():
+        found.append("no effect   judge.resnet: judge.architecture = 'resnet' would train one")
     if judge.kept_prompts is None and judge.num_kept_samples is not None:
         found.append(f"no effect   judge.num_kept_samples = {judge.num_kept_samples}: judge.kept_prompts names none")
     return found

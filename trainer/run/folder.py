@@ -35,6 +35,7 @@ LOCK_NAME = "lock"
 CONFIG_NAME = "config.toml"
 
 # what may lie in a folder in which no run has begun
+PARTIAL_NAME = "model.partial"
 _BEFORE_A_RUN = frozenset({LOGS_NAME, SLURM_NAME, LOCK_NAME, f"{CONFIG_NAME}.partial"})
 
 # locks this process holds, by path: they end with it, however it ends
@@ -115,7 +116,7 @@ class RunFolder:
 
     def _publish(self, write: Callable[[Path], None], attempt: Attempt | None) -> None:
         place = self.path if attempt is None else attempt.folder
-        temporary = place / "model.partial"
+        temporary = place / PARTIAL_NAME
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             write(temporary)

@@ -79,7 +79,7 @@ class Loop:
         train = self._train
         beginning = self._checkpoints.restore_newest(self._model)
         first_step = beginning.step
-        self._attempt.begin(beginning.folder, first_step)
+        self._attempt.begin(beginning.folder, first_step, has_dropout=self._model.has_dropout)
         self._guard = LossGuard(self._max_loss_r_ratio, self._attempt.earlier_metrics())
         reader = Reader(
             self._streams,

@@ -52,6 +52,14 @@ def wandb_id(run: Path) -> str:
     return hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
 
 
+def sent_to_wandb(run: Path) -> list[str]:
+    """Under which IDs a run's figures and pictures were sent there, by the folders it keeps of what it sends.
+
+    What was logged offline is in such a folder alone.
+    """
+    return sorted({path.name.split("-", 2)[2] for path in (run / "wandb").glob("run-*-*") if path.is_dir()})
+
+
 class WandB:
     """Weights & Biases, in the project of WANDB_PROJECT or `erasediff`; a run that goes on is the same run there."""
 

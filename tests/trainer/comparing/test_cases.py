@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -78,8 +79,11 @@ def test_a_budget_of_seconds_goes_by_the_pace() -> None:
     paces = dict.fromkeys(METHODS, Pace(0.5, 0.0)) | {"ours": Pace(0.2, 2.0)}
     found = {c.name: c.config.train.max_train_steps for c in cases_of(config(budget={"seconds": 10.1}), paces)}
     assert found == {"ours": 40, "towards noise": 20, "moo, slow": 20, "first order": 20}
-    with pytest.raises(ConfigError, match=r"methods.ours: budget.seconds = 2.1: it takes 2 before .* and 0.2 for"):
-        cases_of(config(budget={"seconds": 2.1}), paces)
+    # what these seconds leave no step is not run, and keeps none of the others from it
+    short = {case.name: case for case in cases_of(config(budget={"seconds": 2.1}), paces)}
+    assert [name for name, case in short.items() if case.failed] == ["ours"]
+    said = "budget.seconds = 2.1 leaves it no step: it takes 2 before its first and 0.2 for each"
+    assert short["ours"].failed == said and short["first order"].config.train.max_train_steps == 4
     # those that nobody has timed yet
     assert set(steps(config(budget={"seconds": 10.1})).values()) == {1}
 
@@ -94,6 +98,10 @@ def test_one_key_varies_at_a_time_and_what_a_method_is_anyway_is_not_run_twice()
     assert (vars(eta)["eta"], vars(eta)["lambda_cap"]) == (0.1, 3.0)
     assert (vars(cap)["eta"], vars(cap)["lambda_cap"]) == (0.5, None)
     assert found["ours, eta=0.1"].varied == {"method.eta": 0.1}
+    # nor in seconds, of which one that is left out has no pace
+    seconds = dataclasses.replace(made, budget=dataclasses.replace(made.budget, seconds=10.0))
+    paces = {name: Pace(0.1 + i, 0.0) for i, name in enumerate(found)}
+    assert [case.name for case in cases_of(seconds)] == [*found] == [case.name for case in cases_of(seconds, paces)]
 
 
 def test_a_method_varies_by_itself() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import tiny
 import torch
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
-from erasediff.trainer.comparing.budget import known_paces
 from erasediff.trainer.comparing.run import run_compare
 from erasediff.trainer.config import CompareConfig, EngineConfig, EvaluateConfig, JudgeConfig, ResNetConfig
 from erasediff.trainer.config.toml import dump_toml
@@ -154,6 +152,22 @@ def test_what_is_there_is_not_made_again(made: CompareConfig) -> None:
     run_compare(made, only=("too fast",))
     changed = {path for path, stamp in stamps().items() if stamp != before[path]}
     assert {Path(path).name for path in changed} == {"too-fast.0.json", "too-fast.1.json"}
+    # one that is gone is measured again, against the references' samples that are kept
+    before, contents, gone = stamps(), rows(made), Path(made.output) / "rows" / "ours.1.json"
+    gone.unlink()
+    run_compare(made)
+    assert {path for path, stamp in stamps().items() if stamp != before[path]} == {str(gone)}
+    for part in ("metrics", "relearning", "derived"):
+        assert rows(made)["ours.1"][part] == contents["ours.1"][part]
+    # without them, these are measured again as well, and are the same
+    for name in ("unscrubbed", "retrained"):
+        gone.with_name(f"{name}.safetensors").unlink()
+    gone.unlink()
+    run_compare(made)
+    changed = {path for path, stamp in stamps().items() if stamp != before[path]}
+    assert {Path(path).stem for path in changed} == {"ours.1", "unscrubbed", "retrained"}
+    for name in ("ours.1", "unscrubbed", "retrained"):
+        assert rows(made)[name]["metrics"] == contents[name]["metrics"], name
 
 
 def test_the_page_shows_every_model(made: CompareConfig) -> None:
@@ -216,38 +230,6 @@ def test_what_would_be_refused_is_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(made: CompareConfig, tmp_path: Path) -> None:
-    methods = {"ours": {}, "salun": {"method": {"name": "salun", "num_mask_batches": 2}}}
-    config = dataclasses.replace(
-        made,
-        output=str(tmp_path / "out"),
-        methods=methods,
-        seeds=(0,),
-        train={"train_batch_size": 4},
-        budget=dataclasses.replace(made.budget, seconds=1.5),
-        judge=dataclasses.replace(made.judge, relearn=False, retrained=None),
-    )
-    run_compare(config)
-    paces = json.loads((tmp_path / "out" / "pace" / "paces.json").read_text())["seconds"]
-    assert {name: [*pace] for name, pace in known_paces(config).items()} == paces
-    before = json.loads((tmp_path / "out" / "pace" / "salun" / "attempt-0001" / "attempt.json").read_text())
-    assert paces["salun"][1] == before["preparing_seconds"] > 0
-    assert not known_paces(dataclasses.replace(config, train={"train_batch_size": 8})), "that is another pace"
-    file = tmp_path / "comparison.toml"
-    file.write_text(dump_toml(dataclasses.replace(config, output=str(tmp_path / "untimed"))))
-    assert main(["compare", str(file), "--sweep", str(tmp_path / "sweep.toml")]) == 2
-    assert not (tmp_path / "sweep.toml").exists()
-    timed = [json.loads(line) for line in (tmp_path / "out" / "pace" / "salun" / "metrics.jsonl").open()]
-    assert len(timed) == 13 and paces["salun"][0] == statistics.median(line["seconds"] for line in timed[3:])
-    for name, row in rows(config).items():
-        if row["training"] is not None:
-            iteration, preparing = paces[row["name"]]
-            steps = row["training"]["num_steps"]
-            assert steps == int((1.5 - preparing) / iteration), name
-            assert row["training"]["num_gradients"] == 2 * steps + 2 * (row["name"] == "salun")
-    assert "Incomplete: there is no retrained model" in (tmp_path / "out" / "comparison.md").read_text()
-
-
 def test_another_judge_measures_again_and_scrubs_nothing(made: CompareConfig, tmp_path: Path) -> None:
     copied = shutil.copytree(made.output, tmp_path / "out")
     made = dataclasses.replace(made, output=str(copied))
@@ -276,7 +258,7 @@ def test_a_judge_of_other_layers_is_trained_anew(made: CompareConfig, classifier
     kept.parent.mkdir()
     shutil.copyfile(classifier, kept)
     run_compare(config)
-    assert load_classifier(kept).card.blocks == (1,)
+    assert load_classifier(kept).card.resnet == resnet
     assert all("frechet_distance[digits-resnet4]" in row["metrics"] for row in rows(config).values())
 
 

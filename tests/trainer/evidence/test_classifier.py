@@ -147,7 +147,7 @@ def test_a_resnet_outlives_its_file(judge: Classifier, tmp_path: Path) -> None:
         about = file.metadata()
     assert about["format"] == "erasediff-classifier-3"
     read = load_classifier(tmp_path / "judge")
-    assert read.card == judge.card and read.card.blocks == (1, 1) and read.card.width == 8
+    assert read.card == judge.card and read.card.resnet == TINY
     images = torch.randn(700, 1, 8, 8)
     assert torch.equal(read.probabilities(images), judge.probabilities(images))
     features = make_features("classifier", read)
@@ -155,8 +155,9 @@ def test_a_resnet_outlives_its_file(judge: Classifier, tmp_path: Path) -> None:
     assert (features.name, features.num_features) == ("digits-resnet6", 16)
     # weights that are not those of the layers that it names
     card = json.loads(about["card"])
-    for name, changed in (("deeper", {"blocks": [1, 2]}), ("other", {"architecture": "vit"}), ("none", {"blocks": []})):
-        save_file(load_file(tmp_path / "judge"), tmp_path / name, about | {"card": json.dumps(card | changed)})
+    for name, changed in (("deeper", {"blocks": [1, 2]}), ("other", {"layers": 3}), ("none", {"blocks": []})):
+        other = card | {"resnet": card["resnet"] | changed}
+        save_file(load_file(tmp_path / "judge"), tmp_path / name, about | {"card": json.dumps(other)})
         with pytest.raises(ConfigError, match=f"{name}' is damaged: leave it out"):
             load_classifier(tmp_path / name)
 
@@ -165,7 +166,7 @@ def test_a_file_of_before_there_was_a_choice_is_a_small_cnns(classifier: Path, t
     with safe_open(classifier, "pt") as file:
         about = file.metadata()
     card = json.loads(about["card"])
-    known = {name: value for name, value in card.items() if name not in ("architecture", "blocks", "width")}
+    known = {name: value for name, value in card.items() if name != "resnet"}
     save_file(load_file(classifier), tmp_path / "older", about | {"card": json.dumps(known)})
     assert about["format"] == "erasediff-classifier-1"
     assert load_classifier(tmp_path / "older").card == load_classifier(classifier).card
@@ -177,9 +178,9 @@ def test_whether_a_judge_is_the_one_that_is_asked_for(judge: Classifier, digits:
     asked = JudgeConfig(architecture="resnet", resnet=TINY)
     same = dataclasses.replace(judge.card, data_fingerprint=data.fingerprint)
     assert is_as_asked(same, asked, data) and is_as_asked(small, JudgeConfig(), data)
-    # the shape counts, not how it was trained; another network, other data do
-    assert is_as_asked(same, dataclasses.replace(asked, resnet=dataclasses.replace(TINY, num_epochs=9)), data)
-    for resnet in (dataclasses.replace(TINY, width=4), dataclasses.replace(TINY, blocks=(1, 2))):
+    changes: list[dict[str, Any]] = [{"width": 4}, {"blocks": (1, 2)}, {"num_epochs": 9}, {"flip": not TINY.flip}]
+    for changed in changes:
+        resnet = dataclasses.replace(TINY, **changed)
         assert not is_as_asked(same, dataclasses.replace(asked, resnet=resnet), data)
     assert not is_as_asked(small, asked, data) and not is_as_asked(same, JudgeConfig(), data)
     assert not is_as_asked(other_data, JudgeConfig(), data)
@@ -236,7 +237,7 @@ def test_an_evaluation_with_a_resnet(digits: Path, run: Path, tmp_path: Path) ->
     evaluation = tiny_evaluation(run, digits, None, num_remain_samples_per_class=2, **options)
     found = run_evaluate(evaluation, output=tmp_path)
     card = found.record.classifier
-    assert (card.architecture, card.blocks, card.width) == ("resnet", (1, 1), 8)
+    assert card.resnet == once
     metrics = found.record.models["scrubbed"].metrics
     assert metrics["frechet_distance[digits-resnet6]"].value is not None
     assert load_classifier(run / "classifier.safetensors").card == card

@@ -158,8 +158,13 @@ def test_what_any_entry_lists_is_known(requests: Requests, tmp_path: Path) -> No
     here = shutil.copytree(requests.second, tmp_path / "erased")
     scrub = here / "scrub"
     shutil.copyfile(requests.folder / "judge.safetensors", scrub / "classifier.safetensors")
-    for name in ("samples", "tensorboard", "wandb"):
-        (scrub / name).mkdir()
+    for name in (
+        "samples",
+        "tensorboard",
+        "wandb/run-2026_0304-sent-id",
+        "wandb/offline-run-2026_0304-kept",
+    ):
+        (scrub / name).mkdir(parents=True)
     lone = Copy(str(here / "lone"), "listed once", "not reached")
     (here / "lone").mkdir()
     append(here, lambda place: Deletion(schema_name(), place, "deletion", [lone], "partial"))
@@ -174,7 +179,7 @@ def test_what_any_entry_lists_is_known(requests: Requests, tmp_path: Path) -> No
     ours = {scrub / name for name in ("classifier.safetensors", "samples", "tensorboard", "wandb", "model")}
     assert {found[str(path)] for path in (*ours, here / "model")} == {"not reached"}
     (service,) = (path for path in found if path.startswith("wandb://"))
-    assert found[service] == "not ours" and service not in record.absolute_paths
+    assert service == "wandb://sent-id" and found[service] == "not ours" and service not in record.absolute_paths
 
     # the first entry's D_f lies in the folder as it was before it was copied, and so do its pictures
     assert {one.place for one in planned(here)} >= {*ours, here / "lone", here / "report.html"}

@@ -80,7 +80,11 @@ def test_evidence_goes_by_the_models_own_loss(toy_family: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("method", "asked"),
-    [(SelectiveAmnesiaConfig(), "one_by_one"), (BlindspotConfig(), "with_predictions, transfer_loss"), (SISSConfig(), "mixtures")],
+    [
+        (SelectiveAmnesiaConfig(), "one_by_one"),
+        (BlindspotConfig(), "with_predictions, transfer_loss"),
+        (SISSConfig(), "mixtures"),
+    ],
     ids=lambda given: given if isinstance(given, str) else given.name,
 )
 def test_a_method_that_asks_for_what_an_objective_lacks_is_refused(

@@ -153,6 +153,10 @@ def test_a_scrub_leads_away_from_the_forgotten(single_digits: Path, base_model: 
 
 
 def test_a_forgotten_class_is_refused(digits: Path, base_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nothing remains that is told 3 .* use method.name = 'neggrad'"):
+    with pytest.raises(ConfigError, match=r"nothing remains that is told 3: .* use method.name = 'neggrad'"):
         run_scrub(tiny_config(digits, base_model, tmp_path / "run", method=SISSConfig()))
     assert not (tmp_path / "run").exists()
+    # a class of several, too
+    SISSConfig().check_conditions(None, [1, 2], [0, 2, 1])
+    with pytest.raises(ConfigError, match=r"nothing remains that is told 2: "):
+        SISSConfig().check_conditions(None, [1, 2], [0, 1])

@@ -13,6 +13,7 @@ from erasediff.trainer.config import (
     JudgeConfig,
     MethodConfig,
     OptimizerConfig,
+    ResNetConfig,
     SamplingConfig,
     TrainConfig,
 )
@@ -89,6 +90,16 @@ def test_a_judges_settings_too() -> None:
         "no effect   judge.detector_thresholds = [0.5]: judge.detector names none",
         "no effect   judge.num_kept_samples = 4: judge.kept_prompts names none",
     ]
+    resnet = ResNetConfig(num_epochs=3)
+    assert judge_effect_notes(JudgeConfig(resnet=resnet), forgets_classes=True, has_null=True) == [
+        "no effect   judge.resnet: judge.architecture = 'resnet' would train one",
+    ]
+    named = JudgeConfig(classifier="there", architecture="resnet", resnet=resnet)
+    assert judge_effect_notes(named, forgets_classes=True, has_null=True) == [
+        "no effect   judge.architecture = 'resnet': judge.classifier names one",
+    ]
+    trained = JudgeConfig(architecture="resnet", resnet=resnet)
+    assert judge_effect_notes(trained, forgets_classes=True, has_null=True) == []
     used = JudgeConfig(detector="nudenet", detector_thresholds=(0.5,), kept_prompts="kept.csv", num_kept_samples=4)
     assert judge_effect_notes(used, forgets_classes=True, has_null=True) == []
 

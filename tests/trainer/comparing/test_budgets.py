@@ -1,0 +1,96 @@
+"""A budget in seconds: what is timed, what it buys, and what comes before the first iteration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from erasediff.launch.cli import main
+from erasediff.trainer.comparing.budget import known_paces
+from erasediff.trainer.comparing.checks import describe
+from erasediff.trainer.comparing.rows import preparing_seconds
+from erasediff.trainer.comparing.run import run_compare
+from erasediff.trainer.config import BudgetConfig, CompareConfig, EngineConfig
+from erasediff.trainer.config.toml import dump_toml
+from erasediff.trainer.files import write_json
+from erasediff.trainer.methods.salun import SalUnConfig
+from erasediff.trainer.scrubbing import run_scrub
+from evidence_cases import tiny_judge
+from tiny import tiny_config
+
+
+def rows_of(config: CompareConfig) -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text()) for path in (Path(config.output) / "rows").glob("*.json")}
+
+
+def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(
+    digits: Path, base_model: Path, classifier: Path, tmp_path: Path
+) -> None:
+    methods = {"ours": {}, "salun": {"method": {"name": "salun", "num_mask_batches": 2}}}
+    config = CompareConfig(
+        output=str(tmp_path / "out"),
+        model=tiny_config(digits, base_model, tmp_path).model,
+        data=str(digits / "data"),
+        forget=str(digits / "split" / "forget"),
+        remain=str(digits / "split" / "remain"),
+        methods=methods,
+        seeds=(0,),
+        train={"train_batch_size": 4},
+        engine=EngineConfig(device="cpu", num_threads=1),
+        budget=BudgetConfig(seconds=1.5),
+        judge=tiny_judge(classifier),
+    )
+    run_compare(config)
+    paces = json.loads((tmp_path / "out" / "pace" / "paces.json").read_text())["seconds"]
+    assert {name: [*pace] for name, pace in known_paces(config).items()} == paces
+    before = json.loads((tmp_path / "out" / "pace" / "salun" / "attempt-0001" / "attempt.json").read_text())
+    assert paces["salun"][1] == before["preparing_seconds"] > 0
+    assert not known_paces(dataclasses.replace(config, train={"train_batch_size": 8})), "that is another pace"
+    file = tmp_path / "comparison.toml"
+    file.write_text(dump_toml(dataclasses.replace(config, output=str(tmp_path / "untimed"))))
+    assert main(["compare", str(file), "--sweep", str(tmp_path / "sweep.toml")]) == 2
+    assert not (tmp_path / "sweep.toml").exists()
+    timed = [json.loads(line) for line in (tmp_path / "out" / "pace" / "salun" / "metrics.jsonl").open()]
+    assert len(timed) == 13 and paces["salun"][0] == statistics.median(line["seconds"] for line in timed[3:])
+    for name, row in rows_of(config).items():
+        if row["training"] is not None:
+            iteration, preparing = paces[row["name"]]
+            steps = row["training"]["num_steps"]
+            assert steps == int((1.5 - preparing) / iteration), name
+            assert row["training"]["num_gradients"] == 2 * steps + 2 * (row["name"] == "salun")
+    assert "Incomplete: there is no retrained model" in (tmp_path / "out" / "comparison.md").read_text()
+
+    # seconds that are gone before the first step: a row that says so, and the others are run
+    file = tmp_path / "out" / "pace" / "paces.json"
+    kept = json.loads(file.read_text())
+    kept["seconds"]["salun"][1] = 1.6
+    write_json(file, kept)
+    assert "salun: budget.seconds = 1.5 leaves it no step" in describe(config)
+    run_compare(config)
+    found = rows_of(config)
+    assert found["salun.0"]["failed"].startswith(
+        "budget.seconds = 1.5 leaves it no step: it takes 1.6 before its first"
+    )
+    assert found["ours.0"]["failed"] is None
+    write_json(file, kept | {"of": kept["of"] | {"timed": ["iteration"]}})
+    assert not known_paces(config), "of a time when less was timed"
+
+
+def test_a_start_that_counts_for_nothing_is_not_counted(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_scrub(tiny_config(digits, base_model, run, method=SalUnConfig(num_mask_batches=1)))
+    (first,) = run.glob("attempt-*")
+    manifest = json.loads((first / "attempt.json").read_text())
+    took = manifest["preparing_seconds"]
+    assert preparing_seconds(run) == took > 0
+    # killed before its first checkpoint, and begun once more
+    (run / "attempt-0002").mkdir()
+    write_json(run / "attempt-0002" / "attempt.json", manifest | {"preparing_seconds": 7})
+    assert preparing_seconds(run) == 7
+    # the second went on from the first's checkpoint, and prepared nothing
+    again = {"preparing_seconds": None, "began_from": "attempt-0001/checkpoint-000001", "first_step": 1}
+    write_json(run / "attempt-0002" / "attempt.json", manifest | again)
+    assert preparing_seconds(run) == took

@@ -1,0 +1,30 @@
+"""A reference's samples, kept beside its row: a comparison that goes on measures other models against the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from ..evidence.bench import Bench, Samples
+from ..evidence.evaluation import Figures
+from .rows import read_row
+
+
+def keep(samples: Samples, path: Path) -> None:
+    """There only when it is complete. path: the row's, without its ending."""
+    partial = path.with_suffix(".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    save_file({str(side): images.images.contiguous() for side, images in enumerate(samples.sides)}, partial)
+    partial.rename(path.with_suffix(".safetensors"))
+
+
+def kept(path: Path, bench: Bench, measured_by: str) -> Figures | None:
+    """What was measured so, and is still there whole."""
+    row, file = read_row(path.with_suffix(".json")), path.with_suffix(".safetensors")
+    if row is None or row.measured_by != measured_by or not file.exists():
+        return None
+    images = load_file(file)
+    samples = Samples.again(bench, [images[str(side)] for side in range(len(images))])
+    num_non_finite = sum(len(side) - int(side.is_finite.sum()) for side in samples.sides)
+    return Figures(row.metrics, row.relearning, samples, num_non_finite)
