@@ -94,14 +94,14 @@ def test_a_run_of_before_there_was_a_choice_is_the_same_run() -> None:
     assert Identity.of(other).differing(recorded) == ["unet.attention_blocks", "unet.attention_resolutions"]
 
 
-def test_dropout_outlives_a_kill(digits: Path, tmp_path: Path) -> None:
-    def config(name: str, dropout: float) -> PretrainConfig:
+def test_dropout_outlives_a_kill(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def config(name: str, dropout: float, parts: int | None = None) -> PretrainConfig:
         return PretrainConfig(
             data=str(digits / "data"),
             output=str(tmp_path / name),
             unet=UNetConfig(block_out_channels=(8, 8), norm_num_groups=4, dropout=dropout),
             train=TrainConfig(max_train_steps=4, train_batch_size=4, checkpointing_steps=2),
-            engine=EngineConfig(device="cpu"),
+            engine=EngineConfig(device="cpu", forward_batch_size=parts),
         )
 
     class Killed(Exception):
@@ -119,8 +119,16 @@ def test_dropout_outlives_a_kill(digits: Path, tmp_path: Path) -> None:
     whole, without = (run_pretrain(config(f"whole-{dropout}", dropout)) for dropout in (0.3, 0.0))
     with pytest.raises(Killed):
         run_pretrain(config("killed", 0.3), watch=kill)
+    shutil.copytree(tmp_path / "killed", tmp_path / "otherwise")
     assert weights(run_pretrain(config("killed", 0.3))) == weights(whole)
     assert weights(whole) != weights(without)
+    # in other micro-batches other things are dropped
+    settings = tmp_path / "otherwise" / "config.toml"
+    settings.write_text(settings.read_text().replace(str(tmp_path / "killed"), str(tmp_path / "otherwise")))
+    capsys.readouterr()
+    assert weights(run_pretrain(config("otherwise", 0.3, parts=2))) != weights(whole)
+    told = "engine.forward_batch_size = 2 here, none in attempt-0001: with dropout, another model"
+    assert told in capsys.readouterr().err
 
 
 def test_a_scrub_of_a_model_with_dropout_has_none(digits: Path, base_model: Path, tmp_path: Path) -> None:
