@@ -25,12 +25,12 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import cosmic_ray.ast  # pyright: ignore[reportMissingImports]
 import cosmic_ray.plugins  # pyright: ignore[reportMissingImports]
@@ -109,9 +109,9 @@ class Options:
     """Tests that may notice."""
     files: str = ""
     """Draw only from files whose path holds this regular expression."""
-    budget_seconds: float = 300.0
-    """What the tests of one mutant may have taken under coverage: of the files that take longest some are left out, and
-    what only they would notice counts as alive."""
+    budget_seconds: float = 120.0
+    """What the tests that a mutant is tried on may have taken under coverage; those of the files that take longest come
+    at the end, when all mutants were tried, for those still alive."""
     table: Path = Path("docs/results/mutants.md")
     """The table to write."""
     table_only: bool = False
@@ -143,7 +143,7 @@ class Row:
     num_tests: int
     seconds: float
     num_left_out: int = 0
-    """Of the tests that run the line: by `budget_seconds`."""
+    """Of the tests that run the line, those that it was not tried on yet: by `budget_seconds`."""
 
 
 def main() -> None:
@@ -157,7 +157,8 @@ def main() -> None:
         if _git("status", "--porcelain", *PACKAGES, "tests"):
             sys.exit("mutants are of a commit: commit or stash what is changed first")
         reach = Reach.of(folder, options.tests)
-        run(mutants, reach, options, folder, rows_path)
+        with suppress(KeyboardInterrupt):
+            run(mutants, reach, options, folder, rows_path)
     rows = {row.mutant: row for row in _read(rows_path)}
     text = table([rows[m.name] for m in mutants if m.name in rows], len(mutants), options, commit)
     options.table.write_text(text, encoding="utf-8")
@@ -258,13 +259,16 @@ class Reach:
 
     def planned(self, mutant: Mutant, budget_seconds: float) -> tuple[list[str], float, int]:
         """Tests to be run, the seconds that they took under coverage, and how many more there are."""
-        tests, total, chosen = self.tests(mutant), 0.0, []
+        tests, chosen = self.tests(mutant), []
         for test in tests:
-            total += self._seconds[test]
-            if total > budget_seconds:
-                return chosen, total - self._seconds[test], len(tests) - len(chosen)
+            if self.seconds([*chosen, test]) > budget_seconds:
+                break
             chosen.append(test)
-        return chosen, total, 0
+        return chosen, self.seconds(chosen), len(tests) - len(chosen)
+
+    def seconds(self, tests: list[str]) -> float:
+        """What they took under coverage."""
+        return sum(self._seconds[test] for test in tests)
 
     def tests(self, mutant: Mutant) -> list[str]:
         """Those that run the line; of one that runs as the file is imported, all that run any line of it."""
@@ -359,18 +363,26 @@ def _pytest() -> str:
 
 def run(mutants: list[Mutant], reach: Reach, options: Options, folder: Path, rows_path: Path) -> None:
     """Tries those that have no row yet, each in a fork of a process that has imported what takes seconds."""
-    known = {row.mutant for row in _read(rows_path)}
-    missing = [mutant for mutant in mutants if mutant.name not in known]
     # before diffusers finds Triton: without a GPU its kernels run in the interpreter
     os.environ |= {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "DS_ACCELERATOR": "cpu"}
     for name in HEAVY:
         importlib.import_module(name)
+    known = {row.mutant for row in _read(rows_path)}
+    _share([m for m in mutants if m.name not in known], options, folder, _work, reach, rows_path, options)
+    alive = {row.mutant: row for row in _read(rows_path)}
+    left = [m for m in mutants if alive[m.name].outcome == "survived" and alive[m.name].num_left_out]
+    left.sort(key=lambda mutant: reach.seconds(reach.tests(mutant)[-alive[mutant.name].num_left_out :]))
+    _share(left, options, folder, _work_on_the_rest, reach, rows_path)
+
+
+def _share(mutants: list[Mutant], options: Options, folder: Path, work: Callable[..., None], *arguments: Any) -> None:
+    """Has each worker do `work(its mutants, its tree of files, …)`."""
     context = multiprocessing.get_context("fork")
     workers = []
     for i in range(options.num_workers):
         # the slow and the quick ones lie mixed: taking turns spreads them
-        arguments = (missing[i :: options.num_workers], reach, _export(folder / f"worker-{i}"), rows_path, options)
-        workers.append(context.Process(target=_work, args=arguments))
+        own = mutants[i :: options.num_workers]
+        workers.append(context.Process(target=work, args=(own, _export(folder / f"worker-{i}"), *arguments)))
         workers[-1].start()
     try:
         for worker in workers:
@@ -378,15 +390,29 @@ def run(mutants: list[Mutant], reach: Reach, options: Options, folder: Path, row
     except KeyboardInterrupt:
         for worker in workers:
             worker.terminate()
+        raise
 
 
-def _work(mutants: list[Mutant], reach: Reach, tree: Path, rows_path: Path, options: Options) -> None:
+def _work(mutants: list[Mutant], tree: Path, reach: Reach, rows_path: Path, options: Options) -> None:
     clean = Clean(rows_path.with_name("clean.jsonl"), tree)
     for mutant in mutants:
-        row = _try(mutant, *reach.planned(mutant, options.budget_seconds), tree, clean)
-        with rows_path.open("a") as file:
-            file.write(json.dumps(asdict(row)) + "\n")
-        print(f"{row.outcome:<9} {row.seconds:5.0f} s  {row.mutant}  {row.killed_by}", flush=True)
+        _put(_try(mutant, *reach.planned(mutant, options.budget_seconds), tree, clean), rows_path)
+
+
+def _work_on_the_rest(mutants: list[Mutant], tree: Path, reach: Reach, rows_path: Path) -> None:
+    """The tests that were left out, for mutants that are alive; another row, which counts in place of the first."""
+    clean, known = Clean(rows_path.with_name("clean.jsonl"), tree), {row.mutant: row for row in _read(rows_path)}
+    for mutant in mutants:
+        first, tests = known[mutant.name], reach.tests(mutant)
+        left = tests[len(tests) - first.num_left_out :]
+        row = _try(mutant, left, reach.seconds(left), 0, tree, clean)
+        _put(replace(row, num_tests=len(tests), seconds=first.seconds + row.seconds), rows_path)
+
+
+def _put(row: Row, rows_path: Path) -> None:
+    with rows_path.open("a") as file:
+        file.write(json.dumps(asdict(row)) + "\n")
+    print(f"{row.outcome:<9} {row.seconds:5.0f} s  {row.mutant}  {row.killed_by}", flush=True)
 
 
 class Clean:

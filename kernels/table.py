@@ -151,10 +151,9 @@ def _cut(segments: np.ndarray, num_parameters: int) -> tuple[np.ndarray, np.ndar
 
 def check_partitions(**partitions: Tensor | None) -> None:
     """Raise ValueError unless all given partitions are flat, contiguous, fp32 or bf16, of one length, on one device."""
-    first_name, first = next((name, partition) for name, partition in partitions.items() if partition is not None)
-    for name, partition in partitions.items():
-        if partition is None:
-            continue
+    given = {name: partition for name, partition in partitions.items() if partition is not None}
+    first_name, first = next(iter(given.items()))
+    for name, partition in given.items():
         if partition.ndim != 1 or not partition.is_contiguous():
             raise ValueError(f"{name}: expected a flat contiguous partition, found shape {list(partition.shape)}")
         if partition.dtype not in PARTITION_DTYPES:

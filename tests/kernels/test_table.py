@@ -32,6 +32,11 @@ def test_tables_of_another_shape_are_refused(segments):
         ParameterTable(segments, num_parameters=2)
 
 
+def test_which_parameters_have_elements():
+    table = ParameterTable.from_rows([(2, 0, 4), (0, 4, 0), (1, 4, 0), (1, 4, 1)], num_parameters=4)
+    assert table.has_elements.tolist() == [False, True, True, False]
+
+
 def test_where_a_table_ends():
     assert ParameterTable.from_rows([], num_parameters=2).end == 0
     assert ParameterTable.from_rows([(1, 7, 2), (0, 0, 4)], num_parameters=2).end == 9

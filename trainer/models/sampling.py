@@ -54,7 +54,7 @@ def denoise(
     config: SamplingConfig,
     *,
     device: torch.device,
-    first: int = 0,
+    first: int,
     purpose: str = "sample",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:

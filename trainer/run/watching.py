@@ -47,9 +47,8 @@ class SampleWatch:
         if step % self._every:
             return
         conditions = [condition for _, condition in self._rows for _ in range(_IMAGES_A_ROW)]
-        images = denoise(
-            self._model, model.predict, conditions, SamplingConfig(), device=model.device, dtype=model.working_dtype
-        )
+        how = {"device": model.device, "dtype": model.working_dtype}
+        images = denoise(self._model, model.predict, conditions, SamplingConfig(), first=0, **how)
         if not collectives.is_main():
             return
         names = [f"{side}: {self._model.name_of(condition)}".rstrip(": ") for side, condition in self._rows]

@@ -194,8 +194,8 @@ def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run:
     assert found["entropy"].value is None and found["entropy"].reason == "no finite sample"
     # a class without a figure is worse than any
     assert (found["accuracy_worst_class"].of_class, found["accuracy_worst_class"].value) == ("5", None)
-    assert found["integrity_forgotten[digits-cnn]"].value is None
-    assert found["integrity_forgotten[digits-cnn]"].reason == "no finite sample"
+    for name in ("p_psi", "entropy", "integrity_forgotten[digits-cnn]", "nearest_to_forget[digits-cnn]"):
+        assert (found[name].value, found[name].n, found[name].reason) == (None, 0, "no finite sample"), name
 
 
 def test_black_samples_are_counted(digits: Path, run: Path, classifier: Path) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from erasediff.trainer.config.thresholds import parse_threshold
 from erasediff.trainer.errors import ConfigError
-from erasediff.trainer.evidence.intervals import for_each_of, score_interval
+from erasediff.trainer.evidence.intervals import score_interval
 from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.evidence.thresholds import (
     check_thresholds,
@@ -107,11 +107,12 @@ def test_too_few_samples_show_nothing(n: int, is_shown: bool) -> None:
     assert ("with this many samples it may be" in said(verdict)) is not is_shown
 
 
-def test_a_margin_is_corrected_for_the_number_of_classes() -> None:
+@pytest.mark.parametrize("others", [(), (1.0,), (1.0, 1.0, 1.0)])
+def test_a_margin_is_corrected_for_the_number_of_classes(others: tuple[float, ...]) -> None:
     """Against a number: its lower end is the class's own interval at 1 - .05/m."""
-    models = {"scrubbed": {"accuracy_remaining": of_classes(0.9, 1.0, 1.0, 1.0, n=200)}}
+    models = {"scrubbed": {"accuracy_remaining": of_classes(0.9, *others, n=200)}}
     (verdict,) = hold([parse_threshold("accuracy_worst_class >= 0.8")], models)
-    low, _ = score_interval(0.9, 200, for_each_of(4))
+    low, _ = score_interval(0.9, 200, 1 - 0.05 / (1 + len(others)))
     assert verdict.margin_low == pytest.approx(low - 0.8)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from erasediff.trainer.evidence import metrics, variances
 from erasediff.trainer.evidence.classifier import read_images
 from erasediff.trainer.evidence.evaluation import evaluate
 from erasediff.trainer.evidence.finished import FinishedScrub
+from erasediff.trainer.evidence.formulas import _distance
+from erasediff.trainer.evidence.images import Images
 from erasediff.trainer.evidence.intervals import normal_interval, score_interval
 from erasediff.trainer.evidence.making import make_bench
 from erasediff.trainer.evidence.variances import frechet_variance, kernel_variance
@@ -90,6 +95,18 @@ class TestVariances:
         ((real, made),) = self.draws(1)
         dead = [torch.cat([side, torch.zeros(len(side), 1)], 1) for side in (real, made)]
         assert frechet_variance(*dead).item() == pytest.approx(frechet_variance(real, made).item(), rel=1e-6)
+
+
+def test_a_distance_whose_variance_is_not_known_has_no_interval() -> None:
+    images = Images(torch.zeros(20, 1, 2, 2), torch.zeros(20), [None] * 20, seed=3)  # pyright: ignore[reportArgumentType]
+    of: Any = SimpleNamespace(remain=images, bench=SimpleNamespace(features=SimpleNamespace(name="some")))
+    for variance in (math.nan, math.inf):
+        found = _distance(of, torch.tensor(2.5), torch.tensor(variance), 0.0)
+        assert (found.value, found.n, found.seed, found.features) == (2.5, 20, 3, "some")
+        assert (found.low, found.high) == (None, None)
+    known = _distance(of, torch.tensor(2.5), torch.tensor(0.25), 0.0)
+    assert (known.low, known.high) == pytest.approx((2.5 - 1.95996 * 0.5, 2.5 + 1.95996 * 0.5), rel=1e-5)
+    assert _distance(of, torch.tensor(0.5), torch.tensor(0.25), 0.0).low == 0.0
 
 
 def _mmd(real: torch.Tensor, made: torch.Tensor) -> float:

@@ -91,9 +91,10 @@ def test_cosines_by_layer_the_clip_and_the_step(
     assert line["descent"] == pytest.approx(0.5 * clip * (gr + lambda_t * gg), rel=2e-3) and line["descent"] > 0
 
 
-def test_the_cosines_that_follow_from_the_sums() -> None:
+@pytest.mark.parametrize("length", [1.0, 1e-3])
+def test_the_cosines_that_follow_from_the_sums(length: float) -> None:
     """Of two vectors and of δ = ∇L_r + λ_t ∇g, by numpy."""
-    g, r, lambda_t = np.array([3.0, 1.0, -2.0]), np.array([0.5, -1.0, 0.25]), 0.7
+    g, r, lambda_t = length * np.array([3.0, 1.0, -2.0]), length * np.array([0.5, -1.0, -0.75]), 0.7
     delta = r + lambda_t * g
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -108,7 +109,8 @@ def test_the_cosines_that_follow_from_the_sums() -> None:
     nothing = explain(sums | {"dot_gg": 0.0, "dot_gr": 0.0})
     assert (nothing["cos_g_r"], nothing["cos_delta_g"], nothing["cos_delta_r"]) == (0.0, 0.0, pytest.approx(1.0))
     # clipped, δ misses a_t by what is left over
-    assert "shortfall" not in explain(sums | {"a_t": 4.0})
-    clipped = explain(sums | {"a_t": 4.0, "clip": 0.25})
-    assert clipped["shortfall"] == pytest.approx(4.0 - 0.25 * float(g @ delta), rel=1e-12)
-    assert explain(sums | {"a_t": 0.01, "clip": 0.9})["shortfall"] == 0.0
+    asked = 4.0 * length**2
+    assert "shortfall" not in explain(sums | {"a_t": asked})
+    clipped = explain(sums | {"a_t": asked, "clip": 0.25})
+    assert 0 < clipped["shortfall"] == pytest.approx(asked - 0.25 * float(g @ delta), rel=1e-12)
+    assert explain(sums | {"a_t": 0.01 * asked, "clip": 0.9})["shortfall"] == 0.0
