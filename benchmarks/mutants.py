@@ -273,11 +273,10 @@ class Reach:
     def tests(self, mutant: Mutant) -> list[str]:
         """Those that run the line; of one that runs as the file is imported, all that run any line of it."""
         lines = self._by_line.get(mutant.path, {})
-        found = set(lines.get(mutant.line, ()))
-        if not found:
-            source = ast.parse(Path(mutant.path).read_text())
-            if not _is_in_a_function(source, mutant.line):
-                found = {test for tests in lines.values() for test in tests}
+        if _is_in_a_function(ast.parse(Path(mutant.path).read_text()), mutant.line):
+            found = set(lines.get(mutant.line, ()))
+        else:
+            found = {test for tests in lines.values() for test in tests}
         return sorted(found, key=lambda test: (self._slowest[_file_of(test)], _file_of(test), self._place[test]))
 
 
