@@ -22,6 +22,7 @@ CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 NUM_PICTURES = 6
 
 
+load("rows")
 TABLE = load("cifar10_table")
 CIFAR10 = load("cifar10")
 

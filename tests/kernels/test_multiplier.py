@@ -88,6 +88,9 @@ def test_cap_is_marked_and_its_shortfall_told(form):
     m = form.multiplier(sums_of(form, 4, -2, 10), eta=0.5, barrier="norm", lambda_cap=0.25)
     # ⟨∇g, δ⟩ = −2 + 0.25·4 = −1 against a_t = 2
     assert (m.lambda_t, m.capped, m.shortfall) == (0.25, 1, 3.0)
+    # −0.5 + 0.25·1 = −0.25 against a_t = 0.5
+    small = form.multiplier(sums_of(form, 1, -0.5, 10), eta=0.5, barrier="norm", lambda_cap=0.25)
+    assert (small.lambda_t, small.capped, small.shortfall) == (0.25, 1, 0.75)
     below = form.multiplier(sums_of(form, 4, -2, 10), eta=0.5, barrier="norm", lambda_cap=1.0)
     assert (below.lambda_t, below.capped, below.shortfall) == (1.0, 0, 0)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from erasediff.shards import Dataset
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.models.conditions import ClassConditions, NoConditions
 
@@ -12,6 +15,12 @@ def test_an_unconditional_model_is_told_nothing() -> None:
     for given in (1, "a cat"):
         with pytest.raises(ConfigError, match=rf"labels = {given}: the model is unconditional, leave it out"):
             NoConditions().parse(given, "labels")
+
+
+def test_an_unconditional_model_is_told_nothing_of_each_sample(digits: Path) -> None:
+    data = Dataset.open(digits / "data")
+    assert NoConditions().of_dataset(data) == [None] * len(data)
+    assert NoConditions().of_dataset(data, data.labels == 3) == [None] * sum(label == 3 for label in data.labels)
 
 
 def test_a_class_is_one_of_the_models() -> None:

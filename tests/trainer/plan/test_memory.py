@@ -22,6 +22,7 @@ from erasediff.trainer.config import (
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.methods.blindspot import BlindspotConfig
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
+from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
 from erasediff.trainer.models.families.unet2d import make
@@ -142,6 +143,8 @@ CASES = {
     "kept-mask": Case(method=SalUnConfig(num_mask_batches=1)),
     "kept-fisher": Case(method=SelectiveAmnesiaConfig(num_fisher_levels=2)),
     "kept-proxy": Case(method=BlindspotConfig(num_proxy_steps=1)),
+    "neggrad": Case(method=NegGradConfig()),
+    "neggrad-remain": Case(method=NegGradConfig(remain_weight=0.5)),
     "finetune-sgd-average": Case(
         method=FinetuneConfig(), optimizer=OptimizerConfig(name="sgd", momentum=0.9, ema_decay=0.5)
     ),
