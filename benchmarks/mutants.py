@@ -271,12 +271,13 @@ class Reach:
         return sum(self._seconds[test] for test in tests)
 
     def tests(self, mutant: Mutant) -> list[str]:
-        """Those that run the line; of one that runs as the file is imported, all that run any line of it."""
-        lines = self._by_line.get(mutant.path, {})
-        if _is_in_a_function(ast.parse(Path(mutant.path).read_text()), mutant.line):
-            found = set(lines.get(mutant.line, ()))
+        """Those that run the line; of one that runs as the file is imported, all that there are: what it makes, tests
+        may look at that run no line of the file.
+        """
+        if not _is_in_a_function(ast.parse(Path(mutant.path).read_text()), mutant.line):
+            found = set(self._seconds)
         else:
-            found = {test for tests in lines.values() for test in tests}
+            found = set(self._by_line.get(mutant.path, {}).get(mutant.line, ()))
         return sorted(found, key=lambda test: (self._slowest[_file_of(test)], _file_of(test), self._place[test]))
 
 

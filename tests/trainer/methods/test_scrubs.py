@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from erasediff.trainer import MOOConfig
 from erasediff.trainer.config import OptimizerConfig, TrainConfig
 from erasediff.trainer.methods.blindspot import BlindspotConfig
+from erasediff.trainer.methods.munba import MUNBaConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
+from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
 from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
 from erasediff.trainer.scrubbing import run_scrub
@@ -36,6 +39,16 @@ def num_moved(scrubbed: dict[str, torch.Tensor], base: Path) -> tuple[int, int]:
     before = load_file(base / WEIGHTS)
     moved = sum(int((scrubbed[name] != before[name]).sum()) for name in before)
     return moved, sum(value.numel() for value in before.values())
+
+
+@pytest.mark.parametrize("method", [MOOConfig(), MUNBaConfig(), RestrictedGradientConfig()], ids=lambda one: one.name)
+def test_conflict_and_descent_are_logged_every_so_many_steps(
+    digits: Path, base_model: Path, tmp_path: Path, method: Any
+) -> None:
+    scrub(digits, base_model, tmp_path / "run", method, descent_every=2)
+    for name in ("descent", "conflict"):
+        found = [any(key.startswith(name) for key in line) for line in metrics(tmp_path / "run")]
+        assert found == [True, False, True], name
 
 
 def test_salun_moves_the_salient_weights_alone(digits: Path, base_model: Path, tmp_path: Path) -> None:
