@@ -183,6 +183,7 @@ def test_samples_that_are_not_finite_are_counted_not_averaged(digits: Path, run:
     found = evaluate(scrubbed.scrubbed, bench, original).metrics
     # fifteen samples of each of nine classes
     assert found["non_finite_samples"].value == 15
+    assert found["black_samples"].n == found["non_finite_samples"].n - 15 == 132
     assert found["accuracy_remaining"].n == 120 and found["accuracy_remaining"].value is not None
     assert found["p_psi"] == sound.metrics["p_psi"]
     frechet = found["frechet_distance[digits-cnn]"]

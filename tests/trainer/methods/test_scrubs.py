@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from erasediff.trainer import MOOConfig
+from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import OptimizerConfig, TrainConfig
 from erasediff.trainer.methods.blindspot import BlindspotConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
@@ -49,6 +49,20 @@ def test_conflict_and_descent_are_logged_every_so_many_steps(
     for name in ("descent", "conflict"):
         found = [any(key.startswith(name) for key in line) for line in metrics(tmp_path / "run")]
         assert found == [True, False, True], name
+
+
+def test_without_inner_steps_phi_is_theta(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    first_order = EraseDiffConfig(gradient_of_g="first_order", num_inner_steps=0)
+    moved = scrub(digits, base_model, tmp_path / "first order", first_order)
+    for line in metrics(tmp_path / "first order"):
+        assert (line["g"], line["dot_gg"], line["lambda_t"]) == (0, 0, 0) and line["loss_phi"] == line["loss_f"] > 0
+    # nothing is added to ∇L_r
+    tuned = scrub(digits, base_model, tmp_path / "finetune", FinetuneConfig())
+    assert all(torch.equal(moved[name], tuned[name]) for name in tuned)
+    scrub(digits, base_model, tmp_path / "value", EraseDiffConfig(barrier="value", num_inner_steps=0))
+    for line in metrics(tmp_path / "value"):
+        # ∇g is ∇L_f(θ_t) there, whatever g is
+        assert line["g"] == 0 and line["dot_gg"] > 0
 
 
 def test_salun_moves_the_salient_weights_alone(digits: Path, base_model: Path, tmp_path: Path) -> None:
