@@ -63,3 +63,12 @@ def test_members_that_are_all_told_apart_are_not_certain() -> None:
     found = auc_of([torch.arange(12.0), torch.arange(20.0) + 12], seed=0)
     assert found.value == found.high == 1
     assert found.low == pytest.approx(12 / (12 + 1.959964**2), rel=1e-5)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_interval_of_an_auc_ends_where_it_can(sign: int) -> None:
+    members, others = torch.arange(20.0), torch.arange(20.0) + 18.5
+    found = auc_of([sign * members, sign * others], seed=0)
+    assert found.value is not None and 0.9 < max(found.value, 1 - found.value) < 1
+    end, other = (found.high, found.low) if sign > 0 else (found.low, found.high)
+    assert end == (1.0 if sign > 0 else 0.0) and other is not None and 0.5 < abs(other - (1 - end)) < 1

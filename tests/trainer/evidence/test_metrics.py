@@ -91,6 +91,14 @@ def test_kernel_distance_of_subsets() -> None:
     assert metrics.kernel_distance(*given, seed=8).item() != pytest.approx(np.mean(estimates), rel=1e-3)
 
 
+def test_kernel_distance_of_as_many_as_a_subset_has() -> None:
+    """1,000 of either side are all of them, in whatever order they are drawn."""
+    generator = np.random.default_rng(3)
+    real, generated = generator.standard_normal((1000, 2)), generator.standard_normal((1000, 2)) + 0.2
+    given = torch.from_numpy(real), torch.from_numpy(generated)
+    assert metrics.kernel_distance(*given, seed=0).item() == pytest.approx(unbiased_mmd(real, generated), rel=1e-9)
+
+
 def test_precision_and_recall_of_a_hand_made_set() -> None:
     # on a line: the 3rd nearest neighbour of 0, 1, 2, 3 lies 3, 2, 2, 3 away, so the real manifold is [-3, 6]
     real = torch.tensor([[0.0], [1.0], [2.0], [3.0]])

@@ -11,6 +11,7 @@ import torch
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import OptimizerConfig, TrainConfig
 from erasediff.trainer.methods.blindspot import BlindspotConfig
+from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
 from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
@@ -49,6 +50,13 @@ def test_conflict_and_descent_are_logged_every_so_many_steps(
     for name in ("descent", "conflict"):
         found = [any(key.startswith(name) for key in line) for line in metrics(tmp_path / "run")]
         assert found == [True, False, True], name
+
+
+def test_a_cap_on_one_multiplier_of_two_is_logged(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    """Relearned a little, both gradients are nearly one: one multiplier does for both barriers."""
+    scrub(digits, base_model, tmp_path / "run", MetaEraseDiffConfig(eta=3.0, lambda_cap=0.5, num_relearning_steps=1))
+    for line in metrics(tmp_path / "run"):
+        assert sorted((line["lambda_t"], line["mu_t"])) == [0.0, 0.5] and line["capped"] == 1
 
 
 def test_without_inner_steps_phi_is_theta(digits: Path, base_model: Path, tmp_path: Path) -> None:
