@@ -56,6 +56,8 @@ FILES = (
 # Triton's forms run in its interpreter in some tests and nowhere else here; exercise.py fills a GPU's cache
 LEFT_OUT = re.compile(r"_triton\.py$|/__init__\.py$|kernels/(tiles|exercise)\.py$")
 LEAST_A_FILE = 3
+# files of tests of which none, with what they share, took longer
+QUICK_SECONDS = 5.0
 # of what is packaged and written, not of what the code does
 TESTS_LEFT_OUT = ("tests/test_install.py", "tests/test_house.py")
 # imported once, before the forks: nothing of ours
@@ -110,8 +112,8 @@ class Options:
     files: str = ""
     """Draw only from files whose path holds this regular expression."""
     budget_seconds: float = 120.0
-    """What the tests that a mutant is tried on may have taken under coverage; those of the files that take longest come
-    at the end, when all mutants were tried, for those still alive."""
+    """What the tests that a mutant is tried on may have taken under coverage; what is left of them comes at the end, as
+    much again at each start, when all mutants were tried, for those still alive."""
     table: Path = Path("docs/results/mutants.md")
     """The table to write."""
     table_only: bool = False
@@ -257,10 +259,14 @@ class Reach:
         seconds = json.loads((folder / "seconds.json").read_text())
         return cls(_lines(folder / "coverage", set(seconds)), seconds)
 
-    def planned(self, mutant: Mutant, budget_seconds: float) -> tuple[list[str], float, int]:
-        """Tests to be run, the seconds that they took under coverage, and how many more there are."""
-        tests, chosen = self.tests(mutant), []
-        for test in tests:
+    def planned(self, mutant: Mutant, budget_seconds: float, after: int = 0) -> tuple[list[str], float, int]:
+        """Tests to be run, the seconds that they took under coverage, and how many more there are.
+
+        after: so many were run before.
+        """
+        tests = self.tests(mutant)[after:]
+        chosen = tests[:1]
+        for test in tests[1:]:
             if self.seconds([*chosen, test]) > budget_seconds:
                 break
             chosen.append(test)
@@ -278,7 +284,17 @@ class Reach:
             found = set(self._seconds)
         else:
             found = set(self._by_line.get(mutant.path, {}).get(mutant.line, ()))
-        return sorted(found, key=lambda test: (self._slowest[_file_of(test)], _file_of(test), self._place[test]))
+        return sorted(found, key=lambda test: self._order(test, mutant))
+
+    def _order(self, test: str, mutant: Mutant) -> tuple[int, float, str, int]:
+        """Quick files first; of the others those that lie nearest to the mutant's. A file's tests stay together."""
+        file = _file_of(test)
+        near = 0
+        if self._slowest[file] > QUICK_SECONDS:
+            room, own = mutant.path.removesuffix(".py").split("/"), file.removeprefix("tests/").split("/")
+            shared = next((i for i, (a, b) in enumerate(zip(room, own, strict=False)) if a != b), 0)
+            near = 1 if room[-1].strip("_") in own[-1] else len(room) + 1 - shared
+        return near, self._slowest[file], file, self._place[test]
 
 
 def _file_of(test: str) -> str:
@@ -371,8 +387,7 @@ def run(mutants: list[Mutant], reach: Reach, options: Options, folder: Path, row
     _share([m for m in mutants if m.name not in known], options, folder, _work, reach, rows_path, options)
     alive = {row.mutant: row for row in _read(rows_path)}
     left = [m for m in mutants if alive[m.name].outcome == "survived" and alive[m.name].num_left_out]
-    left.sort(key=lambda mutant: reach.seconds(reach.tests(mutant)[-alive[mutant.name].num_left_out :]))
-    _share(left, options, folder, _work_on_the_rest, reach, rows_path)
+    _share(left, options, folder, _work_on_the_rest, reach, rows_path, options)
 
 
 def _share(mutants: list[Mutant], options: Options, folder: Path, work: Callable[..., None], *arguments: Any) -> None:
@@ -399,14 +414,15 @@ def _work(mutants: list[Mutant], tree: Path, reach: Reach, rows_path: Path, opti
         _put(_try(mutant, *reach.planned(mutant, options.budget_seconds), tree, clean), rows_path)
 
 
-def _work_on_the_rest(mutants: list[Mutant], tree: Path, reach: Reach, rows_path: Path) -> None:
-    """The tests that were left out, for mutants that are alive; another row, which counts in place of the first."""
+def _work_on_the_rest(mutants: list[Mutant], tree: Path, reach: Reach, rows_path: Path, options: Options) -> None:
+    """Tests that were left out, for mutants that are alive; another row, which counts in place of the first."""
     clean, known = Clean(rows_path.with_name("clean.jsonl"), tree), {row.mutant: row for row in _read(rows_path)}
     for mutant in mutants:
-        first, tests = known[mutant.name], reach.tests(mutant)
-        left = tests[len(tests) - first.num_left_out :]
-        row = _try(mutant, left, reach.seconds(left), 0, tree, clean)
-        _put(replace(row, num_tests=len(tests), seconds=first.seconds + row.seconds), rows_path)
+        first = known[mutant.name]
+        chosen, seconds, num_left_out = reach.planned(mutant, options.budget_seconds, first.num_tests)
+        row = _try(mutant, chosen, seconds, num_left_out, tree, clean)
+        found = {"num_tests": first.num_tests + len(chosen), "seconds": round(first.seconds + row.seconds, 1)}
+        _put(replace(row, **found), rows_path)
 
 
 def _put(row: Row, rows_path: Path) -> None:

@@ -63,7 +63,8 @@ def digits_shape() -> Model:
 def sample_now(shape: Model, model: ShardedModel, conditions: Sequence[Condition], sampling: SamplingConfig) -> Tensor:
     """Images [N, C, H, W] with the weights the model has at this step. All ranks call it."""
     shape.to(model.device)
-    return denoise(shape, model.predict, conditions, sampling, device=model.device, dtype=model.working_dtype)
+    how = {"device": model.device, "dtype": model.working_dtype}
+    return denoise(shape, model.predict, conditions, sampling, first=0, **how)
 
 
 def _lines(pixels: np.ndarray, colour: bool) -> list[str]:

@@ -110,7 +110,7 @@ class Blindspot(Stateless):
     def step(self, model: ShardedModel, forget: list[Any], remain: list[Any], step: int, *, diagnose: bool) -> Update:
         alpha, beta, loss = self._config.alpha, self._config.beta, self._losses.loss
         with model.at(self.state["proxy"]):
-            forget = self._losses.with_predictions(model, forget, with_maps=beta > 0)
+            forget = self._losses.with_predictions(model, forget, **({"with_maps": True} if beta else {}))
         loss_r, grad_r = model.gradient(loss, remain)
         loss_f, grad_f = model.gradient(self._losses.transfer_loss(beta) if beta else loss, forget)
         (dot_ff, dot_fr, dot_rr), by_parameter = model.inner_products(grad_f, grad_r)
