@@ -9,6 +9,7 @@ import pytest
 from erasediff.shards import DataError, Dataset, build, check_disjoint, split
 from erasediff.shards.requests.expression import parse_comparison
 from erasediff.shards.requests.request import Request, Selector, read_request
+from erasediff.shards.requests.select import select
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -194,3 +195,13 @@ def test_numbers_written_as_text_compare_as_numbers() -> None:
 def test_long_ids_written_as_text_are_not_rounded() -> None:
     assert parse_comparison("user_id == 9007199254740993").holds({"user_id": "9007199254740993"})
     assert not parse_comparison("user_id == 9007199254740992").holds({"user_id": "9007199254740993"})
+
+
+def test_a_caption_of_one_letter_is_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"{name}.png")
+    records = [{"path": "a.png", "caption": "7"}, {"path": "b.png", "caption": ""}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = build(tmp_path / "t.jsonl", tmp_path / "out")
+    chosen = select(data, Request((Selector(captions=("?",)),)))
+    assert [key for key, is_chosen in zip(data.keys, chosen, strict=True) if is_chosen] == ["a"]
