@@ -7,8 +7,8 @@ Ctrl-C ends it; the same command goes on. The table goes to docs/results/mutants
 
 Mutants are cosmic-ray's, without those that cannot but crash (+ to <<). A place is drawn, then one of its changes. Not
 drawn: annotations, strings, what is printed, raised or asserted, be it by `strict` or `frozen`.
-benchmarks/mutants_argued.json says of survivors that change no promise why that is so, and which test was written for
-others ("caught since: …"), which the rates do not count.
+benchmarks/mutants_argued.json says of survivors that change no promise why that is so, and of others which test that was
+left out, or written since, has caught them by hand: the rates count neither of these.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ HEAVY = (
     "triton",
 )
 ARGUED = Path("benchmarks/mutants_argued.json")
-SINCE = "caught since"
+CAUGHT = "caught"
 
 _COMPARED = {"Eq": "NotEq", "NotEq": "Eq", "Lt": "LtE GtE", "LtE": "Lt Gt", "Gt": "GtE LtE", "GtE": "Gt Lt"}
 _COMPUTED = {"Add": "Sub", "Sub": "Add", "Mul": "Div", "Div": "Mul", "FloorDiv": "Mul", "Mod": "FloorDiv", "Pow": "Mul"}
@@ -540,7 +540,7 @@ def table(rows: list[Row], num_drawn: int, options: Options, commit: str) -> str
     argued = json.loads(ARGUED.read_text()) if ARGUED.exists() else {}
     alive = [row for row in rows if row.outcome in ("survived", "unreached")]
     whys = {row.mutant: argued.get(row.path, {}).get(row.change, "open") for row in alive}
-    num_excused = sum(not why.startswith(("open", SINCE)) for why in whys.values())
+    num_excused = sum(not why.startswith(("open", CAUGHT)) for why in whys.values())
     num_caught, hours = len(rows) - len(alive), sum(row.seconds for row in rows) / 3600
     lines = [
         "# Deliberate mistakes, and whether the tests see them",
@@ -555,9 +555,11 @@ def table(rows: list[Row], num_drawn: int, options: Options, commit: str) -> str
         adjusted = num_caught / max(1, len(rows) - num_excused)
         lines.append(f"Caught: **{num_caught} of {len(rows)}, {num_caught / len(rows):.1%}**;")
         lines.append(f"without the {num_excused} argued to change no promise {adjusted:.1%}.")
-        num_since = sum(why.startswith(SINCE) for why in whys.values())
+        num_since = sum(why.startswith(CAUGHT) for why in whys.values())
         num_open = sum(row.num_left_out > 0 for row in alive)
-        lines.append(f"Of those alive {num_since} have been caught since; {num_open} have tests left to be tried on.")
+        lines.append(
+            f"Of those alive {num_since} are caught by what was left out or written since; {num_open} have tests left."
+        )
     lines += ["", "| file | drawn | killed | timeout | survived | unreached |", "|---|---|---|---|---|---|"]
     for path in files():
         of_file = Counter(row.outcome for row in rows if row.path == path)

@@ -67,6 +67,9 @@ def test_without_inner_steps_phi_is_theta(digits: Path, base_model: Path, tmp_pa
     # nothing is added to ∇L_r
     tuned = scrub(digits, base_model, tmp_path / "finetune", FinetuneConfig())
     assert all(torch.equal(moved[name], tuned[name]) for name in tuned)
+    # six samples of D_r alone
+    for line in metrics(tmp_path / "finetune"):
+        assert line["samples_per_second"] == pytest.approx(6 / line["seconds"], rel=2e-2, abs=0.06)
     scrub(digits, base_model, tmp_path / "value", EraseDiffConfig(barrier="value", num_inner_steps=0))
     for line in metrics(tmp_path / "value"):
         # ∇g is ∇L_f(θ_t) there, whatever g is
