@@ -7,8 +7,8 @@ Ctrl-C ends it; the same command goes on. The table goes to docs/results/mutants
 
 Mutants are cosmic-ray's, without those that cannot but crash (+ to <<). A place is drawn, then one of its changes. Not
 drawn: annotations, strings, what is printed, raised or asserted, be it by `strict` or `frozen`.
-benchmarks/mutants_argued.json says of survivors that change no promise why that is so, and of others which test that was
-left out, or written since, has caught them by hand: the rates count neither of these.
+benchmarks/mutants_argued.json says of survivors that change no promise why that is so, and of others which test that
+was left out, or written since, catches them, seen by hand: no rate counts these.
 """
 
 from __future__ import annotations
