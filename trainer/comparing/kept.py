@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ..evidence.bench import Bench, Samples
 from ..evidence.evaluation import Figures
 from .rows import read_row
 
 
-def keep(samples: Samples, path: Path) -> None:
+def keep(samples: Samples, path: Path, measured_by: str) -> None:
     """There only when it is complete. path: the row's, without its ending."""
     partial = path.with_suffix(".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    save_file({str(side): images.images.contiguous() for side, images in enumerate(samples.sides)}, partial)
+    images = {str(side): images.images.contiguous() for side, images in enumerate(samples.sides)}
+    save_file(images, partial, {"measured_by": measured_by})
     partial.rename(path.with_suffix(".safetensors"))
 
 
@@ -24,7 +26,9 @@ def kept(path: Path, bench: Bench, measured_by: str) -> Figures | None:
     row, file = read_row(path.with_suffix(".json")), path.with_suffix(".safetensors")
     if row is None or row.measured_by != measured_by or not file.exists():
         return None
-    images = load_file(file)
-    samples = Samples.again(bench, [images[str(side)] for side in range(len(images))])
+    with safe_open(file, framework="pt") as stored:
+        if stored.metadata() != {"measured_by": measured_by}:  # a kill came between row and samples
+            return None
+        samples = Samples.again(bench, [stored.get_tensor(str(side)) for side in range(len(stored.keys()))])
     num_non_finite = sum(len(side) - int(side.is_finite.sum()) for side in samples.sides)
     return Figures(row.metrics, row.relearning, samples, num_non_finite)

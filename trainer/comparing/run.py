@@ -165,21 +165,22 @@ class _Work:
     def _references(self) -> dict[str, Figures]:
         """The figures and samples of the unscrubbed model and, where there is one, of the retrained."""
         found: dict[str, Figures] = {}
-        retrained = self._retrained()
+        # all ranks make these together
+        bench, measured_by, retrained = self._bench, self._measured_by, self._retrained()
         for name, model in ((UNSCRUBBED, self._sides.unscrubbed), (RETRAINED, retrained)):
             if model is None:
                 continue
             path = _row_path(self._config, name).with_suffix("")
-            known = collectives.on_main(lambda path=path: kept(path, self._bench, self._measured_by))
+            known = collectives.on_main(lambda path=path: kept(path, bench, measured_by))
             if known is not None:
                 found[name] = known
                 continue
             original = found[UNSCRUBBED].samples if name == RETRAINED else None
-            found[name] = figures = evaluate(model, self._bench, original)
-            notes = self._notes(retrained) if name == RETRAINED else self._bench.notes
+            found[name] = figures = evaluate(model, bench, original)
+            notes = self._notes(retrained) if name == RETRAINED else bench.notes
             row = Row(**self._about(name, None), **self._measured(figures, found), notes=notes)
             self._put(name, row, figures.samples)
-            collectives.on_main(lambda path=path, figures=figures: keep(figures.samples, path))
+            collectives.on_main(lambda path=path, figures=figures: keep(figures.samples, path, measured_by))
         return found
 
     def _notes(self, retrained: Model | None) -> list[str]:
