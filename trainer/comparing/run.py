@@ -165,8 +165,7 @@ class _Work:
     def _references(self) -> dict[str, Figures]:
         """The figures and samples of the unscrubbed model and, where there is one, of the retrained."""
         found: dict[str, Figures] = {}
-        # all ranks make these together
-        bench, measured_by, retrained = self._bench, self._measured_by, self._retrained()
+        bench, measured_by, retrained = self._bench, self._measured_by, self._retrained()  # by all ranks
         for name, model in ((UNSCRUBBED, self._sides.unscrubbed), (RETRAINED, retrained)):
             if model is None:
                 continue
