@@ -24,10 +24,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Inside, no other process of this machine is inside for the same folder."""
+def alone(folder: Path, name: str = "") -> Iterator[None]:
+    """Inside, no other process of this machine is inside for the same folder and name."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

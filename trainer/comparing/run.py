@@ -8,16 +8,16 @@
     OUTPUT/retrained/               the retrained model's run folder, where it is trained here
     OUTPUT/comparison.csv, .md, .html
 
-The same command goes on after a kill: a row that is there is not made again.
+The same command goes on after a kill: a row that is there is not made again. Several may make different rows at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import gc
-import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,13 @@ from ..evidence.retrained import (
     retrained_config,
 )
 from ..evidence.thresholds import hold, overall
+from ..files import alone
 from ..models.families import load_model
 from ..models.fitting import fit
 from ..models.model import Model
 from ..ranks import collectives
 from ..run.identity import what_counts
-from ..run.provenance import DataStamp, ModelStamp, now, versions
+from ..run.provenance import DataStamp, now, versions
 from ..scrubbing import run_scrub
 from .budget import find_paces, known_paces
 from .cases import Case, cases_of
@@ -59,7 +60,7 @@ from .derived import derived
 from .kept import keep, kept
 from .page import write_page
 from .rows import Row, read_row, training_of, write_row
-from .sides import Sides, hash_of_path
+from .sides import Sides, measured_by
 from .table import write_tables
 
 
@@ -98,10 +99,6 @@ def write_again(config: CompareConfig) -> Path:
     return _write(config, cases_of(config, known_paces(config)))
 
 
-_PATHS = frozenset({"classifier", "factor_classifier", "retrained", "held_out", "factor", "prompts", "kept_prompts"})
-_PATHS |= {"features", "clip"}
-
-
 class _Work:
     """The judge, the references and their samples, made when a row first needs them."""
 
@@ -125,21 +122,8 @@ class _Work:
 
     @cached_property
     def _measured_by(self) -> str:
-        # how the judge was made is in its weights, which are behind its path
-        left_out = ("device", "num_threads", "architecture", "resnet")
-        judge = {key: value for key, value in as_dict(self._config.judge).items() if key not in left_out}
-        named = {name: path for name, path in as_dict(self._judge).items() if _is_path(name, path)}
-        sides = self._sides
-        stamps = {
-            "judge": judge,
-            "base": ModelStamp.of(sides.unscrubbed).hashes(),
-            "sets": [DataStamp.of(data).fingerprint for data in (sides.forget, sides.remain)],
-            "data": DataStamp.of(Dataset.open(self._config.data)).fingerprint,
-            # whatever lies behind the same paths
-            "named": {name: hash_of_path(Path(path)) for name, path in named.items()},
-        }
-        text = json.dumps(stamps, sort_keys=True)
-        return collectives.agree(hashlib.sha256(text.encode()).hexdigest())
+        data = Dataset.open(self._config.data)
+        return collectives.agree(measured_by(self._config.judge, self._judge, self._sides, data))
 
     @cached_property
     def _judge(self) -> JudgeConfig:
@@ -148,12 +132,13 @@ class _Work:
         if judge.classifier is not None:
             return judge
         data = fit(Dataset.open(self._config.data), self._sides.unscrubbed).data
-        is_ours = collectives.on_main(
-            lambda: path.exists() and is_as_asked(load_classifier(path, str(path)).card, judge, data)
-        )
-        if not is_ours:
-            trained = trained_classifier(judge, data, self._sides.unscrubbed, self._device)
-            collectives.on_main(lambda: _save_judge(trained, path))
+        with self._alone("judge"):
+            is_ours = collectives.on_main(
+                lambda: path.exists() and is_as_asked(load_classifier(path, str(path)).card, judge, data)
+            )
+            if not is_ours:
+                trained = trained_classifier(judge, data, self._sides.unscrubbed, self._device)
+                collectives.on_main(lambda: _save_judge(trained, path))
         return dataclasses.replace(judge, classifier=str(path))
 
     @cached_property
@@ -164,6 +149,14 @@ class _Work:
     @cached_property
     def _references(self) -> dict[str, Figures]:
         """The figures and samples of the unscrubbed model and, where there is one, of the retrained."""
+        with self._alone("references"):
+            return self._measured_references()
+
+    def _alone(self, what: str) -> AbstractContextManager[None]:
+        """Inside, no other comparison that writes here makes the same; the other ranks wait for the first within."""
+        return alone(self._output, f".{what}") if collectives.is_main() else nullcontext()
+
+    def _measured_references(self) -> dict[str, Figures]:
         found: dict[str, Figures] = {}
         bench, measured_by, retrained = self._bench, self._measured_by, self._retrained()  # by all ranks
         for name, model in ((UNSCRUBBED, self._sides.unscrubbed), (RETRAINED, retrained)):
@@ -277,11 +270,6 @@ class _Work:
         return row is None or row.measured_by != self._measured_by
 
 
-def _is_path(name: str, value: object) -> bool:
-    """Whether a judge's option names a file or folder, whose content counts."""
-    return name in _PATHS and isinstance(value, str) and Path(value).exists()
-
-
 def _save_judge(classifier: Classifier, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     classifier.save(path)
@@ -295,6 +283,7 @@ def _write(config: CompareConfig, cases: list[Case]) -> Path:
     """The tables and the page, of the rows that are there."""
     paths = {name: _row_path(config, name) for name in (UNSCRUBBED, RETRAINED)}
     paths |= {case.slug: _row_path(config, case.slug) for case in cases}
-    rows = {slug: row for slug, path in paths.items() if (row := read_row(path)) is not None}
-    write_tables(config, cases, rows)
-    return write_page(config, cases, rows)
+    with alone(Path(config.output), ".tables"):
+        rows = {slug: row for slug, path in paths.items() if (row := read_row(path)) is not None}
+        write_tables(config, cases, rows)
+        return write_page(config, cases, rows)

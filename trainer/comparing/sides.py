@@ -1,16 +1,22 @@
-"""The model and the sets that all rows of a comparison share."""
+"""The model and the sets that all rows of a comparison share, and what they were all measured by."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...shards.dataset import Dataset
-from ..config import ScrubConfig
+from ..config import JudgeConfig, ScrubConfig
+from ..config.toml import as_dict
 from ..models.families import load_model
 from ..models.fitting import Fitted, fit
 from ..models.model import Model
+from ..run.provenance import DataStamp, ModelStamp
+
+_PATHS = frozenset({"classifier", "factor_classifier", "retrained", "held_out", "factor", "prompts", "kept_prompts"})
+_PATHS |= {"features", "clip"}
 
 
 @dataclass(frozen=True)
@@ -46,3 +52,24 @@ def hash_of_path(path: Path) -> str:
         with file.open("rb") as content:
             digest.update(f"{file.relative_to(path)} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def measured_by(asked: JudgeConfig, judge: JudgeConfig, sides: Sides, data: Dataset) -> str:
+    """SHA-256 of all that a model's figures depend on beside it. judge: with the classifier that is there now."""
+    # how the judge was made is in its weights, which are behind its path
+    left_out = ("device", "num_threads", "architecture", "resnet")
+    named = {name: path for name, path in as_dict(judge).items() if _is_path(name, path)}
+    stamps = {
+        "judge": {key: value for key, value in as_dict(asked).items() if key not in left_out},
+        "base": ModelStamp.of(sides.unscrubbed).hashes(),
+        "sets": [DataStamp.of(part).fingerprint for part in (sides.forget, sides.remain)],
+        "data": DataStamp.of(data).fingerprint,
+        # whatever lies behind the same paths
+        "named": {name: hash_of_path(Path(path)) for name, path in named.items()},
+    }
+    return hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
+
+
+def _is_path(name: str, value: object) -> bool:
+    """Whether a judge's option names a file or folder, whose content counts."""
+    return name in _PATHS and isinstance(value, str) and Path(value).exists()

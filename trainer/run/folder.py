@@ -56,7 +56,7 @@ class RunFolder:
         """Makes the folder or finds this very run in it; raises ConfigError otherwise."""
         check_output(config, str(self.path))
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self._lock():
+        if not self._lock() and not is_finished(self.path):
             raise ConfigError(
                 f"output = '{self.path}': another process is working on this run; wait for it, or end it first"
             )

@@ -118,6 +118,18 @@ def test_an_attempt_that_was_removed_is_named_until_the_run_is_finished(tmp_path
     assert open_run(tmp_path).is_finished
 
 
+def test_who_holds_a_run_keeps_others_from_it_until_it_is_finished(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(open_run(tmp_path / "ours").path / run_folder.CONFIG_NAME, run)
+    with (run / run_folder.LOCK_NAME).open("a") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another process is working on this run; wait for it, or end it first"):
+            open_run(run)
+        write_model(run / "model")
+        assert open_run(run).is_finished
+
+
 def test_settings_that_may_change_are_the_attempts_and_differences_are_named(
     digits: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
