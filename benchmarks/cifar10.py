@@ -231,8 +231,11 @@ def cost(options: Options) -> None:
     """A row for each run of the paper's Table 4; the run itself is not kept."""
     for case in cases_of(dataclasses.replace(compare_config(options), seeds=options.cost_seeds)):
         row = options.output / "cost" / f"{case.slug}.json"
-        made_of = json.loads(json.dumps(what_counts(as_dict(case.config)) | {"device": options.device}))
-        if case.name not in PRINTED_COSTS or (row.exists() and json.loads(row.read_text())["made_of"] == made_of):
+        settings = as_dict(case.config)
+        made_of = json.loads(
+            json.dumps(what_counts(settings) | {"engine": settings["engine"], "device": options.device})
+        )
+        if case.name not in PRINTED_COSTS or (row.exists() and json.loads(row.read_text()).get("made_of") == made_of):
             continue
         config = dataclasses.replace(case.config, output=str(options.output / "cost" / case.slug))
         run_scrub(config)

@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -399,14 +400,18 @@ def _share(mutants: list[Mutant], options: Options, folder: Path, work: Callable
     for i in range(options.num_workers):
         # the slow and the quick ones lie mixed: taking turns spreads them
         own = mutants[i :: options.num_workers]
-        workers.append(context.Process(target=work, args=(own, _export(folder / f"worker-{i}"), *arguments)))
+        tree = folder / f"worker-{i}"
+        shutil.rmtree(tree, ignore_errors=True)  # a mutant may have been left in it
+        workers.append(context.Process(target=work, args=(own, _export(tree), *arguments)))
         workers[-1].start()
     try:
         for worker in workers:
             worker.join()
     except KeyboardInterrupt:
         for worker in workers:
-            worker.terminate()
+            if worker.is_alive() and worker.pid is not None:
+                os.kill(worker.pid, signal.SIGINT)  # as the whole group gets it from a terminal
+            worker.join()
         raise
 
 
@@ -445,6 +450,8 @@ class Clean:
         known = self._known()
         if test not in known:
             outcome, _ = _run_tests([*before, test], self._tree, 600)
+            if outcome == "timeout":  # of a machine that is busy
+                return False
             known[test] = outcome == "survived"
             with self._path.open("a") as file:
                 file.write(json.dumps({test: known[test]}) + "\n")
@@ -493,12 +500,14 @@ def _run_tests(tests: list[str], tree: Path, timeout_seconds: float) -> tuple[st
         _be_pytest(["-x", "-p", "no:cacheprovider", "--tb=no", "-rfE", *tests], tree, log)
     deadline = time.monotonic() + timeout_seconds
     status = None
-    while status is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-        ended, code = os.waitpid(pid, os.WNOHANG)
-        status = code if ended else None
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)  # ranks that a broken launcher left behind, too
+    try:
+        while status is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+            ended, code = os.waitpid(pid, os.WNOHANG)
+            status = code if ended else None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)  # ranks that a broken launcher left behind, too
     if status is None:
         os.waitpid(pid, 0)
         return "timeout", ""

@@ -135,7 +135,7 @@ def write_sweep(config: CompareConfig, path: Path) -> str:
             "each method, on a machine as the sweep's are, or give budget.gradients"
         )
     shared = path.with_name(f"{path.stem}-shared.toml")
-    runs = {case.slug: _own(case.config) for case in cases}
+    runs = {case.slug: _own(case.config) for case in cases if case.failed is None}
     path.parent.mkdir(parents=True, exist_ok=True)
     shared.write_text("# all settings are in the sweep's runs\n", encoding="utf-8")
     sweep = {"output": str(Path(config.output) / "runs"), "config": str(shared), "runs": runs}

@@ -13,6 +13,9 @@ from ..config import BudgetConfig, CompareConfig, ScrubConfig
 from ..config.toml import as_dict, decode, over_defaults, with_setting
 from ..errors import ConfigError
 
+# how a reason begins that a budget in seconds gives
+NO_STEP = "budget.seconds"
+
 
 class Pace(NamedTuple):
     """What a method takes on this machine, seconds."""
@@ -148,7 +151,7 @@ def _within(budget: BudgetConfig, case: Case, paces: Mapping[str, Pace]) -> Case
         if steps >= 1:
             return _with_steps(case, steps)
         why = (
-            f"budget.seconds = {budget.seconds:g} leaves it no step: it takes {pace.preparing:.3g} before its first "
+            f"{NO_STEP} = {budget.seconds:g} leaves it no step: it takes {pace.preparing:.3g} before its first "
             f"and {pace.iteration:.3g} for each"
         )
         return dataclasses.replace(_with_steps(case, 1), failed=why)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..evidence.bench import Bench, Samples
 from ..evidence.evaluation import Figures
+from ..files import open_up, sync
 from .rows import read_row
 
 
@@ -17,7 +18,12 @@ def keep(samples: Samples, path: Path, measured_by: str) -> None:
     partial = path.with_suffix(".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     images = {str(side): images.images.contiguous() for side, images in enumerate(samples.sides)}
-    save_file(images, partial, {"measured_by": measured_by})
+    try:
+        save_file(images, partial, {"measured_by": measured_by})
+    except SafetensorError as error:  # its own name for whatever the system said
+        raise OSError(f"'{partial}' cannot be written: {error}") from None
+    open_up(partial)
+    sync(partial)
     partial.rename(path.with_suffix(".safetensors"))
 
 
@@ -26,9 +32,13 @@ def kept(path: Path, bench: Bench, measured_by: str) -> Figures | None:
     row, file = read_row(path.with_suffix(".json")), path.with_suffix(".safetensors")
     if row is None or row.measured_by != measured_by or not file.exists():
         return None
-    with safe_open(file, framework="pt") as stored:
-        if stored.metadata() != {"measured_by": measured_by}:  # a kill came between row and samples
-            return None
-        samples = Samples.again(bench, [stored.get_tensor(str(side)) for side in range(len(stored.keys()))])
+    try:
+        with safe_open(file, framework="pt") as stored:
+            if stored.metadata() != {"measured_by": measured_by}:  # a kill came between row and samples
+                return None
+            images = [stored.get_tensor(str(side)) for side in range(len(stored.keys()))]
+    except SafetensorError:  # torn: they are drawn again
+        return None
+    samples = Samples.again(bench, images)
     num_non_finite = sum(len(side) - int(side.is_finite.sum()) for side in samples.sides)
     return Figures(row.metrics, row.relearning, samples, num_non_finite)

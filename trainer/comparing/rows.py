@@ -114,6 +114,6 @@ def training_of(config: ScrubConfig) -> Training:
 
 def preparing_seconds(run: Path) -> float:
     """What came before a run's first iteration, in the start that the others went on from."""
-    first, *_ = chain(run)
-    manifest = first.attempt.manifest()
+    links = chain(run)
+    manifest = links[0].attempt.manifest() if links else None  # attempts may be deleted once a run has ended
     return (None if manifest is None else manifest.preparing_seconds) or 0.0

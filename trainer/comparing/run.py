@@ -4,7 +4,7 @@
     OUTPUT/pace/NAME/               its first iterations, of a budget in seconds
     OUTPUT/rows/NAME.SEED.json      its figures; of a reference also NAME.safetensors, its samples
     OUTPUT/pictures/NAME.SEED.png   what it draws
-    OUTPUT/classifier.safetensors   the judge, where none was named
+    OUTPUT/classifier.safetensors   the judge, where none was named; factor_classifier.safetensors: of judge.factor
     OUTPUT/retrained/               the retrained model's run folder, where it is trained here
     OUTPUT/comparison.csv, .md, .html
 
@@ -17,7 +17,6 @@ import dataclasses
 import gc
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,8 @@ from ..config.compare import RETRAINED, UNSCRUBBED
 from ..config.toml import as_dict, check_ranges
 from ..errors import ConfigError, LostRankError, OneRankError, TrainingError
 from ..evidence.bench import Bench, Samples
-from ..evidence.classifier import Classifier, is_as_asked, load_classifier
 from ..evidence.evaluation import Figures, evaluate
-from ..evidence.making import make_bench, trained_classifier
+from ..evidence.making import make_bench
 from ..evidence.metrics import Measurement
 from ..evidence.options import check_device, thresholds_of
 from ..evidence.report_pictures import contact_sheet
@@ -47,20 +45,20 @@ from ..evidence.retrained import (
 from ..evidence.thresholds import hold, overall
 from ..files import alone
 from ..models.families import load_model
-from ..models.fitting import fit
 from ..models.model import Model
 from ..ranks import collectives
 from ..run.identity import what_counts
 from ..run.provenance import DataStamp, now, versions
 from ..scrubbing import run_scrub
 from .budget import find_paces, known_paces
-from .cases import Case, cases_of
+from .cases import NO_STEP, Case, cases_of
 from .checks import check
 from .derived import derived
+from .judges import named_judges
 from .kept import keep, kept
 from .page import write_page
 from .rows import Row, read_row, training_of, write_row
-from .sides import Sides, measured_by
+from .sides import Sides, alone_together, measured_by
 from .table import write_tables
 
 
@@ -78,7 +76,9 @@ def run_compare(config: CompareConfig, *, only: Sequence[str] = (), say: Callabl
     other = next((name for name in only if name not in names), None)
     if other is not None:
         raise ConfigError(f"--only {other}: no such row; there are {', '.join(sorted(names))}")
-    cases = cases_of(config, find_paces(config, say))
+    with alone_together(config, "paces"):
+        paces = find_paces(config, say)
+    cases = cases_of(config, paces)
     work = _Work(config, cases, device)
     for number, case in enumerate(cases, start=1):
         if only and case.name not in only:
@@ -115,10 +115,11 @@ class _Work:
 
     def still_holds(self, row: Row, case: Case) -> bool:
         """Whether it is of these settings, and was measured as others are now."""
-        settings = what_counts(as_dict(case.config))
-        return row.settings == json.loads(json.dumps(settings)) and (
-            row.failed is not None or row.measured_by == self._measured_by
-        )
+        if row.settings != json.loads(json.dumps(what_counts(as_dict(case.config)))):
+            return False
+        if case.failed is not None or (row.failed or "").startswith(NO_STEP):  # a budget may have changed since
+            return row.failed == case.failed
+        return row.failed is not None or row.measured_by == self._measured_by
 
     @cached_property
     def _measured_by(self) -> str:
@@ -127,19 +128,7 @@ class _Work:
 
     @cached_property
     def _judge(self) -> JudgeConfig:
-        """With a classifier that is named: where none was, it is trained, once."""
-        judge, path = self._config.judge, self._output / "classifier.safetensors"
-        if judge.classifier is not None:
-            return judge
-        data = fit(Dataset.open(self._config.data), self._sides.unscrubbed).data
-        with self._alone("judge"):
-            is_ours = collectives.on_main(
-                lambda: path.exists() and is_as_asked(load_classifier(path, str(path)).card, judge, data)
-            )
-            if not is_ours:
-                trained = trained_classifier(judge, data, self._sides.unscrubbed, self._device)
-                collectives.on_main(lambda: _save_judge(trained, path))
-        return dataclasses.replace(judge, classifier=str(path))
+        return named_judges(self._config, self._sides, self._device)
 
     @cached_property
     def _bench(self) -> Bench:
@@ -149,12 +138,8 @@ class _Work:
     @cached_property
     def _references(self) -> dict[str, Figures]:
         """The figures and samples of the unscrubbed model and, where there is one, of the retrained."""
-        with self._alone("references"):
+        with alone_together(self._config, "references"):
             return self._measured_references()
-
-    def _alone(self, what: str) -> AbstractContextManager[None]:
-        """Inside, no other comparison that writes here makes the same; the other ranks wait for the first within."""
-        return alone(self._output, f".{what}") if collectives.is_main() else nullcontext()
 
     def _measured_references(self) -> dict[str, Figures]:
         found: dict[str, Figures] = {}
@@ -268,11 +253,6 @@ class _Work:
     def _is_old(self, name: str) -> bool:
         row = self.row(name)
         return row is None or row.measured_by != self._measured_by
-
-
-def _save_judge(classifier: Classifier, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    classifier.save(path)
 
 
 def _row_path(config: CompareConfig, slug: str) -> Path:

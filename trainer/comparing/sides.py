@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...shards.dataset import Dataset
-from ..config import JudgeConfig, ScrubConfig
+from ..config import CompareConfig, JudgeConfig, ScrubConfig
 from ..config.toml import as_dict
+from ..evidence.classifier import load_classifier
+from ..files import alone
 from ..models.families import load_model
 from ..models.fitting import Fitted, fit
 from ..models.model import Model
+from ..ranks import collectives
 from ..run.provenance import DataStamp, ModelStamp
 
-_PATHS = frozenset({"classifier", "factor_classifier", "retrained", "held_out", "factor", "prompts", "kept_prompts"})
-_PATHS |= {"features", "clip"}
+_CLASSIFIERS = frozenset({"classifier", "factor_classifier"})
+_PATHS = _CLASSIFIERS | {"retrained", "held_out", "factor", "prompts", "kept_prompts", "features", "clip"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class Sides:
         return self.fitted_remain.data
 
 
+def alone_together(config: CompareConfig, what: str) -> AbstractContextManager[None]:
+    """Inside, no other comparison that writes there makes the same; the other ranks wait for the first within."""
+    return alone(Path(config.output), f".{what}") if collectives.is_main() else nullcontext()
+
+
 def hash_of_path(path: Path) -> str:
     """Of a dataset its fingerprint; of another folder and of a file SHA-256 of what is in it."""
     if (path / "dataset.json").exists():
@@ -65,9 +74,14 @@ def measured_by(asked: JudgeConfig, judge: JudgeConfig, sides: Sides, data: Data
         "sets": [DataStamp.of(part).fingerprint for part in (sides.forget, sides.remain)],
         "data": DataStamp.of(data).fingerprint,
         # whatever lies behind the same paths
-        "named": {name: hash_of_path(Path(path)) for name, path in named.items()},
+        "named": {name: _hash(name, Path(path)) for name, path in named.items()},
     }
     return hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
+
+
+def _hash(name: str, path: Path) -> str:
+    # the same weights are not always stored in the same bytes
+    return load_classifier(path).card.weights_sha256 if name in _CLASSIFIERS else hash_of_path(path)
 
 
 def _is_path(name: str, value: object) -> bool:

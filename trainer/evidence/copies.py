@@ -9,6 +9,7 @@ from typing import Any
 from ...shards.dataset import Dataset
 from ..config.toml import read_toml
 from ..errors import ConfigError
+from ..run.attempts import history
 from ..run.reporting import sent_to_wandb, wandb_id
 from .bench import Bench
 from .finished import FinishedScrub
@@ -95,18 +96,21 @@ def _pictures(run: Path, output: Path) -> list[Copy]:
 
 def _draws(run: Path) -> bool:
     # the pictures may have been removed, and what was sent is where it was
-    return (run / "samples").exists() or bool(_train(run).get("sample_every"))
+    return (run / "samples").exists() or any(_of_starts(run, "sample_every"))
 
 
 def _sent(run: Path) -> list[str]:
-    if "wandb" in _train(run).get("report_to", ()) and not (run / "wandb").exists():
+    if any("wandb" in named for named in _of_starts(run, "report_to")) and not (run / "wandb").exists():
         return [wandb_id(run)]
     return sent_to_wandb(run)
 
 
-def _train(run: Path) -> dict[str, Any]:
-    train = _settings(run).get("train")
-    return train if isinstance(train, dict) else {}
+def _of_starts(run: Path, option: str) -> list[Any]:
+    """What each start of a run had for an option of `train` that may change from start to start, where it is known."""
+    first = _settings(run).get("train")
+    found = [first.get(option) if isinstance(first, dict) else None]
+    found += [start.get("settings", {}).get(f"train.{option}") for start in history(run)]
+    return [value for value in found if value is not None]
 
 
 def _shards(scrub: FinishedScrub, data: str, output: Path) -> list[Copy]:

@@ -125,13 +125,15 @@ def _classifier(options: JudgeConfig, data: Dataset, model: Model, device: torch
 
 
 def trained_classifier(options: JudgeConfig, data: Dataset, model: Model, device: torch.device) -> Classifier:
-    """Rank 0's, on all ranks. On CUDA no other trains one; on a CPU, where it may take hours, all do: none waits."""
+    """Rank 0's, on all ranks. On CUDA no other trains a ResNet; what is trained on a CPU may take hours, and all do:
+    none waits.
+    """
 
     def train() -> Classifier:
         sizes = {"image_size": model.image_size, "channels": model.channels}
         return train_classifier(data, **sizes, resnet=options.trained_resnet, device=device)
 
-    if device.type == "cuda":
+    if device.type == "cuda" and options.trained_resnet is not None:
         return collectives.on_main(train)
     trained = train()
     return collectives.on_main(lambda: trained)

@@ -100,8 +100,9 @@ class Attempt:
         self._note(began_from=name, first_step=first_step)
         if name is not None:
             earlier, ours = _owner(self.run, name), self.manifest()
-            for line, rounds in _differences(earlier.manifest(), ours):
-                same = "with dropout, another model" if has_dropout else "equal to rounding, not bit for bit"
+            for line, rounds, redraws in _differences(earlier.manifest(), ours):
+                drops = has_dropout and redraws
+                same = "with dropout, another model" if drops else "equal to rounding, not bit for bit"
                 effect = f": {same}" if rounds else ""
                 print(f"erasediff: {line} in {earlier.folder.name}{effect}", file=sys.stderr)
 
@@ -167,21 +168,28 @@ def _owner(run: Path, checkpoint: str) -> Attempt:
     return Attempt(run, int(Path(checkpoint).parts[0].removeprefix(_PREFIX)))
 
 
-def _differences(theirs: Manifest | None, ours: Manifest | None) -> list[tuple[str, bool]]:
-    """What differs, and whether sums in another order, or other code, may change the result's last bits."""
+# with dropout: what decides in which parts a batch is computed, by whom, and what the draws are
+_REDRAWS = frozenset({"engine.forward_batch_size", "engine.device", "torch"})
+
+
+def _differences(theirs: Manifest | None, ours: Manifest | None) -> list[tuple[str, bool, bool]]:
+    """What differs; whether sums in another order, or other code, may change the result's last bits; whether dropout
+    draws anew.
+    """
     if theirs is None or ours is None:
         return []
     found = []
     if theirs.world_size != ours.world_size:
-        found.append((f"{ours.world_size} ranks here, {theirs.world_size}", True))
+        found.append((f"{ours.world_size} ranks here, {theirs.world_size}", True, True))
     if theirs.num_threads != ours.num_threads:
-        found.append((f"{ours.num_threads} threads here, {theirs.num_threads}", True))
+        found.append((f"{ours.num_threads} threads here, {theirs.num_threads}", True, False))
     for key in sorted(theirs.settings.keys() & ours.settings.keys()):
         if theirs.settings[key] != ours.settings[key]:
-            found.append((f"{key} = {ours.settings[key]} here, {theirs.settings[key]}", key in ROUNDING_KEYS))
+            line = f"{key} = {ours.settings[key]} here, {theirs.settings[key]}"
+            found.append((line, key in ROUNDING_KEYS, key in _REDRAWS))
     for name in sorted(theirs.versions.keys() & ours.versions.keys()):
         if theirs.versions[name] != ours.versions[name]:
-            found.append((f"{name} {ours.versions[name]} here, {theirs.versions[name]}", True))
+            found.append((f"{name} {ours.versions[name]} here, {theirs.versions[name]}", True, name in _REDRAWS))
     return found
 
 

@@ -73,7 +73,8 @@ def judge_effect_notes(judge: JudgeConfig, *, forgets_classes: bool, has_null: b
         found.append(
             f"no effect   judge.detector_thresholds = {[*judge.detector_thresholds]}: judge.detector names none"
         )
-    if judge.classifier is not None and judge.architecture != "cnn":
+    trains = judge.classifier is None or (judge.factor is not None and judge.factor_classifier is None)
+    if not trains and judge.architecture != "cnn":
         found.append(f"no effect   judge.architecture = {judge.architecture!r}: judge.classifier names one")
     elif judge.architecture == "cnn" and judge.resnet != ResNetConfig():
         found.append("no effect   judge.resnet: judge.architecture = 'resnet' would train one")

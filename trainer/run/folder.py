@@ -34,8 +34,9 @@ SLURM_NAME = "slurm"  # what was submitted, and what became of it
 LOCK_NAME = "lock"
 CONFIG_NAME = "config.toml"
 
-# what may lie in a folder in which no run has begun
 PARTIAL_NAME = "model.partial"
+
+# what may lie in a folder in which no run has begun
 _BEFORE_A_RUN = frozenset({LOGS_NAME, SLURM_NAME, LOCK_NAME, f"{CONFIG_NAME}.partial"})
 
 # locks this process holds, by path: they end with it, however it ends

@@ -55,9 +55,11 @@ def wandb_id(run: Path) -> str:
 def sent_to_wandb(run: Path) -> list[str]:
     """Under which IDs a run's figures and pictures were sent there, by the folders it keeps of what it sends.
 
-    What was logged offline is in such a folder alone.
+    What was logged offline is in such a folder alone, unless `wandb sync` sent it and left its mark there.
     """
-    return sorted({path.name.split("-", 2)[2] for path in (run / "wandb").glob("run-*-*") if path.is_dir()})
+    folders = [path for path in (run / "wandb").glob("*run-*-*") if path.is_dir()]
+    sent = [path for path in folders if not path.name.startswith("offline-") or any(path.glob("*.synced"))]
+    return sorted({path.name.removeprefix("offline-").split("-", 2)[2] for path in sent})
 
 
 class WandB:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from erasediff.trainer.comparing.checks import describe
 from erasediff.trainer.comparing.rows import preparing_seconds
 from erasediff.trainer.comparing.run import run_compare
 from erasediff.trainer.config import BudgetConfig, CompareConfig, EngineConfig
-from erasediff.trainer.config.toml import dump_toml
+from erasediff.trainer.config.toml import dump_toml, read_toml
 from erasediff.trainer.files import write_json
 from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.scrubbing import run_scrub
@@ -75,6 +76,18 @@ def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(
         "budget.seconds = 1.5 leaves it no step: it takes 1.6 before its first"
     )
     assert found["ours.0"]["failed"] is None
+    sweep = tmp_path / "sweep.toml"
+    file.with_name("comparison.toml").write_text(dump_toml(config))
+    assert main(["compare", str(file.with_name("comparison.toml")), "--sweep", str(sweep)]) == 0
+    assert [*read_toml(sweep)["runs"]] == ["ours.0"], "what has no step is not submitted"
+    # paces that leave it one step, as the settings of a failed one have it, and then none again
+    shutil.rmtree(tmp_path / "out" / "runs" / "salun.0", ignore_errors=True)
+    for preparing, failed in ((0.1, None), (1.7, "budget.seconds = 1.5 leaves it no step: it takes 1.7 before")):
+        kept["seconds"]["salun"] = [1.0, preparing]
+        write_json(file, kept)
+        run_compare(config)
+        why = rows_of(config)["salun.0"]["failed"]
+        assert why is None if failed is None else why.startswith(failed)
     write_json(file, kept | {"of": kept["of"] | {"timed": ["iteration"]}})
     assert not known_paces(config), "of a time when less was timed"
 
@@ -94,3 +107,6 @@ def test_a_start_that_counts_for_nothing_is_not_counted(digits: Path, base_model
     again = {"preparing_seconds": None, "began_from": "attempt-0001/checkpoint-000001", "first_step": 1}
     write_json(run / "attempt-0002" / "attempt.json", manifest | again)
     assert preparing_seconds(run) == took
+    for folder in run.glob("attempt-*"):
+        shutil.rmtree(folder)
+    assert preparing_seconds(run) == 0, "nobody knows any more"

@@ -160,8 +160,10 @@ def test_what_is_there_is_not_made_again(made: CompareConfig) -> None:
     assert {path for path, stamp in stamps().items() if stamp != before[path]} == {str(gone)}
     for part in ("metrics", "relearning", "derived"):
         assert rows(made)["ours.1"][part] == contents["ours.1"][part]
-    # without them, or with those of another judge, these are measured again as well, and are the same
-    gone.with_name("unscrubbed.safetensors").unlink()
+    # where they are torn, or those of another judge, these are measured again as well, and are the same
+    stored = gone.with_name("unscrubbed.safetensors")
+    assert stored.stat().st_mode == gone.with_name("unscrubbed.json").stat().st_mode
+    stored.write_bytes(b"torn")
     others = gone.with_name("retrained.safetensors")
     save_file(load_file(others), others, {"measured_by": "another"})
     gone.unlink()

@@ -98,8 +98,10 @@ def test_a_judges_settings_too() -> None:
     assert judge_effect_notes(named, forgets_classes=True, has_null=True) == [
         "no effect   judge.architecture = 'resnet': judge.classifier names one",
     ]
-    trained = JudgeConfig(architecture="resnet", resnet=resnet)
-    assert judge_effect_notes(trained, forgets_classes=True, has_null=True) == []
+    for trained in (dataclasses.replace(named, classifier=None), dataclasses.replace(named, factor="colours")):
+        assert judge_effect_notes(trained, forgets_classes=True, has_null=True) == []
+    both = dataclasses.replace(named, factor="colours", factor_classifier="there")
+    assert len(judge_effect_notes(both, forgets_classes=True, has_null=True)) == 1
     used = JudgeConfig(detector="nudenet", detector_thresholds=(0.5,), kept_prompts="kept.csv", num_kept_samples=4)
     assert judge_effect_notes(used, forgets_classes=True, has_null=True) == []
 
