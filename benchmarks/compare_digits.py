@@ -5,8 +5,8 @@
     python benchmarks/compare_digits.py --table-only writes docs/results/compare_digits.md of what is there
 
 A budget is 200 gradients of a batch, those before the first step included: 100 steps of a method that takes two and
-prepares nothing. Everything is resumable; digits run side by side, a process each. Judges, samples and the retrained
-model are a digit's own and the same for all its rows.
+prepares nothing. Everything is resumable; processes fill a table side by side, each its own rows. Judges, samples and
+the retrained model are a digit's own and the same for all its rows.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ class Options:
     """The search in place of the table."""
     table_only: bool = False
     """Run nothing."""
-    write: bool = True
-    """The table, at the end."""
     num_processes: int = 2
-    """Digits at once; 1: one after the other, here."""
+    """Rows at once."""
+    share: int | None = None
+    """Of a table's rows, those that the process of this number makes; its own processes are started so."""
 
 
 def search_config(options: Options) -> CompareConfig:
@@ -142,18 +142,28 @@ def prepare(options: Options) -> None:
             split(data, options.output / f"split-{digit}", [str(digit)])
 
 
-def run_digits(options: Options) -> None:
-    """Each in a process of its own, as many at once as are asked for; where one fails, the others are ended."""
-    waiting, running = [*options.digits], []
+def configs_of(options: Options) -> list[CompareConfig]:
+    if options.search:
+        return [search_config(options)]
+    return [table_config(options, digit) for digit in options.digits]
+
+
+def run_share(options: Options, share: int) -> None:
+    """Of each table every so many'th row, whatever its seed."""
+    for config in configs_of(options):
+        names = [*dict.fromkeys(case.name for case in cases_of(config))]
+        if mine := names[share :: options.num_processes]:
+            run_compare(config, only=mine)
+
+
+def run_shares(options: Options) -> None:
+    """Each in a process of its own; where one fails, those after it are ended."""
+    words = [sys.executable, __file__, *sys.argv[1:], "--share"]
+    running = [subprocess.Popen([*words, str(share)]) for share in range(options.num_processes)]
     try:
-        while waiting or running:
-            while waiting and len(running) < options.num_processes:
-                words = ["--digits", str(waiting.pop(0)), "--seeds", *map(str, options.seeds), "--no-write"]
-                words += ["--output", str(options.output), "--num-processes", "1"]
-                running.append(subprocess.Popen([sys.executable, __file__, *words]))
-            if running[0].wait():
-                sys.exit(running[0].returncode)
-            running.pop(0)
+        for process in running:
+            if process.wait():
+                sys.exit(process.returncode)
     finally:
         for process in running:
             process.terminate()
@@ -230,17 +240,15 @@ def _search_table(options: Options) -> str:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
+    if options.share is not None:
+        run_share(options, options.share)
+        return
     if not options.table_only:
         prepare(options)
-        if options.search:
-            run_compare(search_config(options))
-            choose(options)
-        elif options.num_processes == 1:
-            for digit in options.digits:
-                run_compare(table_config(options, digit))
-        else:
-            run_digits(options)
-    if options.write and not options.search:
+        run_shares(options)
+    if options.search:
+        choose(options)
+    else:
         write_table(options)
 
 

@@ -23,6 +23,7 @@ from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
 from erasediff.trainer.methods.siss import SISSConfig
 from erasediff.trainer.scrubbing import run_scrub
 from tiny import tiny_config
+from vector_counts import count_vectors
 
 
 @pytest.mark.parametrize(
@@ -80,18 +81,21 @@ def test_the_stated_cost_is_the_cost(
         return output
 
     publish = ShardedModel._write_working_copy  # pyright: ignore[reportPrivateUsage]
-    published: list[object] = []
+    published: list[int] = []
 
     def noted(*args: Any) -> None:
-        published.append(args)
+        published.append(1)  # the vectors that it is given are to be free
         publish(*args)
 
     monkeypatch.setattr(UNet2DModel, "forward", counted)
     monkeypatch.setattr(ShardedModel, "_write_working_copy", noted)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    train = TrainConfig(max_train_steps=2, train_batch_size=4)
+    most_held = count_vectors(monkeypatch)
+    train = TrainConfig(max_train_steps=2, train_batch_size=4, descent_every=0)
     engine = EngineConfig(device="cpu", precision=precision)
-    run_scrub(tiny_config(single_digits, base_model, tmp_path / "run", method=method, train=train, engine=engine))
+    config = tiny_config(single_digits, base_model, tmp_path / "run", method=method, train=train, engine=engine)
+    run_scrub(config, watch=most_held.watch)
+    assert most_held.by_step[1] == method.num_gradients_held
     assert method.cost(precision) == expected
     assert len(published) == 2 * expected.publications
     assert sum(has_graph for has_graph, _ in passes) == 2 * expected.gradients
@@ -129,7 +133,9 @@ def test_what_comes_before_the_first_step_is_counted(
         return output
 
     monkeypatch.setattr(UNet2DModel, "forward", counted)
-    train = TrainConfig(max_train_steps=2, train_batch_size=4)
-    run_scrub(tiny_config(digits, base_model, tmp_path / "run", method=method, train=train))
+    train = TrainConfig(max_train_steps=2, train_batch_size=4, descent_every=0)
+    config = tiny_config(digits, base_model, tmp_path / "run", method=method, train=train)
+    run_scrub(config, watch=(most_held := count_vectors(monkeypatch)).watch)
+    assert most_held.by_step[1] == method.num_gradients_held
     assert method.num_preparing_gradients == expected
     assert sum(samples) == 4 * (expected + 2 * method.cost("fp32").gradients)

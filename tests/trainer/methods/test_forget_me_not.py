@@ -25,6 +25,7 @@ from PIL import Image
 from text_cases import samples
 from tiny import tiny_config
 from tiny_text import MAX_TOKENS, make_pipeline, make_xl_pipeline
+from vector_counts import count_vectors
 
 CPU = torch.device("cpu")
 
@@ -139,8 +140,10 @@ def test_layers_attend_as_before_when_nobody_looks(given: Path) -> None:
     assert all(layer.processor is one for layer, one in zip(layers, before, strict=True))
 
 
-def test_a_scrub_turns_attention_away(given: Path, tmp_path: Path) -> None:
-    run_scrub(scrub(given, tmp_path / "run", ForgetMeNotConfig(concept=("three",)), activation_checkpointing="all"))
+def test_a_scrub_turns_attention_away(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most_held, method = count_vectors(monkeypatch), ForgetMeNotConfig(concept=("three",))
+    run_scrub(scrub(given, tmp_path / "run", method, activation_checkpointing="all"), watch=most_held.watch)
+    assert {*most_held.by_step} == {method.num_gradients_held}
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss_f"] < 0.8 * lines[0]["loss_f"] and lines[0]["loss_r"] > 0
 
