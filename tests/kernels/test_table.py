@@ -42,3 +42,9 @@ def test_where_a_table_ends():
     assert ParameterTable.from_rows([(1, 7, 2), (0, 0, 4)], num_parameters=2).end == 9
     # a row of nothing lies in no other's way, wherever it is
     assert ParameterTable.from_rows([(0, 0, 4), (1, 2, 0), (1, 4, 1)], num_parameters=2).end == 5
+
+
+def test_a_row_of_nothing_takes_no_room():
+    with_nothing = ParameterTable.from_rows([(0, 0, 8), (1, 1000, 0)], num_parameters=2)
+    without = ParameterTable.from_rows([(0, 0, 8)], num_parameters=2)
+    assert torch.equal(with_nothing.cpu_rows(4).parameters, without.cpu_rows(4).parameters)

@@ -11,6 +11,8 @@ from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import EngineConfig, OptimizerConfig
 from erasediff.trainer.engine.optimizer import learning_rate
 from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
+from erasediff.trainer.objectives.objective import Batches
 from erasediff.trainer.ranks import collectives
 from torch import Tensor, nn
 
@@ -91,6 +93,12 @@ def test_what_a_failed_pass_leaves_is_not_added_to_the_next_gradient() -> None:
     assert torch.equal(model.gradient(Quadratics().loss, [batch])[1].data, expected)
 
 
+def test_a_batch_of_which_nothing_could_be_read_has_no_loss_and_no_gradient() -> None:
+    model = make_model(Point(1.0, 2.0), OptimizerConfig())
+    loss, gradient = model.gradient(Quadratics().loss, [Quadratic(torch.eye(2), torch.zeros(2), torch.zeros(1))])
+    assert float(loss) == 0 and torch.equal(gradient.data, torch.zeros_like(gradient.data))
+
+
 def test_weights_that_were_half_written_are_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(Point(1.0, 2.0), OptimizerConfig())
     before = model.predict(torch.ones(2)).detach().clone()
@@ -104,6 +112,22 @@ def test_weights_that_were_half_written_are_written_anew(monkeypatch: pytest.Mon
         with model.displaced(model.theta, 1.0):
             pass
     assert torch.equal(model.predict(torch.ones(2)), before)
+
+
+def test_fishers_information_is_the_mean_of_squared_gradients() -> None:
+    class OneByOne(Quadratics):
+        def one_by_one(self, batches: list[Quadratic], num_levels: int) -> list[list[Quadratic]]:
+            return [[batch] for batch in batches for _ in range(num_levels)]
+
+    centres = torch.tensor([[3.0, 1.0], [-1.0, 5.0], [0.5, 0.5]])
+    samples = [Quadratic(torch.eye(2), centre, torch.ones(1)) for centre in centres]
+    read = [Batches(remain=samples[:1], forget=[], bad_samples=()), Batches(samples[1:], [], ())]
+    losses: Any = OneByOne()
+    method = SelectiveAmnesiaConfig(num_fisher_batches=2, num_fisher_levels=3).make(losses)
+    model = make_model(Point(1.0, 2.0), OptimizerConfig())
+    method.prepare(model, read.__getitem__)
+    expected = (2 * (torch.tensor([1.0, 2.0]) - centres)).square().mean(0)
+    assert torch.allclose(model.gather(method.state["fisher"])["x"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
