@@ -170,26 +170,36 @@ def run_shares(options: Options) -> None:
 
 
 def choose(options: Options) -> None:
-    """Writes the settings of each method that have the best ERR, and the whole search."""
+    """Writes the settings of each method that have the best score, and the whole search."""
     config = search_config(options)
     rows = _rows(config, cases_of(config))
     missing = [name for name in config.methods if name not in rows]
     if missing:
         sys.exit(f"{len(missing)} rows of the search are missing, {missing[0]} for one: nothing is chosen")
-    found: dict[str, float] = {name: _err(rows[name]) for name in config.methods}
-    best = {name: max(range(len(own)), key=lambda i: found[f"{name} #{i}"]) for name, own in CANDIDATES.items()}
-    searched = {
-        f"{name} #{i}": {"err": found[f"{name} #{i}"]} | own for name in best for i, own in enumerate(CANDIDATES[name])
+    unscrubbed = read_row(Path(config.output) / "rows" / "unscrubbed.json")
+    assert unscrubbed is not None, "it is made before any other"
+    found = {name: _figures(rows[name], unscrubbed) for name in config.methods}
+    best = {
+        name: max(range(len(own)), key=lambda i: found[f"{name} #{i}"]["score"]) for name, own in CANDIDATES.items()
     }
+    searched = {f"{name} #{i}": found[f"{name} #{i}"] | own for name in best for i, own in enumerate(CANDIDATES[name])}
     chosen = {name: CANDIDATES[name][i] for name, i in best.items()}
-    about = f"digit {SEARCHED_DIGIT}, seed 100, {BUDGET.gradients} gradients; the best ERR of each method's four"
+    about = f"digit {SEARCHED_DIGIT}, seed 100, {BUDGET.gradients} gradients; the best score of each method's four"
     write_json(CHOSEN, {"about": about, "methods": chosen, "search": searched})
 
 
-def _err(row: Row) -> float:
-    """0 for a run that ended early."""
-    figure = row.derived.get(ERR)
-    return 0.0 if figure is None or figure.value is None else figure.value
+def _figures(row: Row, unscrubbed: Row) -> dict[str, float]:
+    """ERR sees what the judge calls an image, not how it looks: the score has a fourth term, the unscrubbed model's
+    Fréchet distance over this one's, at most 1. All are 0 for a run that ended early.
+    """
+    (name,) = (name for name in unscrubbed.metrics if name.startswith("frechet_distance"))
+    before = unscrubbed.metrics[name].value
+    err, distance = (
+        None if figure is None else figure.value for figure in (row.derived.get(ERR), row.metrics.get(name))
+    )
+    if not (err and distance and before):
+        return {"err": 0.0, "frechet_distance": distance or 0.0, "score": 0.0}
+    return {"err": err, "frechet_distance": distance, "score": 4 / (3 / err + max(1.0, distance / before))}
 
 
 def _rows(config: CompareConfig, cases: list[Case]) -> dict[str, Row]:
@@ -221,8 +231,8 @@ def _search_table(options: Options) -> str:
     lines = [
         f"{searched['about']}; the rows that were chosen are bold.",
         "",
-        "| method | settings | ERR |",
-        "|---|---|---|",
+        "| method | settings | ERR | Fréchet distance | score |",
+        "|---|---|---|---|---|",
     ]
     for name, own in searched["search"].items():
         method = name.rpartition(" #")[0]
@@ -234,7 +244,9 @@ def _search_table(options: Options) -> str:
             if key != "name"
         )
         mark = "**" if settings == searched["methods"][method] else ""
-        lines.append(f"| {method} | {mark}{told}{mark} | {own['err']:.3f} |")
+        lines.append(
+            f"| {method} | {mark}{told}{mark} | {own['err']:.3f} | {own['frechet_distance']:.1f} | {own['score']:.3f} |"
+        )
     return "\n".join(lines)
 
 
