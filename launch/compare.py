@@ -89,6 +89,14 @@ class Compare:
         return values
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """Words that are not in the file."""
+        options = self.options
+        words = ("--only", *options.only) if options.only else ()
+        words += ("--table-only",) if options.table_only else ()
+        return words if options.sweep is None else (*words, "--sweep", options.sweep)
+
+    @property
     def folder(self) -> Path:
         return Path(self.config.output)
 

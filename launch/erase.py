@@ -33,6 +33,11 @@ class Erase:
         return cls(read_settings(EraseConfig, words, prog=prog, note=note), dry_run, deletes)
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """Words that are not in the settings."""
+        return ("--delete-copies",) if self.delete_copies else ()
+
+    @property
     def folder(self) -> Path:
         return Path(self.config.output)
 

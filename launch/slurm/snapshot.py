@@ -69,10 +69,10 @@ def keep_config(slurm: Path, job: Job) -> tuple[str, ...]:
     path = slurm / f"config-{hashlib.sha256(text.encode()).hexdigest()[:_NAME_DIGITS]}.toml"
     slurm.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
-    words = (*job.command.split(), str(path))
-    again = COMMANDS[job.command].read([str(path)], prog=job.command).config
-    assert again == job.config, f"{path} does not say what was submitted"
-    return words
+    words = (str(path), *getattr(job.read, "beside", ()))
+    again = COMMANDS[job.command].read(words, prog=job.command)
+    assert again == job.read, f"{path} does not say what was submitted"
+    return (*job.command.split(), *words)
 
 
 def pinned(config: Any) -> Any:

@@ -203,6 +203,27 @@ def test_what_is_submitted_stays_as_it_was(run_toml: Path) -> None:
     assert other.stdout.strip() != code.name
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["erase", "--delete-copies", "--model", "m", "--data", "d", "--request", "r.toml", "--output", "{}/run"],
+        ["compare", "{}/compare.toml", "--only", "our own", "moo", "--table-only"],
+        ["ablate", "{}/compare.toml", "--only", "moo", "--sweep", "{}/sweep.toml"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_no_setting_is_submitted_too(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "compare.toml").write_text(
+        'output = "out"\ndata = "d"\nforget = "f"\nremain = "r"\nmodel.path = "m"\n[methods.moo]\n[methods."our own"]\n'
+        '[vary]\n"train.max_train_steps" = [1, 2]\n'
+    )
+    job = Job.of([word.format(tmp_path) for word in words], Resources(1, 1), "launch slurm")
+    kept = keep_config(tmp_path / "slurm", job)
+    again = Job.of(kept, Resources(1, 1), "")
+    assert again.read == job.read and kept != job.words
+    assert "--delete-copies" in kept or again.read.options == job.read.options
+
+
 def test_a_hub_id_is_pinned_to_its_revision(base_model: Path, tmp_path: Path) -> None:
     """In a cache as the Hub's client keeps it, without a network."""
     revision = "0123456789abcdef0123456789abcdef01234567"
