@@ -18,8 +18,6 @@ from ..config import ModelConfig
 from ..errors import ConfigError
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-# what a component's folder may hold that is weights, in any format
-_WEIGHT_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".pb", ".safetensors"}
 _PICKLED_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -100,15 +98,22 @@ def loading(where: str) -> Iterator[None]:
 
 
 def read_part(kind: Any, pipeline: Path, part: str, variant: str | None = None) -> Any:
-    """A part in fp32, by its library's own class. Nothing in it runs code."""
-    return kind.from_pretrained(
+    """A part in fp32, by its library's own class. Nothing in it runs code.
+
+    Raises ConfigError where its files lack a tensor: the libraries draw one in its place.
+    """
+    read, found = kind.from_pretrained(
         str(pipeline),
         subfolder=part,
         variant=variant,
         use_safetensors=True,
         low_cpu_mem_usage=False,
         torch_dtype=torch.float32,
+        output_loading_info=True,
     )
+    if missing := sorted(found["missing_keys"]):
+        raise ConfigError(f"its {part} is not whole: {pipeline / part} holds no {missing[0]}; fetch it anew")
+    return read
 
 
 def outlined_part(kind: Any, pipeline: Path, part: str) -> Any:
@@ -168,7 +173,8 @@ def save_with(
     folder.mkdir(parents=True)
     shutil.copyfile(original / "model_index.json", folder / "model_index.json")
     for component in components(read_index(original)):
-        shutil.copytree(original / component, folder / component, ignore=_left_out if component == trained else None)
+        ignore = _may_hold_weights if component == trained else None
+        shutil.copytree(original / component, folder / component, ignore=ignore)
         (folder / component).chmod(0o700 | (folder / component).stat().st_mode)  # the original's may be read-only
     tensors = stored_weights(original / trained, variant)
     for name, value in weights.items():
@@ -176,10 +182,6 @@ def save_with(
     save_file(tensors, folder / trained / weights_name(variant), metadata={"format": "pt"})
 
 
-def _left_out(directory: str, names: list[str]) -> list[str]:
-    """Whatever is or may hold weights: files of every such format, indexes of them, folders."""
-    return [
-        name
-        for name in names
-        if Path(name).suffix in _WEIGHT_SUFFIXES or name.endswith(".index.json") or (Path(directory) / name).is_dir()
-    ]
+def _may_hold_weights(directory: str, names: list[str]) -> list[str]:
+    """All but the configuration and texts: there are more formats of weights than anybody lists."""
+    return [name for name in names if name != "config.json" and Path(name).suffix not in (".md", ".txt")]

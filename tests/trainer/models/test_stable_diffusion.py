@@ -111,6 +111,9 @@ def test_what_is_saved(pipelines: dict[str, Path], tmp_path: Path, kind: str) ->
     save_file(trained, given / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     save_file(trained, given / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
     torch.save(trained, given / "unet" / "diffusion_pytorch_model.bin")
+    for name in ("model.onnx_data", "unet.gguf", "weights.npz", "w.pkl", "diffusion_pytorch_model.safetensors.orig"):
+        save_file(trained, given / "unet" / name)
+    (given / "unet" / "diffusion_pytorch_model.safetensors.index.fp16.json").write_text("{}")
     save_file(trained, given / "v1-5-pruned.safetensors")
     (given / "safety_checker").mkdir()
     (given / "safety_checker" / "model.safetensors").write_bytes(b"as it is")
@@ -132,6 +135,8 @@ def test_what_is_saved(pipelines: dict[str, Path], tmp_path: Path, kind: str) ->
         assert not any(one in content for one in originals), f"{path} holds original weights"
         if path.parent.name != "unet":
             assert content == (given / path.relative_to(tmp_path / "saved")).read_bytes()
+    written = {path.name for path in (tmp_path / "saved" / "unet").iterdir()}
+    assert written == {"config.json", "diffusion_pytorch_model.safetensors"}
     kept = {path.relative_to(tmp_path / "saved").parts[0] for path in (tmp_path / "saved").rglob("*")}
     assert kept == {name for name, value in index.items() if isinstance(value, list) and value[0]} | {
         "model_index.json"
@@ -174,6 +179,17 @@ def _pickled(folder: Path, part: str) -> None:
     weights.unlink()
 
 
+def _torn(folder: Path, part: str, name: str) -> None:
+    (path,) = (folder / part).glob("*.safetensors")
+    weights = load_file(path)
+    save_file({key: value for key, value in weights.items() if name not in key}, path, metadata={"format": "pt"})
+
+
+def _named(folder: Path, part: str, kind: str) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {part: ["diffusers", kind]}))
+
+
 def _set(folder: Path, part: str, **values: Any) -> None:
     path = folder / part / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -199,6 +215,19 @@ def _set(folder: Path, part: str, **values: Any) -> None:
             "cannot be loaded|the parts are of two models",
         ),
         (lambda folder: _set(folder, "unet", in_channels=9), {}, "cannot be loaded"),
+        (lambda folder: _torn(folder, "text_encoder", "layers.1"), {}, "its text_encoder is not whole: .* holds no"),
+        (lambda folder: _torn(folder, "vae", "encoder.mid"), {}, "its vae is not whole: .* holds no encoder.mid"),
+        (lambda folder: _torn(folder, "unet", "conv_out.bias"), {}, "its unet is not whole: .* holds no conv_out.bias"),
+        (
+            lambda folder: _named(folder, "controlnet", "ControlNetModel"),
+            {},
+            "has a controlnet, a ControlNetModel, which would neither be trained with nor drawn with",
+        ),
+        (
+            lambda folder: _named(folder, "safety_checker", "StableDiffusionSafetyChecker"),
+            {},
+            r'has no safety_checker, which .* or write "safety_checker": \[null, null\] there',
+        ),
     ],
 )
 def test_refusals(pipelines: dict[str, Path], tmp_path: Path, spoil: Any, options: dict[str, Any], said: str) -> None:
@@ -210,14 +239,24 @@ def test_refusals(pipelines: dict[str, Path], tmp_path: Path, spoil: Any, option
     assert "\n" not in str(raised.value)
 
 
-def test_an_inpainting_model_is_refused(pipelines: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("in_channels", 9, "its unet takes 9 channels and gives 4, its vae's latents have 4"),
+        ("time_cond_proj_dim", 8, r"is told more than time and prompt \(time_cond_proj_dim\)"),
+        ("addition_embed_type", "text", r"is told more than time and prompt \(addition_embed_type\)"),
+    ],
+)
+def test_a_unet_for_something_else_is_refused(
+    pipelines: dict[str, Path], tmp_path: Path, key: str, value: Any, said: str
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(pipelines["epsilon"], folder)
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", low_cpu_mem_usage=False)
     assert isinstance(unet, UNet2DConditionModel)
-    other: Any = UNet2DConditionModel.from_config({**unet.config, "in_channels": 9})
+    other: Any = UNet2DConditionModel.from_config({**unet.config, key: value})
     other.save_pretrained(folder / "unet")
-    with pytest.raises(ConfigError, match="its unet takes 9 channels and gives 4, its vae's latents have 4"):
+    with pytest.raises(ConfigError, match=said):
         _load(folder)
 
 

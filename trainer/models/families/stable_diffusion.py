@@ -20,9 +20,10 @@ from ...errors import ConfigError
 from ...side_stream import Staged
 from ..conditions import Condition
 from ..hashing import weights_sha256
+from ..latent_checks import check_parts, check_shapes
 from ..lineage import read_lineage
 from ..model import Forward, Model, Told
-from ..pipeline import check_stores, class_of, components, loading, outlined_part, read_part, refuse_pickles, save_with
+from ..pipeline import check_stores, class_of, loading, outlined_part, read_part, refuse_pickles, save_with
 from ..prompts import PromptConditions
 from ..schedule import DDPMSchedule
 from ..text_to_image.splicing import spliced
@@ -190,15 +191,10 @@ def loaded(
     if config.null_class is not None or config.classes:
         named = "null_class" if config.null_class is not None else "classes"
         raise ConfigError(f"model.{named}: {config.path!r} is told prompts and has no classes: leave it out")
-    needed = [TRAINED, "vae", "scheduler", *texts, *(texts.values() if with_weights else ())]
-    for part in needed:
-        if part not in components(index) or not (folder / part).is_dir():
-            raise ConfigError(f"{where} has no {part}: {', '.join(needed)} are needed")
+    needed = [TRAINED, "vae", "scheduler", *texts, *texts.values()]
+    check_parts(folder, index, needed, where, is_whole=with_weights)
     for part in (TRAINED, "vae", *texts) if with_weights else ():
         refuse_pickles(folder / part)
-    vae_class = class_of(index, "vae")
-    if vae_class != "AutoencoderKL":
-        raise ConfigError(f"{where}: its vae is a {vae_class}; an AutoencoderKL is needed")
     read = functools.partial(read_part, variant=config.variant) if with_weights else outlined_part
     with loading(where):
         unet = read(UNet2DConditionModel, folder, TRAINED)
@@ -211,7 +207,7 @@ def loaded(
             )
             for encoder, tokenizer in texts.items()
         }
-    _check_shape(unet, vae, encoders, where)
+    check_shapes(unet, vae, encoders, where)
     vae.requires_grad_(False).eval()
     return {
         "module": unet,
@@ -254,25 +250,6 @@ def tokens_of(tokenizer: Any, encoder: nn.Module, prompt: str, device: torch.dev
 def downscaling(vae: AutoencoderKL) -> int:
     """Pixels of an image to one of its latent, along a side."""
     return 2 ** (len(vae.config["block_out_channels"]) - 1)
-
-
-def _check_shape(unet: UNet2DConditionModel, vae: AutoencoderKL, texts: Mapping[str, Any], where: str) -> None:
-    channels, latent = unet.config["in_channels"], vae.config["latent_channels"]
-    if (channels, unet.config["out_channels"]) != (latent, latent):
-        raise ConfigError(
-            f"{where}: its unet takes {channels} channels and gives {unet.config['out_channels']}, its vae's latents "
-            f"have {latent}: one that works on latents alone is needed (no inpainting, no learned variance)"
-        )
-    if vae.config["in_channels"] not in (1, 3):
-        raise ConfigError(f"{where}: its vae takes {vae.config['in_channels']} channels; images have 1 or 3")
-    if unet.config["class_embed_type"] is not None or unet.config["num_class_embeds"] is not None:
-        raise ConfigError(f"{where}: its unet is told a class or an image beside the prompt, which is not supported")
-    width = sum(encoder.config.hidden_size for _, encoder in texts.values())
-    if unet.config["cross_attention_dim"] != width:
-        raise ConfigError(
-            f"{where}: its text encoding has {width} features, its unet takes {unet.config['cross_attention_dim']}: "
-            "the parts are of two models"
-        )
 
 
 def _image_size(config: ModelConfig, unet: UNet2DConditionModel, vae: AutoencoderKL) -> int:
