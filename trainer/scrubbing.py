@@ -28,7 +28,7 @@ from .config.toml import check_ranges, dump_toml
 from .errors import ConfigError
 from .files import open_up
 from .models.class_names import labels_of
-from .models.conditions import Condition, distinct
+from .models.conditions import Condition, as_told, distinct
 from .models.families import load_model
 from .models.fitting import Fitted, data_notes, fit, names_for, names_notes, null_class_note
 from .models.hashing import weights_sha256
@@ -154,8 +154,11 @@ class Plan:
     def _gone_prompts(self) -> list[str]:
         """Those of which nothing remains."""
         conditions = self.model.conditions
-        told, kept = (set(conditions.of_dataset(data)) for data in (self.forget, self.remain))
-        return sorted(prompt for prompt in told - kept - {conditions.null} if isinstance(prompt, str))
+        told, kept = (
+            {as_told(one) for one in conditions.of_dataset(data) if isinstance(one, str)}
+            for data in (self.forget, self.remain)
+        )
+        return sorted(told - kept - {as_told(conditions.null)} if isinstance(conditions.null, str) else told - kept)
 
     def inputs(self) -> Inputs:
         """What the record holds the run to."""

@@ -13,6 +13,7 @@ checker runs.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import shutil
 from dataclasses import dataclass
@@ -128,11 +129,16 @@ def plan(config: ConceptConfig) -> tuple[ConceptRequest, Model]:
 
 
 def pictures_of(request: ConceptRequest, config: GenerateConfig) -> list[Picture]:
-    """All to be drawn: each set goes round its prompts."""
+    """All to be drawn: each set goes round its prompts.
+
+    Their keys are of this request and seed alone: a model's record knows by them what it was asked to forget.
+    """
     prompts, found = request.prompts(request.phrasings), []
+    asked = (request.words, request.remaining, request.phrasings, config.sampling.seed)
+    drawing = hashlib.sha256(repr(asked).encode()).hexdigest()[:8]
     for name, count in (("forget", config.num_forget_images), ("remain", config.num_remain_images)):
         of_set = [one for one in prompts if one.is_forgotten == (name == "forget")]
-        found += [(f"{name}-{i:06d}", of_set[i % len(of_set)]) for i in range(count)]
+        found += [(f"{name}-{drawing}-{i:06d}", of_set[i % len(of_set)]) for i in range(count)]
     return [Picture(number, key, asked) for number, (key, asked) in enumerate(found)]
 
 

@@ -25,7 +25,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from ...shards.errors import is_unicode, shorten
 from ..config import GenerateConfig
 from ..errors import ConfigError
-from ..objectives.targets.rl import as_told, in_place_of
+from ..models.conditions import as_told
+from ..objectives.targets.rl import in_place_of
 
 _FIELDS = "concept, remain, phrasings, held_out_phrasings, anchor, id, date and reason"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,8 @@ class Asking:
         if rows and not names_classes:
             rows = _all_for(gone, rows, options)
             notes.append(f"prompts     judge.prompts has no column 'class': all {len(rows):,} ask for {gone[0]!r}")
+        if names_classes:
+            notes += _not_asked(rows, data, {data.classes[label] for label in (*forgotten, *remaining)}, options)
         conditions: dict[int, list[Condition]] = {}
         for label in sorted({*forgotten, *remaining}):
             name = data.classes[label]
@@ -95,6 +98,18 @@ def _all_for(gone: Sequence[str], rows: Sequence[AskedPrompt], options: JudgeCon
             f"judge.prompts = '{options.prompts}' has no column 'class', and {found} forgotten: name each prompt's"
         )
     return [dataclasses.replace(row, of_class=gone[0]) for row in rows]
+
+
+def _not_asked(rows: Sequence[AskedPrompt], data: Dataset, asked: set[str], options: JudgeConfig) -> list[str]:
+    """A line for each class of neither set. Raises ConfigError for one that the data do not have."""
+    counts = Counter(row.of_class for row in rows if row.of_class not in asked)
+    for name in counts:
+        if name not in data.classes:
+            raise ConfigError(
+                f"judge.prompts = '{options.prompts}': {name!r} is no class of the data; they are "
+                f"{', '.join(data.classes)}"
+            )
+    return [f"prompts     {n:,} ask for {name!r}, which is in neither set: not asked" for name, n in counts.items()]
 
 
 def _left_out(num_prompts: int, name: str, options: JudgeConfig, *, is_forgotten: bool) -> list[str]:

@@ -56,10 +56,7 @@ def integrity_kept(of: Measured) -> Measurement:
 
 
 def integrity_ceiling_kept(of: Measured) -> Measurement:
-    """Between the original's images of one prompt, for the first of them: most prompts are asked once."""
-    ours = of.samples.kept.where(torch.arange(min(_MIN_FLOOR_SAMPLES, len(of.samples.kept))))
-    others = generate(of.model, of.bench, Asked(ours.conditions, ours.labels.tolist()), _OTHER_NOISE)
-    return _between(of, ours, others)
+    return _integrity_ceiling(of, KEPT, [-1])
 
 
 def _integrity(of: Measured, side: int, labels: Sequence[int]) -> Measurement:
@@ -92,12 +89,38 @@ _COUNTERPARTS = {side: partial(_counterparts, side) for side in (FORGOTTEN, REMA
 
 
 def _integrity_ceiling(of: Measured, side: int, labels: Sequence[int]) -> Measurement:
-    """The same between the original's own images of one label, from different noise."""
-    all_of_side = of.remain if side == REMAINING else of.forget
-    ours = all_of_side.where(torch.isin(all_of_side.labels, torch.tensor(labels)))
-    of_each, about = metrics.other_seed_distance(of.bench.features(ours.images), ours.labels), of.bench.features.name
-    why_not = "needs at least 2 finite samples of each label"
-    found = measured(of_each.mean(), len(ours), why_not=why_not, seed=ours.seed, features=about)
+    """The same between the original's own images of one condition, from different noise.
+
+    Where each was asked for twice, between those; else between the first ones and others that are drawn for this.
+    """
+    ours = _of_labels(of.samples.of_side(side), labels)
+    ours = ours.where(ours.is_finite)
+    known = {condition: number for number, condition in enumerate(dict.fromkeys(ours.conditions))}
+    groups = torch.tensor([known[condition] for condition in ours.conditions], dtype=torch.int64)
+    if not len(ours) or groups.bincount().min() < 2:
+        theirs = of.once(_OTHERS[side])
+        first = of.samples.of_side(side).where(torch.arange(len(theirs)))
+        return _between(of, _of_labels(first, labels), _of_labels(theirs, labels))
+    of_each, about = metrics.other_seed_distance(of.bench.features(ours.images), groups), of.bench.features.name
+    found = measured(of_each.mean(), len(ours), why_not="", seed=ours.seed, features=about)
     # each image is in two pairs
-    low, high = (None, None) if found.value is None else spread_interval(of_each, len(ours) // 2)
+    low, high = spread_interval(of_each, len(ours) // 2)
     return dataclasses.replace(found, low=low, high=high)
+
+
+def _of_labels(images: Images, labels: Sequence[int]) -> Images:
+    return images.where(torch.isin(images.labels, torch.tensor(labels)))
+
+
+def _others(side: int, of: Measured) -> Images:
+    """The model's images of what the first of a side are of, from other noise."""
+    ours = of.samples.of_side(side)
+    return generate(
+        of.model,
+        of.bench,
+        Asked(ours.conditions[:_MIN_FLOOR_SAMPLES], ours.labels[:_MIN_FLOOR_SAMPLES].tolist()),
+        _OTHER_NOISE,
+    )
+
+
+_OTHERS = {side: partial(_others, side) for side in (FORGOTTEN, REMAINING, KEPT)}

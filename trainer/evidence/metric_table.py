@@ -234,7 +234,9 @@ METRICS = {
         "the same between images of one condition from different noise",
         "none",
         integrity.integrity_ceiling_remaining,
-        "of the unscrubbed model alone: `integrity_remaining` between its images of one label from different noise",
+        "of the unscrubbed model alone: `integrity_remaining` between its images of one condition from different "
+        "noise: a class, or a prompt. Where one was asked for only once, between the first 64 and others that are "
+        "drawn for this",
         on="features",
         of_unscrubbed=True,
     ),
@@ -293,8 +295,7 @@ METRICS = {
         "the same between images of one prompt from different noise",
         "none",
         integrity.integrity_ceiling_kept,
-        "the ceiling of `integrity_kept`: the same between the unscrubbed model's images of the first 64 prompts and "
-        "others of the same prompts from other noise",
+        "the ceiling of `integrity_kept`, in the same way",
         needs="kept prompts",
         on="features",
         of_unscrubbed=True,

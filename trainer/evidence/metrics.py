@@ -139,17 +139,14 @@ def paired_distance(a_ND: Tensor, b_ND: Tensor) -> Tensor:
     return (a_ND.double() - b_ND.double()).norm(dim=1)
 
 
-def other_seed_distance(features_ND: Tensor, labels_N: Tensor) -> Tensor:
-    """The same between images of one model and one label, from different noise: what integrity is at the worst.
+def other_seed_distance(features_ND: Tensor, groups_N: Tensor) -> Tensor:
+    """The same between images of one model and one group, from different noise: what integrity is at the worst.
 
-    Each image is paired with the next one of its label, so that each is in two pairs. One NaN where a label has only
-    one.
+    Each image is paired with the next one of its group, which has two at least, so that each is in two pairs.
     """
-    partner_N = torch.empty_like(labels_N)
-    for label in labels_N.unique():
-        rows = (labels_N == label).nonzero().squeeze(1)
-        if len(rows) < 2:
-            return torch.tensor([torch.nan])
+    partner_N = torch.empty_like(groups_N)
+    for group in groups_N.unique():
+        rows = (groups_N == group).nonzero().squeeze(1)
         partner_N[rows] = rows.roll(-1)
     return paired_distance(features_ND, features_ND[partner_N])
 

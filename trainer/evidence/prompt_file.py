@@ -53,7 +53,12 @@ def read_rows(path: str | Path, needed: Sequence[str], option: str) -> list[dict
             raise ConfigError(f"{where}: line {empty + 2} has no {column}")
     if not rows:
         raise ConfigError(f"{where} holds no prompt")
-    return [{name: (value or "").strip() for name, value in row.items() if name is not None} for row in rows]
+    longer = next((i for i, row in enumerate(rows) if None in row), None)
+    if longer is not None:
+        raise ConfigError(
+            f"{where}: line {longer + 2} has more cells than there are columns: put a prompt that has a comma in quotes"
+        )
+    return [{name: (value or "").strip() for name, value in row.items()} for row in rows]
 
 
 def prompts_sha256(path: str | None) -> str | None:

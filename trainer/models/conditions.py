@@ -15,6 +15,11 @@ from ..errors import ConfigError
 Condition = Hashable
 
 
+def as_told(prompt: str) -> str:
+    """One for all prompts that a text encoder takes for the same: neither case nor spaces count."""
+    return " ".join(prompt.split()).casefold()
+
+
 class Conditions(Protocol):
     """What a model can be told, and where the data say it."""
 

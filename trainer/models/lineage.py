@@ -21,6 +21,7 @@ from ...shards.format.index import hash_numbers
 from ...shards.requests.split import REQUEST_NAME
 from ..errors import ConfigError
 from ..files import write_json
+from .conditions import as_told
 
 LINEAGE_NAME = "erasediff.json"
 FORMAT = "erasediff-model-1"
@@ -58,7 +59,8 @@ class Forgotten(_Strict):
     content_hashes: tuple[str, ...]
     """Of each of these samples: the first half of its bytes' SHA-256, hex."""
     prompts: tuple[str, ...] = ()
-    """Of each prompt of which nothing remained: the first half of its SHA-256, hex; not written where there is none."""
+    """Of each prompt of which nothing remained, as it is told: the first half of its SHA-256, hex; not written where
+    there is none."""
 
     @classmethod
     def of(cls, forget: Dataset, gone: Sequence[int], prompts: Sequence[str]) -> Forgotten:
@@ -151,7 +153,7 @@ def forgotten_rows(
 
 
 def _hash_of(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()[:32]
+    return hashlib.sha256(as_told(prompt).encode()).hexdigest()[:32]
 
 
 def describe_forgotten(forgotten: Sequence[Forgotten]) -> str:

@@ -16,7 +16,8 @@ from erasediff.launch.cli import main
 from erasediff.shards import Dataset
 from erasediff.shards.checking.verify import verify
 from erasediff.trainer.concepts import generate
-from erasediff.trainer.concepts.generate import check, run_generate
+from erasediff.trainer.concepts.generate import check, pictures_of, run_generate
+from erasediff.trainer.concepts.request import ConceptRequest
 from erasediff.trainer.config import (
     GenerateConfig,
     ModelConfig,
@@ -38,9 +39,10 @@ def test_the_pictures_are_the_models(given: Path, drawn: Path) -> None:
     data = Dataset.open(drawn / "data")
     asked = [*["a red three", "an image of a three"] * 2]
     asked += ["a red one", "a red two", "an image of a one", "an image of a two"] * 2 + ["a red one"]
-    keys = [f"forget-{i:06d}" for i in range(4)] + [f"remain-{i:06d}" for i in range(9)]
     rows = {data.key(i): i for i in range(len(data))}
-    assert sorted(rows) == keys and data.classes == ("three", "one", "two")
+    keys = sorted(rows)
+    numbers = [("forget", f"{i:06d}") for i in range(4)] + [("remain", f"{i:06d}") for i in range(9)]
+    assert [tuple(key.split("-")[::2]) for key in keys] == numbers and data.classes == ("three", "one", "two")
     noise = [sample_generator(5, "concept", i).standard_normal((4, 8, 8), dtype=np.float32) for i in range(13)]
     pipeline = LIBRARY.StableDiffusionPipeline.from_pretrained(given / "model", low_cpu_mem_usage=False)
     pipeline.set_progress_bar_config(disable=True)
@@ -106,17 +108,19 @@ def test_it_goes_on_where_it_was_ended(
         run_generate(config_of(given, tmp_path / "out"))
     assert not (tmp_path / "out" / "data").exists()
     # of a picture whose writing was cut off
-    (tmp_path / "out" / "images" / "forget" / "forget-000001.png").unlink()
-    (tmp_path / "out" / "images" / "forget" / "forget-000001.png.partial").write_bytes(b"half")
+    forget = calls[0][0].removesuffix("-000000")
+    (tmp_path / "out" / "images" / "forget" / f"{forget}-000001.png").unlink()
+    (tmp_path / "out" / "images" / "forget" / f"{forget}-000001.png.partial").write_bytes(b"half")
     calls.append([])
     run_generate(config_of(given, tmp_path / "out"))
-    assert [chunk[0] for chunk in calls[3:]] == ["forget-000000", "remain-000002", "remain-000005", "remain-000008"]
+    remain = forget.replace("forget", "remain")
+    assert [chunk[0] for chunk in calls[3:]] == [f"{forget}-000000", *(f"{remain}-00000{i}" for i in (2, 5, 8))]
     assert content(tmp_path / "out" / "data") == content(drawn / "data")
     assert content(tmp_path / "out" / "images") == content(drawn / "images")
     # a kill between the dataset and its split, its latents half gone
     shutil.rmtree(tmp_path / "out" / "split")
     (tmp_path / "out" / "latents").mkdir()
-    (tmp_path / "out" / "latents" / "forget-000000.npy").write_bytes(b"")
+    (tmp_path / "out" / "latents" / f"{forget}-000000.npy").write_bytes(b"")
     run_generate(config_of(given, tmp_path / "out"))
     assert not (tmp_path / "out" / "latents").exists() and len(calls) == 7
     again = content(tmp_path / "out")
@@ -137,6 +141,19 @@ def test_two_ranks_draw_what_one_does(given: Path, drawn: Path, tmp_path: Path) 
     assert main(["launch", "local", "-n", "1", *words, "--output", str(tmp_path / "out")]) == 0
 
 
+def test_no_two_requests_pictures_share_a_key() -> None:
+    """A model's record knows by them what was forgotten before."""
+    one = ConceptRequest("three", ("one", "two"), phrasings=("a red {}", "an image of a {}"))
+    requests = [one, dataclasses.replace(one, concept="seven"), dataclasses.replace(one, phrasings=("{}", "a {}"))]
+    small = GenerateConfig(num_forget_images=4, num_remain_images=9)
+    other_seed = dataclasses.replace(small, sampling=dataclasses.replace(small.sampling, seed=6))
+    drawn = [{one.key for one in pictures_of(request, small)} for request in requests]
+    drawn.append({one.key for one in pictures_of(requests[0], other_seed)})
+    assert [len(keys) for keys in drawn] == [13] * 4 and len(set.union(*drawn)) == 4 * 13
+    in_batches = dataclasses.replace(small, sampling=dataclasses.replace(small.sampling, batch_size=2))
+    assert {one.key for one in pictures_of(requests[0], in_batches)} == drawn[0]
+
+
 def test_black_pictures_are_an_error(given: Path, tmp_path: Path) -> None:
     broken = make_pipeline(tmp_path / "model")
     file = broken / "vae" / "diffusion_pytorch_model.safetensors"
@@ -144,7 +161,7 @@ def test_black_pictures_are_an_error(given: Path, tmp_path: Path) -> None:
     weights["decoder.conv_out.weight"].zero_()
     weights["decoder.conv_out.bias"].fill_(-9)
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match=r"13 of 13 pictures are black, '.*forget-000000.png' for one"):
+    with pytest.raises(TrainingError, match=r"13 of 13 pictures are black, '.*forget-\w+-000000.png' for one"):
         run_generate(config_of(given, tmp_path / "out", model=ModelConfig(str(broken))))
     assert not (tmp_path / "out" / "data").exists()
 
@@ -208,7 +225,7 @@ def test_a_few_black_pictures_are_left_out(
     for name in ("data", "split"):
         shutil.rmtree(output / name)
     shutil.copytree(drawn / "images", output / "images", dirs_exist_ok=True)
-    black = [output / "images" / side / f"{side}-000001.png" for side in ("forget", "remain")]
+    black = [next((output / "images" / side).glob("*-000001.png")) for side in ("forget", "remain")]
     for file in black:
         Image.new("RGB", (16, 16)).save(file)
     data = Dataset.open(drawn / "data")

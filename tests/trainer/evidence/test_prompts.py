@@ -63,6 +63,11 @@ def test_figures_by_hand(scrubbed: Path, evidence: Evidence) -> None:
     )
     assert found["unlearning_accuracy"].value == (probabilities.argmax(1) != DIGITS.index("two")).double().mean().item()
 
+    # the ceiling: each beside the next one of its own prompt, of four prompts
+    features, partners = judge.features(images), [4, 5, 6, 7, 8, 9, 2, 3, 0, 1]
+    ceiling = (features - features[partners]).norm(dim=1).mean().item()
+    assert found[f"integrity_ceiling_forgotten[{judge.card.name}]"].value == pytest.approx(ceiling, rel=1e-4)
+
     colours = load_classifier(scrubbed / "colour-judge.safetensors")
     assert evidence.record.factor_classifier == colours.card
     remain = [row for i in range(15) for row in ROWS[4:]]
@@ -125,6 +130,16 @@ def test_what_is_behind_a_path_counts(scrubbed: Path, evidence: Evidence) -> Non
             "'a red two' is there twice",
         ),
         (
+            [*ROWS, ("Two", "a green two", "", "green")],
+            ("class", "prompt", "phrasing", "factor"),
+            "'Two' is no class of the data; they are zero, one, two",
+        ),
+        (
+            [*ROWS, ("two", "a green two", "", "green", "ink")],
+            ("class", "prompt", "phrasing", "factor"),
+            "line 15 has more cells than there are columns: put a prompt that has a comma in quotes",
+        ),
+        (
             [("two", "a 2", "", "red")],
             ("class", "prompt", "phrasing", "factor"),
             "the model's tokenizer does not know '2'",
@@ -142,6 +157,16 @@ def test_files_that_cannot_be_asked(
     write_prompts(tmp_path / "prompts.csv", rows, columns)
     with pytest.raises(ConfigError, match=said):
         evaluate_by_prompts(scrubbed, prompts=str(tmp_path / "prompts.csv"))
+
+
+def test_prompts_of_neither_set_are_said_to_be_left_out(scrubbed: Path, tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.csv", ROWS)
+    model = load_model(ModelConfig(str(scrubbed / "model"), truncate_prompts=True))
+    judge = judge_by_prompts(scrubbed, prompts=str(tmp_path / "prompts.csv"), **NO_FACTOR)
+    data = Dataset.open(scrubbed / "data")
+    asking = Asking.of(judge, model, data, [2], [label for label in range(10) if label not in (2, 7)])
+    assert asking.notes == ["prompts     1 ask for 'seven', which is in neither set: not asked"]
+    assert 7 not in asking.conditions
 
 
 def test_a_judge_of_another_network_is_refused(scrubbed: Path, tmp_path: Path) -> None:
@@ -204,6 +229,10 @@ def test_published_files_ask_for_what_is_forgotten_and_kept(scrubbed: Path) -> N
     assert (figures[name].value, figures[name].n, scrubs[name].n, figures[ceiling].n) == (0, 4, 4, 4)
     assert scrubs[name].value == pytest.approx(apart(moved, before), rel=1e-4)
     assert figures[ceiling].value == pytest.approx(apart(before, other), rel=1e-4)
+    # two prompts of the class, each asked once
+    twos = (made(unscrubbed, forgotten[:2], seed) for seed in (0, 3))
+    ceiling = ceiling.replace("kept", "forgotten")
+    assert (figures[ceiling].value, figures[ceiling].n) == (pytest.approx(apart(*twos), rel=1e-4), 2)
     assert (figures["black_samples"].value, figures["black_samples"].n) == (0, 2 + 135 + 4)
     text = found.report_path.read_text()
     assert text.count('alt="scrubbed: kept prompts"') == 1 and "real: kept prompts" not in text

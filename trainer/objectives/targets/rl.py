@@ -11,6 +11,7 @@ import numpy as np
 
 from ...config import OptimizerConfig, TargetedConfig, TrainConfig
 from ...errors import ConfigError
+from ...models.conditions import as_told
 from . import Noised, Predict
 
 if TYPE_CHECKING:
@@ -125,11 +126,6 @@ def _any_of(words: Sequence[str]) -> re.Pattern[str]:
     # the longest first: "steam train" before "train"
     either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     return re.compile(rf"(?<!\w)(?:{either})(?!\w)")
-
-
-def as_told(prompt: str) -> str:
-    """One for all prompts that a text encoder takes for the same: neither case nor spaces count."""
-    return " ".join(prompt.split()).casefold()
 
 
 def _same_as(condition: Condition) -> Condition:
