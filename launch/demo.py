@@ -39,6 +39,11 @@ class Demo:
         return cls(parse(DemoConfig, words, prog=prog))
 
     def run(self) -> None:
+        plain = DemoConfig()
+        if self.config.text and self.config.forget_label != plain.forget_label:
+            raise ConfigError(f"--forget-label {self.config.forget_label}: with --text it is --concept that is erased")
+        if not self.config.text and self.config.concept != plain.concept:
+            raise ConfigError(f"--concept {self.config.concept}: without --text a digit is erased; give --text, too")
         if self.config.text:
             text_demo.run(self.config)
             return

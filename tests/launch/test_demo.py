@@ -96,6 +96,21 @@ def test_a_word_that_is_none(capfd: pytest.CaptureFixture[str], tmp_path: Path) 
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--concept", "red"], "--concept red: without --text a digit is erased; give --text, too"),
+        (["--text", "--forget-label", "7"], "--forget-label 7: with --text it is --concept that is erased"),
+    ],
+)
+def test_an_option_of_the_other_demo(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], said: str
+) -> None:
+    assert main(["demo", *words, "--output", str(tmp_path / "demo")]) == 2
+    assert capfd.readouterr().err.strip() == f"erasediff: {said}"
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_whole_demo(tmp_path: Path) -> None:

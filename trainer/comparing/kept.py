@@ -5,26 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..evidence.bench import Bench, Samples
 from ..evidence.evaluation import Figures
-from ..files import open_up, sync
+from ..tensors import save_tensors
 from .rows import read_row
 
 
 def keep(samples: Samples, path: Path, measured_by: str) -> None:
     """There only when it is complete. path: the row's, without its ending."""
-    partial = path.with_suffix(".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    images = {str(side): images.images.contiguous() for side, images in enumerate(samples.sides)}
-    try:
-        save_file(images, partial, {"measured_by": measured_by})
-    except SafetensorError as error:  # its own name for whatever the system said
-        raise OSError(f"'{partial}' cannot be written: {error}") from None
-    open_up(partial)
-    sync(partial)
-    partial.rename(path.with_suffix(".safetensors"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = {str(side): images.images for side, images in enumerate(samples.sides)}
+    save_tensors(images, path.with_suffix(".safetensors"), {"measured_by": measured_by})
 
 
 def kept(path: Path, bench: Bench, measured_by: str) -> Figures | None:

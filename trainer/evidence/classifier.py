@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ...shards.dataset import Dataset
 from ...shards.streaming.stream import SampleBatch, Stream
 from ..config import JudgeConfig, ResNetConfig
 from ..errors import ConfigError
-from ..files import open_up
 from ..models.hashing import weights_sha256
 from ..models.model import Model
+from ..tensors import save_tensors
 from .learning import learn, learn_shifted
 from .networks import POOLED_SIZE, Network, ResNet, SmallCNN, name_of, num_features_of
 
@@ -92,15 +91,8 @@ class Classifier:
 
     def save(self, path: Path) -> None:
         """One safetensors file, there only when it is complete; OSError where it cannot be written."""
-        partial = path.with_name(path.name + ".partial")
         card = {"format": _format_of(self.card), "card": json.dumps(asdict(self.card))}
-        weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
-        try:
-            save_file(weights, partial, card)
-        except SafetensorError as error:  # its own name for whatever the system said
-            raise OSError(f"'{path}' cannot be written: {error}") from None
-        open_up(partial)
-        partial.rename(path)
+        save_tensors({name: value.cpu() for name, value in self.network.state_dict().items()}, path, card)
 
 
 def load_classifier(path: Path, option: str = "judge.classifier") -> Classifier:

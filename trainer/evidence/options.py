@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,6 +82,7 @@ def check_asked(
     if options.held_out is not None:
         open_held_out(options.held_out, model, trained_on, forget_labels)
     asking = Asking.of(options, model, data, forget_labels, remaining)
+    _check_room(options, model, asking, forget_labels)
     instruments = instruments_of(options, features)
     names = metric_names(options, instruments, forgets_classes, earlier, has_phrasings=bool(asking.phrasings))
     thresholds = thresholds_of(options, names, forgets_classes)
@@ -96,6 +98,23 @@ def check_asked(
     if options.with_retrained:
         check_retrainable(model, trained_on[-1])
     return thresholds
+
+
+def _check_room(options: JudgeConfig, model: Any, asking: Asking, forget_labels: list[int]) -> None:
+    """Raises ConfigError where an attack's tokens leave no room for a prompt that they come before."""
+    config = options.attacking
+    before = {"inversion": [""], "prompt": []}
+    for label in forget_labels:
+        before["prompt"] += [str(prompt) for prompt in asking.conditions[label][: config.num_prompts]]
+    for attack in options.attacks:
+        try:
+            for prompt in before[attack]:
+                model.check_room(prompt, config.num_tokens)
+        except ConfigError as error:
+            raise ConfigError(
+                f"judge.attacking.num_tokens = {config.num_tokens}: {error}; lower it, or leave {attack!r} out of "
+                "judge.attacks"
+            ) from None
 
 
 def instruments_of(options: JudgeConfig, features: str) -> Instruments:

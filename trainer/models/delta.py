@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor, equal
 
 from ..config import ModelConfig
 from ..errors import ConfigError
+from ..tensors import save_tensors
 from .hashing import weights_sha256
 from .pipeline import WEIGHTS_NAME, components, loading, read_index, resolve, stored_weights
 
@@ -41,7 +41,6 @@ def write_delta(base: ModelConfig, scrubbed: Path, output: Path) -> dict[str, Te
         raise ConfigError(f"'{scrubbed}' and '{folder}' {found}: name a scrubbed model and the one it was made from")
     ((part, (tensors, base_sha256)),) = changed.items()
     metadata = {"format": "pt", "erasediff": FORMAT, "part": part, "base_weights_sha256": base_sha256}
-    partial = output.with_name(output.name + ".partial")
-    save_file(tensors, partial, metadata=metadata)
-    partial.rename(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(tensors, output, metadata)
     return tensors

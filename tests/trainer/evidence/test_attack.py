@@ -213,6 +213,12 @@ def test_attacks_are_of_each_model_and_their_prompts_are_kept(tmp_path: Path) ->
         of_two = judge.probabilities(drawn_from_new_tokens(scrubbed / folder, scrubbed, few))[:, DIGITS.index("two")]
         assert inverted.value == pytest.approx(of_two.double().mean().item(), abs=1e-4)
         assert inverted.n == 6 and [*inverted.by_class] == ["two"] and inverted.low is not None
+    # no room for so many is said before anything is trained
+    told = r"judge\.attacking\.num_tokens = {}: '{}': with {} more tokens .* leave '{}' out of judge\.attacks"
+    for attack, num_tokens, prompt in (("prompt", 12, "a red two"), ("inversion", 15, "")):
+        longer = dataclasses.replace(few, num_tokens=num_tokens)
+        with pytest.raises(ConfigError, match=told.format(num_tokens, prompt, num_tokens, attack)):
+            evaluate_by_prompts(scrubbed, attacks=(attack,), attacking=longer, **chosen)
     with pytest.raises(ConfigError, match=r"judge\.attacks = \['inversion'\] train embeddings of words"):
         check_options(
             JudgeConfig(attacks=("inversion",)), unet2d.make(UNetConfig(), image_size=8, channels=1, num_classes=10)

@@ -37,14 +37,24 @@ def test_the_changed_tensors_are_written(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, scrubbed = folders
-    words = ["delta", "--base", str(base), "--model", str(scrubbed), "--output", str(tmp_path / "d.safetensors")]
+    words = [
+        "delta",
+        "--base",
+        str(base),
+        "--model",
+        str(scrubbed),
+        "--output",
+        str(tmp_path / "new" / "d.safetensors"),
+    ]
     assert main(words) == 0
-    delta, before, after = (load_file(path) for path in (tmp_path / "d.safetensors", base / UNET, scrubbed / UNET))
+    delta, before, after = (
+        load_file(path) for path in (tmp_path / "new" / "d.safetensors", base / UNET, scrubbed / UNET)
+    )
     assert sorted(delta) == sorted(CHANGED)
     assert f"delta: 2 tensors, {sum(value.numel() for value in delta.values()):,} numbers" in capsys.readouterr().out
     over = before | delta
     assert all(torch.equal(over[name], after[name]) for name in after)
-    with safe_open(tmp_path / "d.safetensors", framework="pt") as file:
+    with safe_open(tmp_path / "new" / "d.safetensors", framework="pt") as file:
         about = file.metadata()
     assert about["part"] == "unet" and about["base_weights_sha256"] == weights_sha256(before)
     assert main(words) == 2, "what is there is not written over"

@@ -119,10 +119,15 @@ class StableDiffusion(Model):
 
         Gradients flow to them. Raises ConfigError where they leave no room for the prompt.
         """
+        self.check_room(prompt, len(vectors))
         ((tokenizer, encoder),) = self.texts.values()
-        if len(tokenizer(prompt).input_ids) + len(vectors) > tokenizer.model_max_length:
-            raise ConfigError(f"{prompt!r}: with {len(vectors)} more tokens it is longer than the model takes")
         return {"encoder_hidden_states": spliced(encoder, tokens_of(tokenizer, encoder, prompt, device), vectors)[0][0]}
+
+    def check_room(self, prompt: str, num_tokens: int) -> None:
+        """Raises ConfigError where so many tokens leave no room for the prompt."""
+        ((tokenizer, _),) = self.texts.values()
+        if len(tokenizer(prompt).input_ids) + num_tokens > tokenizer.model_max_length:
+            raise ConfigError(f"{prompt!r}: with {num_tokens} more tokens it is longer than the model takes")
 
     def tokens_of_words(self, prompt: str, words: Sequence[str], *, with_end: bool) -> np.ndarray:
         # encoders' features stand side by side: a token that attention sees is the same one of each
