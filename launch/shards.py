@@ -75,7 +75,7 @@ class Split:
     """Erasure request (.toml or .json: id, date, reason, and selectors by keys, labels, captions, metadata) instead of
     --forget-label."""
     model: Path | None = None
-    """Pipeline folder: samples that it has forgotten before, as its erasediff.json lists them, go to neither set."""
+    """Pipeline folder: samples that it has forgotten before, as its erasediff.json lists them, do not go to remain."""
     rewrite: bool = False
     """Also write OUTPUT/remain as purged shards of its own, so that the old ones can be deleted."""
     num_workers: int | None = None

@@ -41,9 +41,10 @@ from .evidence.publication import Candidate, at, check_publish, withdraw
 from .evidence.record import RECORD_NAME, Record, RequestEntry, read_record
 from .evidence.retrained import check_trained_without, named_retrained
 from .evidence.reuse import still_holds
+from .models.class_names import labels_of
 from .models.conditions import distinct
 from .models.families import load_model
-from .models.fitting import fit
+from .models.fitting import data_notes, fit, names_notes
 from .models.lineage import describe_forgotten, forgotten_rows
 from .models.model import Model
 from .ranks import collectives, meeting
@@ -109,7 +110,9 @@ def dry_run(config: EraseConfig) -> str:
     counts = {"forget": planned.chosen, "remain": ~(planned.chosen | planned.forgotten_before)}
     counts |= {"left out": planned.forgotten_before & ~planned.chosen}
     told = [f"{name:<12}{np.count_nonzero(rows):,} of {len(planned.given):,} samples" for name, rows in counts.items()]
-    again = again_notes(planned.model, fit(planned.given.only(planned.chosen), planned.model).data)
+    forget = fit(planned.given.only(planned.chosen), planned.model)
+    told += [*names_notes(planned.model), *data_notes(forget, first=labels_of(forget.data))]
+    again = again_notes(planned.model, forget.data)
     return "\n".join([dump_toml(config).rstrip(), "", *told, *again, *_describe(config)])
 
 

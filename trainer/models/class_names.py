@@ -51,7 +51,7 @@ def names_of_model(
                 "file back"
             )
     else:
-        names = _from_id2label(index.get("id2label"), num_classes)
+        names = names_of_id2label(index.get("id2label"), num_classes)
     if null_class is not None:
         names[null_class] = None
     return tuple(names) if any(name is not None for name in names) else ()
@@ -69,7 +69,8 @@ def _named_by_hand(explicit: Sequence[str], num_classes: int, null_class: int | 
     return names
 
 
-def _from_id2label(id2label: object, num_classes: int) -> list[str | None]:
+def names_of_id2label(id2label: object, num_classes: int) -> list[str | None]:
+    """diffusers' names in model_index.json; None where there is none."""
     given = id2label if isinstance(id2label, dict) else {}
     found = [given.get(str(number)) for number in range(num_classes)]
     return [name if isinstance(name, str) else None for name in found]

@@ -13,9 +13,10 @@ import numpy as np
 from ...shards.dataset import Dataset
 from ...shards.format.index import IMAGE_EXTENSIONS
 from ..errors import ConfigError
-from .class_names import ClassMap, labels_of, match_classes
+from .class_names import ClassMap, labels_of, match_classes, names_of_id2label
 from .lineage import LINEAGE_NAME
 from .model import Model
+from .pipeline import read_index
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,23 @@ def data_notes(*fitted: Fitted, first: Sequence[int] = ()) -> list[str]:
 
 
 def names_notes(model: Model) -> list[str]:
-    """A line where model.classes calls a class otherwise than the model's own file does."""
-    pairs = enumerate(zip(model.class_names, model.lineage.classes, strict=False))
-    other = [(label, ours, theirs) for label, (ours, theirs) in pairs if None not in (ours, theirs) and ours != theirs]
+    """A line where model.classes calls a class otherwise than the model's own files do."""
+    stored, where = [*model.lineage.classes], LINEAGE_NAME
+    if not stored and model.class_names and model.folder is not None:
+        stored = names_of_id2label(read_index(model.folder).get("id2label"), model.num_classes)
+        where = "model_index.json"
+    pairs = enumerate(zip(model.class_names, stored, strict=False))
+    # "tench, Tinca tinca" is called either
+    other = [
+        (label, ours, theirs)
+        for label, (ours, theirs) in pairs
+        if ours is not None and theirs is not None and ours not in (theirs, *map(str.strip, theirs.split(",")))
+    ]
     if not other:
         return []
     label, ours, theirs = other[0]
     more = f", and {len(other) - 1} more" if len(other) > 1 else ""
-    return [f"classes     model.classes counts: class {label} is {ours!r}, in {LINEAGE_NAME} it is {theirs!r}{more}"]
+    return [f"classes     model.classes counts: class {label} is {ours!r}, in {where} it is {theirs!r}{more}"]
 
 
 def null_class_note(model: Model, dataset: Dataset) -> str | None:

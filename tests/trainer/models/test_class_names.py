@@ -160,7 +160,12 @@ def test_names_of_diffusers_and_by_hand(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     by_file = ModelConfig(str(base), classes=(str(tmp_path / "names.txt"),))
     assert by_file.classes == tuple(NAMES), "what the run was started with stays in its config"
-    assert set(plan(dataclasses.replace(config, model=by_file)).forget.labels) == {3}
+    planned = plan(dataclasses.replace(config, model=by_file))
+    assert set(planned.forget.labels) == {3}
+    line = "classes     model.classes counts: class 0 is '0', in model_index.json it is '9, nine', and 9 more"
+    assert planned.notes()[0] == line
+    same = ModelConfig(str(base), classes=("9", *NAMES[-2::-1]))
+    assert not any("model.classes" in line for line in plan(dataclasses.replace(config, model=same)).notes())
     words = ["scrub", "--model.path", str(base), "--forget", config.forget, "--remain", config.remain, "--dry-run"]
     assert main([*words, "--output", str(tmp_path / "run"), "--model.classes", *NAMES[1:], "0"]) == 0
     assert not (tmp_path / "run").exists()

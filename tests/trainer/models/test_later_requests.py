@@ -98,6 +98,7 @@ def test_a_second_request_does_not_put_the_first_one_back(
     with pytest.raises(ConfigError, match=r"method\.anchor = 3 is a class that the model has forgotten"):
         run_erase(anchored)
     assert f"again       {len(of_class['8'] & set(TWELVE))} of the {len(of_class['8'])} samples are" in dry_run(config)
+    assert "\nclasses     8 → 8, 0 → 0" in dry_run(config)
     same = dataclasses.replace(config, request=str(tmp_path / "one" / "request.toml"))
     assert f"again       {len(of_class['3'])} of the {len(of_class['3'])} samples are of" in dry_run(same)
     second = run_erase(config)
