@@ -28,7 +28,7 @@ from .config.toml import check_ranges, dump_toml
 from .errors import ConfigError
 from .files import open_up
 from .models.class_names import labels_of
-from .models.conditions import Condition, as_told, distinct
+from .models.conditions import Condition, distinct, prompts_among
 from .models.families import load_model
 from .models.fitting import Fitted, data_notes, fit, names_for, names_notes, null_class_note
 from .models.hashing import weights_sha256
@@ -154,11 +154,8 @@ class Plan:
     def _gone_prompts(self) -> list[str]:
         """Those of which nothing remains."""
         conditions = self.model.conditions
-        told, kept = (
-            {as_told(one) for one in conditions.of_dataset(data) if isinstance(one, str)}
-            for data in (self.forget, self.remain)
-        )
-        return sorted(told - kept - {as_told(conditions.null)} if isinstance(conditions.null, str) else told - kept)
+        kept = prompts_among([*conditions.of_dataset(self.remain), conditions.null])
+        return sorted(prompts_among(conditions.of_dataset(self.forget)) - kept)
 
     def inputs(self) -> Inputs:
         """What the record holds the run to."""

@@ -13,10 +13,8 @@ checker runs.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,29 +41,12 @@ from ..ranks import collectives
 from ..run.folder import RunFolder, check_output
 from ..run.progress import StepProgress
 from ..run.provenance import ConceptInputs, ModelStamp, check_inputs
-from .request import ConceptPrompt, ConceptRequest, read_concept_request
+from .pictures import LATENTS_NAME, Picture, pictures_of
+from .request import ConceptRequest, read_concept_request
 
 DATA_NAME = "data"
 SPLIT_NAME = "split"
 PROMPTS_NAME = "prompts.csv"
-IMAGES_NAME = "images"
-_LATENTS_NAME = "latents"  # until they lie in the shards
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One to be drawn."""
-
-    number: int
-    """Its noise is a function of this and the seed."""
-    key: str
-    asked: ConceptPrompt
-
-    def file(self, output: Path) -> Path:
-        return output / IMAGES_NAME / self.key.partition("-")[0] / f"{self.key}.png"
-
-    def latents_file(self, output: Path) -> Path:
-        return output / _LATENTS_NAME / f"{self.key}.npy"
 
 
 def run_generate(config: ConceptConfig) -> Path:
@@ -126,20 +107,6 @@ def plan(config: ConceptConfig) -> tuple[ConceptRequest, Model]:
     for one in request.prompts((*request.phrasings, *request.held_out_phrasings)):
         model.conditions.parse(one.prompt, f"{request.name}: the prompt")
     return request, model
-
-
-def pictures_of(request: ConceptRequest, config: GenerateConfig) -> list[Picture]:
-    """All to be drawn: each set goes round its prompts.
-
-    Their keys are of this request and seed alone: a model's record knows by them what it was asked to forget.
-    """
-    prompts, found = request.prompts(request.phrasings), []
-    asked = (request.words, request.remaining, request.phrasings, config.sampling.seed)
-    drawing = hashlib.sha256(repr(asked).encode()).hexdigest()[:8]
-    for name, count in (("forget", config.num_forget_images), ("remain", config.num_remain_images)):
-        of_set = [one for one in prompts if one.is_forgotten == (name == "forget")]
-        found += [(f"{name}-{drawing}-{i:06d}", of_set[i % len(of_set)]) for i in range(count)]
-    return [Picture(number, key, asked) for number, (key, asked) in enumerate(found)]
 
 
 def _chunks(pictures: list[Picture], config: GenerateConfig) -> list[list[Picture]]:
@@ -210,7 +177,7 @@ def _write_data(
 def _finish(output: Path, request: ConceptRequest) -> None:
     """What is left to do once the dataset is there."""
     request.write_prompts(output / PROMPTS_NAME)
-    shutil.rmtree(output / _LATENTS_NAME, ignore_errors=True)  # they lie in the shards
+    shutil.rmtree(output / LATENTS_NAME, ignore_errors=True)  # they lie in the shards
     if not (output / SPLIT_NAME).exists():
         split(output / DATA_NAME, output / SPLIT_NAME, request=as_request(request))
 

@@ -20,6 +20,11 @@ def as_told(prompt: str) -> str:
     return " ".join(prompt.split()).casefold()
 
 
+def prompts_among(conditions: Iterable[Condition]) -> set[str]:
+    """Those that are prompts, as they are told."""
+    return {as_told(one) for one in conditions if isinstance(one, str)}
+
+
 class Conditions(Protocol):
     """What a model can be told, and where the data say it."""
 

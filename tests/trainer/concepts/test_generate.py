@@ -16,7 +16,8 @@ from erasediff.launch.cli import main
 from erasediff.shards import Dataset
 from erasediff.shards.checking.verify import verify
 from erasediff.trainer.concepts import generate
-from erasediff.trainer.concepts.generate import check, pictures_of, run_generate
+from erasediff.trainer.concepts.generate import check, run_generate
+from erasediff.trainer.concepts.pictures import pictures_of
 from erasediff.trainer.concepts.request import ConceptRequest
 from erasediff.trainer.config import (
     GenerateConfig,
