@@ -78,6 +78,7 @@ def test_a_recipe_can_be_run(
     assert ("architecture" in given.get("judge", {})) == (family == "cifar10")
     for section in ("method", "train", "optimizer"):
         assert resolved[section] | given[section] == resolved[section]
+    assert resolved["judge"]["blur"] == ("forgotten" if family == "nudity" else "flagged")
     assert resolved["judge"]["architecture"] == given.get("judge", {}).get("architecture", "cnn")
     # a form beside each whose inner loop counts
     inner = given["method"].get("barrier") == "value" or given["method"].get("gradient_of_g") == "first_order"
