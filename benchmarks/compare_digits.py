@@ -17,14 +17,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import tyro
+from compare_digits_table import FRECHET, overall, search_table, value_of
 from erasediff.shards.requests.split import split
 from erasediff.shards.writing.build import build
 from erasediff.trainer.comparing.cases import Case, cases_of
-from erasediff.trainer.comparing.derived import ERR, RELEARNING_AREA
+from erasediff.trainer.comparing.derived import ERR
 from erasediff.trainer.comparing.rows import Row, read_row
 from erasediff.trainer.comparing.run import run_compare
 from erasediff.trainer.comparing.table import gaps, lines_of, markdown
@@ -45,7 +45,6 @@ BUDGET = BudgetConfig(gradients=200)
 SEARCHED_DIGIT = 6
 CHOSEN = Path("benchmarks/compare_digits.json")
 
-FRECHET = "frechet_distance[digits-cnn]"
 MARKER = "<!-- below: written by benchmarks/compare_digits.py -->"
 
 _SLOW, _FAST = 1e-4, 3e-4
@@ -194,7 +193,7 @@ def _figures(row: Row, unscrubbed: Row) -> dict[str, float]:
     """ERR sees what the judge calls an image, not how it looks: the score has a fourth term, the unscrubbed model's
     Fréchet distance over this one's, at most 1. All are 0 for a run that ended early.
     """
-    before = _value(unscrubbed, FRECHET)
+    before = value_of(unscrubbed, FRECHET)
     err, distance = (
         None if figure is None else figure.value for figure in (row.derived.get(ERR), row.metrics.get(FRECHET))
     )
@@ -211,7 +210,7 @@ def _rows(config: CompareConfig, cases: list[Case]) -> dict[str, Row]:
 
 def write_table(options: Options) -> None:
     """Every digit's table, what is missing of it, all of them together, and the search."""
-    text, parts, found = "", ["\n## The search\n", _search_table(options)], []
+    text, parts, found = "", ["\n## The search\n", search_table(json.loads(CHOSEN.read_text()))], []
     for digit in options.digits:
         config = table_config(options, digit)
         cases = cases_of(config)
@@ -223,76 +222,11 @@ def write_table(options: Options) -> None:
         parts += [f"\n## Forgetting the {digit}\n", markdown(config, lines)]
         if len(gaps(lines)) > 0:
             print(f"digit {digit}: {len(gaps(lines))} gaps")
-    parts = ["## All digits together\n", _overall(found), *parts]
+    parts = ["## All digits together\n", overall(found), *parts]
     if options.table.exists():
         text, _, _ = options.table.read_text(encoding="utf-8").partition(MARKER)
     options.table.parent.mkdir(parents=True, exist_ok=True)
     options.table.write_text(f"{text}{MARKER}\n\n" + "\n".join(parts), encoding="utf-8")
-
-
-def _overall(found: list[tuple[Row, dict[str, Row]]]) -> str:
-    """A line for each method. found: each row, and those of its digit by their slugs."""
-    lines = [
-        "Means over digits and seeds, each beside its own digit's unscrubbed or retrained model.",
-        "",
-        "| | runs | P_psi | highest P_psi | accuracy on the rest | lowest of a class | Fréchet distance over the "
-        "unscrubbed model's | relearning, less the retrained model's | ERR | before its own, s | s | fail a limit |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name in dict.fromkeys(row.name for row, _ in found):
-        own = [(row, beside) for row, beside in found if row.name == name and row.failed is None]
-        ended = sum(row.name == name for row, _ in found) - len(own)
-        p_psi = [_value(row, "p_psi") for row, _ in own]
-        distances = [_value(row, FRECHET) / _value(beside["unscrubbed"], FRECHET) for row, beside in own]
-        relearning = [
-            _value(row, RELEARNING_AREA) - _value(beside["retrained"], RELEARNING_AREA) for row, beside in own
-        ]
-        trained = [row.training for row, _ in own if row.training is not None]
-        cells = [
-            f"{len(own)}" + (f", {ended} ended early" if ended else ""),
-            f"{mean(p_psi):.3f}",
-            f"{max(p_psi):.3f}",
-            f"{mean(_value(row, 'accuracy_remaining') for row, _ in own):.3f}",
-            f"{min(_value(row, 'accuracy_worst_class') for row, _ in own):.2f}",
-            f"{mean(distances):.2f}",
-            f"{mean(relearning):+.2f}",
-            f"{mean(_value(row, ERR) for row, _ in own):.3f}",
-            f"{mean(one.preparing_seconds for one in trained):.1f}" if trained else "–",
-            f"{mean(one.seconds for one in trained):.1f}" if trained else "–",
-            f"{sum(row.verdict == 'failed' for row, _ in own)}" if trained else "–",
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _value(row: Row, name: str) -> float:
-    figure = (row.metrics | row.derived)[name]
-    assert figure.value is not None, f"{row.name}: {figure.reason}"
-    return figure.value
-
-
-def _search_table(options: Options) -> str:
-    searched = json.loads(CHOSEN.read_text())
-    lines = [
-        f"{searched['about']}; the rows that were chosen are bold.",
-        "",
-        "| method | settings | ERR | Fréchet distance | score |",
-        "|---|---|---|---|---|",
-    ]
-    for name, own in searched["search"].items():
-        method = name.rpartition(" #")[0]
-        settings = {key: own[key] for key in ("method", "optimizer")}
-        told = ", ".join(
-            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-            for section in settings.values()
-            for key, value in section.items()
-            if key != "name"
-        )
-        mark = "**" if settings == searched["methods"][method] else ""
-        lines.append(
-            f"| {method} | {mark}{told}{mark} | {own['err']:.3f} | {own['frechet_distance']:.1f} | {own['score']:.3f} |"
-        )
-    return "\n".join(lines)
 
 
 def main() -> None:
