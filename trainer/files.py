@@ -24,11 +24,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path, name: str = "") -> Iterator[None]:
-    """Inside, no other process of this machine is inside for the same folder and name."""
+def alone(folder: Path, name: str = "", *, waits: bool = True) -> Iterator[None]:
+    """Inside, no other process of this machine is inside for the same folder and name.
+
+    waits: until the other one has left; else BlockingIOError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         yield
 
 

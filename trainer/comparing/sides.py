@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +48,24 @@ class Sides:
         return self.fitted_remain.data
 
 
-def alone_together(config: CompareConfig, what: str) -> AbstractContextManager[None]:
-    """Inside, no other comparison that writes there makes the same; the other ranks wait for the first within."""
-    return alone(Path(config.output), f".{what}") if collectives.is_main() else nullcontext()
+@contextmanager
+def alone_together(config: CompareConfig, what: str) -> Iterator[None]:
+    """Inside, no other comparison that writes there makes the same. All ranks call it.
+
+    They wait by asking again: in a collective none may be waited for as long as the other one may take.
+    """
+    with ExitStack() as held:
+
+        def claim() -> bool:
+            try:
+                held.enter_context(alone(Path(config.output), f".{what}", waits=False))
+            except BlockingIOError:
+                return False
+            return True
+
+        while not collectives.on_main(claim):
+            time.sleep(0.5)
+        yield
 
 
 def hash_of_path(path: Path) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...shards.dataset import Dataset
 from ..config.toml import read_toml
 from ..errors import ConfigError
-from ..run.attempts import history
+from ..run.attempts import read_attempts
 from ..run.reporting import sent_to_wandb, wandb_id
 from .bench import Bench
 from .finished import FinishedScrub
@@ -109,7 +110,10 @@ def _of_starts(run: Path, option: str) -> list[Any]:
     """What each start of a run had for an option of `train` that may change from start to start, where it is known."""
     first = _settings(run).get("train")
     found = [first.get(option) if isinstance(first, dict) else None]
-    found += [start.get("settings", {}).get(f"train.{option}") for start in history(run)]
+    for attempt in read_attempts(run):
+        with suppress(ConfigError):  # a damaged one says nothing, and may be of a run long past
+            manifest = attempt.manifest()
+            found.append(None if manifest is None else manifest.settings.get(f"train.{option}"))
     return [value for value in found if value is not None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -94,13 +95,17 @@ def _integrity_ceiling(of: Measured, side: int, labels: Sequence[int]) -> Measur
     Where each was asked for twice, between those; else between the first ones and others that are drawn for this.
     """
     ours = _of_labels(of.samples.of_side(side), labels)
+    if len(ours) and min(Counter(ours.conditions).values()) < 2:
+        first = ours.where(torch.arange(min(_MIN_FLOOR_SAMPLES, len(ours))))
+        others = generate(of.model, of.bench, Asked(first.conditions, first.labels.tolist()), _OTHER_NOISE)
+        return _between(of, first, others)
     ours = ours.where(ours.is_finite)
+    counts = Counter(ours.conditions)
+    ours = ours.where(torch.tensor([counts[condition] > 1 for condition in ours.conditions], dtype=torch.bool))
+    if not len(ours):
+        return measured(torch.tensor(torch.nan), 0, why_not=NO_SAMPLE)
     known = {condition: number for number, condition in enumerate(dict.fromkeys(ours.conditions))}
-    groups = torch.tensor([known[condition] for condition in ours.conditions], dtype=torch.int64)
-    if not len(ours) or groups.bincount().min() < 2:
-        theirs = of.once(_OTHERS[side])
-        first = of.samples.of_side(side).where(torch.arange(len(theirs)))
-        return _between(of, _of_labels(first, labels), _of_labels(theirs, labels))
+    groups = torch.tensor([known[condition] for condition in ours.conditions])
     of_each, about = metrics.other_seed_distance(of.bench.features(ours.images), groups), of.bench.features.name
     found = measured(of_each.mean(), len(ours), why_not="", seed=ours.seed, features=about)
     # each image is in two pairs
@@ -110,17 +115,3 @@ def _integrity_ceiling(of: Measured, side: int, labels: Sequence[int]) -> Measur
 
 def _of_labels(images: Images, labels: Sequence[int]) -> Images:
     return images.where(torch.isin(images.labels, torch.tensor(labels)))
-
-
-def _others(side: int, of: Measured) -> Images:
-    """The model's images of what the first of a side are of, from other noise."""
-    ours = of.samples.of_side(side)
-    return generate(
-        of.model,
-        of.bench,
-        Asked(ours.conditions[:_MIN_FLOOR_SAMPLES], ours.labels[:_MIN_FLOOR_SAMPLES].tolist()),
-        _OTHER_NOISE,
-    )
-
-
-_OTHERS = {side: partial(_others, side) for side in (FORGOTTEN, REMAINING, KEPT)}

@@ -82,7 +82,8 @@ def check_asked(
     if options.held_out is not None:
         open_held_out(options.held_out, model, trained_on, forget_labels)
     asking = Asking.of(options, model, data, forget_labels, remaining)
-    _check_room(options, model, asking, forget_labels)
+    if forgets_classes:
+        _check_room(options, model, asking, forget_labels)
     instruments = instruments_of(options, features)
     names = metric_names(options, instruments, forgets_classes, earlier, has_phrasings=bool(asking.phrasings))
     thresholds = thresholds_of(options, names, forgets_classes)

@@ -73,13 +73,14 @@ class Forgotten(_Strict):
             classes={forget.classes[label]: label for label in gone},
             keys=tuple(forget.keys),
             content_hashes=tuple(value.tobytes().hex() for value in forget.index["content_hash"]),
-            prompts=tuple(map(_hash_of, prompts)),
+            prompts=tuple(_hash_of(as_told(prompt)) for prompt in prompts),
         )
 
     def is_gone(self, condition: Hashable) -> bool:
         """Whether it is a class or a prompt of which nothing remained."""
         if isinstance(condition, str):
-            return _hash_of(condition) in self.prompts
+            # as it was written, too: so earlier versions kept it
+            return not {_hash_of(as_told(condition)), _hash_of(condition)}.isdisjoint(self.prompts)
         return condition in self.classes.values()
 
     def __str__(self) -> str:
@@ -153,7 +154,7 @@ def forgotten_rows(
 
 
 def _hash_of(prompt: str) -> str:
-    return hashlib.sha256(as_told(prompt).encode()).hexdigest()[:32]
+    return hashlib.sha256(prompt.encode()).hexdigest()[:32]
 
 
 def describe_forgotten(forgotten: Sequence[Forgotten]) -> str:

@@ -42,3 +42,6 @@ def test_what_a_later_start_sent_is_listed(tmp_path: Path) -> None:
         attempt = Attempt.create(run, {"train.sample_every": sample_every, "train.report_to": report_to})
         found = [copy.path for copy in _pictures(run, tmp_path)]
         assert found == ([] if attempt.number == 1 else [f"wandb://{wandb_id(run)}"])
+    # what one of them cannot say any more is no reason to say nothing
+    (run / "attempt-0001" / "attempt.json").write_text("torn")
+    assert [copy.path for copy in _pictures(run, tmp_path)] == [f"wandb://{wandb_id(run)}"]

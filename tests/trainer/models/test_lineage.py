@@ -195,6 +195,12 @@ class TestPrompts:
         with pytest.raises(ConfigError, match="= 'a small three' is a prompt that the model has forgotten"):
             plan(dataclasses.replace(planned.config, method=EraseDiffConfig(anchor="a small three")))
 
+    def test_a_record_of_an_earlier_version_is_known(self) -> None:
+        """It kept the hash of a prompt as it was written."""
+        prompt = "A photo of a  Van Gogh painting"
+        earlier = Forgotten("r-1", None, {}, (), (), (hashlib.sha256(prompt.encode()).hexdigest()[:32],))
+        assert earlier.is_gone(prompt) and not earlier.is_gone("a photo of a van gogh painting")
+
     def test_others_that_are_told_them_may_be_unseen(self, toy_family: Path, gone: Path, tmp_path: Path) -> None:
         data, model = self.new_data(toy_family, tmp_path), load_model(ModelConfig(str(gone)))
         trained_on = [Dataset.open(toy_family / "split" / name) for name in ("forget", "remain")]
