@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# what a file system without locks answers
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -27,11 +31,15 @@ def naming(path: Path) -> Iterator[None]:
 def alone(folder: Path, name: str = "", *, waits: bool = True) -> Iterator[None]:
     """Inside, no other process of this machine is inside for the same folder and name.
 
-    waits: until the other one has left; else BlockingIOError.
+    waits: until the other one has left; else BlockingIOError. Where the file system has no locks, nothing is held.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
 
 

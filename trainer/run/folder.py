@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import shutil
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from ..config import Settings
 from ..config.toml import dump_toml, read_toml
 from ..errors import ConfigError, TrainingError
-from ..files import open_up, sync, sync_tree, write_text
+from ..files import NO_LOCKS, open_up, sync, sync_tree, write_text
 from ..ranks import collectives
 from .attempts import (
     FINISHED,
@@ -81,7 +80,7 @@ class RunFolder:
                 file.close()
                 return False
             except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                if error.errno not in NO_LOCKS:
                     raise
             _locks[path] = file
         return True

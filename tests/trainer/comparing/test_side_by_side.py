@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import tiny
 from erasediff.trainer.comparing.rows import read_row
 from erasediff.trainer.comparing.run import run_compare, write_again
@@ -65,3 +68,15 @@ def wait_for(there: Callable[[], bool], running: threading.Thread) -> None:
     while not there():
         assert running.is_alive() or there(), "it ended without it"
         time.sleep(0.05)
+
+
+def test_without_locks_nothing_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with alone(tmp_path), pytest.raises(BlockingIOError), alone(tmp_path, waits=False):
+        pass
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with alone(tmp_path), alone(tmp_path):
+        pass
