@@ -127,11 +127,11 @@ class Loop:
             self._checkpoints.wait()
             used = self._streams.num_bytes_read, peak_bytes(self._model.device)
             self._attempt.note_use(*map(list, zip(*collectives.gather(used), strict=True)))
-        except (OneRankError, LostRankError):
-            raise
-        except TrainingError:  # on every rank: a checkpoint under way is still worth having
-            with suppress(TrainingError):
-                self._checkpoints.wait()
+        except BaseException as error:
+            on_every_rank = isinstance(error, TrainingError) and not isinstance(error, OneRankError | LostRankError)
+            if on_every_rank or collectives.world_size() == 1:  # a checkpoint under way is still worth having
+                with suppress(TrainingError):
+                    self._checkpoints.wait()
             raise
         finally:
             reader.close()

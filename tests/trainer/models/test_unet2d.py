@@ -121,6 +121,7 @@ def test_dropout_outlives_a_kill(digits: Path, tmp_path: Path, capsys: pytest.Ca
         run_pretrain(config("killed", 0.3), watch=kill)
     shutil.copytree(tmp_path / "killed", tmp_path / "otherwise")
     assert weights(run_pretrain(config("killed", 0.3))) == weights(whole)
+    assert "continues from attempt-0001/checkpoint-000002" in capsys.readouterr().err
     assert weights(whole) != weights(without)
     # in other micro-batches other things are dropped
     settings = tmp_path / "otherwise" / "config.toml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from erasediff.trainer.ranks import collectives
+from erasediff.trainer.run.saving import usable
+from erasediff.trainer.run.slices import RankSlices
 from erasediff.trainer.scrubbing import run_scrub
 from safetensors.torch import load_file
 from tiny import NULL_CLASS, tiny_config
@@ -108,6 +111,29 @@ def test_the_average_is_published_in_place_of_the_weights(digits: Path, base_mod
     for name, expected in zip(names, average.shadow_params, strict=True):
         assert torch.allclose(published[name], expected, rtol=1e-5, atol=1e-7), name
     assert any((published[name] - last[name]).abs().max() > 1e-3 for name in names)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_whatever_ends_a_run_of_one_process_its_checkpoint_is_written_first(
+    digits: Path, base_model: Path, tmp_path: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook's next call goes on from it."""
+    write = RankSlices.write
+
+    def write_slowly(slices: RankSlices, path: Path) -> Any:
+        time.sleep(0.5)
+        return write(slices, path)
+
+    def end(step: int, model: ShardedModel) -> None:
+        if step == 3:
+            raise error
+
+    train = TrainConfig(max_train_steps=4, train_batch_size=4, checkpointing_steps=2)
+    config = tiny_config(digits, base_model, tmp_path / "run", train=train)
+    monkeypatch.setattr(RankSlices, "write", write_slowly)
+    with pytest.raises(error):
+        run_scrub(config, watch=end)
+    assert usable(tmp_path / "run", before=2) == [tmp_path / "run" / "attempt-0001" / "checkpoint-000002"]
 
 
 def test_a_frozen_teacher_outlives_a_kill(digits: Path, base_model: Path, tmp_path: Path) -> None:
