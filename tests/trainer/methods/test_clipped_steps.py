@@ -1,8 +1,10 @@
-"""What a method says of its step's length is its length: clipped, SGD moves θ by lr · max_grad_norm."""
+"""Every method's steps: clipped, SGD moves θ by lr · max_grad_norm; docs/methods.md has what is logged of them."""
 
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ CASES += [
     ("neggrad", {"max_loss": 100.0}),
 ]
 LEARNING_RATE, MAX_NORM = 0.5, 0.03
+DOCS = Path(__file__).parents[3] / "docs" / "methods.md"
+
+
+def documented_keys() -> set[str]:
+    """Of a line of metrics.jsonl, by the table."""
+    section = DOCS.read_text(encoding="utf-8").partition("## What a run logs")[2].partition("\n## ")[0]
+    rows = (line.split("|") for line in section.splitlines() if line.startswith("| `"))
+    return {key for row in rows for key in re.findall(r"`(\w+)`", row[1])}
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -54,3 +64,14 @@ def test_a_clipped_step_is_as_long_as_it_may_be(
         pytest.skip("for models that are told prompts")
     moved = [float((after.data - before.data).norm()) for before, after in itertools.pairwise(passed)]
     assert moved == pytest.approx([LEARNING_RATE * MAX_NORM] * 3, rel=1e-4)
+    logged = {key for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
+    # of inner products the table has some, and the letters of all
+    assert {key for key in logged if not re.fullmatch("dot_[rfgpd]{2}", key)} <= documented_keys()
+    assert {"step", "loss_f" if method.needs_forget else "loss_r", "clip", "seconds"} <= logged
+
+
+def test_every_key_that_the_table_has_is_logged_somewhere() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (DOCS.parents[1] / "trainer").rglob("*.py"))
+    keys = documented_keys()
+    assert len(keys) > 25
+    assert not [key for key in keys if not re.search(rf"\b{key}\b", code)]
