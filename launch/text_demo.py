@@ -139,7 +139,7 @@ def _erasure(folder: Path, base: Path, data: Path, other: Path, concept: str) ->
             factor=str(other),
             factor_classifier=str(folder / f"{other.name}.safetensors"),
             prompts=str(folder / "prompts.csv"),
-            num_forget_samples_per_class=288,
+            num_forget_samples_per_class=864,
             num_remain_samples_per_class=432,
             sampling=SamplingConfig(guidance_scale=_GUIDANCE_SCALE, num_inference_steps=10),
             num_threads=2,

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..evidence.classifier import Classifier, load_classifier
 from ..evidence.copies import CONCEPT_NAME
 from ..evidence.options import check_judge
+from ..evidence.prompt_file import has_phrasings
 from ..evidence.thresholds import default_thresholds
 from ..models.fitting import fit
 from ..scrubbing import check_settings
@@ -112,7 +113,8 @@ class WordsErasure:
             judge = dataclasses.replace(judge, prompts=str(Path(self.drawing.output) / PROMPTS_NAME))
         if not judge.thresholds:
             factor = ("factor_accuracy_remaining", "factor_accuracy_forgotten") if judge.factor is not None else ()
-            limits = default_thresholds([*_LIMITED, *factor], forgets_classes=True, with_retrained=False)
+            phrasing = ("p_psi_worst_phrasing",) if config.judge.prompts is None or has_phrasings(judge.prompts) else ()
+            limits = default_thresholds([*_LIMITED, *phrasing, *factor], forgets_classes=True, with_retrained=False)
             judge = dataclasses.replace(judge, thresholds=tuple(limits))
         data = str(Path(self.drawing.output) / DATA_NAME)
         return dataclasses.replace(config, data=data, method=method, judge=judge)

@@ -34,6 +34,11 @@ def score_interval(mean: float, n: int, confidence: float = CONFIDENCE) -> tuple
     return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
 
+def samples_to_show(limit: float, confidence: float = CONFIDENCE) -> int:
+    """The fewest of which a mean of 0 is shown to be at most `limit`, by `score_interval`."""
+    return math.ceil(_z(confidence) ** 2 * (1 / limit - 1))
+
+
 def normal_interval(value: float, variance: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """value ± z √variance."""
     half = _z(confidence) * math.sqrt(variance)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +26,9 @@ from .earlier import Earlier
 from .evaluation import metric_names
 from .features import network_features
 from .held_out import open_held_out
+from .images import Asked
 from .instruments import Instruments
+from .intervals import for_each_of, samples_to_show
 from .metrics import min_frechet_samples
 from .retrained import check_retrainable
 from .thresholds import check_thresholds, default_thresholds
@@ -95,6 +99,7 @@ def check_asked(
             f"{options.num_remain_samples_per_class} of {len(remaining)} classes makes {num_samples:,}: raise it, or "
             "give thresholds without that one"
         )
+    _check_phrasings(options, thresholds, asking, forget_labels)
     _check_near(options, [data.classes[label] for label in remaining])
     if options.with_retrained:
         check_retrainable(model, trained_on[-1])
@@ -137,6 +142,35 @@ def _detector(options: JudgeConfig, name: str) -> str:
             f"judge.detector_thresholds has {min(thresholds):g}: {name} tells of no box below {card.min_score:g}"
         )
     return card.name
+
+
+def _check_phrasings(
+    options: JudgeConfig, thresholds: Sequence[Threshold], asking: Asking, forget_labels: list[int]
+) -> None:
+    """Raises ConfigError where a phrasing has so few samples that no figure would be shown to be within its limit."""
+    limits = [one for one in thresholds if one.metric == "p_psi_worst_phrasing" and one.offset > 0 and one.at_most]
+    phrasings = asking.phrasings_of(forget_labels)
+    if not limits or not phrasings:
+        return
+    conditions = {label: asking.conditions[label] for label in forget_labels}
+    none = dict.fromkeys(phrasings.values(), 0)
+
+    def fewest(per_class: int) -> int:
+        """How often the phrasing is asked that is asked least."""
+        asked = Asked.in_turn(conditions, per_class * len(conditions)).conditions
+        return min((none | Counter(phrasings[one] for one in asked if one in phrasings)).values())
+
+    tightest = min(limits, key=lambda limit: limit.offset)
+    needed = samples_to_show(tightest.offset, for_each_of(len(none)))
+    per_class = options.num_forget_samples_per_class
+    if fewest(per_class) < needed:
+        most = needed * max(map(len, conditions.values()))
+        enough = bisect_left(range(most), needed, key=fewest)
+        raise ConfigError(
+            f"judge.thresholds: {tightest.text!r} needs {needed} samples of each phrasing to be shown, and "
+            f"judge.num_forget_samples_per_class = {per_class} asks one of them {fewest(per_class)} times: set it to "
+            f"{enough}, or give thresholds without that one"
+        )
 
 
 def _check_near(options: JudgeConfig, remaining: list[str]) -> None:

@@ -3,9 +3,9 @@
     prompt,class,phrasing,factor
     a red three,three,"a {} three",red
 
-`class` is what the judge should see; `phrasing` groups prompts whose figure is wanted by itself (none given: each
-prompt is one); `factor` is the class that `judge.factor`'s judge should see. Other columns are not read. A file without
-`class`, in the layout of I2P, asks for the one class that is forgotten, and without `phrasing` groups nothing. COCO's
+`class` is what the judge should see; `phrasing` groups prompts whose figure is wanted by itself (an empty cell: the
+prompt alone; no such column: nothing is grouped); `factor` is the class that `judge.factor`'s judge should see. Other
+columns are not read. A file without `class`, in the layout of I2P, asks for the one class that is forgotten. COCO's
 layout calls the prompt `caption`.
 """
 
@@ -71,7 +71,7 @@ def read_prompts(path: str | Path) -> list[AskedPrompt]:
     rows = read_rows(path, ["prompt"], "judge.prompts")
     if "class" in rows[0]:
         rows = read_rows(path, ["prompt", "class"], "judge.prompts")
-    has_groups = "class" in rows[0] or "phrasing" in rows[0]
+    has_groups = "phrasing" in rows[0]
     asked = [
         AskedPrompt(
             row["prompt"],

@@ -61,7 +61,10 @@ def default_thresholds(metrics: Sequence[str], forgets_classes: bool, with_retra
         "non_finite_samples <= 0",
     ]
     if forgets_classes:
-        return ["p_psi_worst_class <= retrained + 0.05" if with_retrained else "p_psi_worst_class <= 0.1", *rest]
+        limits = ["p_psi_worst_class <= retrained + 0.05" if with_retrained else "p_psi_worst_class <= 0.1"]
+        if "p_psi_worst_phrasing" in metrics:  # of fewer samples, so that the limit is wider
+            limits.append("p_psi_worst_phrasing <= " + ("retrained + 0.15" if with_retrained else "0.2"))
+        return [*limits, *rest]
     if not with_retrained or "membership_gap" not in metrics:
         raise ConfigError(
             "judge.thresholds: nothing would say whether single samples are forgotten; name unseen samples in "

@@ -126,10 +126,20 @@ def test_what_must_hold_where_nothing_is_said(given: Path, tmp_path: Path) -> No
     judge = WordsErasure.of(config_of(given, tmp_path / "out", judge=_judging(given, thresholds=()))).on_samples().judge
     assert set(judge.thresholds) == {
         "p_psi_worst_class <= 0.1",
+        "p_psi_worst_phrasing <= 0.2",
         "accuracy_worst_class >= unscrubbed - 0.1",
         "accuracy_remaining >= unscrubbed - 0.02",
         "non_finite_samples <= 0",
     }
+    for column, expected in (("phrasing", True), ("of", False)):
+        (tmp_path / "asked.csv").write_text(f"prompt,class,{column}\na red three,three,red\na red one,one,red\n")
+        own = _judging(given, thresholds=(), prompts=str(tmp_path / "asked.csv"))
+        judge = WordsErasure.of(config_of(given, tmp_path / "out", judge=own)).on_samples().judge
+        assert ("p_psi_worst_phrasing <= 0.2" in judge.thresholds) is expected
+    with pytest.raises(
+        ConfigError, match=r"needs 23 samples of each phrasing .* = 12 asks one of them 4 times: set it"
+    ):
+        check(config_of(given, tmp_path / "out", judge=_judging(given, thresholds=())))
     judge = WordsErasure.of(config_of(given, tmp_path / "out")).on_samples().judge
     assert judge.thresholds == ("accuracy_remaining >= 0",), "what is given stands"
 

@@ -14,6 +14,7 @@ from erasediff.trainer.evidence.intervals import (
     for_each_of,
     is_within_noise,
     normal_interval,
+    samples_to_show,
     score_interval,
     spread_interval,
 )
@@ -26,6 +27,12 @@ from erasediff.trainer.evidence.metrics import Measurement, auc
 def test_of_a_share_it_is_wilsons(successes: int, n: int, confidence: float) -> None:
     expected = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     assert score_interval(successes / n, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_the_fewest_samples_that_show_a_limit_are_found_by_trying() -> None:
+    for limit, confidence in ((0.2, 0.975), (0.15, for_each_of(6)), (0.9, 0.95)):
+        tried = next(n for n in range(1, 1000) if score_interval(0.0, n, confidence)[1] <= limit)
+        assert samples_to_show(limit, confidence) == tried
 
 
 def test_rounding_takes_no_end_beyond_what_can_be() -> None:

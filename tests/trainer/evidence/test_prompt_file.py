@@ -12,7 +12,7 @@ def test_layouts_of_published_files(tmp_path: Path) -> None:
     path = tmp_path / "i2p.csv"
     path.write_text('\ufeffcase_number,prompt,evaluation_seed,class\n0,"a red two, please",5,two\n', encoding="utf-8")
     (row,) = read_prompts(path)
-    assert (row.prompt, row.of_class, row.phrasing, row.factor) == ("a red two, please", "two", "a red two, please", "")
+    assert (row.prompt, row.of_class, row.phrasing, row.factor) == ("a red two, please", "two", "", "")
     path.write_text("prompt,caption,phrasing\na two,?,of two\na three,?,\n")
     assert [(row.prompt, row.of_class, row.phrasing) for row in read_prompts(path)] == [
         ("a two", "", "of two"),

@@ -20,6 +20,7 @@ from erasediff.trainer.evidence.asking import Asking
 from erasediff.trainer.evidence.classifier import load_classifier
 from erasediff.trainer.evidence.clip_score import load_clip
 from erasediff.trainer.evidence.collect import Evidence, run_evaluate
+from erasediff.trainer.evidence.dry_run import dry_run
 from erasediff.trainer.evidence.intervals import bounded_interval
 from erasediff.trainer.evidence.reuse import still_holds
 from erasediff.trainer.models.families import load_model
@@ -38,7 +39,7 @@ def scrubbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evidence(scrubbed: Path) -> Evidence:
-    return evaluate_by_prompts(scrubbed)
+    return evaluate_by_prompts(scrubbed, thresholds=("p_psi_worst_class <= 0.1", "accuracy_remaining >= 0"))
 
 
 def test_figures_by_hand(scrubbed: Path, evidence: Evidence) -> None:
@@ -87,10 +88,33 @@ def test_figures_by_hand(scrubbed: Path, evidence: Evidence) -> None:
         assert figure.by_class["red"].value == pytest.approx(right[asked == COLOURS.index("red")].mean().item())
 
 
-def test_other_factors_must_be_kept_by_default(evidence: Evidence) -> None:
-    texts = [verdict.threshold for verdict in evidence.record.thresholds]
-    assert "factor_accuracy_remaining >= unscrubbed - 0.02" in texts
-    assert "factor_accuracy_forgotten >= unscrubbed - 0.02" in texts
+def test_what_must_hold_of_prompts_where_nothing_is_said(scrubbed: Path) -> None:
+    def told(**options: Any) -> str:
+        judge = judge_by_prompts(scrubbed, **options)
+        return dry_run(EvaluateConfig(str(scrubbed / "run"), str(scrubbed / "data"), judge))
+
+    # four prompts take turns, two of each phrasing
+    lines = told(num_forget_samples_per_class=43).splitlines()
+    for limit in (
+        "p_psi_worst_phrasing <= 0.2",
+        "factor_accuracy_remaining >= unscrubbed - 0.02",
+        "factor_accuracy_forgotten >= unscrubbed - 0.02",
+    ):
+        assert f"threshold   {limit}" in lines
+    message = (
+        r"'p_psi_worst_phrasing <= 0.2' needs 21 samples of each phrasing to be shown, and "
+        r"judge.num_forget_samples_per_class = 42 asks one of them 20 times: set it to 43, or give thresholds without"
+    )
+    with pytest.raises(ConfigError, match=message):
+        told(num_forget_samples_per_class=42)
+    with pytest.raises(ConfigError, match="asks one of them 0 times: set it to 43"):
+        told(num_forget_samples_per_class=2)
+    # what asks for more of it, and a limit that holds whatever is seen, need none
+    told(num_forget_samples_per_class=2, thresholds=("p_psi_worst_phrasing >= 0.2", "p_psi_worst_phrasing <= 1"))
+    # without the column, too, nothing is held by phrasing
+    rows = [(row[0], row[1], row[3]) for row in ROWS]
+    write_prompts(scrubbed / "ungrouped.csv", rows, ("class", "prompt", "factor"))
+    assert "phrasing" not in told(prompts=str(scrubbed / "ungrouped.csv")).partition("threshold  ")[2]
 
 
 def test_captions_ask_where_no_file_does(scrubbed: Path) -> None:

@@ -194,6 +194,9 @@ def test_what_must_hold_where_nothing_is_said() -> None:
     ]
     assert default_thresholds(computed, True, False) == ["p_psi_worst_class <= 0.1", *rest]
     assert default_thresholds(computed, True, True) == ["p_psi_worst_class <= retrained + 0.05", *rest]
+    asked, phrasing = [*computed, "p_psi_worst_phrasing"], "p_psi_worst_phrasing <= "
+    assert default_thresholds(asked, True, False) == ["p_psi_worst_class <= 0.1", f"{phrasing}0.2", *rest]
+    assert default_thresholds(asked, True, True)[1:] == [f"{phrasing}retrained + 0.15", *rest]
     before = "p_psi_earlier_worst_class"
     assert default_thresholds([*computed, before], True, False)[3] == f"{before} <= unscrubbed + 0.05"
     with_held_out = [*computed, "membership_gap"]
