@@ -74,7 +74,7 @@ class Options:
     seeds: tuple[int, ...] = (0,)
     """Of the scrub."""
     only: tuple[str, ...] = ()
-    """Rows whose name holds one of these; none given: all."""
+    """Rows whose name holds the words of one of these; none given: all."""
     table_only: bool = False
     """Run nothing."""
 
@@ -118,7 +118,7 @@ def cases(options: Options) -> Iterator[Case]:
             for layers in LAYERS:
                 for reading in READINGS:
                     case = Case(layers, reading, target, seed)
-                    if not options.only or any(part in case.name for part in options.only):
+                    if not options.only or any(f" {part} " in f" {case.name} " for part in options.only):
                         yield case
 
 

@@ -244,6 +244,7 @@ def check_settings(
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
     config.method.check(config.engine)
+    config.method.check_optimizer(config.optimizer)
 
 
 def fitted(config: ScrubConfig) -> ScrubConfig:

@@ -1,5 +1,6 @@
 """Batches out of a dataset, in an order that does not depend on ranks, workers or restarts."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -139,6 +140,8 @@ class Stream:
                 bad_samples[keys[k]] = str(error)
                 is_good[k] = False
                 _clear_row(buffers, k)
+                with suppress(DataError):  # targets are drawn of its weight of 0, too
+                    texts[k] = self._dataset.text(row)
         return buffers, is_good, tuple(bad_samples.items())
 
     def _images(self, pixels: np.ndarray) -> np.ndarray:

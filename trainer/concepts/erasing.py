@@ -54,6 +54,9 @@ class WordsErasure:
             )
         if request.anchors and not isinstance(config.method, TargetedConfig):
             raise ConfigError(f"{request.name}: anchor: method.name = {config.method.name!r} takes none: leave it out")
+        if request.anchors and config.method.target_kind().weights != "teacher":  # pyright: ignore[reportAttributeAccessIssue]
+            target = config.method.target  # pyright: ignore[reportAttributeAccessIssue]
+            raise ConfigError(f"{request.name}: anchor: method.target = {target!r} takes none: leave it out")
         if request.anchors and (config.method.anchors or config.method.concept):  # pyright: ignore[reportAttributeAccessIssue]
             raise ConfigError(f"{request.name}: anchor, and method.anchor or method.concept: give one of them")
         return cls(config, request)
@@ -113,7 +116,8 @@ class WordsErasure:
             judge = dataclasses.replace(judge, prompts=str(Path(self.drawing.output) / PROMPTS_NAME))
         if not judge.thresholds:
             factor = ("factor_accuracy_remaining", "factor_accuracy_forgotten") if judge.factor is not None else ()
-            phrasing = ("p_psi_worst_phrasing",) if config.judge.prompts is None or has_phrasings(judge.prompts) else ()
+            asked = config.judge.prompts
+            phrasing = ("p_psi_worst_phrasing",) if asked is None or has_phrasings(asked) else ()
             limits = default_thresholds([*_LIMITED, *phrasing, *factor], forgets_classes=True, with_retrained=False)
             judge = dataclasses.replace(judge, thresholds=tuple(limits))
         data = str(Path(self.drawing.output) / DATA_NAME)

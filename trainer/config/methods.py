@@ -95,6 +95,9 @@ class MethodConfig(Settings):
     def check(self, engine: EngineConfig) -> None:
         """Raises ConfigError where its options do not go together, or not with the engine's."""
 
+    def check_optimizer(self, optimizer: OptimizerConfig) -> None:
+        """Raises ConfigError where its options do not go together with the optimizer's."""
+
     def check_conditions(self, model: Any, forget: Sequence[Any], remain: Sequence[Any]) -> None:
         """Raises ConfigError where it cannot work on this model, told these conditions in D_f and in D_r."""
 
@@ -173,11 +176,13 @@ class TargetedConfig(MethodConfig):
             found["method.negative_guidance"] = "method.target is another"
         if self.target != "neighbours":
             found["method.num_neighbours"] = "method.target is another"
-        if weights == "original":
-            return found | {"method.teacher": f"the {self.target} target always asks the original model"}
+        if weights == "teacher":
+            return found
         why = f"the {self.target} target asks no model for a prediction"
-        keys = ("method.anchor", "method.concept", "method.teacher")
-        return found | (dict.fromkeys(keys, why) if weights == "none" else {})
+        if weights == "original":
+            found["method.teacher"] = f"the {self.target} target always asks the original model"
+            why = f"the {self.target} target asks for no other condition"
+        return dict.fromkeys(("method.anchor", "method.concept", "method.teacher"), why) | found
 
 
 def method_names() -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -24,7 +25,7 @@ class Recomputing:
             knowing.enable_gradient_checkpointing()
             self._parts = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
         self._set(False)
-        self._parts = sorted(self._parts, key=_num_weights)[: round(share * len(self._parts))]
+        self._parts = sorted(self._parts, key=_num_weights)[: math.ceil(share * len(self._parts))]
 
     @contextmanager
     def at(self, *, inner: bool) -> Iterator[None]:

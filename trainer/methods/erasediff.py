@@ -124,6 +124,9 @@ class EraseDiffConfig(TargetedConfig):
             found["method.inner_every"] = "φ^K is computed on every step"
         if self.num_inner_steps == 0:
             found["method.xi"] = "there is no inner step"
+        if not self.needs_inner_loop and not self.inner_every:
+            why = "with gradient_of_g = 'envelope' and barrier = 'norm', φ^K drops out of the update"
+            found |= {"method.num_inner_steps": why, "method.xi": why}
         return found
 
     def make(self, losses: Losses[Any]) -> EraseDiff:

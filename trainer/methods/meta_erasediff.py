@@ -126,6 +126,12 @@ class MetaEraseDiff(Stateless):
             delta.add_scaled_(lambda_t, grad_f)
         return Update(delta, packet, 1 - finite, norm_squared=lambda: _norm_squared(packet))
 
+    def explain(self, values: dict[str, float]) -> dict[str, float]:
+        if self._config.holds_theta:
+            return values
+        # nothing was taken at θ_t: these are φ^K's once more
+        return {name: value for name, value in values.items() if name not in ("loss_f", "dot_ff", "dot_fr", "dot_fp")}
+
     def _multipliers(self, packet: Packet) -> tuple[Tensor, Tensor]:
         eta, ff, pp = self._config.eta, packet["dot_ff"], packet["dot_pp"]
         # what of the barriers ∇L_r alone does not give

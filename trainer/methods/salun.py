@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from .. import engine
-from ..config import Precision, TargetedConfig
+from ..config import OptimizerConfig, Precision, TargetedConfig
 from ..config.base import AtLeast1, NotNegative
 from ..config.cost import Cost
+from ..errors import ConfigError
 from . import Stateless, Update
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class SalUnConfig(TargetedConfig):
     def num_preparing_gradients(self) -> int:
         return self.num_mask_batches
 
+    def check_optimizer(self, optimizer: OptimizerConfig) -> None:
+        if optimizer.weight_decay:
+            raise ConfigError(
+                f"optimizer.weight_decay = {optimizer.weight_decay:g} moves all weights, and method.name = 'salun' "
+                "those of its mask alone: use 0"
+            )
+
     def without_effect(self) -> dict[str, str]:
         return super().without_effect() | {"train.descent_every": "the method has no g to descend on"}
 
@@ -83,7 +91,9 @@ class SalUn(Stateless):
         assert saliency is not None
         magnitude, threshold = saliency.data.abs(), saliency.abs_quantile(1 - self._config.saliency)
         # all of them, those without a gradient, too
-        saliency.data.copy_(magnitude > threshold if self._config.saliency < 1 else magnitude >= 0)
+        mask = magnitude > threshold if self._config.saliency < 1 else magnitude >= 0
+        # what is not finite is refused before the first step
+        saliency.data.copy_(mask.float().masked_fill_(~magnitude.isfinite(), float("nan")))
         self.state = {"mask": saliency}
 
     def step(self, model: ShardedModel, forget: list[Any], remain: list[Any], step: int, *, diagnose: bool) -> Update:

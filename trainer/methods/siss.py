@@ -57,8 +57,10 @@ class SISSConfig(MethodConfig):
         return Cost(2)
 
     def check_conditions(self, model: Any, forget: Sequence[Any], remain: Sequence[Any]) -> None:
-        kept = set(remain)
-        alone = next((condition for condition in forget if condition not in kept), None)
+        from ..models.conditions import told_alike
+
+        kept = {told_alike(condition) for condition in remain}
+        alone = next((condition for condition in forget if told_alike(condition) not in kept), None)
         if alone is not None:
             raise ConfigError(
                 "method.name = 'siss' mixes forgotten samples with remaining ones that are told the same, and nothing "

@@ -20,6 +20,11 @@ def as_told(prompt: str) -> str:
     return " ".join(prompt.split()).casefold()
 
 
+def told_alike(condition: Condition) -> Condition:
+    """One for all conditions that a model takes for the same."""
+    return as_told(condition) if isinstance(condition, str) else condition
+
+
 def prompts_among(conditions: Iterable[Condition]) -> set[str]:
     """Those that are prompts, as they are told."""
     return {as_told(one) for one in conditions if isinstance(one, str)}

@@ -11,7 +11,7 @@ from ...shards.dataset import Dataset
 from ...shards.streaming.stream import SampleBatch
 from ..errors import ConfigError
 from .conditions import Condition, distinct
-from .text_to_image.tokenizer import unknown_words
+from .text_to_image.tokenizer import tokenize, unknown_words
 
 
 class PromptConditions:
@@ -61,7 +61,7 @@ class PromptConditions:
     def _check(self, prompts: dict[str, str]) -> None:
         """Raises ConfigError for a prompt that a tokenizer cannot read whole; prompts: and how each is called."""
         for tokenizer in self._tokenizers:
-            tokens = tokenizer([*prompts], add_special_tokens=False, verbose=False).input_ids
+            tokens = tokenize(tokenizer, [*prompts], add_special_tokens=False, verbose=False).input_ids
             for (prompt, name), found in zip(prompts.items(), tokens, strict=True):
                 if unknown := _unknown(prompt, found, tokenizer):
                     raise ConfigError(f"{name}: the model's tokenizer does not know {unknown}")
@@ -78,6 +78,8 @@ def _unknown(prompt: str, tokens: list[int], tokenizer: Any) -> str:
     """The words in question; empty: there are none."""
     words = unknown_words(tokenizer, prompt)
     if tokenizer.unk_token_id in tokens:
-        words = words or [word for word in prompt.split() if tokenizer.unk_token_id in tokenizer(word).input_ids[1:-1]]
+        words = words or [
+            word for word in prompt.split() if tokenizer.unk_token_id in tokenize(tokenizer, word).input_ids[1:-1]
+        ]
         words = words or [prompt]
     return ", ".join(map(repr, words))

@@ -98,6 +98,7 @@ def make_plan(config: ScrubConfig, device: Device, num_ranks: int, *, mfu: float
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
     config.method.check(config.engine)
+    config.method.check_optimizer(config.optimizer)
     # attention's packages need not be here
     check_engine(dataclasses.replace(config.engine, attention="native"), config.train, model)
     train_only(model.module, config.train.layers, "train.layers")

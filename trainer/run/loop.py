@@ -102,6 +102,7 @@ class Loop:
             if beginning.folder is None:
                 begun = Moment(self._model.device)
                 self._method.prepare(self._model, lambda number: self._read_for_preparing(reader, number))
+                self._check_prepared()
                 self._attempt.note_preparing(Moment(self._model.device).seconds_since(begun))
             else:
                 self._method.state = beginning.state
@@ -137,6 +138,14 @@ class Loop:
             reader.close()
             progress.close()
             self._reports.close()
+
+    def _check_prepared(self) -> None:
+        for name, vector in self._method.state.items():
+            if collectives.sum_((~vector.data.isfinite()).sum().double()) > 0:
+                raise TrainingError(
+                    f"what the method made before its first step ({name}) is not finite; no model is written. Use "
+                    "engine.precision = 'fp32', or look for what is wrong with the base model or the samples"
+                )
 
     def _read_for_preparing(self, reader: Reader, number: int) -> Batches:
         self._watchdog.beat(0, "reading its samples")

@@ -48,6 +48,20 @@ def test_skip_keeps_the_place_with_weight_zero(damaged: Dataset, digits: Dataset
     assert all(f"{key}': cannot be decoded" in what for key, what in named.items())
 
 
+def test_its_caption_is_still_read(tmp_path: Path) -> None:
+    """Targets are made of what a sample is told, whatever its weight is."""
+    dataset = build("digits-in-ink", tmp_path / "data")
+    tar = dataset.files.paths[0]
+    content = bytearray(tar.read_bytes())
+    offset, length = int(dataset.index["offset"][5]), int(dataset.index["length"][5])
+    content[offset : offset + length] = bytes(length)
+    tar.write_bytes(content)
+    damaged = Dataset.open(dataset.path)
+    batch = Stream(damaged, seed=0, batch_size=len(damaged), on_bad_sample="skip").batch(0)
+    (place,) = np.flatnonzero(batch.weights == 0)
+    assert batch.keys[place] == damaged.key(5) and batch.texts[place] == damaged.text(5) != ""
+
+
 def test_every_sample_bad_still_gives_batches(digits: Dataset, tmp_path: Path) -> None:
     dataset = build("digits", tmp_path / "digits")
     dataset.files.paths[0].write_bytes(bytes(dataset.manifest.shards[0].bytes))

@@ -10,7 +10,10 @@ import diffusers
 import pytest
 import torch
 from erasediff.trainer.config import EngineConfig, OptimizerConfig
+from erasediff.trainer.config.toml import check_ranges
+from erasediff.trainer.engine.recomputing import Recomputing
 from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.ranks import collectives
 from held import Held
 from torch import Tensor, nn
@@ -100,11 +103,22 @@ def test_checkpointing_lowers_the_peak_where_it_is_asked_for(
 
 
 def test_a_share_of_the_blocks_lowers_it_by_a_share(kept: int) -> None:
-    shares = [0.0, 0.5, 1.0]
+    shares = [0.5, 1.0]
     models = [make(unet(), activation_checkpointing="all", activation_checkpointing_share=share) for share in shares]
+    models.insert(0, make(unet()))
     none, half, whole = (peak_bytes(lambda model=model: outer(model)) for model in models)
     assert none > 0.9 * kept
     assert whole < 0.9 * half < 0.9 * 0.9 * none
+
+
+def test_the_smallest_share_is_one_block() -> None:
+    module = unet()
+    recomputing = Recomputing(module, "all", share=1e-9)
+    with recomputing.at(inner=False):
+        found = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
+    assert len(found) == 1
+    with pytest.raises(ConfigError, match="activation_checkpointing_share"):
+        check_ranges(EngineConfig(activation_checkpointing_share=0.0))
 
 
 class Deep(nn.Module):

@@ -67,7 +67,7 @@ def test_a_clipped_step_is_as_long_as_it_may_be(
     logged = {key for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
     # of inner products the table has some, and the letters of all
     assert {key for key in logged if not re.fullmatch("dot_[rfgpd]{2}", key)} <= documented_keys()
-    assert {"step", "loss_f" if method.needs_forget else "loss_r", "clip", "seconds"} <= logged
+    assert {"step", "loss_r", "clip", "seconds"} <= logged
 
 
 def test_every_key_that_the_table_has_is_logged_somewhere() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import torch
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import OptimizerConfig, TrainConfig
+from erasediff.trainer.engine.sharded_model import ShardedModel
+from erasediff.trainer.errors import ConfigError, TrainingError
 from erasediff.trainer.methods.blindspot import BlindspotConfig
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
@@ -17,7 +20,7 @@ from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
 from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
-from erasediff.trainer.scrubbing import run_scrub
+from erasediff.trainer.scrubbing import plan, run_scrub
 from safetensors.torch import load_file
 from tiny import tiny_config
 
@@ -81,6 +84,40 @@ def test_salun_moves_the_salient_weights_alone(digits: Path, base_model: Path, t
     scrubbed = scrub(digits, base_model, tmp_path / "run", method)
     moved, total = num_moved(scrubbed, base_model)
     assert 0.19 * total < moved <= 0.2 * total
+
+
+@pytest.mark.parametrize("saliency", [0.2, 1.0])
+def test_a_mask_of_what_is_not_finite_is_refused(
+    digits: Path, base_model: Path, tmp_path: Path, saliency: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a gradient overflows before the first step."""
+    gradient = ShardedModel.gradient
+
+    def overflowing(model: ShardedModel, *words: Any, **options: Any) -> Any:
+        loss, found = gradient(model, *words, **options)
+        found.data[7] = float("inf")
+        return loss, found
+
+    monkeypatch.setattr(ShardedModel, "gradient", overflowing)
+    with pytest.raises(TrainingError, match=r"made before its first step \(mask\) is not finite; no model is written"):
+        scrub(digits, base_model, tmp_path / "run", SalUnConfig(saliency=saliency, num_mask_batches=1))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_salun_refuses_what_moves_all_weights(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    config = tiny_config(digits, base_model, tmp_path / "run", method=SalUnConfig())
+    config = dataclasses.replace(config, optimizer=OptimizerConfig(weight_decay=0.1))
+    with pytest.raises(ConfigError, match=r"optimizer.weight_decay = 0.1 moves all weights, .* its mask alone: use 0"):
+        plan(config)
+
+
+def test_what_was_not_taken_at_theta_is_not_logged_as_such(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    for holds_theta in (True, False):
+        method = MetaEraseDiffConfig(num_relearning_steps=1, relearning_rate=1e-3, holds_theta=holds_theta)
+        scrub(digits, base_model, tmp_path / str(holds_theta), method, max_train_steps=1)
+        (line,) = metrics(tmp_path / str(holds_theta))
+        assert {"loss_phi", "loss_r", "dot_pp", "dot_pr", "mu_t"} <= line.keys()
+        assert all((key in line) is holds_theta for key in ("loss_f", "dot_ff", "dot_fr", "dot_fp"))
 
 
 def test_salun_of_all_weights_moves_those_that_the_forgotten_do_not_use(

@@ -8,14 +8,22 @@ import shutil
 import string
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from erasediff.shards.sources.digits_in_ink import HELD_OUT_PHRASING, prompts
+from erasediff.trainer.models.families.stable_diffusion import tokens_of
+from erasediff.trainer.models.prompts import PromptConditions
 from erasediff.trainer.models.text_to_image.tokenizer import (
     known_words,
     make_tokenizer,
     split_into_words,
+    tokens_of_words,
     unknown_words,
     words_of,
 )
@@ -78,6 +86,23 @@ def test_clips_own_spells_any_text(tmp_path: Path) -> None:
     plain.save_pretrained(tmp_path)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
     assert known_words(tokenizer) is None and unknown_words(tokenizer, "whatever") == []
+
+
+def test_threads_share_one_and_read_what_one_thread_reads(tmp_path: Path) -> None:
+    """A fast tokenizer holds padding and truncation from call to call."""
+    tokenizer = make_tokenizer(words_of(prompt.text for prompt in prompts()), tmp_path, num_tokens=12)
+    texts = [prompt.text for prompt in prompts()]
+    encoder: Any = SimpleNamespace(config=SimpleNamespace())
+    reads: list[Callable[[str], Any]] = [
+        lambda text: tokens_of(tokenizer, encoder, text, torch.device("cpu"))["input_ids"].tolist(),
+        lambda text: tokens_of_words(tokenizer, text, ("three", "red"), with_end=True).tolist(),
+        lambda text: PromptConditions([tokenizer], truncates=False).parse(text, "it"),
+        lambda text: unknown_words(tokenizer, text),
+    ]
+    expected = [[read(text) for text in texts] for read in reads]
+    with ThreadPoolExecutor(len(reads)) as pool:
+        found = [*pool.map(lambda read: [read(text) for _ in range(4) for text in texts], reads)]
+    assert found == [each * 4 for each in expected]
 
 
 def test_the_held_out_phrasing_is_of_known_words(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from erasediff.trainer.methods.esd import ESDConfig
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.model import Model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
+from erasediff.trainer.objectives.targets.rl import Target
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.scrubbing import plan
 from tiny import make_pipeline, tiny_config
@@ -210,6 +212,21 @@ def test_an_anchor_is_what_the_models_conditions_make_of_it(toy_family: Path, tm
     for anchor in (8, "a dog"):
         with pytest.raises(ConfigError, match=rf"method\.anchor = {anchor!r}: the model knows no (8|dog)"):
             plan(dataclasses.replace(scrub, method=EraseDiffConfig(anchor=anchor)))
+
+
+def test_rl_draws_no_prompt_that_is_told_alike(toy_family: Path) -> None:
+    """Neither case nor spaces tell prompts apart: the target would be the model's own prediction."""
+    given = toy.load(ModelConfig(str(toy_family / "model")), toy_family / "model", TOY_INDEX)
+    alike = ["A Three", "a  three"]
+    with pytest.raises(ConfigError, match="needs another class in the remain set to relabel to"):
+        Target.check(EraseDiffConfig(), given, ["a three"], alike)
+    others = [alike[0], "a one", alike[1], "a nine"]
+    Target.check(EraseDiffConfig(), given, ["a three"], others)
+    target, generator = Target(EraseDiffConfig(), others, given.conditions), np.random.default_rng(0)
+    drawn = Counter(str(target.draw("a three", (1,), generator)) for _ in range(200))
+    assert drawn.keys() == {"a one", "a nine"} and min(drawn.values()) > 70
+    drawn = Counter(str(target.draw("a two", (1,), generator)) for _ in range(400))
+    assert drawn.keys() == set(others) and min(drawn.values()) > 70
 
 
 def _relabelled(given: Any, forget: SampleBatch, method: EraseDiffConfig) -> list[list[str]]:

@@ -17,6 +17,7 @@ from erasediff.trainer.config import (
     SamplingConfig,
     TrainConfig,
 )
+from erasediff.trainer.methods.esd import ESDConfig
 from erasediff.trainer.run.effects import effect_notes, judge_effect_notes
 from erasediff.trainer.scrubbing import dry_run, run_scrub
 from safetensors.torch import load_file
@@ -47,7 +48,11 @@ SGD = OptimizerConfig(name="sgd", betas=(0.5, 0.9), eps=1e-3, momentum=0.9)
         (MOOConfig(target="noise", anchor=4), {}, ["method.anchor"]),
         (EraseDiffConfig(anchor=4, teacher="frozen"), {}, []),
         (EraseDiffConfig(barrier="value", inner_every=2), {}, ["method.inner_every"]),
-        (EraseDiffConfig(inner_every=2), {}, []),
+        (EraseDiffConfig(inner_every=2, num_inner_steps=5, xi=0.1), {}, []),
+        (EraseDiffConfig(num_inner_steps=5, xi=0.1), {}, ["method.num_inner_steps", "method.xi"]),
+        (EraseDiffConfig(barrier="value", num_inner_steps=5, xi=0.1), {}, []),
+        (ESDConfig(anchor="a cat", concept=("dog",)), {}, ["method.anchor", "method.concept"]),
+        (ESDConfig(teacher="frozen"), {}, ["method.teacher"]),
         (EraseDiffConfig(barrier="value", num_inner_steps=0, xi=0.5), {}, ["method.xi"]),
         (FinetuneConfig(), {"train": TrainConfig(forget_label_drop=0.5)}, ["train.forget_label_drop"]),
         (FinetuneConfig(), {"train": TrainConfig(descent_every=3)}, ["train.descent_every"]),

@@ -27,7 +27,7 @@ from ..pipeline import check_stores, class_of, loading, outlined_part, read_part
 from ..prompts import PromptConditions
 from ..schedule import DDPMSchedule
 from ..text_to_image.splicing import spliced
-from ..text_to_image.tokenizer import tokens_of_words, unknown_words, vocabulary_of
+from ..text_to_image.tokenizer import tokenize, tokens_of_words, unknown_words, vocabulary_of
 
 TRAINED = "unet"  # the part of the pipeline
 _TEXTS = {"text_encoder": "tokenizer"}
@@ -126,7 +126,7 @@ class StableDiffusion(Model):
     def check_room(self, prompt: str, num_tokens: int) -> None:
         """Raises ConfigError where so many tokens leave no room for the prompt."""
         ((tokenizer, _),) = self.texts.values()
-        if len(tokenizer(prompt).input_ids) + num_tokens > tokenizer.model_max_length:
+        if len(tokenize(tokenizer, prompt).input_ids) + num_tokens > tokenizer.model_max_length:
             raise ConfigError(f"{prompt!r}: with {num_tokens} more tokens it is longer than the model takes")
 
     def tokens_of_words(self, prompt: str, words: Sequence[str], *, with_end: bool) -> np.ndarray:
@@ -243,9 +243,8 @@ def _text_encoder(index: dict[str, Any], part: str) -> Any:
 
 def tokens_of(tokenizer: Any, encoder: nn.Module, prompt: str, device: torch.device) -> dict[str, Tensor]:
     """What a text encoder takes for one prompt, as diffusers' pipelines make it: [1, tokens] each."""
-    read = tokenizer(
-        [prompt], padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    )
+    room = tokenizer.model_max_length
+    read = tokenize(tokenizer, [prompt], padding="max_length", max_length=room, truncation=True, return_tensors="pt")
     tokens = {"input_ids": read.input_ids.to(device)}
     if getattr(encoder.config, "use_attention_mask", False):
         tokens["attention_mask"] = read.attention_mask.to(device)

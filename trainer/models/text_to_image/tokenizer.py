@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -13,10 +14,21 @@ from typing import Any
 import numpy as np
 from transformers import CLIPTokenizer
 
+_TOKENIZING = threading.Lock()
 _END_OF_WORD = "</w>"
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 # in tokenizer_config.json, of a tokenizer that knows these words and no others
 _WORDS = "whole_words"
+
+
+def tokenize(tokenizer: Any, texts: str | list[str], **how: Any) -> Any:
+    """What a tokenizer makes of texts.
+
+    One call at a time: a fast tokenizer holds padding and truncation from call to call, and the threads that read
+    samples ahead share it.
+    """
+    with _TOKENIZING:
+        return tokenizer(texts, **how)
 
 
 def words_of(captions: Iterable[str]) -> tuple[str, ...]:
@@ -79,9 +91,9 @@ def tokens_of_words(tokenizer: Any, prompt: str, words: Sequence[str], *, with_e
     A word counts where it stands by itself, in upper or lower case. with_end: and, where there is one, the token that
     ends the prompt.
     """
-    ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
+    ids = tokenize(tokenizer, prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
     texts, marks = tokenizer.convert_ids_to_tokens(ids), np.zeros(tokenizer.model_max_length, dtype=bool)
-    for sought in (tokenizer(word, add_special_tokens=False).input_ids for word in words):
+    for sought in (tokenize(tokenizer, word, add_special_tokens=False).input_ids for word in words):
         # one token begins a prompt, and one ends it
         for first in range(1, len(ids) - len(sought)):
             begins = first == 1 or texts[first - 1].endswith(_END_OF_WORD)

@@ -104,9 +104,11 @@ def _rows(data: Dataset, model: Model, latents: bool) -> Rows:
 
 def _groups(samples: Samples, model: Model) -> list[np.ndarray]:
     """A number for what each sample of D_f and of D_r is told."""
+    from ...models.conditions import told_alike
+
     numbers: dict[Condition, int] = {}
     told = [model.conditions.of_dataset(data) for data in (samples.forget, samples.remain)]
-    return [np.array([numbers.setdefault(one, len(numbers)) for one in conditions]) for conditions in told]
+    return [np.array([numbers.setdefault(told_alike(one), len(numbers)) for one in conditions]) for conditions in told]
 
 
 def _encoded(contents: Tensor, model: Model) -> Tensor:

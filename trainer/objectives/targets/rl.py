@@ -11,7 +11,7 @@ import numpy as np
 
 from ...config import OptimizerConfig, TargetedConfig, TrainConfig
 from ...errors import ConfigError
-from ...models.conditions import as_told
+from ...models.conditions import told_alike
 from . import Noised, Predict
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ class Target:
     def __init__(self, config: TargetedConfig, others: Sequence[Condition], conditions: Conditions):
         self._anchored = _Anchored(config, conditions)
         self._others = others
-        self._place = {condition: i for i, condition in enumerate(others)}
+        self._places: dict[Condition, list[int]] = {}
+        for i, condition in enumerate(others):
+            self._places.setdefault(told_alike(condition), []).append(i)
 
     @staticmethod
     def check(config: TargetedConfig, model: Model, forget: Sequence[Condition], remain: Sequence[Condition]) -> None:
@@ -54,8 +56,8 @@ class Target:
         if not config.anchors:
             if config.concept:
                 raise ConfigError("method.concept names words to be replaced: say by what in method.anchor")
-            others = set(remain)
-            if any(others <= {condition} for condition in forget):
+            others = {told_alike(condition) for condition in remain}
+            if any(others <= {told_alike(condition)} for condition in forget):
                 raise ConfigError(
                     "method.target = 'rl' needs another class in the remain set to relabel to: "
                     "set method.anchor, or use method.target = 'noise'"
@@ -64,14 +66,14 @@ class Target:
         if config.concept and model.num_classes:
             raise ConfigError("method.concept is for models that are told prompts: leave it out")
         anchored, kind = _Anchored(config, model.conditions), model.conditions.kind
-        told = {_same_as(condition) for condition in forget}
+        told = {told_alike(condition) for condition in forget}
         for condition in forget:
             for anchor in anchored.of(condition):
                 made = f" makes of {condition!r} {anchor!r}, which" if config.concept else ""
                 called = f"method.anchor = {config.anchor!r}{made}"
                 if any(one.is_gone(anchor) for one in model.lineage.forgotten):
                     raise ConfigError(f"{called} is {kind} that the model has forgotten: choose another")
-                if _same_as(anchor) in told:
+                if told_alike(anchor) in told:
                     raise ConfigError(f"{called} is {kind} that is to be forgotten: choose another")
 
     def draw(self, condition: Condition, shape: tuple[int, ...], generator: np.random.Generator) -> Condition:
@@ -79,9 +81,11 @@ class Target:
         anchors = self._anchored.of(condition)
         if anchors:
             return anchors[int(generator.integers(len(anchors)))] if len(anchors) > 1 else anchors[0]
-        own = self._place.get(condition)
-        number = int(generator.integers(len(self._others) - (own is not None)))
-        return self._others[number + (own is not None and number >= own)]
+        own = self._places.get(told_alike(condition), [])
+        number = int(generator.integers(len(self._others) - len(own)))
+        for place in own:  # ascending: past each that is left out
+            number += number >= place
+        return self._others[number]
 
     def prepare(self, drawn: Sequence[Condition], batch: Noised, model: Model, device: torch.device) -> Teacher:
         return Teacher(drawn, model.told(drawn, device))
@@ -126,7 +130,3 @@ def _any_of(words: Sequence[str]) -> re.Pattern[str]:
     # the longest first: "steam train" before "train"
     either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     return re.compile(rf"(?<!\w)(?:{either})(?!\w)")
-
-
-def _same_as(condition: Condition) -> Condition:
-    return as_told(condition) if isinstance(condition, str) else condition
