@@ -118,6 +118,17 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # what we print into has closed: head, a pager
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (RuntimeError, MemoryError) as error:
+        from ..trainer.bench.memory import is_short
+
+        if not is_short(error):
+            raise
+        told = (
+            f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}): lower "
+            "engine.forward_batch_size or judge.sampling.batch_size, set engine.activation_checkpointing = 'all', or "
+            "raise engine.zero_stage on more ranks; erasediff plan says what fits"
+        )
+        return fail(OneRankError(told), 1)
     except OSError as error:  # a full disk, a folder that may not be written: the system's own words name it
         return fail(error, 1)
     return 0

@@ -5,11 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 SHOWN_LINES = 30
 ROOM_FOR_LOGS_BYTES = 1 << 20
+
+
+def _message(failure: ProcessFailure) -> str:
+    """What the rank left word of; torch keeps it as the file has it."""
+    message: Any = failure.message
+    return str(message["message"] if isinstance(message, dict) and "message" in message else message)
 
 
 def report(failure: ProcessFailure, log: str) -> int:
@@ -25,7 +32,7 @@ def report(failure: ProcessFailure, log: str) -> int:
         return status
     how = f"left with exit code {status}" if failure.exitcode > 0 else f"was ended by {failure.signal_name()}"
     said = Path(log).read_text(errors="replace").splitlines()[-SHOWN_LINES:]
-    told = failure.message if Path(failure.error_file).exists() else "\n".join(said)
+    told = _message(failure) if Path(failure.error_file).exists() else "\n".join(said)
     print(f"erasediff: rank {failure.local_rank} {how}; its log is {log}", file=sys.stderr)
     print(told, file=sys.stderr)
     if failure.exitcode < 0:

@@ -75,6 +75,8 @@ class Init:
         kind, chosen, use = KINDS[self.kind]
         texts = {self.path: commented_toml(kind, chosen)}
         if self.kind == "erase":
+            if self.path.name == "request.toml":
+                raise ConfigError(f"{self.path} is where the request goes: name another file for the settings")
             texts[self.path.with_name("request.toml")] = _REQUEST
         for path in texts:
             if path.exists():

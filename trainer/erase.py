@@ -168,14 +168,17 @@ def run_erase(
         run_generate(words.drawing)
         meeting.check()
         config = words.on_samples()
-    planned = _plan(config, words)
-    request, given, model, forgotten_before = planned.request, planned.given, planned.model, planned.forgotten_before
-    retrained = named_retrained(config.judge, model, config.model) if before_evaluation is None else None
+    planned = collectives.together(lambda: _plan(config, words))
+    given, model, forgotten_before = planned.given, planned.model, planned.forgotten_before
+    retrained = None
+    if before_evaluation is None:
+        retrained = collectives.together(lambda: named_retrained(config.judge, model, config.model))
     run = RunFolder(asked, asked.output)
     sets = run.path / "split"
-    collectives.on_main(lambda: _split(given, sets, request, forgotten_before))
+    collectives.on_main(lambda: _split(planned, sets))
     if retrained is not None:  # hours before the evaluation asks
-        check_trained_without(retrained, DataStamp.of(Dataset.open(sets / REMAIN_NAME)))
+        stamp = collectives.together(lambda: DataStamp.of(Dataset.open(sets / REMAIN_NAME)))
+        collectives.together(lambda: check_trained_without(retrained, stamp))
     left_out = int(np.count_nonzero(forgotten_before & ~planned.chosen))
     if left_out and collectives.is_main():
         told = describe_forgotten(model.lineage.forgotten)
@@ -196,7 +199,7 @@ def run_erase(
         before_evaluation()
     evidence = collectives.on_main(lambda: _recorded(run.path, config, Path(scrub.output), scrubbed))
     if evidence is None:
-        entry = _request_entry(config, request, given, planned.chosen)
+        entry = _request_entry(config, planned.request, given, planned.chosen)
         judged = EvaluateConfig(run=scrub.output, data=_data(config), judge=config.judge)
         evidence = run_evaluate(judged, output=run.path, request=entry, notes=[] if words is None else [DRAWN])
     candidate = Candidate.of(config)
@@ -230,10 +233,11 @@ def _data(config: EraseConfig) -> str:
     return config.data
 
 
-def _split(data: Dataset, sets: Path, request: Request, forgotten_before: np.ndarray) -> None:
+def _split(planned: _Plan, sets: Path) -> None:
     """Makes D_f and D_r, or finds them. Raises ConfigError for those of another request or other data."""
+    data, request = planned.given, planned.request
     if not sets.exists():
-        split(data, sets, request=request, left_out=forgotten_before)
+        split(data, sets, request=request, left_out=planned.forgotten_before)
         return
     recorded = json.loads((sets / REQUEST_NAME).read_text(encoding="utf-8"))
     if recorded["request"] != _plain(request):
@@ -242,6 +246,13 @@ def _split(data: Dataset, sets: Path, request: Request, forgotten_before: np.nda
         raise ConfigError(
             f"output = '{sets.parent}' was begun with other data than '{data.path}' holds now: choose another output"
         )
+    remaining = ~(planned.chosen | planned.forgotten_before)
+    for name, rows in ((FORGET_NAME, planned.chosen), (REMAIN_NAME, remaining)):
+        if not np.array_equal(np.sort(Dataset.open(sets / name).index["key"]), np.sort(data.index["key"][rows])):
+            raise ConfigError(
+                f"output = '{sets.parent}': its {name} set is not what '{request.name}' selects now: captions or "
+                "metadata have changed since; choose another output"
+            )
 
 
 def _plain(request: Request) -> dict[str, Any]:

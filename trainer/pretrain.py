@@ -25,7 +25,7 @@ from .run.effects import effect_notes
 from .run.folder import RunFolder, check_output, is_finished
 from .run.loop import Watch
 from .run.progress import StepProgress
-from .run.provenance import DataStamp, ModelStamp, PretrainInputs, check_inputs
+from .run.provenance import ModelStamp, PretrainInputs, check_inputs
 from .run.training import train
 
 START_NAME = "start"  # in the run's folder: the text-to-image pipeline before its UNet's first step
@@ -38,7 +38,7 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
     config = collectives.together(lambda: _fitted(config))
     data, model = collectives.together(lambda: plan(config))
     run = RunFolder(config, config.output)
-    inputs = PretrainInputs(DataStamp.of(data))
+    inputs = PretrainInputs.of(data, by_prompts=config.pipeline == "stable-diffusion")
     run.hold_to(inputs)
     method = method_kind("finetune")("finetune")
     if not run.is_finished:
@@ -80,7 +80,8 @@ def check(config: PretrainConfig) -> tuple[PretrainConfig, Dataset, Model]:
     config = _fitted(config)
     check_output(config, config.output)
     data, model = plan(config)
-    check_inputs(Path(config.output), PretrainInputs(DataStamp.of(data)))
+    inputs = PretrainInputs.of(data, by_prompts=config.pipeline == "stable-diffusion")
+    check_inputs(Path(config.output), inputs)
     return config, data, model
 
 

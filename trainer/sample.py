@@ -9,6 +9,7 @@ import torch
 from .config import EngineConfig, SampleConfig
 from .config.toml import check_ranges
 from .errors import ConfigError
+from .files import naming
 from .models.conditions import Condition
 from .models.families import load_model
 from .models.model import Model
@@ -19,10 +20,10 @@ from .ranks import collectives
 
 def run_sample(config: SampleConfig) -> Path:
     """Writes a grid of samples, a row for each condition; returns the file. All ranks call it."""
-    model, rows = check(config)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = 'cuda', but torch sees no CUDA device: use device = 'cpu'")
     device = collectives.set_up(EngineConfig(device=config.device))
+    model, rows = collectives.together(lambda: check(config))
     wanted = [row for row in rows for _ in range(config.num_images)]
     images = sample(model, wanted, config.sampling, device=device)
     output = Path(config.output)
@@ -33,7 +34,8 @@ def run_sample(config: SampleConfig) -> Path:
 
 def _write(images: torch.Tensor, names: list[str], config: SampleConfig, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    with_names(to_grid(images, config.num_images, config.scale), names).save(output)
+    with naming(output):
+        with_names(to_grid(images, config.num_images, config.scale), names).save(output)
 
 
 def check(config: SampleConfig) -> tuple[Model, list[Condition]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from diffusers import DiffusionPipeline
@@ -91,6 +93,10 @@ def scrub(
     return DiffusionPipeline.from_pretrained(run_scrub(config), low_cpu_mem_usage=False)
 
 
+# of a component's settings, what says who saved it
+_SAVED_BY = ("_diffusers_version", "_name_or_path", "transformers_version")
+
+
 def _save_given(pipeline: DiffusionPipeline, folder: Path, engine: EngineConfig) -> Path:
     """A loaded pipeline as a folder beside the run; there already, with the same weights, when a run is continued."""
     collectives.set_up(engine)
@@ -115,10 +121,17 @@ def _save_once(pipeline: DiffusionPipeline, folder: Path) -> None:
         raise ConfigError(f"'{folder}' holds another model than the one given: remove it, or choose another output")
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    """Of the weights in each of a folder's files."""
-    files = sorted(folder.rglob("*.safetensors"))
-    return {str(path.relative_to(folder)): weights_sha256(load_file(path)) for path in files}
+def _hashes(folder: Path) -> dict[str, Any]:
+    """Of each of a folder's files: of weights their hash, of settings what they say of the model."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        found[str(path.relative_to(folder))] = weights_sha256(load_file(path))
+    for path in sorted(folder.rglob("*.json")):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(settings, dict):  # where from, and by which version, may differ
+            settings = {key: value for key, value in settings.items() if key not in _SAVED_BY}
+        found[str(path.relative_to(folder))] = settings
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

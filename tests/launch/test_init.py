@@ -65,5 +65,9 @@ def test_an_erasures_request_comes_with_it(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "erase.toml").unlink()
     assert main(["init", "erase", str(tmp_path / "erase.toml")]) == 2
     assert not (tmp_path / "erase.toml").exists(), "nothing is written where something is in the way"
+    (tmp_path / "request.toml").unlink()
+    assert main(["init", "erase", str(tmp_path / "request.toml")]) == 2
+    assert "request.toml is where the request goes: name another" in capsys.readouterr().err
+    assert not (tmp_path / "request.toml").exists()
     assert main(["init", "nothing"]) == 2
     assert "'nothing': name what the file is for: scrub, erase" in capsys.readouterr().err

@@ -8,8 +8,24 @@ import sys
 from pathlib import Path
 
 import pytest
+from erasediff.launch.failure import report
 from erasediff.launch.ranks import Ranks
+from erasediff.trainer.ranks.last_words import leave_word
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+
+def test_what_a_rank_left_word_of_is_said_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, log = tmp_path / "error.json", tmp_path / "run" / "logs" / "attempt" / "1" / "stderr.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("much else\n")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    leave_word("rank 1 says 'no'", 2)
+    assert report(ProcessFailure(local_rank=1, pid=7, exitcode=2, error_file=str(file)), str(log)) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"erasediff: rank 1 left with exit code 2; its log is {log}", "rank 1 says 'no'"]
 
 
 @pytest.mark.parametrize(

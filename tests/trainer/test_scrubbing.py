@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, DDPMScheduler
+from erasediff.launch.cli import main
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import (
     MethodConfig,
@@ -22,9 +23,10 @@ from erasediff.trainer.config import (
     TrainConfig,
 )
 from erasediff.trainer.config.toml import decode, dump_toml
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import ConfigError, TrainingError
 from erasediff.trainer.run.reading import Reader
-from erasediff.trainer.scrubbing import plan, run_scrub, scrub
+from erasediff.trainer.scrubbing import _save_once, plan, run_scrub, scrub
 from safetensors.torch import load_file, save_file
 from tiny import TIMING, tiny_config
 
@@ -148,6 +150,36 @@ def test_a_loaded_pipeline_goes_in_and_one_comes_out(digits: Path, base_model: P
     assert isinstance(scrubbed, DDPMPipeline)
     assert all(torch.equal(value, before[name]) for name, value in pipeline.unet.state_dict().items())
     assert any(not torch.equal(value, before[name]) for name, value in scrubbed.unet.state_dict().items())
+
+
+def test_a_pipeline_whose_settings_changed_is_another_one(tmp_path: Path, base_model: Path) -> None:
+    pipeline = DDPMPipeline.from_pretrained(base_model)
+    for _ in range(2):
+        _save_once(pipeline, tmp_path / "base")
+    pipeline.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, prediction_type="v_prediction")
+    with pytest.raises(ConfigError, match="holds another model than the one given: remove it, or choose another"):
+        _save_once(pipeline, tmp_path / "base")
+    assert not (tmp_path / "base.partial").exists()
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried to allocate 20 GiB", ""])
+def test_memory_that_is_not_there_is_one_line(
+    digits: Path,
+    base_model: Path,
+    tmp_path: Path,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError(words) if words else MemoryError
+
+    (tmp_path / "run.toml").write_text(dump_toml(tiny_config(digits, base_model, tmp_path / "run")))
+    monkeypatch.setattr(ShardedModel, "gradient", refuse)
+    assert main(["scrub", str(tmp_path / "run.toml")]) == 1
+    said = capfd.readouterr().err
+    assert f"erasediff: out of memory ({words or 'MemoryError'}): lower engine.forward_batch_size or" in said
+    assert "Traceback" not in said
 
 
 def test_a_nan_in_the_weights_stops_the_run_and_names_the_loss(digits: Path, base_model: Path, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def run_evaluate(
     options = config.judge
     check_device(options)
     device = collectives.set_up(EngineConfig(device=options.device, num_threads=options.num_threads))
-    scrub, output, own_notes, retrained = _open(config, output)
+    scrub, output, own_notes, retrained = collectives.together(lambda: _open(config, output))
     notes = [*notes, *own_notes]
     bench = make_bench(config, scrub, device)
     has_null = scrub.unscrubbed.conditions.has_null

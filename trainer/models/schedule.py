@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -137,13 +137,18 @@ class DDPMSchedule:
         signal, noise = self._signal_and_noise(t, x_0.ndim)
         return signal * epsilon - noise * x_0
 
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """What of the scheduler's settings decides the training."""
+        return {name: self.scheduler.config[name] for name in _TRAINED_WITH}
+
     def sampler(self, num_steps: int) -> Sampler:
         """DDIM without noise (arXiv 2010.02502, eq. 12, σ = 0)."""
         return _DDIM(self.scheduler, num_steps)
 
     def sampled_like(self, other: DDPMSchedule) -> DDPMSchedule:
         """This schedule with the other's sampler: timestep spacing and clipping, whatever is not of the training."""
-        own = {name: self.scheduler.config[name] for name in _TRAINED_WITH}
+        own = self.trained_with
         config = dict(other.scheduler.config) | own
         # diffusers drops these names' values, as the defaults of another class of scheduler
         config["_use_default_values"] = [name for name in config.get("_use_default_values", ()) if name not in own]

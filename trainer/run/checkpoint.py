@@ -118,11 +118,12 @@ class Checkpoints:
         settings, weights or data, TrainingError where a newer erasediff wrote it.
         """
         earlier = collectives.on_main(lambda: usable(self._attempt.run, before=self._attempt.number))
-        for folder in reversed(earlier):
+        for number, folder in reversed([*enumerate(earlier)]):
             state, problem = _verify(folder)
             if state is None:
                 if collectives.is_main():
-                    print(f"erasediff: {folder} is damaged ({problem}); using the one before it", file=sys.stderr)
+                    then = "using the one before it" if number else "there is none before it: the run begins again"
+                    print(f"erasediff: {folder} is damaged ({problem}); {then}", file=sys.stderr)
                 continue
             self._check(folder, state)
             reader = SliceReader([folder / name for name in state["files"]])

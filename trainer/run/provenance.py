@@ -28,7 +28,9 @@ COMMIT_NAME = "COMMIT"  # beside a copy of the code: the commit it was copied fr
 
 def frozen_sha256(model: Model) -> dict[str, str]:
     """Of each part that does not train, by its name: of its weights, or of their hash and its settings as JSON."""
-    parts, settings = model.frozen_parts, model.frozen_settings
+    parts, settings = model.frozen_parts, dict(model.frozen_settings)
+    if trained_with := getattr(model.schedule, "trained_with", None):
+        settings["schedule"] = trained_with
     found = {}
     for name in sorted({*parts, *settings}):
         found[name] = weights_sha256(parts[name].state_dict() if name in parts else {})
@@ -71,6 +73,14 @@ class DataStamp:
         return cls(str(data.path), data.fingerprint, len(data))
 
 
+def captions_sha256(data: Dataset) -> str:
+    """SHA-256 (hex) over every sample's caption, in order, none being empty: the fingerprint does not look at them."""
+    digest = hashlib.sha256()
+    for i in range(len(data)):
+        digest.update(data.text(i).encode() + b"\0")
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a scrub was started on."""
@@ -80,11 +90,15 @@ class Inputs:
     remain: DataStamp
     base_frozen_sha256: dict[str, str] = field(default_factory=dict)
     """As in `ModelStamp`; not written where there is no such part."""
+    captions_sha256: dict[str, str] = field(default_factory=dict)
+    """`captions_sha256` of forget and of remain, where the model is told prompts; not written otherwise."""
 
     @classmethod
     def of(cls, model: Model, forget: Dataset, remain: Dataset) -> Inputs:
-        base = ModelStamp.of(model)
-        return cls(base.weights_sha256, DataStamp.of(forget), DataStamp.of(remain), base.frozen_sha256)
+        base, captions = ModelStamp.of(model), {}
+        if model.conditions.kind == "a prompt":
+            captions = {name: captions_sha256(data) for name, data in (("forget", forget), ("remain", remain))}
+        return cls(base.weights_sha256, DataStamp.of(forget), DataStamp.of(remain), base.frozen_sha256, captions)
 
     @property
     def base(self) -> ModelStamp:
@@ -96,6 +110,7 @@ class Inputs:
             **{f"{what} of model.path": sha256 for what, sha256 in self.base.hashes().items()},
             "samples of forget": self.forget.fingerprint,
             "samples of remain": self.remain.fingerprint,
+            **{f"captions of {name}": sha256 for name, sha256 in self.captions_sha256.items()},
         }
 
 
@@ -104,10 +119,17 @@ class PretrainInputs:
     """What a training from nothing was started on."""
 
     data: DataStamp
+    captions_sha256: dict[str, str] = field(default_factory=dict)
+    """`captions_sha256` of data, where the model is told prompts; not written otherwise."""
+
+    @classmethod
+    def of(cls, data: Dataset, *, by_prompts: bool) -> PretrainInputs:
+        return cls(DataStamp.of(data), {"data": captions_sha256(data)} if by_prompts else {})
 
     def hashes(self) -> dict[str, str]:
         """By the words that name each to a user."""
-        return {"samples of data": self.data.fingerprint}
+        captions = {f"captions of {name}": sha256 for name, sha256 in self.captions_sha256.items()}
+        return {"samples of data": self.data.fingerprint, **captions}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..config import SamplingConfig
 from ..engine.sharded_model import ShardedModel
+from ..files import naming
 from ..models.conditions import Condition
 from ..models.model import Model
 from ..models.pictures import to_grid, with_names
@@ -58,5 +59,7 @@ class SampleWatch:
 
     def _write(self, step: int, picture: Image.Image) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        picture.save(self._folder / f"step-{step:06d}.png")
+        path = self._folder / f"step-{step:06d}.png"
+        with naming(path):
+            picture.save(path)
         self._reports.picture(step, "samples", picture)

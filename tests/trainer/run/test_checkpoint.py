@@ -120,6 +120,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert begin(tmp_path, make_model())[1] == 2
 
 
+def test_where_the_only_one_is_damaged_the_run_begins_again_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model()
+    save(begin(tmp_path, model)[0], model, 1)
+    _remove(tmp_path / "attempt-0001" / "checkpoint-000001")
+    assert begin(tmp_path, make_model())[1] == 0
+    said = capsys.readouterr().err
+    assert said.endswith(f"({SLICES} is missing); there is none before it: the run begins again\n")
+
+
 def test_another_runs_checkpoint_is_refused_with_what_differs(tmp_path: Path) -> None:
     model = make_model()
     checkpoints, _ = begin(tmp_path, model)

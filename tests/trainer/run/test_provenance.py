@@ -30,8 +30,9 @@ from erasediff.trainer.evidence.finished import FinishedScrub
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.pipeline import WEIGHTS_NAME
 from erasediff.trainer.pretrain import run_pretrain
-from erasediff.trainer.run.provenance import frozen_sha256, versions
+from erasediff.trainer.run.provenance import Inputs, PretrainInputs, differing, frozen_sha256, versions
 from erasediff.trainer.scrubbing import dry_run, run_scrub
+from evidence_cases import edit_json
 from safetensors.numpy import load_file, save_file
 from tiny import make_pipeline, tiny_config
 
@@ -74,7 +75,8 @@ def test_a_finished_scrub_is_not_the_answer_for_other_samples(
     assert main(words_of(own)) == 0
     before = snapshot(Path(own.output))
     assert main(words_of(own)) == 0, "the same inputs: finished"
-    assert [*json.loads((Path(own.output) / "inputs.json").read_text())] == ["base_weights_sha256", "forget", "remain"]
+    written = json.loads((Path(own.output) / "inputs.json").read_text())
+    assert [*written] == ["base_weights_sha256", "forget", "remain", "base_frozen_sha256"]
     assert main([*words_of(own), "--dry-run"]) == 0
     assert f"finished    already: {own.output}/model" in capsys.readouterr().out
     theirs = Dataset.open(own.forget).fingerprint
@@ -123,7 +125,7 @@ def test_a_part_that_was_exchanged_is_named(toy_family: Path, tmp_path: Path) ->
     weights = load_file(file)
     theirs = hash_of(weights)
     inputs = json.loads((tmp_path / "run" / "inputs.json").read_text())
-    assert inputs["base_frozen_sha256"] == {"frozen": theirs}
+    assert inputs["base_frozen_sha256"].pop("schedule") and inputs["base_frozen_sha256"] == {"frozen": theirs}
     assert run_scrub(own) == tmp_path / "run" / "model"
 
     other = {"rows": -weights["rows"], "words": weights["words"]}
@@ -152,10 +154,44 @@ def test_a_parts_settings_count(toy_family: Path) -> None:
     given = load_model(ModelConfig(str(toy_family / "model")))
     fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
     weights = hash_of(load_file(toy_family / "model" / "frozen" / WEIGHTS_NAME))
-    assert frozen_sha256(Scaled(**fields)) == {
+    found = frozen_sha256(Scaled(**fields))
+    del found["schedule"]
+    assert found == {
         "frozen": hashlib.sha256((weights + '{"bias": 0, "scale": 0.5}').encode()).hexdigest(),
         "tokenizer": hashlib.sha256((hash_of({}) + '["a", "b"]').encode()).hexdigest(),
     }
+
+
+def test_another_noise_schedule_is_another_model(own: ScrubConfig) -> None:
+    run_scrub(own)
+    for name, value in {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"}.items():
+        edit_json(file := Path(own.model.path) / "scheduler" / "scheduler_config.json", **{name: value})
+        with pytest.raises(ConfigError, match="other weights or settings of 'schedule' of model"):
+            run_scrub(own)
+        edit_json(file, **json.loads((Path(own.output) / "model" / "scheduler" / file.name).read_text()))
+    # how it is sampled is no part of its training
+    edit_json(file, clip_sample=False)
+    assert run_scrub(own) == Path(own.output) / "model"
+
+
+def test_other_captions_are_other_samples_to_a_model_that_is_told_prompts(toy_family: Path, tmp_path: Path) -> None:
+    """The fingerprint is of pictures and labels."""
+    train = TrainConfig(max_train_steps=1, train_batch_size=4)
+    data = {name: Dataset.open(toy_family / "split" / name) for name in ("forget", "remain")}
+    model = load_model(ModelConfig(str(toy_family / "model")))
+    own = Inputs.of(model, data["forget"], data["remain"])
+    assert own == Inputs.of(model, data["forget"], data["remain"])
+    other = Inputs.of(model, data["forget"], data["remain"].captioned("a {}"))
+    assert differing(other.hashes(), own.hashes())[0][0] == "captions of remain"
+    assert PretrainInputs.of(data["forget"], by_prompts=True) != PretrainInputs.of(
+        data["forget"].captioned("a {}"), by_prompts=True
+    )
+    config = tiny_config(toy_family, toy_family / "model", tmp_path / "run", null_class=None, train=train)
+    run_scrub(config)
+    values = json.loads((tmp_path / "run" / "inputs.json").read_text())["captions_sha256"]
+    edit_json(tmp_path / "run" / "inputs.json", captions_sha256=values | {"forget": "0" * 64})
+    with pytest.raises(ConfigError, match="begun with other captions of forget"):
+        run_scrub(config)
 
 
 def test_a_scrub_that_was_begun_is_not_continued_with_other_samples(own: ScrubConfig, digits: Path) -> None:
