@@ -118,7 +118,15 @@ def _judges(folder: Path, *datasets: Path) -> None:
 
 
 def _erasure(folder: Path, base: Path, data: Path, other: Path, concept: str) -> EraseConfig:
-    from ..trainer.config import EngineConfig, EraseConfig, JudgeConfig, ModelConfig, SamplingConfig
+    from ..trainer.config import (
+        EngineConfig,
+        EraseConfig,
+        JudgeConfig,
+        ModelConfig,
+        OptimizerConfig,
+        SamplingConfig,
+        TrainConfig,
+    )
     from ..trainer.config.methods import method_kind
 
     words = DIGITS if concept in DIGITS else COLOURS
@@ -132,6 +140,9 @@ def _erasure(folder: Path, base: Path, data: Path, other: Path, concept: str) ->
             concept=(concept,),  # pyright: ignore[reportCallIssue]
             anchor=tuple(word for word in words if word != concept),  # pyright: ignore[reportCallIssue]
         ),
+        # what keeps the rest best at a gradient's price each for D_f and D_r: docs/results/text.md
+        train=TrainConfig(layers=("xattn",)),
+        optimizer=OptimizerConfig(learning_rate=5e-4),
         engine=EngineConfig(num_threads=1),
         judge=JudgeConfig(
             retrained=str(folder / "retrained" / "model"),
