@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file
 
 from ..shards.dataset import Dataset, check_disjoint
 from ..shards.errors import shorten
@@ -28,15 +24,13 @@ from .config import (
 from .config.methods import default_method
 from .config.toml import check_ranges, dump_toml
 from .errors import ConfigError
-from .files import open_up
 from .models.class_names import labels_of
 from .models.conditions import Condition, distinct, prompts_among
 from .models.families import load_model
 from .models.fitting import Fitted, data_notes, fit, names_for, names_notes, null_class_note
-from .models.hashing import weights_sha256
+from .models.given import save_once
 from .models.layers import chosen
 from .models.lineage import (
-    LINEAGE_NAME,
     Forgotten,
     Lineage,
     TrainedOn,
@@ -93,45 +87,11 @@ def scrub(
     return DiffusionPipeline.from_pretrained(run_scrub(config), low_cpu_mem_usage=False)
 
 
-# of a component's settings, what says who saved it
-_SAVED_BY = ("_diffusers_version", "_name_or_path", "transformers_version")
-
-
 def _save_given(pipeline: DiffusionPipeline, folder: Path, engine: EngineConfig) -> Path:
     """A loaded pipeline as a folder beside the run; there already, with the same weights, when a run is continued."""
     collectives.set_up(engine)
-    collectives.on_main(lambda: _save_once(pipeline, folder))
+    collectives.on_main(lambda: save_once(pipeline, folder))
     return folder
-
-
-def _save_once(pipeline: DiffusionPipeline, folder: Path) -> None:
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(partial)
-    known = Path(str(pipeline.name_or_path)) / LINEAGE_NAME
-    if known.is_file():  # diffusers loads and saves what it knows, and this it does not
-        shutil.copyfile(known, partial / LINEAGE_NAME)
-    open_up(partial)
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    is_other = _hashes(folder) != _hashes(partial)
-    shutil.rmtree(partial)
-    if is_other:
-        raise ConfigError(f"'{folder}' holds another model than the one given: remove it, or choose another output")
-
-
-def _hashes(folder: Path) -> dict[str, Any]:
-    """Of each of a folder's files: of weights their hash, of settings what they say of the model."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*.safetensors")):
-        found[str(path.relative_to(folder))] = weights_sha256(load_file(path))
-    for path in sorted(folder.rglob("*.json")):
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(settings, dict):  # where from, and by which version, may differ
-            settings = {key: value for key, value in settings.items() if key not in _SAVED_BY}
-        found[str(path.relative_to(folder))] = settings
-    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,8 +25,9 @@ from erasediff.trainer.config import (
 from erasediff.trainer.config.toml import decode, dump_toml
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import ConfigError, TrainingError
+from erasediff.trainer.models.given import save_once
 from erasediff.trainer.run.reading import Reader
-from erasediff.trainer.scrubbing import _save_once, plan, run_scrub, scrub
+from erasediff.trainer.scrubbing import plan, run_scrub, scrub
 from safetensors.torch import load_file, save_file
 from tiny import TIMING, tiny_config
 
@@ -155,10 +156,10 @@ def test_a_loaded_pipeline_goes_in_and_one_comes_out(digits: Path, base_model: P
 def test_a_pipeline_whose_settings_changed_is_another_one(tmp_path: Path, base_model: Path) -> None:
     pipeline = DDPMPipeline.from_pretrained(base_model)
     for _ in range(2):
-        _save_once(pipeline, tmp_path / "base")
+        save_once(pipeline, tmp_path / "base")
     pipeline.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, prediction_type="v_prediction")
     with pytest.raises(ConfigError, match="holds another model than the one given: remove it, or choose another"):
-        _save_once(pipeline, tmp_path / "base")
+        save_once(pipeline, tmp_path / "base")
     assert not (tmp_path / "base.partial").exists()
 
 

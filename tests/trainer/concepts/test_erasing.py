@@ -167,6 +167,7 @@ def test_what_is_refused_before_anything_is_drawn(given: Path, digits: Path, tmp
         ({"judge": _judging(given, thresholds=("p_phi <= 1",))}, "p_phi"),
         ({"method": kind("erasediff", anchor=("one",))}, "anchor, and method.anchor or method.concept"),  # pyright: ignore[reportCallIssue]
         ({"method": method_kind("finetune")("finetune")}, "anchor: method.name = 'finetune' takes none"),
+        ({"method": method_kind("esd")("esd")}, "anchor: method.target = 'negative_guidance' takes none: leave it out"),
     ):
         for run in (check, run_erase):
             with pytest.raises((ConfigError, DataError), match=told):

@@ -164,8 +164,9 @@ def test_a_parts_settings_count(toy_family: Path) -> None:
 
 def test_another_noise_schedule_is_another_model(own: ScrubConfig) -> None:
     run_scrub(own)
+    file = Path(own.model.path) / "scheduler" / "scheduler_config.json"
     for name, value in {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"}.items():
-        edit_json(file := Path(own.model.path) / "scheduler" / "scheduler_config.json", **{name: value})
+        edit_json(file, **{name: value})
         with pytest.raises(ConfigError, match="other weights or settings of 'schedule' of model"):
             run_scrub(own)
         edit_json(file, **json.loads((Path(own.output) / "model" / "scheduler" / file.name).read_text()))
