@@ -138,9 +138,12 @@ def _erasure(folder: Path, base: Path, data: Path, other: Path, concept: str) ->
         method=method_kind("erasediff")(
             "erasediff",
             concept=(concept,),  # pyright: ignore[reportCallIssue]
-            anchor=tuple(word for word in words if word != concept),  # pyright: ignore[reportCallIssue]
+            anchor=words[(words.index(concept) + 1) % len(words)],  # pyright: ignore[reportCallIssue]
+            barrier="value",  # pyright: ignore[reportCallIssue]
+            num_inner_steps=3,  # pyright: ignore[reportCallIssue]
+            xi=1e-2,  # pyright: ignore[reportCallIssue]
         ),
-        # what keeps the rest best at a gradient's price each for D_f and D_r: docs/results/text.md
+        # what forgets most and keeps the rest best: docs/results/text.md
         train=TrainConfig(layers=("xattn",)),
         optimizer=OptimizerConfig(learning_rate=5e-4),
         engine=EngineConfig(num_threads=1),
