@@ -160,3 +160,9 @@ def test_a_forgotten_class_is_refused(digits: Path, base_model: Path, tmp_path: 
     SISSConfig().check_conditions(None, [1, 2], [0, 2, 1])
     with pytest.raises(ConfigError, match=r"nothing remains that is told 2: "):
         SISSConfig().check_conditions(None, [1, 2], [0, 1])
+
+
+def test_prompts_that_are_told_alike_are_the_same() -> None:
+    SISSConfig().check_conditions(None, ["a Cat"], ["a  cat", "a dog"])
+    with pytest.raises(ConfigError, match="nothing remains that is told 'a bird'"):
+        SISSConfig().check_conditions(None, ["a Cat", "a bird"], ["a  cat", "a dog"])

@@ -18,6 +18,7 @@ from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from erasediff.trainer.objectives.targets import Samples
+from erasediff.trainer.objectives.targets.neighbours import _groups
 from erasediff.trainer.scrubbing import dry_run, run_scrub
 from tiny import make_pipeline, tiny_config
 
@@ -132,3 +133,12 @@ def test_a_plan_says_what_has_no_effect(digits: Path, base_model: Path, tmp_path
     method = EraseDiffConfig(target="neighbours", teacher="frozen")
     told = dry_run(tiny_config(digits, base_model, tmp_path / "run", method=method))
     assert "the neighbours target asks no model for a prediction" in told
+
+
+def test_prompts_that_are_told_alike_are_one_group(toy_family: Path) -> None:
+    model = load_model(ModelConfig(str(toy_family / "model")))
+    forget, remain = (Dataset.open(toy_family / "split" / name) for name in ("forget", "remain"))
+    samples = Samples(forget.captioned("A Three"), remain.captioned("a  three"), toy_family)
+    assert {number for group in _groups(samples, model) for number in group.tolist()} == {0}
+    samples = Samples(forget.captioned("A Three"), remain.captioned("a three more"), toy_family)
+    assert [{*group.tolist()} for group in _groups(samples, model)] == [{0}, {1}]
