@@ -139,11 +139,8 @@ def _erasure(folder: Path, base: Path, data: Path, other: Path, concept: str) ->
             "erasediff",
             concept=(concept,),  # pyright: ignore[reportCallIssue]
             anchor=words[(words.index(concept) + 1) % len(words)],  # pyright: ignore[reportCallIssue]
-            barrier="value",  # pyright: ignore[reportCallIssue]
-            num_inner_steps=3,  # pyright: ignore[reportCallIssue]
-            xi=1e-2,  # pyright: ignore[reportCallIssue]
         ),
-        # what forgets most and keeps the rest best: docs/results/text.md
+        # what forgets digits and colours alike: docs/results/text.md
         train=TrainConfig(layers=("xattn",)),
         optimizer=OptimizerConfig(learning_rate=5e-4),
         engine=EngineConfig(num_threads=1),
@@ -154,7 +151,8 @@ def _erasure(folder: Path, base: Path, data: Path, other: Path, concept: str) ->
             factor_classifier=str(folder / f"{other.name}.safetensors"),
             prompts=str(folder / "prompts.csv"),
             num_forget_samples_per_class=864,
-            num_remain_samples_per_class=432,
+            # as many of all together, whichever word it is
+            num_remain_samples_per_class=4320 // (len(words) - 1),
             sampling=SamplingConfig(guidance_scale=_GUIDANCE_SCALE, num_inference_steps=10),
             num_threads=2,
         ),
