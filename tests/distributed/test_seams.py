@@ -94,7 +94,7 @@ def test_it_is_judged_relearned_and_drawn(results: dict[int, Path], world_size: 
     }
     record = json.loads((results[world_size] / "rl" / "record.json").read_text())
     for name in ("unscrubbed", "scrubbed"):
-        assert [*record["models"][name]["frozen_sha256"]] == ["frozen"]
+        assert [*record["models"][name]["frozen_sha256"]] == ["frozen", "schedule"]
         figures = record["models"][name]["metrics"]
         assert figures["p_psi"]["n"] == 8 and figures["accuracy_remaining"]["n"] == 9 * 15
         assert [point["step"] for point in record["models"][name]["relearning"]] == [0, 1, 2]

@@ -195,7 +195,11 @@ def test_attacks_are_of_each_model_and_their_prompts_are_kept(tmp_path: Path) ->
     """P_psi under attack is that of the prompts in the record, typed again."""
     scrubbed = make_scrub(tmp_path)
     few = AttackConfig(num_images=2, num_steps=3, num_tokens=2, num_prompts=2, num_samples=6)
-    chosen: dict[str, Any] = NO_FACTOR | {"clip": None, "num_forget_samples_per_class": 4}
+    chosen: dict[str, Any] = NO_FACTOR | {
+        "clip": None,
+        "num_forget_samples_per_class": 4,
+        "thresholds": ("p_psi <= 0.1",),
+    }
     record = evaluate_by_prompts(scrubbed, attacks=("inversion", "prompt"), attacking=few, **chosen).record
     judge = load_classifier(scrubbed / "classifier.safetensors")
     for name, folder in (("unscrubbed", "model"), ("scrubbed", "run/model")):

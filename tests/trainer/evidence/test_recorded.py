@@ -65,7 +65,7 @@ def test_a_recorded_model_is_named_with_its_date(digits: Path, run: Path, classi
     # its integrity is the distance to the images of that original
     for other_base in ({"weights_sha256": "0" * 64}, {"frozen_sha256": {"vae": "0" * 64}}):
         values = json.loads(first.record_path.read_text())
-        assert "frozen_sha256" not in values["models"]["unscrubbed"], "it has no such part"
+        assert [*values["models"]["unscrubbed"]["frozen_sha256"]] == ["schedule"], "it has no other part"
         assert "features_sha256" not in values, "the judge's"
         values["models"]["unscrubbed"] |= other_base
         (tmp_path / "elsewhere.json").write_text(json.dumps(values))
