@@ -74,7 +74,7 @@ class DataStamp:
 
 
 def captions_sha256(data: Dataset) -> str:
-    """SHA-256 (hex) over every sample's caption, in order, none being empty: the fingerprint does not look at them."""
+    """SHA-256 (hex) over every sample's caption, in order: the fingerprint does not look at them."""
     digest = hashlib.sha256()
     for i in range(len(data)):
         digest.update(data.text(i).encode() + b"\0")
