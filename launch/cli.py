@@ -143,12 +143,12 @@ def read(module: str, options: str, name: str, words: list[str]) -> Command:
 
 
 def fail(error: BaseException, status: int) -> int:
-    """Says an error in one line, on the rank that is to say it; the status."""
-    leave_word(str(error), status)
+    """Says an error in one line, on the rank that is to say it, on every rank where no launcher would; the status."""
+    is_told = leave_word(str(error), status)
     rank = os.environ.get("RANK", "0")
     with contextlib.suppress(OSError):  # stderr is a log on the same disk
         if rank == "0":
             print(f"erasediff: {error}", file=sys.stderr, flush=True)
-        elif isinstance(error, OneRankError | LostRankError | OSError):
+        elif not is_told or isinstance(error, OneRankError | LostRankError | OSError):
             print(f"erasediff: rank {rank}: {error}", file=sys.stderr, flush=True)
     return status

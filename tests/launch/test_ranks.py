@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from erasediff.launch.cli import fail
 from erasediff.launch.failure import report
 from erasediff.launch.ranks import Ranks
+from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.ranks.last_words import leave_word
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -26,6 +28,23 @@ def test_what_a_rank_left_word_of_is_said_as_it_was(
     assert report(ProcessFailure(local_rank=1, pid=7, exitcode=2, error_file=str(file)), str(log)) == 2
     said = capsys.readouterr().err.splitlines()
     assert said == [f"erasediff: rank 1 left with exit code 2; its log is {log}", "rank 1 says 'no'"]
+
+
+def test_a_rank_that_no_launcher_listens_to_speaks_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    assert fail(ConfigError("no such data"), 2) == 2
+    assert capsys.readouterr().err == "erasediff: rank 3: no such data\n"
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    assert fail(ConfigError("no such data"), 2) == 2
+    assert capsys.readouterr().err == "", "all ranks say it to the launcher, rank 0 to the user"
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "missing" / "error.json"))
+    assert fail(ConfigError("no such data"), 2) == 2
+    assert capsys.readouterr().err == "erasediff: rank 3: no such data\n"
 
 
 @pytest.mark.parametrize(

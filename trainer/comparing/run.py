@@ -32,8 +32,8 @@ from ..errors import ConfigError, LostRankError, OneRankError, TrainingError
 from ..evidence.bench import Bench, Samples
 from ..evidence.evaluation import Figures, evaluate
 from ..evidence.making import make_bench
-from ..evidence.metrics import Measurement
 from ..evidence.options import check_device, thresholds_of
+from ..evidence.pairing import related
 from ..evidence.report_pictures import contact_sheet
 from ..evidence.retrained import (
     check_trained_without,
@@ -157,7 +157,7 @@ class _Work:
             notes = self._notes(retrained) if name == RETRAINED else bench.notes
             row = Row(**self._about(name, None), **self._measured(figures, found), notes=notes)
             self._put(name, row, figures.samples)
-            collectives.on_main(lambda path=path, figures=figures: keep(figures.samples, path, measured_by))
+            collectives.on_main(lambda path=path, figures=figures: keep(figures, path, measured_by))
         return found
 
     def _notes(self, retrained: Model | None) -> list[str]:
@@ -200,15 +200,14 @@ class _Work:
         model = load_model(dataclasses.replace(case.config.model, path=str(folder), revision=None))
         figures = evaluate(model, self._bench, references[UNSCRUBBED].samples)
         measured = self._measured(figures, references)
-        row = Row(**about, **measured, training=training_of(case.config), verdict=self._verdict(figures.metrics))
+        row = Row(**about, **measured, training=training_of(case.config), verdict=self._verdict(figures))
         self._put(case.slug, row, figures.samples)
         if collectives.is_main():
             say(f"{case.name}, seed {case.seed}: {row.verdict}")
 
-    def _verdict(self, metrics: dict[str, Measurement]) -> str:
-        by_model = {name: figures.metrics for name, figures in self._references.items()}
-        thresholds = thresholds_of(self._config.judge, [*metrics], self._bench.forgets_classes)
-        by_model["scrubbed"] = metrics
+    def _verdict(self, figures: Figures) -> str:
+        thresholds = thresholds_of(self._config.judge, [*figures.metrics], self._bench.forgets_classes)
+        by_model = related({**self._references, "scrubbed": figures})
         return collectives.agree(overall(hold(thresholds, by_model), by_model))
 
     def _about(self, name: str, seed: int | None) -> dict[str, Any]:

@@ -27,7 +27,9 @@ from .evaluation import Figures, evaluate, metric_names
 from .finished import FinishedScrub, metrics_lines, run_entry
 from .ledger import append, entry_of_card, next_place, read_entries
 from .making import make_bench
+from .metrics import Measurement
 from .options import check_device, check_options, thresholds_of
+from .pairing import related
 from .prompt_file import prompts_sha256
 from .record import (
     RECORD_NAME,
@@ -163,15 +165,13 @@ def run_evaluate(
     if options.with_retrained:  # only now that all else is known to be right
         retrained = trained_here(scrub)
     figures["scrubbed"] = evaluate(scrub.scrubbed, bench, figures["unscrubbed"].samples)
-    entries = {
-        name: _entry(model, figures[name], date)
-        for name, model in (("unscrubbed", scrub.unscrubbed), ("scrubbed", scrub.scrubbed))
-    }
+    measured = {"unscrubbed": scrub.unscrubbed, "scrubbed": scrub.scrubbed}
+    if recorded is None and retrained is not None:
+        figures["retrained"] = evaluate(retrained, bench, figures["unscrubbed"].samples)
+        measured["retrained"] = retrained
+    entries = {name: _entry(measured[name], metrics, figures[name], date) for name, metrics in related(figures).items()}
     if recorded is not None:
         entries["retrained"] = recorded
-    elif retrained is not None:
-        figures["retrained"] = evaluate(retrained, bench, figures["unscrubbed"].samples)
-        entries["retrained"] = _entry(retrained, figures["retrained"], date)
 
     by_model = {name: entry.metrics for name, entry in entries.items()}
     verdicts = hold(thresholds, by_model)
@@ -287,14 +287,14 @@ def _say_in_the_card(scrub: FinishedScrub, record: Record) -> None:
     write_model_card(folder, scrub.run.resolve().name, scrub.scrubbed, scrub.scrubbed.lineage, made)
 
 
-def _entry(model: Model, figures: Figures, date: str) -> ModelEntry:
+def _entry(model: Model, metrics: dict[str, Measurement], figures: Figures, date: str) -> ModelEntry:
     stamp = ModelStamp.of(model)  # of the weights in memory, that the samples came from
     return ModelEntry(
         path=str(model.folder),
         weights_sha256=stamp.weights_sha256,
         frozen_sha256=stamp.frozen_sha256,
         measured=date,
-        metrics=figures.metrics,
+        metrics=metrics,
         num_non_finite=figures.num_non_finite,
         relearning=figures.relearning,
     )

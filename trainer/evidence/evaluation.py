@@ -21,6 +21,7 @@ from .images import Asked
 from .instruments import Instruments
 from .metric_table import Need, computed
 from .metrics import Measurement
+from .pairing import Influences, taken_apart
 from .relearning import RelearningPoint, relearn
 
 
@@ -53,6 +54,7 @@ class Figures:
     """A model's figures, and the samples behind them."""
 
     metrics: dict[str, Measurement]
+    influences: Influences
     relearning: list[RelearningPoint]
     samples: Samples
     num_non_finite: int
@@ -73,8 +75,8 @@ def evaluate(model: Model, bench: Bench, original: Samples | None = None) -> Fig
         given_by(bench.config, bench.forgets_classes, bench.earlier, bool(bench.phrasings)),
         of_unscrubbed=original is None,
     )
-    found = {name: compute(on_bench) for name, compute in table.items()}
-    return Figures(found, _relearning(model, bench), on_bench.samples, on_bench.num_non_finite)
+    found, influences = taken_apart({name: compute(on_bench) for name, compute in table.items()})
+    return Figures(found, influences, _relearning(model, bench), on_bench.samples, on_bench.num_non_finite)
 
 
 def _refuse_black(original: Measured) -> None:

@@ -15,8 +15,8 @@ from .detector import count_parts
 from .images import NO_SAMPLE, Images
 from .intervals import bounded_interval, normal_interval, score_interval, spread_interval
 from .means import count_all, mean_by, mean_by_class, share, worst_of
-from .metrics import Measurement, measured
-from .variances import frechet_variance, kernel_variance
+from .metrics import Measurement, estimated, measured
+from .variances import frechet_influences, kernel_influences, variance_of
 
 NEIGHBOURS = 3  # k of precision and recall
 
@@ -51,7 +51,7 @@ def entropy(of: Measured) -> Measurement:
         return Measurement(None, 0, of.forget.seed, reason=NO_SAMPLE)
     of_each = metrics.entropy(of.forget_probabilities)
     low, high = bounded_interval(of_each, math.log(of.forget_probabilities.shape[1]))
-    return Measurement(of_each.mean().item(), n, of.forget.seed, low=low, high=high)
+    return estimated(Measurement(of_each.mean().item(), n, of.forget.seed, low=low, high=high), of_each / n)
 
 
 def accuracy_remaining(of: Measured) -> Measurement:
@@ -86,7 +86,7 @@ def frechet_distance(of: Measured) -> Measurement:
     if few is not None:
         return few
     both = of.bench.real_remain_features, of.remain_features
-    return _distance(of, metrics.frechet_distance(*both), frechet_variance(*both), at_least=0.0)
+    return _distance(of, metrics.frechet_distance(*both), frechet_influences(*both), at_least=0.0)
 
 
 def kernel_distance(of: Measured) -> Measurement:
@@ -94,15 +94,16 @@ def kernel_distance(of: Measured) -> Measurement:
     if few is not None:
         return few
     both = of.bench.real_remain_features, of.remain_features
-    return _distance(of, metrics.kernel_distance(*both, seed=of.seed), kernel_variance(*both), at_least=-math.inf)
+    return _distance(of, metrics.kernel_distance(*both, seed=of.seed), kernel_influences(*both), at_least=-math.inf)
 
 
-def _distance(of: Measured, distance: Tensor, variance: Tensor, at_least: float) -> Measurement:
+def _distance(of: Measured, distance: Tensor, influences_M: Tensor, at_least: float) -> Measurement:
     found = measured(distance, len(of.remain), seed=of.remain.seed, features=of.bench.features.name)
+    variance = variance_of(influences_M)
     if found.value is None or not variance.isfinite():
         return found
     low, high = normal_interval(found.value, variance.item())
-    return dataclasses.replace(found, low=max(at_least, low), high=high)
+    return estimated(dataclasses.replace(found, low=max(at_least, low), high=high), influences_M)
 
 
 def precision(of: Measured) -> Measurement:
@@ -142,7 +143,7 @@ def nearest_to_forget(of: Measured) -> Measurement:
     of_each = metrics.nearest_distance(features(of.bench.real_forget.images), features(of.forget.images))
     low, high = spread_interval(of_each)
     found = measured(of_each.mean(), len(of.forget), seed=of.forget.seed, features=features.name)
-    return dataclasses.replace(found, low=low, high=high)
+    return estimated(dataclasses.replace(found, low=low, high=high), of_each / len(of_each))
 
 
 def clip_score_forgotten(of: Measured) -> Measurement:
@@ -164,7 +165,7 @@ def _clip_score(of: Measured, images: Images) -> Measurement:
         return Measurement(None, 0, images.seed, clip.name, NO_SAMPLE)
     scores = clip(images.images, [str(prompt) for prompt in images.conditions], of.bench.device)
     low, high = bounded_interval(scores, 100.0)
-    return Measurement(scores.mean().item(), n, images.seed, clip.name, low=low, high=high)
+    return estimated(Measurement(scores.mean().item(), n, images.seed, clip.name, low=low, high=high), scores / n)
 
 
 def exposed_forgotten(threshold: float, of: Measured) -> Measurement:

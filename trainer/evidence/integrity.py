@@ -13,7 +13,7 @@ from . import metrics
 from .bench import FORGOTTEN, KEPT, REMAINING, Measured, generate
 from .images import NO_SAMPLE, Asked, Images
 from .intervals import spread_interval
-from .metrics import Measurement, measured
+from .metrics import Measurement, estimated, measured
 
 # of the floor, or so many more as fill a batch: in another batch an image would differ by rounding
 _MIN_FLOOR_SAMPLES = 64
@@ -74,7 +74,7 @@ def _between(of: Measured, ours: Images, theirs: Images) -> Measurement:
     of_each = metrics.paired_distance(features(ours.images[both]), features(theirs.images[both]))
     found = measured(of_each.mean(), n, why_not="" if n else NO_SAMPLE, seed=ours.seed, features=features.name)
     low, high = spread_interval(of_each)
-    return dataclasses.replace(found, low=low, high=high)
+    return estimated(dataclasses.replace(found, low=low, high=high), of_each / max(1, n))
 
 
 def _counterparts(side: int, of: Measured) -> Images:

@@ -84,20 +84,37 @@ def count_interval(counts_N: Tensor) -> tuple[float, float]:
 
 
 def is_within_noise(
-    value: float, interval: tuple[float, float], other: float, other_interval: tuple[float, float]
+    value: float,
+    interval: tuple[float, float],
+    other: float,
+    other_interval: tuple[float, float],
+    correlation: float = 0.0,
 ) -> bool:
     """Whether the interval of the difference, Newcombe's, holds 0: the two are not told apart by these samples."""
     return (
-        difference_low(value, interval, other, other_interval) <= 0
-        and difference_low(other, other_interval, value, interval) <= 0
+        difference_low(value, interval, other, other_interval, correlation) <= 0
+        and difference_low(other, other_interval, value, interval, correlation) <= 0
     )
 
 
 def difference_low(
-    value: float, interval: tuple[float, float], other: float, other_interval: tuple[float, float]
+    value: float,
+    interval: tuple[float, float],
+    other: float,
+    other_interval: tuple[float, float],
+    correlation: float = 0.0,
 ) -> float:
-    """Lower end of the interval of value - other, from each one's own (Newcombe 1998, method 10)."""
-    return value - other - math.hypot(value - interval[0], other_interval[1] - other)
+    """Lower end of the interval of value - other, from each one's own (Newcombe 1998, for pairs and for single ones).
+
+    correlation: of the two, where they are from the same noise (`pairing.correlation`).
+    """
+    down, up = value - interval[0], other_interval[1] - other
+    return value - other - math.sqrt(max(0.0, down**2 + up**2 - 2 * correlation * down * up))
+
+
+def standard_error(interval: tuple[float, float], confidence: float = CONFIDENCE) -> float:
+    """What the normal interval of this width has."""
+    return (interval[1] - interval[0]) / (2 * _z(confidence))
 
 
 def _z(confidence: float) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .bench import Measured
 from .images import NO_SAMPLE
 from .intervals import count_interval, score_interval
-from .metrics import Measurement
+from .metrics import Measurement, alone, estimated
 
 
 def mean_by_class(
@@ -39,7 +39,7 @@ def share(values_N: Tensor, seed: int | None) -> Measurement:
         return Measurement(None, 0, seed, reason=NO_SAMPLE)
     value = values_N.mean().item()
     low, high = score_interval(value, n)
-    return Measurement(value, n, seed, low=low, high=high)
+    return estimated(Measurement(value, n, seed, low=low, high=high), values_N / n)
 
 
 def worst_of(measurement: Measurement, *, highest: bool) -> Measurement:
@@ -51,10 +51,11 @@ def worst_of(measurement: Measurement, *, highest: bool) -> Measurement:
         return float("-inf") if value is None else sign * value
 
     name = min(measurement.by_class, key=order)
-    return dataclasses.replace(measurement.by_class[name], of_class=name)
+    # another model's worst may be of another class: they are not in step
+    return dataclasses.replace(alone(measurement.by_class[name]), of_class=name)
 
 
 def count_all(counts_N: Tensor, seed: int | None) -> Measurement:
     """What samples count together."""
     low, high = count_interval(counts_N)
-    return Measurement(float(counts_N.sum()), len(counts_N), seed, low=low, high=high)
+    return estimated(Measurement(float(counts_N.sum()), len(counts_N), seed, low=low, high=high), counts_N)

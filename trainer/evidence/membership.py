@@ -15,7 +15,7 @@ from ..randomness import sample_generator
 from ..ranks import collectives
 from .images import Images
 from .intervals import MIN_SAMPLES, normal_interval, score_interval
-from .metrics import Measurement, auc
+from .metrics import Estimate, Measurement, alone, auc, auc_influences, estimated
 
 
 @torch.no_grad()
@@ -57,7 +57,9 @@ def auc_of(losses: Sequence[Tensor], seed: int) -> Measurement:
     low, high = normal_interval(value.item(), variance.item())
     if variance == 0:  # all told apart: DeLong's says that this is certain
         low, high = score_interval(value.item(), min(map(len, finite)))
-    return Measurement(value.item(), n, seed, low=max(0.0, low), high=min(1.0, high))
+    figure = Measurement(value.item(), n, seed, low=max(0.0, low), high=min(1.0, high))
+    # where a side has lost samples they are no longer in step with another model's
+    return estimated(figure, auc_influences(-finite[0], -finite[1])) if n == sum(map(len, losses)) else figure
 
 
 def membership_gap(area: Measurement) -> Measurement:
@@ -65,5 +67,8 @@ def membership_gap(area: Measurement) -> Measurement:
     if area.value is None or area.low is None or area.high is None:
         return area
     ends = sorted((abs(area.low - 0.5), abs(area.high - 0.5)))
-    low = 0.0 if area.low <= 0.5 <= area.high else ends[0]
-    return replace(area, value=abs(area.value - 0.5), low=low, high=ends[1])
+    is_folded = area.low <= 0.5 <= area.high
+    gap = replace(alone(area), value=abs(area.value - 0.5), low=0.0 if is_folded else ends[0], high=ends[1])
+    if is_folded or not isinstance(area, Estimate) or area.influences_N is None:
+        return gap
+    return estimated(gap, area.influences_N if area.value > 0.5 else -area.influences_N)

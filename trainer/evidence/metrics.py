@@ -6,8 +6,10 @@ Shapes: N and M samples, D features, K classes. Features are fp64 inside, whatev
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,31 @@ class Measurement:
     """The class a worst class's figure is of."""
     by_class: dict[str, Measurement] = field(default_factory=dict)
     """The same of each class, phrasing or part by its name, where the figure is a mean or a sum over some."""
+    correlation: dict[str, float] = field(default_factory=dict)
+    """With the same figure of other models, by their names, from the same noise (`pairing.correlation`)."""
+
+
+@dataclass(frozen=True)
+class Estimate(Measurement):
+    """A figure as it was computed, with what became of which sample."""
+
+    influences_N: Tensor | None = field(default=None, repr=False, compare=False)
+    """How far each sample, in their order, took the figure from what it would be on average, to first order."""
+
+
+def estimated(figure: Measurement, influences_N: Tensor) -> Estimate:
+    """The figure with its samples' influences, which are centred here."""
+    return Estimate(**_fields(figure), influences_N=influences_N.double() - influences_N.double().mean())
+
+
+def alone(figure: Measurement) -> Measurement:
+    """Without its samples' influences and what it has to do with other models', and so of its classes."""
+    by_class = {name: alone(one) for name, one in figure.by_class.items()}
+    return Measurement(**_fields(figure) | {"by_class": by_class, "correlation": {}})
+
+
+def _fields(figure: Measurement) -> dict[str, Any]:
+    return {one.name: getattr(figure, one.name) for one in dataclasses.fields(Measurement)}
 
 
 def measured(value: Tensor | float, n: int, *, why_not: str = "", **about: object) -> Measurement:
@@ -161,9 +188,21 @@ def auc(members_N: Tensor, others_M: Tensor) -> tuple[Tensor, Tensor]:
 
     The variance is that of DeLong et al. (1988), which needs two samples on either side; NaN with fewer.
     """
-    above = (members_N[:, None] > others_M[None, :]).double()
-    above += (members_N[:, None] == others_M[None, :]).double() / 2
+    above = _above(members_N, others_M)
     if min(above.shape) < 2:
         return above.mean(), torch.tensor(torch.nan)
     by_member, by_other = above.mean(1), above.mean(0)
     return above.mean(), by_member.var() / len(by_member) + by_other.var() / len(by_other)
+
+
+def auc_influences(members_N: Tensor, others_M: Tensor) -> Tensor:
+    """Of each member, then of each other sample, on `auc` [N + M]: what DeLong et al. (1988) compare two AUCs by."""
+    above_NM = _above(members_N, others_M)
+    parts = above_NM.mean(1), above_NM.mean(0)
+    return torch.cat([(part - part.mean()) / len(part) for part in parts])
+
+
+def _above(members_N: Tensor, others_M: Tensor) -> Tensor:
+    """Of each pair [N, M]: 1 where the member's score is higher, ½ where they are equal."""
+    above = (members_N[:, None] > others_M[None, :]).double()
+    return above + (members_N[:, None] == others_M[None, :]).double() / 2

@@ -23,6 +23,7 @@ from ..run.provenance import DataStamp, Inputs, PretrainInputs, read_inputs
 from .bench import Bench
 from .detector import DetectorCard
 from .finished import FinishedScrub
+from .metrics import alone
 from .prompt_file import prompts_sha256
 from .record import ModelEntry, Record, read_record
 
@@ -88,7 +89,13 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
                 f"{where} was measured with judge.{key} = {there[key]}, here it is {ours[key]}: "
                 "figures compare only when measured alike"
             )
-    return record.models["retrained"]
+    return entry_of(record)
+
+
+def entry_of(record: Record) -> ModelEntry:
+    """The retrained model's, as another record has it: by itself."""
+    entry = record.models["retrained"]
+    return dataclasses.replace(entry, metrics={name: alone(figure) for name, figure in entry.metrics.items()})
 
 
 def _weights(detector: DetectorCard | None) -> str | None:

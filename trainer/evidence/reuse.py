@@ -14,7 +14,7 @@ from .detector import detector_card
 from .features import features_sha256
 from .prompt_file import prompts_sha256
 from .record import Record
-from .retrained import RETRAINED_NAME, is_record, read_retrained
+from .retrained import RETRAINED_NAME, entry_of, is_record, read_retrained
 
 
 def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: ModelConfig) -> bool:
@@ -49,7 +49,7 @@ def still_holds(record: Record, judge: JudgeConfig, run: Path, scrubbed: ModelCo
     if held_out != (record.held_out and record.held_out.fingerprint):
         return False
     if is_record(judge):
-        return read_retrained(judge).models["retrained"] == record.models.get("retrained")
+        return entry_of(read_retrained(judge)) == record.models.get("retrained")
     folder = run / RETRAINED_NAME / "model" if judge.with_retrained else judge.retrained
     retrained = record.models.get("retrained")
     if folder is None or retrained is None:

@@ -174,11 +174,12 @@ def _hold(
     if ours is theirs or interval is None:  # a model beside itself: nothing to doubt
         return Verdict(threshold.text, limit, value, passed, shown=passed, margin=margin, of_class=of_class)
     base_low, base_high = (theirs and _interval(theirs, confidence)) or (base, base)
+    correlation = 0.0 if threshold.model is None else ours.correlation.get(threshold.model, 0.0)
     limits = threshold.factor * base_low + threshold.offset, threshold.factor * base_high + threshold.offset
     worse = (
-        difference_low(limit, limits, value, interval)
+        difference_low(limit, limits, value, interval, correlation)
         if threshold.at_most
-        else difference_low(value, interval, limit, limits)
+        else difference_low(value, interval, limit, limits, correlation)
     )
     return Verdict(threshold.text, limit, value, passed, passed and worse >= 0, margin, worse, of_class)
 

@@ -25,6 +25,7 @@ from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import load_classifier
 from erasediff.trainer.evidence.collect import run_evaluate
 from erasediff.trainer.evidence.record import Record
+from erasediff.trainer.evidence.retrained import entry_of
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.pretrain import run_pretrain
@@ -53,7 +54,10 @@ def test_a_recorded_model_is_named_with_its_date(digits: Path, run: Path, classi
     # how many images are made at a time is no other measurement
     sampling = SamplingConfig(num_inference_steps=2, batch_size=50)
     again = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), sampling=sampling))
-    assert again.record.models["retrained"] == first.record.models["retrained"]
+    assert first.record.models["retrained"].metrics["p_psi"].correlation, "with models that are measured here"
+    assert again.record.models["retrained"] == entry_of(first.record)
+    assert not again.record.models["retrained"].metrics["p_psi"].correlation
+    assert set(again.record.models["scrubbed"].metrics["p_psi"].correlation) == {"unscrubbed"}
     with pytest.raises(ConfigError, match=r"measured with judge\.num_forget_samples_per_class = 12, here it is 13"):
         more = {"num_forget_samples_per_class": 13}
         run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(first.record_path), **more))
@@ -95,7 +99,7 @@ def test_figures_by_other_data_or_features_do_not_compare(
         return run_evaluate(tiny_evaluation(run, digits, classifier, **given | options)).record
 
     shutil.copytree(held_out, tmp_path / "moved")
-    assert again(tmp_path / "moved").models["retrained"] == first.record.models["retrained"]
+    assert again(tmp_path / "moved").models["retrained"] == entry_of(first.record)
     shutil.rmtree(held_out)
     build(tmp_path / "fewer.jsonl", held_out, classes=source.classes)
     with pytest.raises(ConfigError, match=r"or weights behind judge\.held_out \(.{12}… there, .{12}… here"):
