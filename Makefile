@@ -4,8 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PACKAGES := trainer kernels launch shards
-# on CUDA machines: make CONSTRAINTS=constraints-cuda.txt …
-CONSTRAINTS ?= constraints.txt
+
 
 .PHONY: help install demo hero test test-slow mutants lint format clean
 
@@ -20,19 +19,14 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "erasediff needs Python 3.11 or newer with venv: apt-get install python3 python3-venv, or make PYTHON=/path/to/python3.11"; exit 1; }
 	@date +%s > .install-start
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@echo "installed in $$(( $$(date +%s) - $$(cat .install-start) )) s"; rm .install-start
 	@touch $@
-
-# torch's CUDA wheels ask for exactly one Triton; kernels/versions.py has the recorded pairs
-constraints-cuda.txt: constraints.txt
-	sed -e '1s/.*/# constraints.txt with the Triton that the CUDA wheel of its torch asks for: `make $@` writes it./' \
-	  -e 's/^triton==.*/triton==3.7.1/' $< > $@
 
 demo: install
 	$(BIN)/erasediff demo
@@ -50,7 +44,7 @@ test-slow: install
 	$(BIN)/pytest -m slow
 
 mutants: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,mutants]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mutants]'
 	$(BIN)/python benchmarks/mutants.py
 
 # basedpyright does not see editable installs: give it the folders under their import name

@@ -107,11 +107,12 @@ def _data(folder: Path, digit: int) -> tuple[Path, Path]:
     from ..shards.dataset import Dataset
     from ..shards.requests.request import Request, Selector
     from ..shards.requests.split import split
+    from ..shards.sources.digits import Digits
     from ..shards.writing.build import build
 
     data, parts, sets = folder / "data", folder / "parts", folder / "sets"
     if not data.exists():
-        build("digits", data)
+        build(Digits(), data)
     if not parts.exists():
         keys = tuple(Dataset.open(data).keys[::HELD_OUT_EVERY])
         split(data, parts, request=Request((Selector(keys=keys),), name="held out"))

@@ -101,7 +101,7 @@ def _environments(num_ranks: int) -> dict[int, dict[str, str]]:
         "MASTER_PORT": str(_free_port()),
         "TORCHELASTIC_RUN_ID": now(),
         # every rank taking all cores would make them wait for each other
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_ranks))),
     }
     return {rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)}
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..shards.sources.digits_in_ink import COLOURS, DIGITS, HELD_OUT_PHRASING, PHRASINGS, Prompt
+from ..shards.sources.digits_in_ink import COLOURS, DIGITS, HELD_OUT_PHRASING, PHRASINGS, DigitsInInk, Prompt
 from ..trainer.config import DemoConfig
 from ..trainer.errors import ConfigError
 from .demo_steps import erase, in_background, timed, write_request
@@ -77,7 +77,7 @@ def _data(folder: Path, concept: str) -> tuple[Path, Path]:
     request = write_request(folder, _REQUEST.format(concept=concept))
     for where, label in ((data, own), (other, kept)):
         if not where.exists():
-            build(f"digits-in-ink:{label}", where)
+            build(DigitsInInk(label), where)
     if not (folder / "sets").exists():
         split(data, folder / "sets", request=request)
     with (folder / "prompts.csv").open("w", newline="", encoding="utf-8") as file:

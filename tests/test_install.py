@@ -10,7 +10,6 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
 from erasediff.kernels.versions import TRITON_OF_TORCH
 from packaging.requirements import Requirement
 
@@ -59,18 +58,24 @@ def pinned(name: str) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in pairs}
 
 
-def test_torch_and_triton_fit_on_cuda_machines_and_all_else_is_the_same() -> None:
-    cpu, cuda = pinned("constraints.txt"), pinned("constraints-cuda.txt")
-    assert TRITON_OF_TORCH[cuda["torch"]] == cuda["triton"]
-    assert cpu | {"triton": cuda["triton"]} == cuda
+def test_torch_and_triton_fit_whichever_build_of_torch_an_index_has() -> None:
+    """Torch's CUDA builds, which PyPI has for Linux, ask for exactly one Triton."""
+    pins = pinned("constraints.txt")
+    assert TRITON_OF_TORCH[pins["torch"]] == pins["triton"]
 
 
-@pytest.mark.parametrize("name", ["constraints.txt", "constraints-cuda.txt"])
-def test_what_is_pinned_is_within_the_declared_bounds(name: str) -> None:
+def test_every_folder_of_code_is_installed() -> None:
+    listed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    rooms = ("kernels", "launch", "shards", "trainer")
+    there = {path.parent.relative_to(REPOSITORY) for room in rooms for path in (REPOSITORY / room).rglob("*.py")}
+    assert sorted(listed) == sorted(f"erasediff.{'.'.join(folder.parts)}" for folder in there)
+
+
+def test_what_is_pinned_is_within_the_declared_bounds() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     declared = [project["dependencies"], *project["optional-dependencies"].values()]
     requirements = [Requirement(text) for group in declared for text in group]
-    pins = pinned(name)
+    pins = pinned("constraints.txt")
     for requirement in requirements:
         package = re.sub(r"[-_.]+", "-", requirement.name).lower()
         if package in pins:

@@ -15,7 +15,7 @@ from .finding import Finding
 from .peers import Peers
 
 _SHOWN = ("python", "torch", "triton", "deepspeed", "diffusers", "erasediff")
-_INSTALL = "pip install -c constraints-cuda.txt 'erasediff[cuda]'"
+_INSTALL = "pip install -c constraints.txt 'erasediff[cuda]'"
 
 
 def _look(peers: Peers, config: DoctorConfig) -> dict[str, Any]:

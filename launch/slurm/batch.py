@@ -21,7 +21,7 @@ from .folder import Submission, note_submission
 from .profile import Profile
 from .script import Executor, by_the_profile_alone, executor
 from .snapshot import code_path, keep_code, keep_config
-from .task import Task
+from .task import Task, sha256_of
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ class Batch:
             tasks = []
             for job in self.jobs.values():
                 words = keep_config(job.folder.absolute() / "slurm", job)
-                asked = self.profile
-                tasks.append(Task(words, str(slurm), asked.cache_dir, asked.stage_to, asked.doctor))
+                asked, named = self.profile, getattr(job.config, "request", None)
+                sha256 = None if named is None else sha256_of(Path(named))
+                request = None if sha256 is None else (named, sha256)
+                tasks.append(Task(words, str(slurm), asked.cache_dir, asked.stage_to, asked.doctor, request))
             # submitit repeats what sbatch says
             with contextlib.redirect_stderr(io.StringIO()), by_the_profile_alone(), made.batch():
                 handles = [made.submit(task) for task in tasks]
@@ -61,7 +63,15 @@ class Batch:
             raise ConfigError(f"SLURM refuses the job: {refusal(str(error))}") from None
         except OSError as error:
             raise ConfigError(f"output = '{self.folder}': {error.strerror}") from None
-        return [self._note(name, handle.job_id) for name, handle in zip(self.jobs, handles, strict=True)]
+        numbers = [handle.job_id for handle in handles]
+        try:
+            return [self._note(name, number) for name, number in zip(self.jobs, numbers, strict=True)]
+        except OSError as error:
+            first = numbers[0].partition("_")[0]
+            raise ConfigError(
+                f"output = '{self.folder}': {error.strerror}; SLURM has job {first} all the same: scancel {first} "
+                "before you submit again"
+            ) from None
 
     def _note(self, name: str, number: str) -> Submission:
         job = self.jobs[name]

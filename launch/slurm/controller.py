@@ -55,8 +55,12 @@ def require() -> None:
 
 
 def states(jobs: Sequence[str]) -> dict[str, State]:
-    """Of each job, an array's elements too."""
-    return {job: _state(job) for job in jobs}
+    """Of each job, an array's elements too. Once nobody answers, nobody is asked any more."""
+    found: dict[str, State] = {}
+    for job in jobs:
+        is_away = any(state.name == "UNREACHABLE" for state in found.values())
+        found[job] = State("UNREACHABLE") if is_away else _state(job)
+    return found
 
 
 def alive(jobs: Sequence[str]) -> dict[str, State]:
@@ -85,7 +89,9 @@ def _ask_controller(job: str) -> State:
     except subprocess.TimeoutExpired:
         return State("UNREACHABLE")
     if done.returncode:
-        return State("UNKNOWN" if "Invalid job id" in done.stderr else "UNREACHABLE")
+        # the latter of an array's element that it has forgotten while it knows others
+        forgotten = "Invalid job id" in done.stderr or f"Job {job} not found" in done.stdout
+        return State("UNKNOWN" if forgotten else "UNREACHABLE")
     fields = dict(word.split("=", 1) for word in done.stdout.splitlines()[0].split() if "=" in word)
     nodes = fields.get("NodeList", "")
     reason = fields.get("Reason", "")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from ...trainer.errors import ConfigError
+from .folder import STAGES
 from .profile import Profile
 
 MIN_SECONDS = 90
@@ -39,7 +40,7 @@ def signal_delay(profile: Profile, run: Path) -> int:
 def slowest(run: Path) -> tuple[float, float]:
     """Seconds of the slowest step and of the slowest save that a run's attempts have noted; 0 where there is none."""
     steps, saves = [0.0], [0.0]
-    for stage in ("", "*/"):
+    for stage in STAGES:
         for path in run.glob(f"{stage}attempt-*/metrics.jsonl"):
             for line in path.read_text().splitlines():
                 try:

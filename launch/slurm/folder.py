@@ -11,6 +11,7 @@ OUTPUT/slurm/<job>/start-0000/end.json        how the start ended, and what foll
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from typing import Any
 SUBMISSIONS_NAME = "submissions.jsonl"
 # finished; lost another rank; asked to stop
 WITHOUT_ERROR = (0, 69, 75)
+# where below a run's folder there may be attempts: its own, its stages', a comparison's runs'
+STAGES = ("", "*/", "runs/*/")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 
 
@@ -134,7 +137,11 @@ def submissions(run: Path) -> list[Submission]:
         lines = (run / "slurm" / SUBMISSIONS_NAME).read_text().splitlines()
     except FileNotFoundError:
         return []
-    return [Submission(**json.loads(line)) for line in lines]
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError):  # torn by a full disk
+            found.append(Submission(**json.loads(line)))
+    return found
 
 
 def note_submission(run: Path, submission: Submission) -> None:
@@ -154,17 +161,21 @@ def run_of(folder: Path, job: str) -> Path:
 def newest(run: Path) -> tuple[int, str]:
     """The step of a run's newest published checkpoint, -1 without any, and all that the run has to show, in words.
 
-    A run of stages (`erase`) has them one folder deeper.
+    A run of stages (`erase`) has them one folder deeper, a comparison in runs/NAME/.
     """
     steps = [-1]
     shown = []
-    for stage in ("", "*/"):
+    for stage in STAGES:
         for manifest in run.glob(f"{stage}attempt-*/checkpoint-*/manifest.json"):
             if found := _CHECKPOINT.search(manifest.parent.name):
                 steps.append(int(found[1]))
         for name in ("model", "record.json"):
             shown += [str(path.relative_to(run)) for path in run.glob(stage + name)]
     told = [f"step {max(steps)}"] if max(steps) >= 0 else []
+    # a comparison's figures, and what a model has drawn for a request of words
+    for pattern, what in (("rows/*.json", "rows"), ("images/*/*.png", "pictures"), ("*/images/*/*.png", "pictures")):
+        if num := sum(1 for _ in run.glob(pattern)):
+            told.append(f"{num} {what}")
     return max(steps), ", ".join([*told, *sorted(shown)]) or "nothing yet"
 
 

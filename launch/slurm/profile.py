@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +16,9 @@ from ...trainer.errors import ConfigError
 TAKEN = frozenset(
     {
         *("array", "chdir", "error", "no-requeue", "open-mode", "output", "requeue", "signal", "time"),
-        *("nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "gpus-per-task"),
+        *("nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "gpus-per-task", "job-name", "wckey"),
+        *("cpus-per-task", "mem", "partition", "account", "qos", "constraint", "reservation", "dependency"),
+        *("nodelist", "exclude", "exclusive"),
     }
 )
 
@@ -121,6 +124,11 @@ class Profile(Settings):
         for option in self.sbatch:
             if option.replace("_", "-") in TAKEN:
                 raise ConfigError(f"sbatch.{option}: the launcher sets it from the profile's other keys: leave it out")
+        if self._other_gpus and not (self.tasks_per_node or self.gpus_per_node or self.gpus_per_task):
+            raise ConfigError(
+                f"sbatch.{self._other_gpus[0]} asks for GPUs, of which a node has nobody knows how many ranks: give "
+                "gpus_per_node in its place, or tasks_per_node beside it"
+            )
 
     def _is_mounted(self, folder: Path) -> bool:
         places = [(mount.split(":") * 2)[1] for mount in self.container_mounts]
@@ -128,4 +136,15 @@ class Profile(Settings):
 
     @property
     def has_gpus(self) -> bool:
-        return bool(self.gpus_per_node or self.gpus_per_task or self.sbatch.keys() & {"gres", "gpus"})
+        return bool(self.gpus_per_node or self.gpus_per_task or self._other_gpus)
+
+    @property
+    def _other_gpus(self) -> list[str]:
+        """Options of sbatch that ask for GPUs past the profile's own keys."""
+        asked = {option: value for option, value in self.sbatch.items() if not option.startswith("gpu_bind")}
+        return [
+            option
+            for option, value in asked.items()
+            if option.replace("_", "-") in ("gpus", "gpus-per-socket")
+            or (option.startswith(("gres", "tres")) and re.search(r"\bgpu\b", value))
+        ]

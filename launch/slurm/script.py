@@ -21,7 +21,8 @@ from .profile import Profile
 JOB = "%j"
 # a controller that is busy, or starts again, answers within these
 QUEUE_TRIES, QUEUE_PAUSE_SECONDS = 10, 30
-
+# what asks the ranks to stop, whatever submitit is told elsewhere
+STOP_SIGNAL = "USR2"
 
 # of a shell's variables for SLURM those that say where it is, not what to ask of it
 KEPT_VARIABLES = ("SLURM_CONF", "SLURM_JWT")
@@ -100,23 +101,25 @@ def _parameters(profile: Profile, run: Path, *, name: str, code: Path, signal_de
     if profile.reservation is not None:
         more["reservation"] = profile.reservation
     return {name: value for name, value in asked.items() if value is not None} | {
-        "signal_delay_s": signal_delay_s,
-        "additional_parameters": more | profile.sbatch,
-        "setup": [*_exports(profile, code), *_set_up(profile)],
+        "additional_parameters": {"signal": f"{STOP_SIGNAL}@{signal_delay_s}"} | more | profile.sbatch,
+        "setup": [*_exports(profile), *_set_up(profile), *_imports(profile, code)],
         "srun_args": _srun_args(profile, run),
         "teardown": _teardown(profile, run, signal_delay_s),
     }
 
 
-def _exports(profile: Profile, code: Path) -> list[str]:
-    variables = {"HF_HUB_OFFLINE": "1"}
+def _exports(profile: Profile) -> list[str]:
+    variables = {"HF_HUB_OFFLINE": "1", "SUBMITIT_PREEMPT_SIGNAL": STOP_SIGNAL}
     if profile.network_interface is not None:
         variables |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), profile.network_interface)
     variables |= profile.environment
-    behind = variables.pop("PYTHONPATH", None)
-    path = "${PYTHONPATH:+:$PYTHONPATH}" if behind is None else f":{shlex.quote(behind)}"
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-    return [f"export PYTHONPATH={shlex.quote(str(code))}{path}", *lines]
+    return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+
+def _imports(profile: Profile, code: Path) -> list[str]:
+    """The submitted code comes before all else: what `setup` names, and an `erasediff/` where the job works."""
+    path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    return [path, "export PYTHONSAFEPATH=1"]
 
 
 def _set_up(profile: Profile) -> list[str]:
@@ -168,14 +171,17 @@ def _teardown(profile: Profile, run: Path, signal_delay_s: int) -> list[str]:
     limit = profile.timeout_min * 60 - signal_delay_s
     return [
         "status=$?",
+        # an array's first element has the array's own number, which would mean all of them
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+        "job=${job:-$SLURM_JOB_ID}",
         f"{where}{_python(profile, run)} -m erasediff.launch.slurm.after {shlex.quote(str(run))} --status $status "
         f"--ran $SECONDS --limit {limit} --fruitless {profile.max_fruitless_starts} --ranks {profile.num_ranks}",
         "verdict=$?",
         f"if [ $verdict -eq {os.EX_TEMPFAIL} ]; then",
         f"  for try in $(seq {QUEUE_TRIES}); do",
-        "    if state=$(scontrol show job --oneliner $SLURM_JOB_ID); then",
+        "    if state=$(scontrol show job --oneliner $job); then",
         '      case "$state" in',
-        '        *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID ;;',
+        '        *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $job ;;',
         "        *) exit $verdict ;;",  # it is another start's, or SLURM has it in hand
         "      esac",
         "    fi",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...trainer.errors import ConfigError
 from ..job import Job, Resources, split_words
@@ -108,31 +110,44 @@ def check(job: Job, profile: Profile) -> Job:
         raise ConfigError(f"doctor looks at runs of scrub, pretrain and erase, not at {job.command}: leave it out")
     _check_writable(folder)
     _check_world(job)
-    if profile.dependency is None:
-        for earlier, state in controller.alive([one.job for one in submissions(folder)]).items():
-            raise ConfigError(
-                f"job {earlier} works on this run: {state}; wait for it, or end it with "
-                f"erasediff launch cancel {job.folder}"
-            )
+    awaited = re.findall(r"\d+(?:_\d+)?", profile.dependency or "")
+    earlier = [one.job for one in submissions(folder) if not {one.job, one.job.partition("_")[0]} & {*awaited}]
+    for number, state in controller.alive(earlier).items():
+        raise ConfigError(
+            f"job {number} works on this run: {state}; wait for it, or end it with erasediff launch cancel {job.folder}"
+        )
     signal_delay(profile, folder)
+    config = job.config
     if profile.dependency is None:
         job.read.check()
-    config = pinned(job.config)
+        config = pinned(config)
+    else:
+        with contextlib.suppress(ConfigError):  # the model may be one that the other job makes
+            config = pinned(config)
     return dataclasses.replace(job, read=dataclasses.replace(job.read, config=config))  # pyright: ignore
 
 
 def _check_world(job: Job) -> None:
     """Every rank has samples in every batch: what a run carries, with weights of 0, is a waste of nodes."""
-    train: TrainConfig | None = getattr(job.config, "train", None)
-    if train is None:
-        return
-    size, num_ranks = train.train_batch_size, job.resources.num_ranks
-    num_busy = -(-size // -(-size // num_ranks))  # each takes as many as the others, rounded up
-    if num_busy < num_ranks:
-        fits = f"at most {num_busy} ranks, or a batch of {num_ranks} or a multiple"
-        raise ConfigError(
-            f"train.train_batch_size = {size}: {num_ranks - num_busy} of {num_ranks} ranks would have no sample; {fits}"
-        )
+    num_ranks = job.resources.num_ranks
+    for size in _batch_sizes(job.config):
+        num_busy = -(-size // -(-size // num_ranks))  # each takes as many as the others, rounded up
+        if num_busy < num_ranks:
+            fits = f"at most {num_busy} ranks, or a batch of {num_ranks} or a multiple"
+            raise ConfigError(
+                f"train.train_batch_size = {size}: {num_ranks - num_busy} of {num_ranks} ranks would have no sample; "
+                f"{fits}"
+            )
+
+
+def _batch_sizes(config: Any) -> list[int]:
+    from ...trainer.comparing.cases import cases_of
+    from ...trainer.config import CompareConfig
+
+    if isinstance(config, CompareConfig):
+        return sorted({case.config.train.train_batch_size for case in cases_of(config)})
+    train: TrainConfig | None = getattr(config, "train", None)
+    return [] if train is None else [train.train_batch_size]
 
 
 def _check_writable(folder: Path) -> None:

@@ -119,8 +119,10 @@ class Sweep:
     def _follow(self) -> None:
         told: dict[str, str] = {}
         followed = [one for one in newest_of_each(self.folder) if one.name in self.jobs]
+        states: dict[str, controller.State] = {}
         while True:
-            states = controller.states([one.job for one in followed])
+            open_ones = [one.job for one in followed if one.job not in states or not states[one.job].has_ended]
+            states |= controller.states(open_ones)
             for job, state in states.items():
                 if told.get(job) != str(state):
                     told[job] = str(state)

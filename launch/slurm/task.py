@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -37,6 +38,8 @@ class Task:
     cache_dir: str | None = None
     stage_to: str | None = None
     with_doctor: bool = False
+    request: tuple[str, str] | None = None
+    """The file that says what is to be forgotten, which the settings only name, and its SHA-256 at submission."""
 
     def __call__(self) -> NoReturn:
         for number in meeting.SIGNALS:  # submitit's handlers save on one rank alone
@@ -76,6 +79,9 @@ class Task:
         from ..job import Job, Resources
 
         with meeting.on_signals():
+            if self.request is not None and sha256_of(Path(self.request[0])) != self.request[1]:
+                told = f"request = '{self.request[0]}' is not what it was when the job was submitted"
+                return fail(ConfigError(f"{told}: put it back and submit again, or submit what it says now"), 2)
             try:
                 os.environ |= caches(self.cache_dir, os.environ)
                 if self.stage_to is not None:
@@ -86,6 +92,11 @@ class Task:
             if self.with_doctor and (status := _examine(self.words)):
                 return status
             return main(list(self.words))
+
+
+def sha256_of(file: Path) -> str | None:
+    """None where there is no such file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _examine(words: tuple[str, ...]) -> int:

@@ -1,6 +1,7 @@
 """Reads bytes out of shards by offset, with a bounded number of open files."""
 
 import os
+import resource
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import BinaryIO
 
 from ..errors import DataError
 
-_MAX_OPEN_FILES = 64
+# of each dataset; a process may open 1,024 files where nobody says otherwise, and reads two at a time
+_MAX_OPEN_FILES = max(16, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
 
 
 class ShardFiles:

@@ -31,7 +31,8 @@ def nearest_shard(folder: Path, name: str) -> Path:
         file = Path(os.path.realpath(folder / name))
         for original, copy in _copies().items():
             if file.is_relative_to(top := os.path.realpath(original)):
-                return Path(copy) / file.relative_to(top)
+                near = Path(copy) / file.relative_to(top)
+                return near if near.exists() else file  # a split that was written in there since
     return nearest(folder) / name
 
 
@@ -48,12 +49,13 @@ def stage(folder: Path, place: Path) -> Path:
     """
     folder = folder.resolve()  # shards beside it are beside what a link names
     manifest = read_manifest(folder)
-    digest = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
     place.mkdir(parents=True, exist_ok=True)
-    copy = place / f"{manifest.name}-{digest[:16]}"
     # a split's shards may be those of the dataset it was cut from, beside its folder
     names = [INDEX_NAME, MANIFEST_NAME, *(shard.path for shard in manifest.shards)]
     top = os.path.commonpath([folder, *(Path(os.path.normpath(folder / name)).parent for name in names)])
+    # two folders may hold the same split
+    told = (folder / MANIFEST_NAME).read_bytes() + str(folder.relative_to(top)).encode()
+    copy = place / f"{manifest.name}-{hashlib.sha256(told).hexdigest()[:16]}"
     inside = copy / folder.relative_to(top)
     with (place / f"{copy.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -62,11 +64,11 @@ def stage(folder: Path, place: Path) -> Path:
         if copy.exists() and all(_size(inside / name) == size for name, (size, _) in files.items()):
             return inside
         shutil.rmtree(copy, ignore_errors=True)  # whoever tidies up there has taken files of it
+        partial = copy.with_name(f"{copy.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # a copy that was interrupted
         needed, free = sum(size for size, _ in files.values()), shutil.disk_usage(place).free
         if needed > free:
             raise DataError(f"{place}: {folder} needs {needed:,} bytes, {free:,} are free: name another folder")
-        partial = copy.with_name(f"{copy.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         for name, (_, expected) in files.items():
             target = partial / os.path.relpath(folder / name, top)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -33,9 +33,10 @@ class TarSample:
     members: dict[str, Member]
     """By extension, lower case."""
 
-    def content(self) -> tuple[str, Member] | None:
-        """The image or array and its extension; None when there is none."""
-        return next(((name, self.members[name]) for name in EXTENSIONS if name in self.members), None)
+    @property
+    def contents(self) -> dict[str, Member]:
+        """Images and arrays, by extension."""
+        return {name: self.members[name] for name in EXTENSIONS if name in self.members}
 
 
 class _Headers(io.BufferedReader):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, StrictInt, TypeAdapter, ValidationError, with_config
 
-from ..errors import DataError, is_unicode
+from ..errors import DataError, is_unicode, shorten
 
 MAX_REQUEST_BYTES = 1 << 28
 
@@ -25,7 +25,7 @@ class Selector:
     """Its class is one of these, by name or, where no class name is a number, by position from 0."""
     captions: tuple[str, ...] = ()
     """Its caption matches one of these patterns: `*` for anything, `?` for one character.
-    Neither case nor the way Unicode spells a letter matters."""
+    Neither case nor the way Unicode spells a letter matters, nor how many spaces or line ends there are."""
     metadata: tuple[str, ...] = ()
     """Each of these comparisons holds; see `expression`."""
 
@@ -84,6 +84,10 @@ def parse_request(text: str, path: Path) -> Request:
         ) from None
     if not request.selectors or Selector() in request.selectors:
         raise DataError(f"{path}: selectors: each needs at least one of keys, labels, captions, metadata")
+    # a list that came out empty would leave the other conditions to mean more than was asked
+    for number, selector in enumerate(fields["selectors"], 1):
+        if empty := [name for name, values in selector.items() if not values]:
+            raise DataError(f"{path}: selector {number}: {shorten(empty)} is empty; name something, or leave it out")
     if not all(is_unicode(text) for text in _texts(request)):
         raise DataError(f"{path}: half a character (\\ud800 to \\udfff alone) in a text; write it again in UTF-8")
     return request

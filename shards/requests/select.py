@@ -89,8 +89,8 @@ def _with_captions(dataset: Dataset, patterns: Sequence[str], among: np.ndarray)
 
 
 def _composed(text: str) -> str:
-    """One spelling of what Unicode can spell in several ways, such as é."""
-    return unicodedata.normalize("NFC", text)
+    """One spelling of what Unicode can spell in several ways, such as é; as one line, with single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _with_metadata(dataset: Dataset, texts: Sequence[str], among: np.ndarray, name: str) -> np.ndarray:

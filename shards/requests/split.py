@@ -11,8 +11,9 @@ import numpy as np
 
 from ..dataset import Dataset, same_hash
 from ..errors import DataError, shorten
-from ..format.index import hash_numbers
+from ..format.index import LATENTS_EXTENSION, hash_numbers
 from ..format.manifest import Shard
+from ..format.tar_reader import read_samples
 from ..sources.selection import Selection
 from ..writing.assemble import complete, save_index
 from ..writing.build import DEFAULT_MAX_SHARD_BYTES, DEFAULT_MAX_SHARD_SAMPLES, write_parts
@@ -52,6 +53,8 @@ def split(
     num_workers = resolve_num_workers(num_workers)
     check_absent(output)
     asked, forget, remain = plan_split(dataset, forget_labels, request=request, left_out=left_out)
+    if rewrite:
+        _check_nothing_else(dataset)
     with staged(output, _stamp(forget, remain, asked, rewrite)) as folder:
         for part in (FORGET_NAME, REMAIN_NAME):
             (folder / part).mkdir(exist_ok=True)
@@ -120,6 +123,16 @@ def _check_split(dataset: Dataset, forgotten: np.ndarray, remaining: np.ndarray)
         pairs = [f"{dataset.key(forget_rows[i])} = {dataset.key(remain_rows[j])}" for i, j in overlaps]
         what = f"{len(pairs)} forgotten sample(s) are also among the remaining, byte for byte"
         raise DataError(f"{dataset.path}: {what}: {shorten(pairs)}; forget both, or remove one and build again")
+
+
+def _check_nothing_else(dataset: Dataset) -> None:
+    """New shards hold what the index knows: raises `DataError` where the old ones, to be deleted then, hold more."""
+    for path in dataset.files.paths:
+        for sample in read_samples(path):
+            others = sample.members.keys() - {*sample.contents, "cls", "txt", "json", LATENTS_EXTENSION}
+            if others:
+                told = f"{path}: sample {sample.key!r} has {shorten(sorted(others))}, which new shards would not have"
+                raise DataError(f"{told}; split without --rewrite, or remove these members from the tars first")
 
 
 def _stamp(forget: Selection, remain: Selection, request: Request, rewrite: bool) -> str:

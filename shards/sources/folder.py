@@ -30,6 +30,11 @@ class File:
     modified_ns: int
 
 
+def has_images(folder: Path) -> bool:
+    """Whether an image lies in it, as a class's would."""
+    return any(file.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS for file in folder.iterdir())
+
+
 class _Classes(ListedSource):
     """Samples named by class; the subclasses know where the bytes are."""
 

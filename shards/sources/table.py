@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, is_unicode
+from ..errors import DataError, is_unicode, shorten
 from ..format.index import EXTENSIONS, NO_LABEL
 from ..format.limits import MAX_SAMPLE_BYTES
 from .folder import extension_of, key_of
@@ -100,7 +100,13 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     except ImportError:
         raise DataError(f"{path}: Parquet needs pyarrow; pip install 'erasediff[parquet]'") from None
     with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches():
+        schema = file.schema_arrow
+        if "path" not in schema.names:
+            raise DataError(f"{path}: no column `path`, but {shorten(schema.names)}; name each image's file there")
+        # images in the table itself would fill the memory, and are not read
+        binary = (pyarrow.types.is_binary, pyarrow.types.is_large_binary, pyarrow.types.is_struct)
+        columns = [one.name for one in schema if not any(is_kind(one.type) for is_kind in binary)]
+        for batch in file.iter_batches(columns=columns):
             yield from batch.to_pylist()
 
 

@@ -12,7 +12,8 @@ from .loaders import PIXELS, Buffers, ImageLoader, latents_loader, make_loader
 from .order import Order
 from .transform import Transform, normalise
 
-DEFAULT_WINDOW_SHARDS = 16
+# a window has as many shards as hold so many samples, and at least so many
+WINDOW_SAMPLES, MIN_WINDOW_SHARDS = 1 << 18, 16
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Stream:
         raises `DataError` if they differ.
     channels: 1 or 3; None keeps the dataset's, or takes 3 where images differ.
     dtype: "uint8" leaves the pixels as they are, to be scaled on the device.
-    window_shards: samples mix within so many shards; more mixes better, less keeps reads in fewer files.
+    window_shards: samples mix within so many shards; more mixes better, less keeps reads in fewer files. None: 16, or
+        where shards are small as many as hold 262,144 samples, since tars that others wrote may have a class each.
     latents: give what an autoencoder made of the images, stored beside them, in place of the images.
     on_bad_sample: "error" raises; "skip" gives a sample that cannot be read weight 0 in its place, and names it in the
         batch's `bad_samples`. How many are too many is the caller's to say.
@@ -63,7 +65,7 @@ class Stream:
         image_size: int | None = None,
         channels: int | None = None,
         dtype: Literal["float32", "uint8"] = "float32",
-        window_shards: int = DEFAULT_WINDOW_SHARDS,
+        window_shards: int | None = None,
         latents: bool = False,
         on_bad_sample: Literal["error", "skip"] = "error",
     ) -> None:
@@ -77,6 +79,8 @@ class Stream:
         transform = Transform(image_size, channels or own_channels)
         self._loader = latents_loader(dataset) if latents else make_loader(dataset, transform)
         shard_sizes = [shard.num_samples for shard in dataset.manifest.shards]
+        if window_shards is None:
+            window_shards = max(MIN_WINDOW_SHARDS, -(-WINDOW_SAMPLES * len(shard_sizes) // max(1, sum(shard_sizes))))
         self._order = Order(shard_sizes, seed=seed, window_shards=window_shards)
 
     @property
@@ -163,7 +167,7 @@ def _check_options(
     image_size: int | None,
     channels: int | None,
     dtype: str,
-    window_shards: int,
+    window_shards: int | None,
     on_bad_sample: str,
 ) -> None:
     if batch_size < 1:
@@ -174,7 +178,7 @@ def _check_options(
         raise DataError(f"channels: {channels}; 1 (grey) or 3 (RGB) are possible")
     if dtype not in ("float32", "uint8"):
         raise DataError(f"dtype: {dtype!r}; float32 and uint8 are possible")
-    if window_shards < 1:
+    if window_shards is not None and window_shards < 1:
         raise DataError(f"window_shards: {window_shards}; at least 1 is needed")
     if on_bad_sample not in ("error", "skip"):
         raise DataError(f"on_bad_sample: {on_bad_sample!r}; error and skip are possible")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..dataset import Dataset
 from ..errors import DataError, shorten
-from ..format.manifest import Latents, check_name
+from ..format.manifest import MANIFEST_NAME, Latents, check_name
 from ..sources.classes import Reordered, read_class_names
 from ..sources.digits import Digits
 from ..sources.digits_in_ink import DigitsInInk
-from ..sources.folder import ClassFolder, ClassZip
+from ..sources.folder import ClassFolder, ClassZip, has_images
 from ..sources.source import Source
 from ..sources.table import TABLE_SUFFIXES, Table
 from .assemble import assemble
@@ -100,6 +100,8 @@ def plan_build(
     check_name(name, "name")
     names = read_class_names(classes, "classes")
     if isinstance(opened, TarSource):
+        if (max_shard_samples, max_shard_bytes) != (DEFAULT_MAX_SHARD_SAMPLES, DEFAULT_MAX_SHARD_BYTES):
+            raise DataError("max_shard_samples, max_shard_bytes: tars are indexed where they are; leave these out")
         return BuildPlan(opened, name, names, [])
     opened = Reordered(opened, names) if names else opened
     return BuildPlan(opened, name, opened.classes, plan_shards(opened.sizes_bytes, max_shard_samples, max_shard_bytes))
@@ -113,16 +115,16 @@ def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:
     """
     if not isinstance(source, str | Path):
         return source
-    if str(source) == "digits":
-        return Digits()
-    kind, _, label = str(source).partition(":")
-    if kind == "digits-in-ink":
-        return DigitsInInk(label or "digit")
     path = Path(source)
+    kind, _, label = source.partition(":") if isinstance(source, str) else ("", "", "")
+    if kind in ("digits", "digits-in-ink") and not (kind == "digits" and label):
+        if path.exists():
+            raise DataError(f"source {source}: that is scikit-learn's, and a path here; write ./{source} for the path")
+        return Digits() if kind == "digits" else DigitsInInk(label or "digit")
     if not str(source):
         raise DataError("source: empty; give a file or folder")
     if path.is_dir():
-        return TarSource(path) if tars_in(path) else ClassFolder(path)
+        return _open_folder(path)
     if not path.is_file():
         raise DataError(f"source {source}: no such file or folder; correct the path")
     suffix = path.suffix.lower()
@@ -137,6 +139,18 @@ def open_source(source: str | Path | Source | TarSource) -> Source | TarSource:
         "folder of them"
     )
     raise DataError(f"source {source}: unknown kind of file; give {known}")
+
+
+def _open_folder(path: Path) -> TarSource | ClassFolder:
+    if (path / MANIFEST_NAME).exists():
+        raise DataError(f"source {path}: is a dataset already ({MANIFEST_NAME}); use it as it is")
+    tars = tars_in(path)
+    with_images = next((child.name for child in sorted(path.iterdir()) if child.is_dir() and has_images(child)), None)
+    if tars and with_images is not None:
+        raise DataError(
+            f"source {path}: holds tars ({tars[0].name}) and folders of images ({with_images}); move either elsewhere"
+        )
+    return TarSource(path) if tars else ClassFolder(path)
 
 
 def write_dataset(

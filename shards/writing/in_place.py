@@ -87,11 +87,18 @@ def _index_tar(tar: Path, number: int, output: Path, stop: StopFlag) -> Part:
 
 
 def _content(tar: Path, sample: TarSample) -> tuple[str, Member]:
-    content = sample.content()
-    if content is None:
+    contents = sample.contents
+    if not contents:
         found = shorten(sample.members)
         raise DataError(f"{tar}: sample {sample.key!r} has no image or array (found {found}); build the tar without it")
-    return content
+    if len(contents) > 1:
+        found = shorten(contents)
+        raise DataError(
+            f"{tar}: sample {sample.key!r} has {found}, and which of them is meant nobody says; build the tar with one "
+            "of them (a mask may be called key.mask.png)"
+        )
+    ((extension, member),) = contents.items()
+    return extension, member
 
 
 def _row(tar: Path, files: ShardFiles, sample: TarSample, data: bytes, extension: str, member: Member) -> Row:

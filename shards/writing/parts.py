@@ -10,6 +10,8 @@ import numpy as np
 from ..format.manifest import Shard
 from .staging import sync
 
+_FOLDER = "parts"  # within the one that is being made: shards are called as a user likes
+
 
 @dataclass(frozen=True)
 class Part:
@@ -33,9 +35,10 @@ class SavedPart:
 
 def resumed(folder: Path, number: int, make: Callable[[], Part]) -> SavedPart:
     """The part of this number that an earlier, killed run left in `folder`, or else a new one from `make`."""
-    record = folder / f"part-{number:06d}.json"
-    rows = folder / f"part-{number:06d}.npy"
+    record = folder / _FOLDER / f"{number:06d}.json"
+    rows = record.with_suffix(".npy")
     if not record.exists():
+        record.parent.mkdir(exist_ok=True)
         part = make()
         np.save(rows, part.index, allow_pickle=False)
         sync(rows)
@@ -50,7 +53,9 @@ def resumed(folder: Path, number: int, make: Callable[[], Part]) -> SavedPart:
 
 def remove_parts(folder: Path) -> None:
     """Call when the dataset is complete."""
+    parts = folder / _FOLDER
     # records first: a kill in between must not leave a record without its rows
-    for pattern in ("part-*.json", "part-*"):
-        for file in folder.glob(pattern):
+    for pattern in ("*.json", "*"):
+        for file in parts.glob(pattern):
             file.unlink()
+    parts.rmdir()

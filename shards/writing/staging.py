@@ -6,12 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from ..errors import DataError
 
 _STAMP_NAME = "stamp"
-_LOCK_NAME = "lock"
 
 
 @contextlib.contextmanager
@@ -24,16 +22,21 @@ def staged(output: Path, stamp: str) -> Iterator[Path]:
     check_absent(output)
     partial = output.parent / f".{output.name}.partial"
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with _locked(partial / _LOCK_NAME, output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # beside the folder: within it, whoever comes while it is renamed would begin another
+        with _locked(output.parent / f".{output.name}.lock", output):
+            check_absent(output)
+            partial.mkdir(exist_ok=True)
             _prepare(partial, stamp)
             try:
                 yield partial
             except Exception:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
+            for path in (partial, *partial.rglob("*")):
+                if path.suffix != ".tar":  # those are there already
+                    sync(path)
             (partial / _STAMP_NAME).unlink()
-            (partial / _LOCK_NAME).unlink()
             partial.rename(output)
             sync(output.parent)
     except OSError as error:
@@ -58,13 +61,21 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, output: Path) -> Iterator[IO[str]]:
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{output}: another process is writing it; wait for it, or choose another output") from None
-        yield file
+def _locked(path: Path, output: Path) -> Iterator[None]:
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                told = f"{output}: another process is writing it; wait for it, or choose another output"
+                raise DataError(told) from None
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                continue  # whoever had it has removed it meanwhile
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def _prepare(partial: Path, stamp: str) -> None:
@@ -72,7 +83,5 @@ def _prepare(partial: Path, stamp: str) -> None:
     if file.exists() and file.read_text(encoding="utf-8") == stamp:
         return
     for leftover in partial.iterdir():
-        if leftover.name == _LOCK_NAME:
-            continue
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     file.write_text(stamp, encoding="utf-8")

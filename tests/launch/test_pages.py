@@ -83,7 +83,7 @@ def test_a_class(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     record = json.loads((tmp_path / "erased" / "record.json").read_text())
     assert record["forgotten_classes"] == ["tench"] and (tmp_path / "erased" / "model").exists()
     assert not (tmp_path / "erased" / "scrub" / "record.json").exists(), "one chain"
-    assert record["judge"]["num_forget_samples_per_class"] == 20
+    assert record["judge"]["num_remain_samples_per_class"] == 500
     assert Image.open(tmp_path / "after.png").height > 16
 
 
@@ -102,7 +102,7 @@ def test_a_persons_pictures(digits: Path, tmp_path: Path, monkeypatch: pytest.Mo
     shutil.move("all", "unseen")
     done = run_page("a-persons-pictures.md")
     expected = ["shards build", "shards split", "shards inspect", "shards build", "pretrain", "erase"]
-    assert done == [*expected, "erase", "verify-record"]
+    assert done == [*expected, "erase", "shards split", "shards verify", "verify-record"]
     record = json.loads(Path("erased/record.json").read_text())
     assert record["forget"]["num_samples"] == theirs == len(Dataset.open("sets/forget"))
     assert record["forgotten_classes"] == [] and "membership_auc" in record["models"]["retrained"]["metrics"]

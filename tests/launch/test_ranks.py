@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from erasediff.launch.cli import fail
 from erasediff.launch.failure import report
-from erasediff.launch.ranks import Ranks
+from erasediff.launch.ranks import Ranks, _environments
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.ranks.last_words import leave_word
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
@@ -28,6 +28,16 @@ def test_what_a_rank_left_word_of_is_said_as_it_was(
     assert report(ProcessFailure(local_rank=1, pid=7, exitcode=2, error_file=str(file)), str(log)) == 2
     said = capsys.readouterr().err.splitlines()
     assert said == [f"erasediff: rank 1 left with exit code 2; its log is {log}", "rank 1 says 'no'"]
+
+
+def test_ranks_share_the_cores_that_they_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an allocation, or a container, these are fewer than the machine has."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 3, 5, 7, 9})
+    assert {_environments(num)[0]["OMP_NUM_THREADS"] for num in (2,)} == {"2"}
+    assert _environments(9)[8]["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert _environments(2)[1]["OMP_NUM_THREADS"] == "7"
 
 
 def test_a_rank_that_no_launcher_listens_to_speaks_itself(

@@ -11,6 +11,8 @@ import pytest
 import torch
 from diffusers import AutoPipelineForText2Image
 from erasediff.launch.cli import main
+from erasediff.shards.sources.digits_in_ink import prompts
+from erasediff.trainer.concepts.request import read_concept_request
 from safetensors.torch import load_file
 from tiny_text import make_pipeline
 
@@ -42,8 +44,19 @@ def commands() -> list[list[str]]:
     return [words[1:] for words in found if words[1] not in ELSEWHERE]
 
 
+def test_its_request_can_be_made_of_the_demos_model(tmp_path: Path) -> None:
+    """Whose tokenizer knows the words of its own prompts and no others."""
+    (request,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "words.toml").write_text(request)
+    asked = read_concept_request(tmp_path / "words.toml")
+    known = set(" ".join(prompt.text for prompt in prompts()).split())
+    phrasings = [*asked.phrasings, *asked.held_out_phrasings]
+    assert len(phrasings) == 3 and {*asked.concept, *asked.remain, *asked.anchor} <= known
+    assert set(" ".join(phrasings).replace("{}", "").split()) <= known
+
+
 def test_every_command_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_pipeline(tmp_path / "base" / "model")
+    make_pipeline(tmp_path / "base" / "model", max_tokens=32)
     (request,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "words.toml").write_text(request)
     monkeypatch.chdir(tmp_path)

@@ -214,7 +214,7 @@ def naming_lost_ranks() -> Iterator[None]:
     except TrainingError:  # says itself what it is, whatever words are in it
         raise
     except RuntimeError as error:
-        if world_size() > 1 and (isinstance(error, dist.DistBackendError) or "gloo" in str(error)):
+        if world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise LostRankError("another rank has left or does not answer, its log may say why") from error
         raise
 

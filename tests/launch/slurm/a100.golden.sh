@@ -20,8 +20,8 @@
 #SBATCH --wckey=erasediff
 
 # setup
-export PYTHONPATH=/FOLDER/run/slurm/CODE${PYTHONPATH:+:$PYTHONPATH}
 export HF_HUB_OFFLINE=1
+export SUBMITIT_PREEMPT_SIGNAL=USR2
 export GLOO_SOCKET_IFNAME=ib0
 export NCCL_SOCKET_IFNAME=ib0
 export NCCL_IB_HCA=mlx5
@@ -30,6 +30,8 @@ trap 'echo "erasediff: setup failed: $BASH_COMMAND" >&2' ERR
 module load cuda/13
 trap - ERR
 set +eu
+export PYTHONPATH=/FOLDER/run/slurm/CODE${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -38,13 +40,15 @@ srun --unbuffered --output /FOLDER/run/slurm/%j/%j_%t_log.out --error /FOLDER/ru
 
 # teardown
 status=$?
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID}
 /PYTHON -m erasediff.launch.slurm.after /FOLDER/run --status $status --ran $SECONDS --limit 86310 --fruitless 2 --ranks 32
 verdict=$?
 if [ $verdict -eq 75 ]; then
   for try in $(seq 10); do
-    if state=$(scontrol show job --oneliner $SLURM_JOB_ID); then
+    if state=$(scontrol show job --oneliner $job); then
       case "$state" in
-        *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID ;;
+        *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $job ;;
         *) exit $verdict ;;
       esac
     fi

@@ -19,8 +19,10 @@
 #SBATCH --wckey=erasediff
 
 # setup
-export PYTHONPATH=/FOLDER/run/slurm/CODE${PYTHONPATH:+:$PYTHONPATH}
 export HF_HUB_OFFLINE=1
+export SUBMITIT_PREEMPT_SIGNAL=USR2
+export PYTHONPATH=/FOLDER/run/slurm/CODE${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -29,13 +31,15 @@ srun --unbuffered --output /FOLDER/run/slurm/%j/%j_%t_log.out --error /FOLDER/ru
 
 # teardown
 status=$?
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID}
 /PYTHON -m erasediff.launch.slurm.after /FOLDER/run --status $status --ran $SECONDS --limit 172620 --fruitless 4 --ranks 16
 verdict=$?
 if [ $verdict -eq 75 ]; then
   for try in $(seq 10); do
-    if state=$(scontrol show job --oneliner $SLURM_JOB_ID); then
+    if state=$(scontrol show job --oneliner $job); then
       case "$state" in
-        *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $SLURM_JOB_ID ;;
+        *JobState=RUNNING*" Restarts=${SLURM_RESTART_COUNT:-0} "*) scontrol requeue $job ;;
         *) exit $verdict ;;
       esac
     fi

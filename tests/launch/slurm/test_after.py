@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from erasediff.launch.slurm.after import decide, main
-from erasediff.launch.slurm.folder import End, Start, Submission, note_submission
+from erasediff.launch.slurm.folder import End, Start, Submission, newest, note_submission
 from erasediff.trainer.ranks.last_words import leave_word
 
 # of each rank what it left with; None: it said nothing
@@ -104,6 +104,21 @@ def test_a_rank_that_its_watchdog_ended_has_left_with_1(tmp_path: Path, monkeypa
     assert (end.status, end.is_requeued) == (1, False)
     assert end.how.startswith("rank 1 on ") and "left with 1: nothing has moved for 20 s: rank 0" in end.how
     assert end.how in start.first_error()
+
+
+def test_what_a_comparison_and_a_drawing_have_to_show_counts(tmp_path: Path) -> None:
+    def show(path: str) -> str:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("{}")
+        return newest(tmp_path)[1]
+
+    assert show("slurm/7/start-0000/end.json") == "nothing yet"
+    assert show("rows/unscrubbed.json") == "1 rows"
+    assert show("runs/moo.0/attempt-0001/checkpoint-000004/manifest.json") == "step 4, 1 rows"
+    assert show("rows/moo.0.json") == "step 4, 2 rows"
+    assert newest(tmp_path / "other") == (-1, "nothing yet")
+    assert show("images/forget/forget-0001.png") == "step 4, 2 rows, 1 pictures"
+    assert show("generated/images/remain/remain-0001.png") == "step 4, 2 rows, 1 pictures, 1 pictures"
 
 
 def test_an_element_of_a_sweep_is_judged_by_its_own_checkpoints(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -72,6 +73,30 @@ def test_what_cannot_be_staged_ends_the_rank_with_1(tmp_path: Path) -> None:
     done, here = run(tmp_path, "scrub run.toml", f"stage_to={tmp_path / 'near'}")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "/f: no such dataset folder" in here.message(0)
+
+
+def test_a_request_that_was_changed_since_is_not_carried_out(tmp_path: Path) -> None:
+    """A job that waits is for what was asked when it was submitted."""
+    file = tmp_path / "request.toml"
+    file.write_text("id = 'one'\n")
+    code = CODE.replace(
+        "Task(tuple(words.split()), slurm, cache, ", "Task(tuple(words.split()), slurm, cache, request=("
+    )
+    code = code.replace('**dict(option.split("=") for option in more))', "more[0], more[1]))")
+    sha256 = task.sha256_of(file)
+    assert sha256 == hashlib.sha256(b"id = 'one'\n").hexdigest() and task.sha256_of(tmp_path / "no") is None
+
+    def left(asked: str) -> tuple[int, str]:
+        arguments = ["-c", code, "--version", str(tmp_path / "slurm"), str(tmp_path / "cache"), asked, str(sha256)]
+        process = start(arguments, os.environ | ALONE | {"PYTHONWARNINGS": "ignore"}, cwd=tmp_path)
+        _, err = process.communicate(timeout=100)
+        return process.wait(), err
+
+    assert left("request.toml")[0] == 0
+    assert left("gone.toml")[0] == 2
+    file.write_text("id = 'two'\n")
+    status, err = left("request.toml")
+    assert status == 2 and "request = 'request.toml' is not what it was when the job was submitted" in err
 
 
 def test_slurms_variables_become_torchs(monkeypatch: pytest.MonkeyPatch) -> None:

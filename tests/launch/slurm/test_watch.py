@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from erasediff.launch.cli import main
 from erasediff.launch.slurm.controller import State, states
-from erasediff.launch.slurm.folder import End, Start, Submission, note_submission
+from erasediff.launch.slurm.folder import End, Start, Submission, note_submission, submissions
 from erasediff.launch.slurm.table import table
 from erasediff.launch.slurm.watch import _final_status, describe, merged_logs
 
@@ -138,6 +138,31 @@ def test_what_is_asked_in_vain_is_said(
     assert main(["launch", *words]) == 2
     said = capsys.readouterr().err
     assert expected in said and said.count("\n") == 1
+
+
+def test_an_element_that_slurm_has_forgotten_while_it_knows_others_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without accounting. What it says then is on stdout; who does not answer says something else."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/bash\n[[ $4 == 7_0 ]] && echo "Job 7_0 not found" || echo "later" >&2\nexit 1\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    calls = tmp_path / "calls"
+    found = states(["7_0", "7_1", "7_2"])
+    assert [state.name for state in found.values()] == ["UNKNOWN", "UNREACHABLE", "UNREACHABLE"]
+    # of a controller that is away nobody is asked again
+    scontrol.write_text(f"#!/bin/bash\necho $4 >> {calls}\nexit 1\n")
+    assert {state.name for state in states(["8", "9"]).values()} == {"UNREACHABLE"}
+    assert calls.read_text() == "8\n"
+
+
+def test_a_torn_line_of_submissions_hides_no_other(tmp_path: Path) -> None:
+    submitted(tmp_path, "7")
+    with (tmp_path / "slurm" / "submissions.jsonl").open("a") as file:
+        file.write('{"job": "8", "fol\n{"other": 1}\n')
+    submitted(tmp_path, "9")
+    assert [one.job for one in submissions(tmp_path)] == ["7", "9"]
 
 
 def test_a_job_that_slurm_has_forgotten_has_ended_and_one_of_which_nobody_knows_has_not() -> None:

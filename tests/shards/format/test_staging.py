@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from erasediff.shards import DataError, Dataset, split
@@ -90,3 +91,44 @@ def test_a_file_that_is_not_as_it_was_built_is_named(far: Path, tmp_path: Path, 
     with pytest.raises(DataError, match=f"{name} is not what dataset.json says"):
         stage(far, tmp_path / "near")
     assert not [path for path in (tmp_path / "near").iterdir() if not path.name.endswith((".lock", ".partial"))]
+
+
+def test_what_an_interrupted_copy_left_does_not_take_the_next_ones_room(
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that holds the data once and a half."""
+    near = tmp_path / "near"
+    size = sum(path.stat().st_size for path in far.iterdir())
+
+    def free(place: Path) -> SimpleNamespace:
+        used = sum(path.stat().st_size for path in near.rglob("*") if path.is_file())
+        return SimpleNamespace(free=1.5 * size - used)
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    copy = stage(far, near)
+    copy.rename(copy.with_name(f"{copy.name}.partial"))
+    assert stage(far, near) == copy
+    with pytest.raises(DataError, match="are free: name another folder"):
+        stage(far, tmp_path / "near" / "below")
+
+
+def test_two_folders_that_hold_the_same_split_have_a_copy_each(digits: Dataset, tmp_path: Path) -> None:
+    """A job that reads the one is not left without files by a job that stages the other."""
+    shutil.copytree(digits.path, tmp_path / "far" / "data")
+    for name in ("a", "b"):
+        split(tmp_path / "far" / "data", tmp_path / "far" / name, ["3"])
+    folders = [tmp_path / "far" / name / "remain" for name in ("a", "b")]
+    copies = [stage(folder, tmp_path / "near") for folder in folders]
+    assert len(set(copies)) == 2
+    for copy in copies:
+        data = Dataset.open(copy)
+        assert data.read(len(data) - 1).image.shape == (8, 8, 1)
+
+
+def test_a_split_within_staged_data_reads_its_own_shards(
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name, value), *_ = staged([far], tmp_path / "near").items()
+    monkeypatch.setenv(name, value)
+    forget, remain = split(far, far / "sets", ["3"])
+    assert forget.read(0).label == 3 and remain.read(0).label != 3

@@ -205,3 +205,36 @@ def test_a_caption_of_one_letter_is_one(tmp_path: Path) -> None:
     data = build(tmp_path / "t.jsonl", tmp_path / "out")
     chosen = select(data, Request((Selector(captions=("?",)),)))
     assert [key for key, is_chosen in zip(data.keys, chosen, strict=True) if is_chosen] == ["a"]
+
+
+def test_spaces_and_line_ends_do_not_matter(tmp_path: Path) -> None:
+    """Text files end with one, and models read over them."""
+    for number in range(3):
+        Image.fromarray(np.full((4, 4), number, np.uint8)).save(tmp_path / f"{number}.png")
+    captions = ["A photo of Jane Doe\n", " a photo of  Jane\tDoe", "Jane Doe at sea"]
+    rows = [{"path": f"{number}.png", "caption": caption} for number, caption in enumerate(captions)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = build(tmp_path / "t.jsonl", tmp_path / "out")
+    for pattern, expected in (("*jane doe", {"0", "1"}), ("*  Jane Doe\n", {"0", "1"}), ("jane*sea", {"2"})):
+        chosen = select(data, Request((Selector(captions=(pattern,)),)))
+        assert {data.key(i) for i in np.flatnonzero(chosen).tolist()} == expected, pattern
+
+
+@pytest.mark.parametrize("empty", ["keys", "labels", "captions", "metadata"])
+def test_a_list_that_came_out_empty_is_no_wish_for_all_else(tmp_path: Path, empty: str) -> None:
+    path = tmp_path / "request.json"
+    others = {"labels": ["a"]} if empty != "labels" else {"captions": ["*"]}
+    path.write_text(json.dumps({"selectors": [{"keys": ["k"]}, others | {empty: []}]}))
+    with pytest.raises(DataError, match=f"selector 2: {empty} is empty; name something, or leave it out"):
+        read_request(path)
+
+
+def test_where_names_are_numbers_a_number_is_a_name(tmp_path: Path) -> None:
+    for number, name in enumerate(("3", "5", "5")):
+        (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), number, np.uint8)).save(tmp_path / "in" / name / f"{number}.png")
+    data = build(tmp_path / "in", tmp_path / "out")
+    assert select(data, Request((Selector(labels=("5",)),))).sum() == 2
+    for position in (0, 1, "1"):
+        with pytest.raises(DataError, match=f"label {position}: no such class"):
+            select(data, Request((Selector(labels=(position,)),)))

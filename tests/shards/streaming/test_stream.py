@@ -1,14 +1,18 @@
 """The stream's order, its slices over ranks, and what a batch holds."""
 
+import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from erasediff.shards import DataError, Dataset, Stream, build, split
+from erasediff.shards.streaming import stream
 from erasediff.shards.streaming.order import Order, permutation, random_words
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +149,24 @@ def test_a_shard_truncated_while_open_is_named(pictures: Path, tmp_path: Path) -
     (dataset.path / "pets-000000.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"pets-000000\.tar: truncated"):
         stream.batch(0)
+
+
+def test_small_shards_mix_as_far_as_large_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tars that others wrote may have a class each: a run must not see those of sixteen tars alone."""
+    (tmp_path / "tars").mkdir()
+    for label in range(40):
+        with tarfile.open(tmp_path / "tars" / f"{label:02d}.tar", "w") as tar:
+            for i in range(3):
+                buffer = io.BytesIO()
+                Image.fromarray(np.full((2, 2), label * 3 + i, np.uint8)).save(buffer, "PNG")
+                for extension, data in (("png", buffer.getvalue()), ("cls", str(label).encode())):
+                    info = tarfile.TarInfo(f"{label}-{i}.{extension}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    data = build(tmp_path / "tars", tmp_path / "data")
+    seen = Stream(data, seed=0, batch_size=60).batch(0).labels
+    assert len(set(seen.tolist())) > 30
+    # of large shards 16 are enough to mix
+    monkeypatch.setattr(stream, "WINDOW_SAMPLES", 30)
+    seen = Stream(data, seed=0, batch_size=48).batch(0).labels
+    assert len(set(seen.tolist())) == 16

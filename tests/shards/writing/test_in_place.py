@@ -206,3 +206,56 @@ def test_sparse_members(tmp_path: Path, layout: str) -> None:
     subprocess.run(command, check=True)
     with pytest.raises(DataError, match=r"a\.png' is a link, device or sparse file"):
         build(tmp_path / "a.tar", tmp_path / "out")
+
+
+def test_which_of_two_pictures_is_meant_is_not_guessed(tmp_path: Path) -> None:
+    """A photograph and its mask, say."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "one.jpg", png(1))
+        add(tar, "one.png", png(2))
+    with pytest.raises(DataError, match=r"a\.tar: sample 'one' has png, jpg, and which of them is meant nobody says"):
+        build(tmp_path / "a.tar", tmp_path / "out")
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        add(tar, "one.png", png(1))
+        add(tar, "one.mask.png", png(2))
+    assert (build(tmp_path / "b.tar", tmp_path / "out").read(0).image == 1).all()
+
+
+def test_new_shards_lose_nothing_that_the_old_ones_hold(tmp_path: Path) -> None:
+    """They may be deleted afterwards."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for i in range(3):
+            add(tar, f"{i}.png", png(i))
+            add(tar, f"{i}.cls", str(i).encode())
+        add(tar, "2.depth.npy", b"something")
+    data = build(tmp_path / "a.tar", tmp_path / "data")
+    with pytest.raises(DataError, match=r"a\.tar: sample '2' has depth\.npy, which new shards would not have"):
+        split(data, tmp_path / "cut", ["1"], rewrite=True)
+    assert not (tmp_path / "cut").exists()
+    assert len(split(data, tmp_path / "cut", ["1"])[1]) == 2
+
+
+def test_sizes_of_shards_are_not_asked_of_tars_that_stay(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "0.png", png(0))
+    for option in ("max_shard_samples", "max_shard_bytes"):
+        with pytest.raises(DataError, match="tars are indexed where they are; leave these out"):
+            build(tmp_path / "a.tar", tmp_path / "out", **{option: 1})
+
+
+def test_a_folder_means_one_thing(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(pictures / "backup.tar", "w") as tar:
+        add(tar, "0.png", png(0))
+    with pytest.raises(DataError, match=r"holds tars \(backup\.tar\) and folders of images \(cat\)"):
+        build(pictures, tmp_path / "out")
+    (pictures / "backup.tar").unlink()
+    made = build(pictures, tmp_path / "out")
+    with pytest.raises(DataError, match=r"is a dataset already \(dataset\.json\); use it as it is"):
+        build(made.path, tmp_path / "again")
+    # scikit-learn's, or a folder that is called so
+    monkeypatch.chdir(tmp_path)
+    pictures.rename("digits")
+    with pytest.raises(DataError, match=r"write \./digits for the path"):
+        build("digits", "other")
+    assert build("./digits", "by-path").classes == made.classes
+    assert build(Path("digits"), "by-path-too").classes == made.classes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch.distributed as dist
 from erasediff.trainer.errors import LostRankError, OneRankError
 from erasediff.trainer.ranks import collectives
 
@@ -15,6 +16,9 @@ def test_an_error_of_ours_is_no_lost_rank_whatever_words_are_in_it(monkeypatch: 
         raise OneRankError("step 3: igloo/0007 cannot be read")
     with pytest.raises(LostRankError, match="another rank has left"), collectives.naming_lost_ranks():
         raise RuntimeError(CLOSED)
+    # what a rank meets whose first one was killed while they meet
+    with pytest.raises(LostRankError, match="another rank has left"), collectives.naming_lost_ranks():
+        raise dist.DistNetworkError("Failed to recv, got 0 bytes")
     with pytest.raises(RuntimeError, match="something else"), collectives.naming_lost_ranks():
         raise RuntimeError("something else")
     monkeypatch.setattr(collectives, "world_size", lambda: 1)
