@@ -52,9 +52,10 @@ class Batch:
             tasks = []
             for job in self.jobs.values():
                 words = keep_config(job.folder.absolute() / "slurm", job)
-                asked, named = self.profile, getattr(job.config, "request", None)
+                asked = self.profile
+                named: str | None = getattr(job.config, "request", None)
                 sha256 = None if named is None else sha256_of(Path(named))
-                request = None if sha256 is None else (named, sha256)
+                request = None if named is None or sha256 is None else (named, sha256)
                 tasks.append(Task(words, str(slurm), asked.cache_dir, asked.stage_to, asked.doctor, request))
             # submitit repeats what sbatch says
             with contextlib.redirect_stderr(io.StringIO()), by_the_profile_alone(), made.batch():

@@ -51,7 +51,7 @@ def test_its_request_can_be_made_of_the_demos_model(tmp_path: Path) -> None:
     asked = read_concept_request(tmp_path / "words.toml")
     known = set(" ".join(prompt.text for prompt in prompts()).split())
     phrasings = [*asked.phrasings, *asked.held_out_phrasings]
-    assert len(phrasings) == 3 and {*asked.concept, *asked.remain, *asked.anchor} <= known
+    assert len(phrasings) == 3 and {*asked.words, *asked.remaining, *asked.anchors} <= known
     assert set(" ".join(phrasings).replace("{}", "").split()) <= known
 
 

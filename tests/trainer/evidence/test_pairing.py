@@ -118,9 +118,13 @@ def test_two_aucs_of_the_same_samples() -> None:
         ]
         first = auc_of([-scores[0][0] - 1.0, -scores[0][1]], 0)  # losses: lower for members
         second = auc_of([-scores[1][0] + 1.0, -scores[1][1]], 0)
-        for kind, of in (("area", lambda area: area), ("gap", membership_gap)):
-            ours, theirs = of(first), of(second)
-            found[kind].append((ours.value - theirs.value, ours.value - theirs.value - _low(ours, theirs)))
+        for kind, ours, theirs in (
+            ("area", first, second),
+            ("gap", membership_gap(first), membership_gap(second)),
+        ):
+            assert ours.value is not None and theirs.value is not None
+            difference = ours.value - theirs.value
+            found[kind].append((difference, difference - _low(ours, theirs)))
     for kind, each in found.items():
         differences, widths = np.array(each).T
         assert np.sqrt(np.mean(widths**2)) == pytest.approx(Z * np.std(differences), rel=0.1), kind
@@ -242,10 +246,8 @@ def test_an_evaluation_relates_its_models(digits: Path, run: Path, classifier: P
         for figures in (before, after)
     ]
     covariance = torch.cov(torch.stack(right).double(), correction=0)[0, 1].item() / n
-    halves = [
-        (figure.high - figure.low) / 2 / Z  # pyright: ignore[reportOptionalOperand]
-        for figure in (before.metrics["accuracy_remaining"], after.metrics["accuracy_remaining"])
-    ]
+    intervals = [_interval(figures.metrics["accuracy_remaining"]) for figures in (before, after)]
+    halves = [(high - low) / 2 / Z for low, high in intervals]
     spread = math.prod(side.double().std(correction=0).item() / math.sqrt(n) for side in right)
     assert found["accuracy_remaining"].correlation["unscrubbed"] == pytest.approx(
         covariance / max(spread, math.prod(halves)), rel=1e-6
