@@ -100,6 +100,8 @@ def test_zero_gradient_of_g(form):
     assert (norm.lambda_t, norm.a_t, norm.infeasible, norm.finite) == (0, 0, 0, 1)
     value = form.multiplier(sums_of(form, 0, 0, 10), eta=0.5, barrier="value", g=torch.tensor(6.0, device=form.device))
     assert (value.lambda_t, value.infeasible, value.shortfall, value.finite) == (0, 1, 3.0, 1)
+    small = form.multiplier(sums_of(form, 0, 0, 10), eta=0.5, barrier="value", g=torch.tensor(0.5, device=form.device))
+    assert (small.lambda_t, small.infeasible, small.shortfall) == (0, 1, 0.25)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

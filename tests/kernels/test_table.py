@@ -48,3 +48,5 @@ def test_a_row_of_nothing_takes_no_room():
     with_nothing = ParameterTable.from_rows([(0, 0, 8), (1, 1000, 0)], num_parameters=2)
     without = ParameterTable.from_rows([(0, 0, 8)], num_parameters=2)
     assert torch.equal(with_nothing.cpu_rows(4).parameters, without.cpu_rows(4).parameters)
+    # whole rows of 4 in 0..8, and no more: a model has millions
+    assert without.cpu_rows(4).parameters.tolist() == [0, 0]

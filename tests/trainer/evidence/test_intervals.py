@@ -156,3 +156,4 @@ def test_what_is_within_the_noise() -> None:
         both = [(one / n, score_interval(one / n, n)), (other / m, score_interval(other / m, m))]
         for (a, of_a), (b, of_b) in (both, both[::-1]):
             assert is_within_noise(a, of_a, b, of_b) is alike
+    assert is_within_noise(2.0, (2.0, 2.0), 2.0, (2.0, 2.0)), "equal and known without doubt"

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from erasediff.shards import build, split
 from erasediff.trainer.config import EngineConfig, ModelConfig, OptimizerConfig, ScrubConfig, TrainConfig
+from erasediff.trainer.config.cost import Cost
 from erasediff.trainer.engine.attention import cross_attention, watched
 from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.errors import ConfigError
@@ -142,7 +144,21 @@ def test_layers_attend_as_before_when_nobody_looks(given: Path) -> None:
 
 def test_a_scrub_turns_attention_away(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most_held, method = count_vectors(monkeypatch), ForgetMeNotConfig(concept=("three",))
-    run_scrub(scrub(given, tmp_path / "run", method, activation_checkpointing="all"), watch=most_held.watch)
+    forward, passes = UNet2DConditionModel.forward, []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        passes.append(output[0].requires_grad)
+        return output
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", counted)
+    config = scrub(given, tmp_path / "run", method, activation_checkpointing="all")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, descent_every=0))
+    run_scrub(config, watch=most_held.watch)
+    # L_r is looked at without a gradient
+    assert method.cost("fp32") == Cost(1, 1)
+    steps = config.train.max_train_steps
+    assert (passes.count(True), passes.count(False)) == (steps, steps)
     assert {*most_held.by_step} == {method.num_gradients_held}
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss_f"] < 0.8 * lines[0]["loss_f"] and lines[0]["loss_r"] > 0
