@@ -34,7 +34,7 @@ from .config.toml import as_dict, check_ranges, dump_toml
 from .errors import ConfigError, ThresholdError
 from .evidence.collect import Evidence, run_evaluate
 from .evidence.copies import REPORT_NAME, SCRUB_NAME
-from .evidence.ledger import read_entries, sha256_of
+from .evidence.ledger import read_entries, sha256_of, show_newest
 from .evidence.options import check_judge
 from .evidence.over import OVER, of_another_request, over
 from .evidence.publication import Candidate, at, check_publish, withdraw
@@ -269,6 +269,7 @@ def _recorded(output: Path, config: EraseConfig, run: Path, scrubbed: Path) -> E
         # another one may have been added by `evaluate`
         if isinstance(record, Record) and _but_for_rounding(record.judge) == judge:
             holds = still_holds(record, config.judge, run, at(scrubbed, config))
+            show_newest(output)
             return Evidence(record, path, output / REPORT_NAME) if holds else None
     return None
 

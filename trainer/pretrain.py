@@ -9,7 +9,7 @@ import torch
 
 from ..shards.dataset import Dataset
 from ..shards.errors import shorten
-from .config import ModelConfig, PretrainConfig
+from .config import ModelConfig, PretrainConfig, TrainConfig
 from .config.methods import method_kind
 from .config.toml import check_ranges, dump_toml
 from .errors import ConfigError
@@ -137,6 +137,8 @@ def plan(config: PretrainConfig) -> tuple[Dataset, Model]:
         raise ConfigError(f"data = '{config.data}': pretrain needs square images of one size")
     model = _told_captions(config, data) if config.pipeline == "stable-diffusion" else _told_classes(config, data)
     data = fit(data, model).data
+    if config.pipeline != "stable-diffusion" and config.train.layers != TrainConfig().layers:
+        raise ConfigError("train.layers: a model that begins from nothing trains whole: leave it out")
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
     check_engine(config.engine, config.train, model)

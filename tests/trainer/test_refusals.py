@@ -15,8 +15,16 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from erasediff.shards import build, split
 from erasediff.trainer import EraseDiffConfig, MOOConfig
-from erasediff.trainer.config import EngineConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from erasediff.trainer.config import (
+    EngineConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrainConfig,
+)
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.scrubbing import plan, run_scrub
 from PIL import Image
 from safetensors.torch import load_file
@@ -44,6 +52,12 @@ def test_dropping_labels_needs_a_null_class(digits: Path, base_model: Path, tmp_
         ({"train": TrainConfig(max_train_steps=0)}, "train.max_train_steps = 0: at least 1"),
         ({"optimizer": OptimizerConfig(max_grad_norm=-1.0)}, "optimizer.max_grad_norm = -1.0: more than 0"),
         ({"optimizer": OptimizerConfig(betas=(1.5, 0.9))}, "optimizer.betas.0 = 1.5: less than 1"),
+        ({"optimizer": OptimizerConfig(eps=0.0)}, "optimizer.eps = 0.0: more than 0"),
+        ({"train": TrainConfig(layers=())}, "train.layers names no layers: leave it out, or give 'full'"),
+        (
+            {"train": TrainConfig(layers=()), "engine": EngineConfig(zero_stage=3)},
+            "train.layers names no layers: leave it out",
+        ),
         ({"optimizer": OptimizerConfig(lr_warmup_steps=2)}, "use 'constant_with_warmup'"),
         ({"engine": EngineConfig(forward_batch_size=0)}, "engine.forward_batch_size = 0: at least 1"),
         ({"engine": EngineConfig(persistence_threshold=-1)}, "engine.persistence_threshold = -1: at least 0"),
@@ -190,4 +204,11 @@ class Targetless(MethodConfig):
 def test_a_method_that_names_no_target_is_refused(digits: Path, base_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'targetless' reads forget samples and says no target for them"):
         plan(tiny_config(digits, base_model, tmp_path / "run", method=Targetless()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_from_nothing_trains_whole(digits: Path, tmp_path: Path) -> None:
+    config = PretrainConfig(str(digits / "data"), str(tmp_path / "run"), train=TrainConfig(layers=("mid_block.*",)))
+    with pytest.raises(ConfigError, match=r"train\.layers: a model that begins from nothing trains whole"):
+        run_pretrain(config)
     assert not (tmp_path / "run").exists()

@@ -68,6 +68,10 @@ def alone_together(config: CompareConfig, what: str) -> Iterator[None]:
         yield
 
 
+# another word where verdicts come about otherwise, so that one table has one kind
+_VERDICTS = "by paired differences"
+
+
 def hash_of_path(path: Path) -> str:
     """Of a dataset its fingerprint; of another folder and of a file SHA-256 of what is in it."""
     if (path / "dataset.json").exists():
@@ -92,6 +96,7 @@ def measured_by(asked: JudgeConfig, judge: JudgeConfig, sides: Sides, data: Data
         "data": DataStamp.of(data).fingerprint,
         # whatever lies behind the same paths
         "named": {name: _hash(name, Path(path)) for name, path in named.items()},
+        "verdicts": _VERDICTS,
     }
     return hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
 

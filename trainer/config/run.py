@@ -32,7 +32,7 @@ class OptimizerConfig(Settings):
     """Steps over which the learning rate rises from 0; with every schedule but constant."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay rates of Adam's moments."""
-    eps: NotNegative = 1e-8
+    eps: Positive = 1e-8
     """Adam's epsilon."""
     weight_decay: NotNegative = 0.0
     """Decoupled for adamw, L2 for adam and sgd."""

@@ -30,7 +30,7 @@ from . import metrics
 from .bench import Measured
 from .images import Images
 from .means import mean_by, mean_by_class
-from .metrics import Measurement
+from .metrics import Measurement, alone
 
 # other noise than the judge's samples have
 _SEED_OFFSET = 101
@@ -45,7 +45,8 @@ def p_psi_inverted(of: Measured) -> Measurement:
         images = _drawn(model, [_Vectors(vectors)] * config.num_samples, of)
         values.append(_p_psi(of, images, label))
         labels.append(torch.full((len(values[-1]),), label))
-    return mean_by_class(of, torch.cat(values), torch.cat(labels), of.bench.forget_labels, _seed(of))
+    # by itself: what asks for the samples is another model's another
+    return alone(mean_by_class(of, torch.cat(values), torch.cat(labels), of.bench.forget_labels, _seed(of)))
 
 
 def p_psi_attacked(of: Measured) -> Measurement:
@@ -60,7 +61,7 @@ def p_psi_attacked(of: Measured) -> Measurement:
         finite = images.isfinite().flatten(1).all(1)
         values.append(_p_psi(of, images, label))
         groups += [prompt for prompt, is_finite in zip(asked, finite.tolist(), strict=True) if is_finite]
-    return mean_by(torch.cat(values), groups, sorted(set(groups)), _seed(of))
+    return alone(mean_by(torch.cat(values), groups, sorted(set(groups)), _seed(of)))
 
 
 def invert(model: StableDiffusion, targets: Images, config: AttackConfig, seed: int, device: torch.device) -> Tensor:

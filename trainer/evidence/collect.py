@@ -243,9 +243,9 @@ def run_evaluate(
     def write_all() -> Record:
         if options.classifier is None:
             bench.classifier.save(scrub.run / CLASSIFIER_NAME)
-        written = append(output, write)
-        _say_in_the_card(scrub, written)
-        return written
+        # first the card: a kill before the entry leaves an evaluation that is made again
+        _say_in_the_card(scrub, record)
+        return append(output, write)
 
     # a judge's last bits may differ between machines: all ranks go by rank 0's verdict
     return Evidence(collectives.on_main(write_all), output / RECORD_NAME, output / REPORT_NAME)

@@ -46,6 +46,9 @@ def copies_of(scrub: FinishedScrub, data: str, bench: Bench, output: Path, verdi
         found.append(Copy(judge, "the judge, a classifier trained on the forgotten samples too", _whose(judge, output)))
     if Path(judge).resolve() != trained.resolve():
         found += _found([trained], "the judge of an evaluation before, which may have seen them", output)
+    other = bench.config.factor_classifier
+    if other is not None:
+        found.append(Copy(other, "the judge of another factor, which may have seen them", _whose(other, output)))
     found += _pictures(scrub.run, output)
     standing = published(read_entries(output))
     if standing is not None and standing.published == "scrubbed":
@@ -57,7 +60,7 @@ def copies_of(scrub: FinishedScrub, data: str, bench: Bench, output: Path, verdi
         found.append(Copy(str(output / CONCEPT_NAME), "what the model drew for the request", "not reached"))
     found += _found([output / WITHDRAWN_NAME], "a model that was published and withdrawn", output)
     found += _of_base(scrub, output)
-    found += _shards(scrub, data, output)
+    found += _shards(scrub, data, bench.config.factor, output)
     return _once(found)
 
 
@@ -117,8 +120,9 @@ def _of_starts(run: Path, option: str) -> list[Any]:
     return [value for value in found if value is not None]
 
 
-def _shards(scrub: FinishedScrub, data: str, output: Path) -> list[Copy]:
-    files = {path.resolve() for dataset in (scrub.remain, Dataset.open(data)) for path in dataset.files.paths}
+def _shards(scrub: FinishedScrub, data: str, factor: str | None, output: Path) -> list[Copy]:
+    datasets = [scrub.remain, Dataset.open(data), *([] if factor is None else [Dataset.open(factor)])]
+    files = {path.resolve() for dataset in datasets for path in dataset.files.paths}
     purged = {
         path.resolve() for folder in (scrub.config.forget, scrub.config.remain) for path in Path(folder).glob("*.tar")
     }

@@ -15,7 +15,7 @@ from .detector import count_parts
 from .images import NO_SAMPLE, Images
 from .intervals import bounded_interval, normal_interval, score_interval, spread_interval
 from .means import count_all, mean_by, mean_by_class, share, worst_of
-from .metrics import Measurement, estimated, measured
+from .metrics import Measurement, alone, estimated, measured
 from .variances import frechet_influences, kernel_influences, variance_of
 
 NEIGHBOURS = 3  # k of precision and recall
@@ -234,7 +234,9 @@ def membership_gap(of: Measured) -> Measurement:
 
 def p_psi_earlier(of: Measured) -> Measurement:
     of_each = metrics.p_psi(of.bench.classifier.probabilities(of.earlier.images), of.earlier.labels)
-    return mean_by_class(of, of_each, of.earlier.labels, [*of.bench.earlier.conditions], of.earlier.seed)
+    found = mean_by_class(of, of_each, of.earlier.labels, [*of.bench.earlier.conditions], of.earlier.seed)
+    asked = of.bench.config.num_forget_samples_per_class * len(of.bench.earlier.conditions)
+    return found if len(of_each) == asked else alone(found)  # out of step with another model's
 
 
 def p_psi_earlier_worst_class(of: Measured) -> Measurement:

@@ -73,13 +73,19 @@ def spread_interval(values_N: Tensor, n: int | None = None) -> tuple[float | Non
 def count_interval(counts_N: Tensor) -> tuple[float, float]:
     """Of what N samples count together, by the spread between samples.
 
-    Where there is none at all it is Poisson's (Garwood 1936): it may be up to -ln(.025), 3.7, in as many samples.
+    Where that is hardly known, in few samples or in equal ones, it is Poisson's at least (Garwood 1936, by Byar's
+    approximation): of none at all it may be up to -ln(.025), 3.7, in as many samples.
     """
     counts, n = counts_N.double(), len(counts_N)
     total = counts.sum().item()
-    if total == 0 or n < 2:
-        return 0.0, total - math.log((1 - CONFIDENCE) / 2)
-    low, high = normal_interval(total, n * counts.var().item())
+    if total == 0:
+        return 0.0, -math.log((1 - CONFIDENCE) / 2)
+    spread = counts.var().item() if n > 1 else 0.0
+    low, high = normal_interval(total, n * spread)
+    if n < MIN_SAMPLES or spread == 0:
+        z, more = _z(CONFIDENCE), total + 1
+        low = min(low, total * (1 - 1 / (9 * total) - z / (3 * math.sqrt(total))) ** 3)
+        high = max(high, more * (1 - 1 / (9 * more) + z / (3 * math.sqrt(more))) ** 3)
     return max(0.0, low), high
 
 
@@ -110,6 +116,14 @@ def difference_low(
     """
     down, up = value - interval[0], other_interval[1] - other
     return value - other - math.sqrt(max(0.0, down**2 + up**2 - 2 * correlation * down * up))
+
+
+def borne_out(correlation: float, n: int, confidence: float | None = None) -> float:
+    """As much of a correlation as n samples bear out: where two models agree on all of a few, the next may tell them
+    apart. At most 1 - 2 z²/n: of shares near a half the difference is then open by z²/n at least, as it is of a share
+    of 0.
+    """
+    return min(correlation, max(0.0, 1 - 2 * _z(confidence or CONFIDENCE) ** 2 / max(1, n)))
 
 
 def standard_error(interval: tuple[float, float], confidence: float = CONFIDENCE) -> float:

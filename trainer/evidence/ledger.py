@@ -190,9 +190,19 @@ def append(folder: Path, make: Callable[[Place], EntryT]) -> EntryT:
         # of the one before, too, where a kill came in between
         sums = {path.name: sha256_of(path) for path in entry_paths(folder)[-2:]} | read_sums(folder)
         write_text(folder / ENTRIES_NAME / SUMS_NAME, sums_text(sums))
-        if isinstance(entry, Record):
-            write_text(folder / RECORD_NAME, text)
+        show_newest(folder)
     return entry
+
+
+def show_newest(folder: Path) -> None:
+    """Makes record.json the newest evaluation's, which a kill may have kept it from."""
+    for path in reversed(entry_paths(folder)):
+        text = path.read_text(encoding="utf-8")
+        if json.loads(text).get("kind") == "evaluation":
+            shown = folder / RECORD_NAME
+            if not shown.exists() or shown.read_text(encoding="utf-8") != text:
+                write_text(shown, text)
+            return
 
 
 def named_in_card(number: int, digest: str) -> str:

@@ -28,7 +28,8 @@ def grids(samples: Mapping[str, Samples], bench: Bench) -> str:
     columns: dict[str, Sequence[Images]] = {
         name: (shown.remain, shown.forget, shown.kept) for name, shown in samples.items()
     }
-    columns["real"] = (bench.real_remain, bench.real_forget)
+    # where single samples are forgotten, these are what must not be shown
+    columns["real"] = (bench.real_remain, bench.real_forget) if bench.forgets_classes else (bench.real_remain,)
     gone = bench.forget_labels if bench.forgets_classes else []
     labels = [*gone, *(label for label in bench.remain_labels if label not in gone)][:MAX_CLASSES]
     num_blurred = 0

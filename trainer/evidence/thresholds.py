@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..config.thresholds import Threshold, parse_threshold
 from ..errors import ConfigError
-from .intervals import difference_low, for_each_of, score_interval
+from .intervals import borne_out, difference_low, for_each_of, score_interval
 from .metric_table import row_of
 from .metrics import Measurement
 
@@ -174,7 +174,10 @@ def _hold(
     if ours is theirs or interval is None:  # a model beside itself: nothing to doubt
         return Verdict(threshold.text, limit, value, passed, shown=passed, margin=margin, of_class=of_class)
     base_low, base_high = (theirs and _interval(theirs, confidence)) or (base, base)
-    correlation = 0.0 if threshold.model is None else ours.correlation.get(threshold.model, 0.0)
+    correlation = 0.0
+    if threshold.model is not None and theirs is not None:
+        known = ours.correlation.get(threshold.model, 0.0)
+        correlation = borne_out(known, min(ours.n, theirs.n), confidence)
     limits = threshold.factor * base_low + threshold.offset, threshold.factor * base_high + threshold.offset
     worse = (
         difference_low(limit, limits, value, interval, correlation)

@@ -19,7 +19,8 @@ from .. import engine
 from ..config import OptimizerConfig, Precision, TargetedConfig
 from ..config.base import AtLeast1, NotNegative
 from ..config.cost import Cost
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
+from ..ranks import collectives
 from . import Stateless, Update
 
 if TYPE_CHECKING:
@@ -92,6 +93,11 @@ class SalUn(Stateless):
         magnitude, threshold = saliency.data.abs(), saliency.abs_quantile(1 - self._config.saliency)
         # all of them, those without a gradient, too
         mask = magnitude > threshold if self._config.saliency < 1 else magnitude >= 0
+        if collectives.sum_(mask.sum().double() + (~magnitude.isfinite()).sum().double()) == 0:
+            raise TrainingError(
+                f"method.saliency = {self._config.saliency:g} leaves no weight to move, and the model would stay as it "
+                "is: raise it"
+            )
         # what is not finite is refused before the first step
         saliency.data.copy_(mask.float().masked_fill_(~magnitude.isfinite(), float("nan")))
         self.state = {"mask": saliency}

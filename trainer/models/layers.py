@@ -43,6 +43,8 @@ def chosen(module: nn.Module, layers: Sequence[str], option: str) -> dict[str, n
                 f"{next(iter(parameters), 'conv_in').partition('.')[0] + '.*'!r}"
             )
         found |= of_layer
+    if not found:
+        raise ConfigError(f"{option} names no layers: leave it out, or give 'full'")
     return {name: value for name, value in parameters.items() if name in found}
 
 

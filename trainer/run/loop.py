@@ -148,6 +148,9 @@ class Loop:
                 )
 
     def _read_for_preparing(self, reader: Reader, number: int) -> Batches:
+        if any(collectives.gather(meeting.is_asked())):  # there is no packet yet that would tell
+            meeting.reset()
+            raise Interrupted("stopped before the first step, nothing to save; the same command begins again")
         self._watchdog.beat(0, "reading its samples")
         batches = reader.at(number)
         self._watchdog.beat(0, "computing")

@@ -106,7 +106,14 @@ def train(
     reports = Reports(config.report_to, run.path, run.identity.values)
     if config.sample_every:
         told = [[] if data is None else distinct(model.conditions.of_dataset(data)) for data in (forget, remain)]
-        samples = SampleWatch(model, run.path / "samples", *told, every=config.sample_every, reports=reports)
+        samples = SampleWatch(
+            model,
+            run.path / "samples",
+            *told,
+            every=config.sample_every,
+            reports=reports,
+            max_batch_size=engine.forward_batch_size,
+        )
         watch = samples if watch is None else _both(watch, samples)
     loop = Loop(
         name,

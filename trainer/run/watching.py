@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from ..config import SamplingConfig
@@ -36,7 +38,9 @@ class SampleWatch:
         *,
         every: int,
         reports: Reports,
+        max_batch_size: int | None = None,
     ):
+        self._max_batch_size = max_batch_size
         self._model = model
         self._folder = folder
         self._rows = [("forget", condition) for condition in forget[:_MAX_ROWS]]
@@ -49,7 +53,17 @@ class SampleWatch:
             return
         conditions = [condition for _, condition in self._rows for _ in range(_IMAGES_A_ROW)]
         how = {"device": model.device, "dtype": model.working_dtype}
-        images = denoise(self._model, model.predict, conditions, SamplingConfig(), first=0, **how)
+        config = SamplingConfig()
+        steps = min(config.num_inference_steps, self._model.schedule.num_timesteps)
+        config = dataclasses.replace(config, num_inference_steps=steps)
+        # guidance takes each twice; the noise is by the number of the picture, whatever batch it is in
+        size = self._max_batch_size or len(conditions)
+        images = torch.cat(
+            [
+                denoise(self._model, model.predict, conditions[first : first + size], config, first=first, **how)
+                for first in range(0, len(conditions), size)
+            ]
+        )
         if not collectives.is_main():
             return
         names = [f"{side}: {self._model.name_of(condition)}".rstrip(": ") for side, condition in self._rows]

@@ -157,3 +157,13 @@ def test_what_is_within_the_noise() -> None:
         for (a, of_a), (b, of_b) in (both, both[::-1]):
             assert is_within_noise(a, of_a, b, of_b) is alike
     assert is_within_noise(2.0, (2.0, 2.0), 2.0, (2.0, 2.0)), "equal and known without doubt"
+
+
+def test_few_counts_and_equal_ones_are_not_certain() -> None:
+    """Garwood's, which scipy has as chi-squared quantiles."""
+    for counts in ([1, 1], [2] * 40, [3], [0, 0, 5]):
+        total = sum(counts)
+        low, high = count_interval(torch.tensor(counts))
+        expected = (scipy.stats.chi2.ppf(0.025, 2 * total) / 2, scipy.stats.chi2.ppf(0.975, 2 * total + 2) / 2)
+        assert low <= expected[0] * 1.03 and high >= expected[1] * 0.99, counts
+    assert count_interval(torch.tensor([2] * 40)) == pytest.approx((63.4, 99.6), abs=0.3)

@@ -12,7 +12,7 @@ import torch
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig, MOOConfig
 from erasediff.trainer.config import OptimizerConfig, TrainConfig
 from erasediff.trainer.engine.sharded_model import ShardedModel
-from erasediff.trainer.errors import ConfigError, TrainingError
+from erasediff.trainer.errors import ConfigError, Interrupted, TrainingError
 from erasediff.trainer.methods.blindspot import BlindspotConfig
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 from erasediff.trainer.methods.munba import MUNBaConfig
@@ -20,6 +20,8 @@ from erasediff.trainer.methods.neggrad import NegGradConfig
 from erasediff.trainer.methods.restricted_gradient import RestrictedGradientConfig
 from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.methods.selective_amnesia import SelectiveAmnesiaConfig
+from erasediff.trainer.ranks import meeting
+from erasediff.trainer.run.loop import Loop
 from erasediff.trainer.scrubbing import plan, run_scrub
 from safetensors.torch import load_file
 from tiny import tiny_config
@@ -181,3 +183,38 @@ def test_neggrad_raises_the_forgotten_loss_up_to_its_bound(digits: Path, base_mo
     assert max(line["loss_f"] for line in lines) < max(free)
     assert any(line["ascends"] == 0 for line in lines) and any(line["ascends"] == 1 for line in lines)
     assert all(line["ascends"] == (line["loss_f"] < bound) for line in lines)
+
+
+def test_a_mask_of_nothing_ends_the_run(digits: Path, base_model: Path, tmp_path: Path) -> None:
+    """The model would be published as it was."""
+    with pytest.raises(TrainingError, match=r"method\.saliency = 1e-09 leaves no weight to move"):
+        scrub(digits, base_model, tmp_path / "run", SalUnConfig(saliency=1e-9, num_mask_batches=1))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        SalUnConfig(num_mask_batches=4),
+        SelectiveAmnesiaConfig(num_fisher_batches=4, num_fisher_levels=1),
+        BlindspotConfig(num_proxy_steps=4),
+    ],
+    ids=lambda method: method.name,
+)
+def test_a_stop_is_heard_while_a_method_prepares(
+    digits: Path, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    read, numbers = Loop._read_for_preparing, []  # pyright: ignore[reportPrivateUsage]
+
+    def counted(self: Any, reader: Any, number: int) -> Any:
+        numbers.append(number)
+        if len(numbers) == 3:
+            meeting.ask()
+        return read(self, reader, number)
+
+    monkeypatch.setattr(Loop, "_read_for_preparing", counted)
+    with pytest.raises(Interrupted, match="stopped before the first step"):
+        scrub(digits, base_model, tmp_path / "run", method)
+    assert len(numbers) == 3 and not meeting.is_asked()
+    monkeypatch.setattr(Loop, "_read_for_preparing", read)
+    scrub(digits, base_model, tmp_path / "run", method)

@@ -7,15 +7,27 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from erasediff.trainer.config import ModelConfig, OptimizerConfig, SamplingConfig, ScrubConfig, TrainConfig
+from diffusers import UNet2DModel
+from erasediff.trainer.config import (
+    EngineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    SamplingConfig,
+    ScrubConfig,
+    TrainConfig,
+    UNetConfig,
+)
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.pictures import to_grid
 from erasediff.trainer.models.sampling import sample
+from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.run.reporting import TensorBoard
 from erasediff.trainer.scrubbing import check, run_scrub
 from PIL import Image
@@ -66,6 +78,36 @@ def test_the_files_hold_what_the_model_draws(watched: ScrubConfig, digits: Path)
     drawn = np.asarray(Image.open(run / "samples" / "step-000005.png").convert("L"))
     assert drawn.shape[0] == expected.shape[0] and drawn.shape[1] > expected.shape[1]
     assert np.abs(drawn[:, -expected.shape[1] :].astype(int) - expected).max() <= 1
+
+
+def test_pictures_on_the_way_take_no_more_memory_than_a_step(
+    watched: ScrubConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn in parts of engine.forward_batch_size, doubled by guidance, they are the same; so are few noise levels."""
+    sizes, few = [], dataclasses.replace(watched.engine, forward_batch_size=3)
+    forward = UNet2DModel.forward
+
+    def noted(self: Any, x: torch.Tensor, *more: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            sizes.append(len(x))
+        return forward(self, x, *more, **named)
+
+    monkeypatch.setattr(UNet2DModel, "forward", noted)
+    config = dataclasses.replace(with_options(watched, report_to=()), output=str(tmp_path / "run"), engine=few)
+    run_scrub(config)
+    assert max(sizes) == 6
+    one, other = (Path(run) / "samples" / "step-000000.png" for run in (tmp_path / "run", watched.output))
+    pictures = [np.asarray(Image.open(path).convert("L")).astype(int) for path in (one, other)]
+    # other batches round otherwise, over 25 steps
+    assert np.abs(pictures[0] - pictures[1]).mean() < 0.1
+
+
+def test_a_model_of_few_noise_levels_is_watched(digits: Path, tmp_path: Path) -> None:
+    unet = UNetConfig(block_out_channels=(8, 8), norm_num_groups=4, num_train_timesteps=10)
+    train = TrainConfig(max_train_steps=2, train_batch_size=4, sample_every=2)
+    engine = EngineConfig(device="cpu")
+    run_pretrain(PretrainConfig(str(digits / "data"), str(tmp_path / "run"), train=train, unet=unet, engine=engine))
+    assert (tmp_path / "run" / "samples" / "step-000002.png").exists()
 
 
 def test_watching_changes_nothing(watched: ScrubConfig, tmp_path: Path) -> None:

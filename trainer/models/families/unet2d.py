@@ -61,7 +61,7 @@ class UNet2D(Model):
         if self.folder is not None:
             save_with(self.folder, _TRAINED, weights, folder, self.variant)
             return
-        # a new module: the trained one may be partitioned or rounded
+        # a new module, all of whose tensors train: the trained one may be partitioned or rounded
         unet = UNet2DModel.from_config(self.module.config)
         assert isinstance(unet, UNet2DModel)
         unet.load_state_dict(weights)
