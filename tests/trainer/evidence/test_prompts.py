@@ -289,3 +289,12 @@ def test_prompts_that_cannot_be_kept(
     write_prompts(tmp_path / "kept.csv", rows, columns)
     with pytest.raises(ConfigError, match=rf"judge\.kept_prompts = .*{said}"):
         evaluate_by_prompts(scrubbed, kept_prompts=str(tmp_path / "kept.csv"))
+
+
+def test_what_judges_another_factor_is_a_copy_too(scrubbed: Path, evidence: Evidence) -> None:
+    """The same pictures, called otherwise, and what was trained on them."""
+    listed = {Path(copy.path).resolve(): copy.holds for copy in evidence.record.copies}
+    assert "another factor" in listed[(scrubbed / "colour-judge.safetensors").resolve()]
+    factor = evidence.record.judge["factor"]
+    for shard in Path(factor).glob("*.tar"):
+        assert "may hold forgotten samples" in listed[shard.resolve()]

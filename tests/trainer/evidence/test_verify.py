@@ -18,10 +18,12 @@ from erasediff.shards.dataset import Dataset
 from erasediff.trainer.config import EngineConfig, EraseConfig, EvaluateConfig, ModelConfig, TrainConfig
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.errors import ConfigError, ThresholdError
+from erasediff.trainer.evidence import ledger
 from erasediff.trainer.evidence.collect import places
 from erasediff.trainer.evidence.ledger import Publication, Withdrawal, append, entry_paths, read_entries
 from erasediff.trainer.evidence.record import Record, read_record
 from erasediff.trainer.evidence.verify import verify
+from erasediff.trainer.files import write_text
 from evidence_cases import TWELVE, edit_json, tiny_judge
 
 
@@ -272,3 +274,36 @@ def test_a_withdrawn_model_is_told_and_looked_at(first: Path, tmp_path: Path) ->
         assert verify(here).differs
     (here / "model").mkdir()
     assert verify(here).differs == [f"{here / 'model'}: no entry published it since"]
+
+
+class Killed(BaseException):
+    """Ends a process as a kill does."""
+
+
+@pytest.mark.parametrize("last", ["0004.json", "SHA256SUMS", "record.json"])
+def test_a_kill_between_an_entry_and_what_shows_it_is_made_up_for(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    here = shutil.copytree(first, tmp_path / "erased")
+    newer = dataclasses.replace(read_record(here / "record.json"), date="2026-11-23T00:00:00+00:00")
+
+    def killed_before(path: Path, text: str) -> None:
+        if path.name == last:
+            raise Killed
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write_text", killed_before)
+        with pytest.raises(Killed):
+            append(here, lambda place: dataclasses.replace(newer, place=place))
+    assert read_record(here / "record.json").date != newer.date
+    if last == "record.json":  # the entry is there, and nothing more is to be done for it
+        ledger.show_newest(here)
+    else:
+        append(here, lambda place: dataclasses.replace(newer, place=place))
+    assert read_record(here / "record.json").date == newer.date
+    assert not verify(here).differs
+    (here / "record.json").unlink()
+    ledger.show_newest(here)
+    newest = max(path for path in entry_paths(here) if json.loads(path.read_text())["kind"] == "evaluation")
+    assert (here / "record.json").read_bytes() == newest.read_bytes()
