@@ -388,9 +388,19 @@ def run(mutants: list[Mutant], reach: Reach, options: Options, folder: Path, row
         importlib.import_module(name)
     known = {row.mutant for row in _read(rows_path)}
     _share([m for m in mutants if m.name not in known], options, folder, _work, reach, rows_path, options)
-    alive = {row.mutant: row for row in _read(rows_path)}
-    left = [m for m in mutants if alive[m.name].outcome == "survived" and alive[m.name].num_left_out]
+    alive, argued = {row.mutant: row for row in _read(rows_path)}, _argued()
+    survivors = [alive[m.name] for m in mutants if alive[m.name].outcome == "survived" and alive[m.name].num_left_out]
+    # of what changes nothing no test would tell
+    open_ones = {
+        row.mutant for row in survivors if argued.get(row.path, {}).get(row.change, "caught").startswith("caught")
+    }
+    left = [m for m in mutants if m.name in open_ones]
     _share(left, options, folder, _work_on_the_rest, reach, rows_path, options)
+
+
+def _argued() -> dict[str, dict[str, str]]:
+    """What is said of survivors, by file and change."""
+    return json.loads(ARGUED.read_text()) if ARGUED.exists() else {}
 
 
 def _share(mutants: list[Mutant], options: Options, folder: Path, work: Callable[..., None], *arguments: Any) -> None:
@@ -546,7 +556,7 @@ def _read(rows_path: Path) -> list[Row]:
 
 def table(rows: list[Row], num_drawn: int, options: Options, commit: str) -> str:
     """The counts by file, and every survivor with the argument for it, if there is one."""
-    argued = json.loads(ARGUED.read_text()) if ARGUED.exists() else {}
+    argued = _argued()
     alive = [row for row in rows if row.outcome in ("survived", "unreached")]
     whys = {row.mutant: argued.get(row.path, {}).get(row.change, "open") for row in alive}
     num_excused = sum(not why.startswith(("open", CAUGHT)) for why in whys.values())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.clip_score import clip_sha256, load_clip
+from erasediff.trainer.evidence.formulas import clip_score_forgotten
+from erasediff.trainer.evidence.images import Images
 from evidence_cases import edit_json, make_clip, make_whole_clip
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -79,3 +82,13 @@ def test_folders_that_hold_no_whole_clip(tmp_path: Path) -> None:
     refused("is a model of type 'clip_vision_model', not CLIP with its text encoder")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused(r"holds no \.safetensors weights: pickled ones are not read")
+
+
+def test_where_no_sample_is_finite_there_is_no_score() -> None:
+    none = Images(torch.zeros(0, 3, 4, 4), torch.zeros(0), [], seed=5)
+    of: Any = SimpleNamespace(forget=none, bench=SimpleNamespace(clip=SimpleNamespace(name="clip-tiny")))
+    found = clip_score_forgotten(of)
+    assert (found.value, found.n, found.seed, found.features, found.reason) == (
+        *(None, 0, 5, "clip-tiny"),
+        "no finite sample",
+    )

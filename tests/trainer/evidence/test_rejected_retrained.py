@@ -51,6 +51,11 @@ class TestALimitThatRejectsTheRetrainedModel:
         (own,) = hold([parse_threshold(f"{metric} <= 0.1")], self.models(0.13), "retrained")
         assert own.limit == pytest.approx(0.176) and own.shown
 
+    def test_a_limit_that_it_meets_to_the_bit_stays_too(self) -> None:
+        models = self.models(0.13) | {"retrained": {"p_psi": Measurement(0.1, 5000)}}
+        (held,) = hold([parse_threshold("p_psi <= 0.1")], models)
+        assert held.limit == 0.1 and not held.rejects_retrained
+
     def test_of_the_rest_it_is_said_and_the_limit_stays(self) -> None:
         """A poor retrained model is no licence to harm."""
         figures = {"unscrubbed": 0.99, "scrubbed": 0.6, "retrained": 0.55}

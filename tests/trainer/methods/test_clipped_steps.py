@@ -6,13 +6,16 @@ import itertools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from erasediff.trainer.config import OptimizerConfig, TrainConfig
 from erasediff.trainer.config.methods import method_kind, method_names
 from erasediff.trainer.engine import ShardedModel, ShardedVector
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.run.loop import Loop
 from erasediff.trainer.scrubbing import run_scrub
 from tiny import tiny_config
 
@@ -75,3 +78,15 @@ def test_every_key_that_the_table_has_is_logged_somewhere() -> None:
     keys = documented_keys()
     assert len(keys) > 25
     assert not [key for key in keys if not re.search(rf"\b{key}\b", code)]
+
+
+@pytest.mark.parametrize(("norm_squared", "clip"), [(-1e-9, 1.0), (0.0, 1.0), (4.0, 0.25), (0.04, 1.0)])
+def test_an_update_that_vanishes_is_clipped_as_none(norm_squared: float, clip: float) -> None:
+    """Whose square, added up of products, rounding may have taken below zero."""
+    layout: Any = SimpleNamespace(partition_numel=1)
+    delta, said = ShardedVector(layout, torch.ones(1)), {}
+    packet = SimpleNamespace(extend=said.update)
+    loop: Any = SimpleNamespace(_optimizer=OptimizerConfig(max_grad_norm=0.5))
+    update: Any = SimpleNamespace(norm_squared=lambda: torch.tensor(norm_squared).double(), delta=delta, packet=packet)
+    Loop._clip(loop, update)  # pyright: ignore[reportPrivateUsage]
+    assert delta.data.item() == said["clip"].item() == clip
