@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from erasediff.launch.slurm.folder import starts
+from erasediff.launch.slurm.folder import newest, starts, submissions
 from ranks import check, run_ranks
 from slurm_runs import Cluster, Run
 
@@ -140,3 +142,47 @@ def test_a_loop_ends_and_says_so(cluster_with_spare: Cluster, digits: Path, base
 def has_stepped(run: Run, attempt: int) -> bool:
     path = run.output / f"attempt-{attempt:04d}" / "metrics.jsonl"
     return path.exists() and bool([json.loads(line) for line in path.read_text().splitlines()[:1]])
+
+
+def test_one_run_of_a_sweep_is_queued_again_alone(
+    cluster_with_spare: Cluster, num_long: int, digits: Path, base_model: Path, tmp_path: Path
+) -> None:
+    """The element whose own number is the array's, which means all of them to SLURM."""
+    shared, split = Run(digits, base_model, tmp_path / "unused"), digits / "split"
+    (tmp_path / "shared.toml").write_text(
+        f'forget = "{split}/forget"\nremain = "{split}/remain"\noutput = "unused"\n'
+        f'[model]\npath = "{base_model}"\nnull_class = 10\n[engine]\ndevice = "cpu"\n'
+        f"[train]\nmax_train_steps = {num_long}\ntrain_batch_size = 4\ncheckpointing_steps = 5\n"
+    )
+    (tmp_path / "sweep.toml").write_text('output = "sweep"\nconfig = "shared.toml"\n[runs.a]\n[runs.b]\n')
+    done = shared.launch("sweep", "sweep.toml", "--timeout-min", "15")
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = {one.name: one.job for one in submissions(tmp_path / "sweep")}
+    try:
+        _until(lambda: all(newest(tmp_path / "sweep" / name)[0] >= 5 for name in jobs))
+        told = {name: _fields(job) for name, job in jobs.items()}
+        (first,) = (name for name, fields in told.items() if fields["JobId"] == fields["ArrayJobId"])
+        (other,) = jobs.keys() - {first}
+        subprocess.run(["scancel", "--signal", "USR2", jobs[first]], check=True)
+        _until(lambda: _fields(jobs[first])["Restarts"] == "1")
+        assert (_fields(jobs[other])["JobState"], _fields(jobs[other])["Restarts"]) == ("RUNNING", "0")
+    finally:
+        for name in jobs:
+            shared.launch("cancel", f"sweep/{name}")
+    _until(lambda: all(_fields(job)["JobState"] == "CANCELLED" for job in jobs.values()))
+    ends = [starts(tmp_path / "sweep" / "slurm" / jobs[name])[0].end() for name in (first, other)]
+    assert ends[0] is not None and ends[0].is_requeued
+    assert ends[1] is None or not ends[1].is_requeued
+
+
+def _fields(job: str) -> dict[str, str]:
+    said = subprocess.run(["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, check=True)
+    (line,) = said.stdout.splitlines()
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
+
+
+def _until(reached: Callable[[], bool], timeout_seconds: float = 200) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
