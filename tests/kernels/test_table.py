@@ -50,3 +50,18 @@ def test_a_row_of_nothing_takes_no_room():
     assert torch.equal(with_nothing.cpu_rows(4).parameters, without.cpu_rows(4).parameters)
     # whole rows of 4 in 0..8, and no more: a model has millions
     assert without.cpu_rows(4).parameters.tolist() == [0, 0]
+
+
+def test_a_row_of_nothing_makes_no_chunk():
+    with_nothing = ParameterTable.from_rows([(0, 0, 8), (1, 1000, 0), (1, 8, 1)], num_parameters=2)
+    assert with_nothing.chunks(torch.device("cpu"))[0].tolist() == [[0, 8, 0], [8, 9, 1]]
+
+
+def test_what_a_table_keeps_is_its_own():
+    table = ParameterTable.from_rows([(0, 0, 8)], num_parameters=1)
+    table.chunks(torch.device("cpu"))
+    table.cpu_rows(4)
+    assert "_chunks" not in repr(table) and "_cpu_rows" not in repr(table)
+    for kept in ("_chunks", "_cpu_rows"):
+        with pytest.raises(TypeError, match=kept):
+            ParameterTable(table.segments, 1, **{kept: {}})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from erasediff.trainer.engine.packet import Packet
+from erasediff.trainer.ranks import meeting
 
 
 def test_a_layers_cosine_is_that_of_its_parameters_together_and_never_beyond_one() -> None:
@@ -23,3 +24,16 @@ def test_a_layers_cosine_is_that_of_its_parameters_together_and_never_beyond_one
     rows = torch.tensor([[9.0, 12.0, 16.0], [16.0, 12.0, 9.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     found = Packet(rows, loss_r=torch.zeros(())).cosines_by_layer(["a.weight", "a.bias", "b.weight"])
     assert {name: float(value) for name, value in found.items()} == {"a": pytest.approx(24 / 25), "b": 0.0}
+
+
+def test_the_wish_to_meet_travels_beside_the_sums() -> None:
+    """And is no part of them: in most steps nobody asks."""
+    rows = torch.arange(6, dtype=torch.float64).view(2, 3)
+    for asks in (False, True):
+        packet = Packet(rows, loss_r=torch.tensor(7.0), loss_f=torch.tensor(-2.0))
+        if asks:
+            meeting.announce()
+        packet.all_reduce_()
+        meeting.met()
+        assert packet.meet.item() == float(asks)
+        assert packet.values.tolist() == [7.0, -2.0] and torch.equal(packet.by_parameter, rows)

@@ -63,6 +63,7 @@ def test_predictions_are_of_the_weights_that_the_engine_is_at(digits: Path, base
     assert told.target is not None and not told.target.requires_grad
     assert torch.allclose(told.target, expected, atol=1e-6)
     (now,) = made.with_predictions(sharded, [batch])
+    assert now.maps is None, "which would fill a pass's memory"
     assert now.target is not None and not torch.allclose(now.target, expected, atol=1e-2)
 
 

@@ -90,3 +90,11 @@ def test_an_update_that_vanishes_is_clipped_as_none(norm_squared: float, clip: f
     update: Any = SimpleNamespace(norm_squared=lambda: torch.tensor(norm_squared).double(), delta=delta, packet=packet)
     Loop._clip(loop, update)  # pyright: ignore[reportPrivateUsage]
     assert delta.data.item() == said["clip"].item() == clip
+
+
+def test_a_step_that_takes_no_time_has_no_rate() -> None:
+    config, streams = TrainConfig(train_batch_size=8), SimpleNamespace(forget=None)
+    model = SimpleNamespace(device=torch.device("cpu"))
+    loop: Any = SimpleNamespace(_train=config, _streams=streams, _optimizer=OptimizerConfig(), _model=model)
+    assert Loop._use(loop, 0, 0.0)["samples_per_second"] == 0.0  # pyright: ignore[reportPrivateUsage]
+    assert Loop._use(loop, 0, 0.5)["samples_per_second"] == 16.0  # pyright: ignore[reportPrivateUsage]

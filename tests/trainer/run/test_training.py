@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.objectives.diffusion import DiffusionBatch, DiffusionObjective
 from erasediff.trainer.ranks import collectives
+from erasediff.trainer.run.loop import Loop
 from erasediff.trainer.run.saving import usable
 from erasediff.trainer.run.slices import RankSlices
 from erasediff.trainer.scrubbing import run_scrub
@@ -168,3 +170,15 @@ def test_a_frozen_teacher_outlives_a_kill(digits: Path, base_model: Path, tmp_pa
     assert begins[0] == 2
     whole, continued = (weights(tmp_path / name / "model") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], continued[name]) for name in whole)
+
+
+def test_bad_samples_are_noted_as_soon_as_they_are_told() -> None:
+    """A kill may follow."""
+    told, noted, said = [["a: cannot be decoded"], []], [], []
+    bad = SimpleNamespace(tell=lambda: told.pop(0), keys=["a"])
+    loop: Any = SimpleNamespace(_bad_samples=bad, _attempt=SimpleNamespace(note_bad_samples=noted.append))
+    progress: Any = SimpleNamespace(say=said.append)
+    assert not Loop._meet(loop, progress)  # pyright: ignore[reportPrivateUsage]
+    assert noted == [["a"]] and said == ["a: cannot be decoded; left out"]
+    assert not Loop._meet(loop, progress)  # pyright: ignore[reportPrivateUsage]
+    assert len(noted) == len(said) == 1
