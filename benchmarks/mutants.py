@@ -574,10 +574,12 @@ def table(rows: list[Row], num_drawn: int, options: Options, commit: str) -> str
         adjusted = num_caught / max(1, len(rows) - num_excused)
         lines.append(f"Caught: **{num_caught} of {len(rows)}, {num_caught / len(rows):.1%}**;")
         lines.append(f"without the {num_excused} argued to change no promise {adjusted:.1%}.")
-        num_since = sum(why.startswith(CAUGHT) for why in whys.values())
-        num_open = sum(row.num_left_out > 0 for row in alive)
+        num_left = sum(why.startswith(f"{CAUGHT} by what was left out") for why in whys.values())
+        num_since = sum(why.startswith(f"{CAUGHT} since") for why in whys.values())
+        with_left = (num_caught + num_left) / len(rows)
         lines.append(
-            f"Of those alive {num_since} are caught by what was left out or written since; {num_open} have tests left."
+            f"Of those alive {num_left} are caught by tests of then that were left out, seen by hand ({with_left:.1%} with "
+            f"them), {num_since} by tests written since, {sum(why.startswith('open') for why in whys.values())} are open."
         )
     lines += ["", "| file | drawn | killed | timeout | survived | unreached |", "|---|---|---|---|---|---|"]
     for path in files():
