@@ -576,10 +576,11 @@ def table(rows: list[Row], num_drawn: int, options: Options, commit: str) -> str
         lines.append(f"without the {num_excused} argued to change no promise {adjusted:.1%}.")
         num_left = sum(why.startswith(f"{CAUGHT} by what was left out") for why in whys.values())
         num_since = sum(why.startswith(f"{CAUGHT} since") for why in whys.values())
-        with_left = (num_caught + num_left) / len(rows)
+        num_open = sum(why.startswith("open") for why in whys.values())
         lines.append(
-            f"Of those alive {num_left} are caught by tests of then that were left out, seen by hand ({with_left:.1%} with "
-            f"them), {num_since} by tests written since, {sum(why.startswith('open') for why in whys.values())} are open."
+            f"Of those alive {num_left} are caught by tests of then that were left out, seen by hand "
+            f"({(num_caught + num_left) / len(rows):.1%} with them), {num_since} by tests written since; {num_open} are "
+            "open."
         )
     lines += ["", "| file | drawn | killed | timeout | survived | unreached |", "|---|---|---|---|---|---|"]
     for path in files():
