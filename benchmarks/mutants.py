@@ -579,8 +579,8 @@ def table(rows: list[Row], num_drawn: int, options: Options, commit: str) -> str
         num_open = sum(why.startswith("open") for why in whys.values())
         lines.append(
             f"Of those alive {num_left} are caught by tests of then that were left out, seen by hand "
-            f"({(num_caught + num_left) / len(rows):.1%} with them), {num_since} by tests written since; {num_open} are "
-            "open."
+            f"({(num_caught + num_left) / len(rows):.1%} with them), {num_since} by tests written since; "
+            f"{num_open} are open."
         )
     lines += ["", "| file | drawn | killed | timeout | survived | unreached |", "|---|---|---|---|---|---|"]
     for path in files():
