@@ -122,7 +122,8 @@ def _chunk_sums(
         end = tl.load(bounds + chunk * 3 + 1)
         origin = tl.multiple_of(start // ALIGNMENT * ALIGNMENT, ALIGNMENT)
         out = partials + chunk
-        smallest, magnitude = _sums_of_chunk(u, v, w, start, end, origin, out, num_chunks, tl.float32, HAS_W, TILE)
+        found = _sums_of_chunk(u, v, w, start, end, origin, out, num_chunks, tl.float32, HAS_W, TILE)
+        smallest, magnitude = found  # pyright: ignore[reportGeneralTypeIssues]
         # over- or underflow, rare: this chunk again in fp64, over what was stored
         safe = (smallest > SMALL) & (magnitude < float("inf"))
         if not safe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,10 @@ def test_dry_runs_of_the_data_say_what_the_runs_then_write(
     )
     assert not (tmp_path / "data").exists()
     assert "1,797 samples, 10 classes, 4 shard(s)" in printed(*build)
-    tars = ["build", str(tmp_path / "data"), str(tmp_path / "indexed"), "--name", "again"]
+    (tmp_path / "tars").mkdir()
+    for tar in (tmp_path / "data").glob("*.tar"):
+        shutil.copy(tar, tmp_path / "tars")
+    tars = ["build", str(tmp_path / "tars"), str(tmp_path / "indexed"), "--name", "again"]
     assert printed(*tars, "--dry-run") == "would build again: 4 tar(s), indexed where they are\n"
 
     split = ["split", str(digits / "data"), str(tmp_path / "split"), "--forget-label", "3"]

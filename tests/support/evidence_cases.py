@@ -127,3 +127,12 @@ def forget_twelve(digits: Path, model: Path, folder: Path) -> Path:
     )
     split(digits / "data", folder / "split", request=request)
     return run_scrub(tiny_config(folder, model, folder / "run"))
+
+
+@dataclasses.dataclass
+class Sampled:
+    """A model's figures with what its samples did to them, as `pairing` asks for them."""
+
+    metrics: dict[str, Measurement]
+    influences: dict[str, dict[str, torch.Tensor]]
+    num_non_finite: int = 0

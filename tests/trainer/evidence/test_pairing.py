@@ -5,23 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from erasediff.trainer.comparing.kept import keep, kept
-from erasediff.trainer.comparing.run import _Work  # pyright: ignore[reportPrivateUsage]
-from erasediff.trainer.config import JudgeConfig
 from erasediff.trainer.config.thresholds import parse_threshold
 from erasediff.trainer.evidence import metrics
 from erasediff.trainer.evidence.evaluation import Figures, evaluate
 from erasediff.trainer.evidence.finished import FinishedScrub
 from erasediff.trainer.evidence.intervals import (
-    borne_out,
     difference_low,
-    for_each_of,
     normal_interval,
     score_interval,
 )
@@ -33,7 +28,7 @@ from erasediff.trainer.evidence.noise import are_alike
 from erasediff.trainer.evidence.pairing import correlation, related, taken_apart
 from erasediff.trainer.evidence.thresholds import hold
 from erasediff.trainer.evidence.variances import frechet_influences, kernel_influences, variance_of
-from evidence_cases import tiny_evaluation
+from evidence_cases import Sampled, tiny_evaluation
 
 Z = 1.959964
 
@@ -146,13 +141,6 @@ def test_a_gap_that_may_be_either_way_goes_alone() -> None:
     # out of step with another model's
     lost = auc_of([torch.tensor([math.nan, *range(20)]), torch.arange(20.0)], 0)
     assert not isinstance(lost, Estimate)
-
-
-@dataclasses.dataclass
-class Sampled:
-    metrics: dict[str, Measurement]
-    influences: dict[str, dict[str, torch.Tensor]]
-    num_non_finite: int = 0
 
 
 def _sampled(right: list[int], num_non_finite: int = 0, **more: Measurement) -> Sampled:
@@ -285,78 +273,3 @@ def _kept_and_back(figures: Figures, bench: Any, folder: Path) -> Figures:
     for ours, theirs in zip(found.samples.sides, figures.samples.sides, strict=True):
         assert torch.equal(ours.images, theirs.images)
     return found
-
-
-@pytest.mark.parametrize(("n", "num_classes"), [(10, 1), (30, 1), (50, 9), (200, 9)])
-def test_few_samples_on_which_models_agree_are_no_certainty(n: int, num_classes: int) -> None:
-    """A class that has got worse by .11, which .1 allows no more: how often is that called shown?"""
-    confidence = for_each_of(num_classes)
-    counts = np.random.default_rng(0).multinomial(n, [0.39, 0.11, 0.5], 20_000)
-    called, distinct = 0, np.unique(counts, axis=0, return_counts=True)
-    for (both, lost, _), times in zip(distinct[0].tolist(), distinct[1].tolist(), strict=True):
-        before = torch.tensor([1.0] * (both + lost) + [0.0] * (n - both - lost))
-        after = torch.tensor([1.0] * both + [0.0] * (n - both))
-        models = {
-            name: Sampled(*taken_apart({"accuracy_remaining": mean_by(values, ["a"] * n, ["a"], None)}))
-            for name, values in (("unscrubbed", before), ("scrubbed", after))
-        }
-        figures = related(models)
-        for model in figures.values():  # of as many classes as are looked at
-            found = model["accuracy_remaining"]
-            found.by_class.update({str(i): found.by_class["a"] for i in range(num_classes - 1)})
-        (verdict,) = hold([parse_threshold("accuracy_worst_class >= unscrubbed - 0.1")], figures)
-        called += times * verdict.shown
-    # as the normal arithmetic has it at 200, twice what each class is allowed
-    assert called / 20_000 <= 2.2 * (1 - confidence) / 2
-
-
-def test_what_few_samples_bear_out() -> None:
-    assert borne_out(1.0, 7) == borne_out(0.5, 7) == 0.0
-    assert borne_out(1.0, 1000) == pytest.approx(1 - 2 * Z**2 / 1000)
-    assert borne_out(1.0, 1000, for_each_of(9)) == pytest.approx(1 - 2 * 2.7729**2 / 1000, rel=1e-5)
-    assert borne_out(0.3, 1000) == 0.3 and borne_out(-0.9, 5) == -0.9
-    # two models that answer alike, twice
-    ours = dataclasses.replace(share(torch.tensor([1.0, 0.0]), None), correlation={"unscrubbed": 1.0})
-    (verdict,) = hold(
-        [parse_threshold("accuracy_remaining >= unscrubbed - 0.1")],
-        {name: {"accuracy_remaining": ours} for name in ("scrubbed",)}
-        | {"unscrubbed": {"accuracy_remaining": share(torch.tensor([1.0, 0.0]), None)}},
-    )
-    assert verdict.passed and not verdict.shown
-    assert are_alike(ours, share(torch.tensor([1.0, 1.0]), None), "unscrubbed")
-
-
-def test_a_comparisons_verdicts_are_by_pairs() -> None:
-    """A Fréchet distance of which each by itself is known to ± 9, and both differ by .5 whatever the noise."""
-    low, high = score_interval(0.0, 500)
-    forgotten = {"p_psi": Measurement(0.0, 500, low=low, high=high), "frechet_distance[x]": Measurement(20.5, 500)}
-    before = {"p_psi": Measurement(1.0, 500, low=1 - high, high=1.0), "frechet_distance[x]": Measurement(20.0, 500)}
-    noise = torch.randn(500, generator=torch.Generator().manual_seed(0)).double()
-    noise = 9 / Z * noise / noise.norm()
-    models = {}
-    for name, found in (("unscrubbed", before), ("scrubbed", forgotten)):
-        distance = found["frechet_distance[x]"]
-        assert distance.value is not None
-        wide = dataclasses.replace(distance, low=distance.value - 9, high=distance.value + 9)
-        models[name] = Sampled(found | {"frechet_distance[x]": wide}, {"frechet_distance[x]": {"": noise}})
-    judge = JudgeConfig(thresholds=("p_psi <= 0.1", "frechet_distance[x] <= 1.2 * unscrubbed"))
-    work: Any = SimpleNamespace(
-        _config=SimpleNamespace(judge=judge),
-        _bench=SimpleNamespace(forgets_classes=True),
-        _references={"unscrubbed": models["unscrubbed"]},
-    )
-    assert _Work._verdict(work, models["scrubbed"]) == "shown"  # pyright: ignore[reportArgumentType, reportPrivateUsage]
-    models["scrubbed"].influences = {}
-    assert _Work._verdict(work, models["scrubbed"]) == "not shown"  # pyright: ignore[reportArgumentType, reportPrivateUsage]
-
-
-def test_a_wide_interval_of_a_class_is_its_own() -> None:
-    """Of probabilities that hardly vary in one class, and do in the other."""
-    generator = torch.Generator().manual_seed(0)
-    steady, loose = 0.5 + 0.001 * torch.randn(100, generator=generator), torch.rand(100, generator=generator)
-    models = {
-        name: Sampled(*taken_apart({"p_psi": mean_by(torch.cat([steady, scale * loose]), groups, ["a", "b"], None)}))
-        for name, scale, groups in (("u", 1.0, ["a"] * 100 + ["b"] * 100), ("s", 0.9, ["a"] * 100 + ["b"] * 100))
-    }
-    found = related(models)["u"]["p_psi"].by_class
-    assert 0 < found["a"].correlation["s"] < 1e-4 and found["b"].correlation["s"] > 0.2
