@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import tiny
@@ -24,11 +23,8 @@ from erasediff.trainer.evidence.classifier import read_images
 from erasediff.trainer.evidence.collect import Evidence, run_evaluate
 from erasediff.trainer.evidence.evaluation import Figures, evaluate
 from erasediff.trainer.evidence.finished import FinishedScrub
-from erasediff.trainer.evidence.formulas import p_psi_earlier
 from erasediff.trainer.evidence.images import Images
 from erasediff.trainer.evidence.making import make_bench
-from erasediff.trainer.evidence.metrics import Estimate
-from erasediff.trainer.evidence.report_pictures import grids
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.scrubbing import run_scrub
@@ -298,34 +294,3 @@ def test_single_samples_are_judged_by_membership_and_distance(
     leaking = tiny_evaluation(tmp_path / "run", digits, classifier, held_out=str(digits / "data"))
     with pytest.raises(ConfigError, match="held-out samples are those that no model was trained on"):
         run_evaluate(leaking)
-
-
-def test_the_report_shows_no_real_picture_of_single_samples_that_are_forgotten(
-    digits: Path, run: Path, classifier: Path
-) -> None:
-    """Also where what remains of their class is not among the pictures that are looked at."""
-    scrubbed = FinishedScrub.open(run)
-    bench = make_bench(tiny_evaluation(run, digits, classifier), scrubbed, CPU)
-    samples = {"scrubbed": evaluate(scrubbed.scrubbed, bench).samples}
-    assert 'alt="real: 3"' in grids(samples, bench), "of a whole class they are what it was"
-    fives = Images.of_data(scrubbed.remain, scrubbed.unscrubbed, 50, [5])
-    some = dataclasses.replace(
-        bench,
-        forgets_classes=False,
-        real_forget=fives,
-        real_remain=bench.real_remain.where(bench.real_remain.labels != 5),
-    )
-    text = grids(samples, some)
-    assert 'alt="real: 4"' in text and 'alt="real: 5"' not in text and 'alt="scrubbed: 5"' in text
-
-
-def test_samples_of_earlier_classes_that_are_lost_put_the_rest_out_of_step() -> None:
-    images = Images(torch.zeros(4, 1, 2, 2), torch.zeros(4, dtype=torch.long), [0] * 4, seed=4)
-    judge = SimpleNamespace(
-        probabilities=lambda images: torch.full((len(images), 2), 0.5), card=SimpleNamespace(classes=("a", "b"))
-    )
-    bench = SimpleNamespace(classifier=judge, earlier=SimpleNamespace(conditions={0: [0]}))
-    for asked, is_in_step in ((4, True), (5, False)):
-        bench.config = SimpleNamespace(num_forget_samples_per_class=asked)
-        of: Any = SimpleNamespace(bench=bench, earlier=images)
-        assert isinstance(p_psi_earlier(of), Estimate) is is_in_step

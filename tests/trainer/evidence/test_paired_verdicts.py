@@ -12,9 +12,11 @@ import torch
 from erasediff.trainer.comparing.run import _Work  # pyright: ignore[reportPrivateUsage]
 from erasediff.trainer.config import JudgeConfig
 from erasediff.trainer.config.thresholds import parse_threshold
+from erasediff.trainer.evidence.formulas import p_psi_earlier
+from erasediff.trainer.evidence.images import Images
 from erasediff.trainer.evidence.intervals import borne_out, for_each_of, score_interval
 from erasediff.trainer.evidence.means import mean_by, share
-from erasediff.trainer.evidence.metrics import Measurement
+from erasediff.trainer.evidence.metrics import Estimate, Measurement
 from erasediff.trainer.evidence.noise import are_alike
 from erasediff.trainer.evidence.pairing import related, taken_apart
 from erasediff.trainer.evidence.thresholds import hold
@@ -96,3 +98,15 @@ def test_a_wide_interval_of_a_class_is_its_own() -> None:
     }
     found = related(models)["u"]["p_psi"].by_class
     assert 0 < found["a"].correlation["s"] < 1e-4 and found["b"].correlation["s"] > 0.2
+
+
+def test_samples_of_earlier_classes_that_are_lost_put_the_rest_out_of_step() -> None:
+    images = Images(torch.zeros(4, 1, 2, 2), torch.zeros(4, dtype=torch.long), [0] * 4, seed=4)
+    judge = SimpleNamespace(
+        probabilities=lambda images: torch.full((len(images), 2), 0.5), card=SimpleNamespace(classes=("a", "b"))
+    )
+    bench = SimpleNamespace(classifier=judge, earlier=SimpleNamespace(conditions={0: [0]}))
+    for asked, is_in_step in ((4, True), (5, False)):
+        bench.config = SimpleNamespace(num_forget_samples_per_class=asked)
+        of: Any = SimpleNamespace(bench=bench, earlier=images)
+        assert isinstance(p_psi_earlier(of), Estimate) is is_in_step
