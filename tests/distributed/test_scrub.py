@@ -58,7 +58,7 @@ def test_two_ranks_give_the_result_of_one(one_rank: Path, digits: Path, base_mod
 
 def test_a_mistake_is_said_once_and_ends_every_rank(digits: Path, base_model: Path, tmp_path: Path) -> None:
     command = arguments(digits, base_model, tmp_path / "run", "--method.anchor", "3")
-    finished = run_ranks(2, command, environment={"TORCHELASTIC_ERROR_FILE": str(tmp_path / "error.json")})
+    finished = run_ranks(2, command, environment={"TORCHELASTIC_ERROR_FILE": str(tmp_path / "error-RANK.json")})
     assert [process.returncode for process in finished] == [2, 2]
     assert "method.anchor = 3 is a class that is to be forgotten" in finished[0].stderr
     assert "Traceback" not in finished[0].stderr + finished[1].stderr

@@ -30,7 +30,7 @@ def run_ranks(
 ) -> list[subprocess.CompletedProcess[str]]:
     """Runs `command` (arguments of this Python) on every rank, one thread each; waits for all of them.
 
-    `fresh`: each imports by itself (`processes`).
+    environment: RANK in a value stands for each one's number. `fresh`: each imports by itself (`processes`).
     """
     port = free_port()
     running = []
@@ -44,7 +44,7 @@ def run_ranks(
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "PYTHONWARNINGS": "ignore",
-            **(environment or {}),
+            **{name: value.replace("RANK", str(rank)) for name, value in (environment or {}).items()},
         }
         running.append(start(command, variables, cwd=cwd, fresh=fresh))
     finished = []
