@@ -141,10 +141,9 @@ class Profile(Settings):
     @property
     def _other_gpus(self) -> list[str]:
         """Options of sbatch that ask for GPUs past the profile's own keys."""
-        asked = {option: value for option, value in self.sbatch.items() if not option.startswith("gpu_bind")}
         return [
             option
-            for option, value in asked.items()
+            for option, value in self.sbatch.items()
             if option.replace("_", "-") in ("gpus", "gpus-per-socket")
             or (option.startswith(("gres", "tres")) and re.search(r"\bgpu\b", value))
         ]

@@ -102,7 +102,7 @@ def _parameters(profile: Profile, run: Path, *, name: str, code: Path, signal_de
         more["reservation"] = profile.reservation
     return {name: value for name, value in asked.items() if value is not None} | {
         "additional_parameters": {"signal": f"{STOP_SIGNAL}@{signal_delay_s}"} | more | profile.sbatch,
-        "setup": [*_exports(profile), *_set_up(profile), *_imports(profile, code)],
+        "setup": [*_exports(profile), *_set_up(profile), *_imports(code)],
         "srun_args": _srun_args(profile, run),
         "teardown": _teardown(profile, run, signal_delay_s),
     }
@@ -116,7 +116,7 @@ def _exports(profile: Profile) -> list[str]:
     return [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
 
-def _imports(profile: Profile, code: Path) -> list[str]:
+def _imports(code: Path) -> list[str]:
     """The submitted code comes before all else: what `setup` names, and an `erasediff/` where the job works."""
     path = f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
     return [path, "export PYTHONSAFEPATH=1"]
