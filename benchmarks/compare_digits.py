@@ -103,16 +103,18 @@ class Options:
 
 def search_config(options: Options) -> CompareConfig:
     methods = {f"{name} #{i}": own for name, settings in CANDIDATES.items() for i, own in enumerate(settings)}
-    return _config(options, SEARCHED_DIGIT, "search", methods, (100,))
+    return config_of(options, SEARCHED_DIGIT, "search", methods, (100,))
 
 
 def table_config(options: Options, digit: int) -> CompareConfig:
     if not CHOSEN.exists():
         sys.exit(f"{CHOSEN} is not there: --search finds each method's settings first")
-    return _config(options, digit, f"digit-{digit}", json.loads(CHOSEN.read_text())["methods"], options.seeds)
+    return config_of(options, digit, f"digit-{digit}", json.loads(CHOSEN.read_text())["methods"], options.seeds)
 
 
-def _config(options: Options, digit: int, name: str, methods: dict[str, Any], seeds: tuple[int, ...]) -> CompareConfig:
+def config_of(
+    options: Options, digit: int, name: str, methods: dict[str, Any], seeds: tuple[int, ...]
+) -> CompareConfig:
     sets = options.output / f"split-{digit}"
     return CompareConfig(
         output=str(options.output / name),
@@ -157,10 +159,10 @@ def run_share(options: Options, share: int) -> None:
             run_compare(config, only=mine)
 
 
-def run_shares(options: Options) -> None:
+def run_shares(script: str, number: int) -> None:
     """Each in a process of its own; where one fails, those after it are ended."""
-    words = [sys.executable, __file__, *sys.argv[1:], "--share"]
-    running = [subprocess.Popen([*words, str(share)]) for share in range(options.num_processes)]
+    words = [sys.executable, script, *sys.argv[1:], "--share"]
+    running = [subprocess.Popen([*words, str(share)]) for share in range(number)]
     try:
         for process in running:
             if process.wait():
@@ -236,7 +238,7 @@ def main() -> None:
         return
     if not options.table_only:
         prepare(options)
-        run_shares(options)
+        run_shares(__file__, options.num_processes)
     if options.search:
         choose(options)
     else:

@@ -3,7 +3,8 @@
 Each is a class whose `step` is one iteration, batches made beforehand and on the device.
 
 `Plain`: fine-tuning as diffusers' examples have it, in plain torch (accelerate adds autocast and calls the same
-functions): an iteration does the passes of one of ours, n gradients and m forward passes, and one fused AdamW step.
+functions): an iteration does the passes of one of ours, n gradients and m forward passes, and a fused step of AdamW or
+SGD.
 `Released`: the step of the paper's released code, from its description: two losses, both graphs kept, a target with a
 graph that is thrown away, `torch.cat` of all gradients, and a third backward pass of the weighted sum; with K = 1 also
 a copy of all weights, an inner step of the same optimizer, and the weights put back. Not its `gc.collect` and
@@ -55,7 +56,14 @@ def batches(model: Model, size: int, micro: int | None, device: torch.device) ->
 
 class Plain:
     def __init__(
-        self, path: str, cost: Cost, engine: EngineConfig, size: int, device: torch.device, image_size: int | None
+        self,
+        path: str,
+        cost: Cost,
+        engine: EngineConfig,
+        size: int,
+        device: torch.device,
+        image_size: int | None,
+        optimizer: str = "adamw",
     ):
         self.cost, self._engine, self._device = cost, engine, device
         self._model = random_model(ModelConfig(path, image_size=image_size), device)
@@ -68,7 +76,8 @@ class Plain:
             module, engine.activation_checkpointing, share=engine.activation_checkpointing_share
         )
         self.module = self._sharded(module)
-        self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=LEARNING_RATE, fused=self._can_fuse)
+        made = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
+        self._optimizer = made(self.module.parameters(), lr=LEARNING_RATE, fused=self._can_fuse)
         self._remain, self._forget = (batches(self._model, size, engine.forward_batch_size, device) for _ in range(2))
 
     _can_fuse = True

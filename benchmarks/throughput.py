@@ -1,7 +1,7 @@
 """What an iteration costs beside the plain training steps it is made of, the research code's, and FSDP2.
 
     python benchmarks/throughput.py                                        # the digits' model, here
-    python benchmarks/throughput.py --model sd1 --latent-size 32 --batch-size 2 --rounds 3 --repeats 1
+    python benchmarks/throughput.py --model sd1 --latent-size 32 --batch-size 2 --optimizer sgd --rounds 3 --repeats 1
     python benchmarks/throughput.py --model sd1 --batch-size 16 --precision bf16-autocast --keep
     torchrun --nproc-per-node 2 benchmarks/throughput.py --providers erasediff fsdp2 --zero-stage 3
 
@@ -35,7 +35,7 @@ from erasediff.trainer.bench import memory
 from erasediff.trainer.bench.flops import count, peak
 from erasediff.trainer.bench.iteration import Iteration
 from erasediff.trainer.bench.split import CountedBytes
-from erasediff.trainer.config import BenchConfig, EngineConfig, MethodConfig, ModelConfig, TrainConfig
+from erasediff.trainer.config import BenchConfig, EngineConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
 from erasediff.trainer.models.families import outline_model
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.run.peak import peak_bytes, reset_peak
@@ -125,6 +125,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="of a loss, over all ranks (default 64)")
     parser.add_argument("--forward-batch-size", type=int, help="samples of a forward pass (default: all)")
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16-autocast", "bf16"), default="fp32")
+    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw", help="of all (default adamw)")
     parser.add_argument("--zero-stage", type=int, choices=(1, 2, 3), default=2)
     parser.add_argument("--attention", choices=("native", "xformers", "flash"), default="native")
     parser.add_argument("--activation-checkpointing", choices=("off", "all"), default="off")
@@ -195,9 +196,10 @@ def providers_of(
 ) -> dict[str, Timed]:
     method, model = READINGS[reading], model_of(options, path)
     train = TrainConfig(train_batch_size=options.batch_size)
-    settings = BenchConfig(model=model, method=method, train=train, engine=engine)
+    optimizer = OptimizerConfig(name=options.optimizer)
+    settings = BenchConfig(model=model, method=method, optimizer=optimizer, train=train, engine=engine)
     size = -(-options.batch_size // collectives.world_size())
-    peer = (path, method.cost(options.precision), engine, size, device, model.image_size)
+    peer = (path, method.cost(options.precision), engine, size, device, model.image_size, options.optimizer)
     found: dict[str, Timed] = {}
     for provider in options.providers:
         make = partial(PEERS[provider], *peer) if provider in PEERS else partial(Iteration, settings, device)
@@ -229,8 +231,9 @@ def cells_of(
     is_counted = most is not None and timed.does_our_passes
     floor = statistics.median(plain.seconds) if plain is not None and plain.seconds and timed is not plain else None
     peaks = collectives.gather(timed.peak_bytes)
-    switches = {"ZeRO": engine.zero_stage, "attention": engine.attention, "compile": engine.compile}
-    switches |= {"channels_last": engine.channels_last, "checkpointing": engine.activation_checkpointing}
+    switches = {"optimizer": options.optimizer, "ZeRO": engine.zero_stage, "attention": engine.attention}
+    switches |= {"compile": engine.compile, "channels_last": engine.channels_last}
+    switches |= {"checkpointing": engine.activation_checkpointing}
     switches |= {"micro-batch": engine.forward_batch_size or size, "threads": torch.get_num_threads()}
     return [
         *start,

@@ -140,8 +140,8 @@ def _erasure(folder: Path, base: Path, data: Path, other: Path, concept: str) ->
             concept=(concept,),  # pyright: ignore[reportCallIssue]
             anchor=words[(words.index(concept) + 1) % len(words)],  # pyright: ignore[reportCallIssue]
         ),
-        # what forgets digits and colours alike: docs/results/text.md
-        train=TrainConfig(layers=("xattn",)),
+        # what forgets digits and colours alike: docs/results/text.md, docs/decisions/models.md
+        train=TrainConfig(max_train_steps=70, layers=("xattn",)),
         optimizer=OptimizerConfig(learning_rate=5e-4),
         engine=EngineConfig(num_threads=1),
         judge=JudgeConfig(

@@ -29,18 +29,19 @@ from ..shards.requests.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, spli
 from .concepts.erasing import DRAWN, WordsErasure
 from .concepts.generate import as_request, run_generate
 from .concepts.request import is_concept_request
-from .config import EraseConfig, EvaluateConfig, ScrubConfig
+from .config import EraseConfig, EvaluateConfig, GenerateConfig, ScrubConfig
 from .config.toml import as_dict, check_ranges, dump_toml
 from .errors import ConfigError, ThresholdError
 from .evidence.collect import Evidence, run_evaluate
 from .evidence.copies import REPORT_NAME, SCRUB_NAME
-from .evidence.ledger import read_entries, sha256_of, show_newest
+from .evidence.ledger import read_entries, show_newest
 from .evidence.options import check_judge
 from .evidence.over import OVER, of_another_request, over
 from .evidence.publication import Candidate, at, check_publish, withdraw
 from .evidence.record import RECORD_NAME, Record, RequestEntry, read_record
 from .evidence.retrained import check_trained_without, named_retrained
 from .evidence.reuse import still_holds
+from .files import sha256_of
 from .models.class_names import labels_of
 from .models.conditions import distinct
 from .models.families import load_model
@@ -119,7 +120,14 @@ def dry_run(config: EraseConfig) -> str:
 def _describe(config: EraseConfig) -> list[str]:
     cost = config.method.cost(config.engine.precision)
     steps = f"{config.train.max_train_steps:,} of them, over batches of {config.train.train_batch_size}"
-    return [f"iteration   {cost}; {steps}", *config.method.notes()]
+    return [f"iteration   {cost}; {steps}", *config.method.notes(), *_drawing_notes(config)]
+
+
+def _drawing_notes(config: EraseConfig) -> list[str]:
+    """A line where settings of what is drawn are given, and nothing is."""
+    if config.generate == GenerateConfig() or is_concept_request(Path(config.request)):
+        return []
+    return [f"no effect   generate: request = '{config.request}' names samples, and none are drawn"]
 
 
 def _words(config: EraseConfig) -> WordsErasure | None:
@@ -174,6 +182,8 @@ def run_erase(
     if before_evaluation is None:
         retrained = collectives.together(lambda: named_retrained(config.judge, model, config.model))
     run = RunFolder(asked, asked.output)
+    for note in _drawing_notes(asked) if collectives.is_main() else ():
+        print(note)
     sets = run.path / "split"
     collectives.on_main(lambda: _split(planned, sets))
     if retrained is not None:  # hours before the evaluation asks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import stat
@@ -41,6 +42,12 @@ def alone(folder: Path, name: str = "", *, waits: bool = True) -> Iterator[None]
             if error.errno not in NO_LOCKS:
                 raise
         yield
+
+
+def sha256_of(path: Path) -> str:
+    """Of the file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

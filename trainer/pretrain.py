@@ -131,14 +131,14 @@ def _write_start(config: PretrainConfig, data: Dataset, folder: Path, device: to
 
 def plan(config: PretrainConfig) -> tuple[Dataset, Model]:
     """The data and a new model; raises ConfigError or DataError for what cannot work."""
+    if config.train.layers != TrainConfig().layers:
+        raise ConfigError("train.layers: a model that begins from nothing trains whole: leave it out")
     data = Dataset.open(config.data).without_latents()
     shape = data.image_shape
     if shape is None or shape.height != shape.width:
         raise ConfigError(f"data = '{config.data}': pretrain needs square images of one size")
     model = _told_captions(config, data) if config.pipeline == "stable-diffusion" else _told_classes(config, data)
     data = fit(data, model).data
-    if config.pipeline != "stable-diffusion" and config.train.layers != TrainConfig().layers:
-        raise ConfigError("train.layers: a model that begins from nothing trains whole: leave it out")
     check_train(config.train, model)
     check_optimizer(config.optimizer, config.train)
     check_engine(config.engine, config.train, model)

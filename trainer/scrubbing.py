@@ -56,6 +56,11 @@ def scrub(
     null_class: int | None = None,
     classes: Sequence[str] = (),
     convert_images: bool = False,
+    caption: str | None = None,
+    truncate_prompts: bool = False,
+    image_size: int | None = None,
+    read_latents: bool = True,
+    variant: str | None = None,
     method: MethodConfig | None = None,
     train: TrainConfig | None = None,
     optimizer: OptimizerConfig | None = None,
@@ -66,7 +71,8 @@ def scrub(
     model: a pipeline folder, a Hub id, or a loaded pipeline (it is saved beside the run folder, as <output>-base, and
     not changed).
     forget, remain: dataset folders, as `erasediff shards split` makes them. output: the run folder; the same call
-    again continues an interrupted run, or returns the finished one's pipeline. The rest: see the config classes.
+    again continues an interrupted run, or returns the finished one's pipeline. The rest: see the config classes, those
+    up to variant ModelConfig.
 
     Raises ConfigError or DataError for what cannot work, before anything is written, and TrainingError for a run that
     cannot go on. Under a launcher with several processes, all of them call it.
@@ -75,7 +81,17 @@ def scrub(
     if isinstance(model, DiffusionPipeline):
         model = _save_given(model, output.with_name(output.name + "-base"), engine or EngineConfig())
     config = ScrubConfig(
-        model=ModelConfig(str(model), null_class=null_class, classes=tuple(classes), convert_images=convert_images),
+        model=ModelConfig(
+            str(model),
+            null_class=null_class,
+            classes=tuple(classes),
+            convert_images=convert_images,
+            caption=caption,
+            truncate_prompts=truncate_prompts,
+            image_size=image_size,
+            read_latents=read_latents,
+            variant=variant,
+        ),
         forget=str(forget),
         remain=str(remain),
         output=str(output),

@@ -21,7 +21,7 @@ from .folder import Submission, note_submission
 from .profile import Profile
 from .script import Executor, by_the_profile_alone, executor
 from .snapshot import code_path, keep_code, keep_config
-from .task import Task, sha256_of
+from .task import Task, request_of
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,7 @@ class Batch:
             for job in self.jobs.values():
                 words = keep_config(job.folder.absolute() / "slurm", job)
                 asked = self.profile
-                named: str | None = getattr(job.config, "request", None)
-                sha256 = None if named is None else sha256_of(Path(named))
-                request = None if named is None or sha256 is None else (named, sha256)
+                request = request_of(getattr(job.config, "request", None))
                 tasks.append(Task(words, str(slurm), asked.cache_dir, asked.stage_to, asked.doctor, request))
             # submitit repeats what sbatch says
             with contextlib.redirect_stderr(io.StringIO()), by_the_profile_alone(), made.batch():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ...trainer.errors import ConfigError, Interrupted
+from ...trainer.files import sha256_of
 from ...trainer.ranks import meeting
 from ...trainer.ranks.last_words import leave_word
 from .folder import Start
@@ -79,7 +79,7 @@ class Task:
         from ..job import Job, Resources
 
         with meeting.on_signals():
-            if self.request is not None and sha256_of(Path(self.request[0])) != self.request[1]:
+            if self.request is not None and request_of(self.request[0]) != self.request:
                 told = f"request = '{self.request[0]}' is not what it was when the job was submitted"
                 return fail(ConfigError(f"{told}: put it back and submit again, or submit what it says now"), 2)
             try:
@@ -94,9 +94,9 @@ class Task:
             return main(list(self.words))
 
 
-def sha256_of(file: Path) -> str | None:
-    """None where there is no such file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+def request_of(path: str | None) -> tuple[str, str] | None:
+    """(path, SHA-256) of a request's file; None where there is none."""
+    return None if path is None or not Path(path).is_file() else (path, sha256_of(Path(path)))
 
 
 def _examine(words: tuple[str, ...]) -> int:

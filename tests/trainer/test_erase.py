@@ -19,11 +19,12 @@ from erasediff.shards.requests.select import select
 from erasediff.shards.writing.build import build
 from erasediff.trainer.config import (
     EraseConfig,
+    GenerateConfig,
     OptimizerConfig,
     TrainConfig,
 )
 from erasediff.trainer.config.toml import dump_toml
-from erasediff.trainer.erase import _request_entry, run_erase
+from erasediff.trainer.erase import _request_entry, dry_run, run_erase
 from erasediff.trainer.errors import ThresholdError, TrainingError
 from erasediff.trainer.evidence import publication
 from erasediff.trainer.evidence.classifier import train_classifier
@@ -255,8 +256,12 @@ def test_twenty_single_digits_are_erased(
 ) -> None:
     Path(config.request).write_text(f"[[selectors]]\nkeys = {json.dumps(TWENTY)}\n")
     config = dataclasses.replace(config, judge=dataclasses.replace(config.judge, relearn=True))
+    config = dataclasses.replace(config, generate=GenerateConfig(num_forget_images=7))
+    note = f"no effect   generate: request = '{config.request}' names samples, and none are drawn\n"
+    assert note in f"{dry_run(config)}\n"
     record = run_erase(config).evidence.record
-    assert "no effect   judge.relearn = True: it measures a class" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "no effect   judge.relearn = True: it measures a class" in told and told.count(note) == 1
     assert record.models["scrubbed"].relearning == []
     assert record.forget.num_samples == 20 and record.remain.num_samples == 1777
     assert record.forgotten_classes == []

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -207,8 +208,10 @@ def test_a_method_that_names_no_target_is_refused(digits: Path, base_model: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_from_nothing_trains_whole(digits: Path, tmp_path: Path) -> None:
-    config = PretrainConfig(str(digits / "data"), str(tmp_path / "run"), train=TrainConfig(layers=("mid_block.*",)))
+@pytest.mark.parametrize("pipeline", ["unet2d", "stable-diffusion"])
+def test_a_model_from_nothing_trains_whole(digits: Path, tmp_path: Path, pipeline: Any) -> None:
+    train = TrainConfig(layers=("mid_block.*",))
+    config = PretrainConfig(str(digits / "data"), str(tmp_path / "run"), pipeline=pipeline, train=train)
     with pytest.raises(ConfigError, match=r"train\.layers: a model that begins from nothing trains whole"):
         run_pretrain(config)
     assert not (tmp_path / "run").exists()

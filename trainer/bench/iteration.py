@@ -108,7 +108,9 @@ class Iteration:
         return [begin.elapsed_time(end) / 1e3 for begin, end in itertools.pairwise(events)]
 
     def close(self) -> None:
+        """Ends it, the module with it."""
         self._reader.close()
+        self.model.close()
 
 
 def without_words(config: ScrubConfig) -> Any:

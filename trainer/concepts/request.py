@@ -26,7 +26,7 @@ from ...shards.errors import is_unicode, shorten
 from ..config import GenerateConfig
 from ..errors import ConfigError
 from ..models.conditions import as_told
-from ..objectives.targets.rl import in_place_of
+from ..objectives.targets.rl import holds_one_of, in_place_of
 
 _FIELDS = "concept, remain, phrasings, held_out_phrasings, anchor, id, date and reason"
 
@@ -185,10 +185,9 @@ def _problems(request: ConceptRequest) -> Iterator[str]:
 def _problems_of_anchors(request: ConceptRequest) -> Iterator[str]:
     if request.anchor == () or ("" in request.anchors and len(request.anchors) > 1):
         yield "anchor: name words, or '' alone for the null prompt; leave it out to have c_m drawn among what stays"
-    own = {as_told(word) for word in request.words}
     for anchor in request.anchors:
-        if as_told(anchor) in own:
-            yield f"anchor: {anchor!r} is the concept itself: name another word"
+        if holds_one_of(request.words, anchor):
+            yield f"anchor: {anchor!r} holds the concept itself: name another word"
         for phrasing, word in itertools.product(request.phrasings, request.words if anchor else ()):
             prompt, meant = phrasing.replace("{}", word), phrasing.replace("{}", anchor)
             if in_place_of(request.words, prompt, anchor) != meant:

@@ -42,8 +42,8 @@ class AttackConfig(Settings):
     """Of the forgotten class that tokens are sought for, with the attack prompt."""
     num_samples: AtLeast1 = 60
     """Samples that are judged, of each class and attack."""
-    learning_rate: Positive = 1e-2
-    """Of AdamW."""
+    learning_rate: Positive = 0.5
+    """Of AdamW, in standard deviations of the words' embeddings, whose size differs from model to model."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ResNetConfig(Settings):
     # batch normalisation says nothing of one
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Pictures a step."""
-    learning_rate: Positive = 0.1
+    learning_rate: Positive = 0.5
     """Of SGD with Nesterov momentum .9; falls to 0 over its steps, as a cosine."""
     weight_decay: NotNegative = 5e-4
     """L2."""

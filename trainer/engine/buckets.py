@@ -8,6 +8,7 @@ while that goes on with the layers before it.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -144,6 +145,10 @@ class BucketPartition(Partition):
                 offset += parameter.numel()
         return Layout(tuple(segments), self._buckets[-1].place.stop // self.world_size, self._shapes)
 
+    def close(self) -> None:
+        self._sums.clear()
+        self._in_flight.clear()
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._module(*args, **kwargs)
 
@@ -168,13 +173,20 @@ class BucketPartition(Partition):
                 parameter.grad = None
 
     def _hook(self, number: int) -> Callable[[Tensor], None]:
+        # torch keeps hooks where no collector sees them: one that held the partition would keep it and all weights
+        partition = weakref.ref(self)
+
         def has_gradient(_: Tensor) -> None:
-            self._num_awaited[number] -= 1
-            if self._num_awaited[number] == 0:
-                self._add(number)
-                self._reduce_ready()
+            if there := partition():
+                there._has_gradient(number)
 
         return has_gradient
+
+    def _has_gradient(self, number: int) -> None:
+        self._num_awaited[number] -= 1
+        if self._num_awaited[number] == 0:
+            self._add(number)
+            self._reduce_ready()
 
     @torch.no_grad()
     def _add(self, number: int) -> None:

@@ -73,6 +73,10 @@ class Partition(ABC):
             self._module.enabled = enabled
 
     @abstractmethod
+    def close(self) -> None:
+        """Lets go of its memory, as far as it does not go with the last reference; it is not used again."""
+
+    @abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """A forward pass with the working copy."""
 

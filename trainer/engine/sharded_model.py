@@ -130,6 +130,10 @@ class ShardedModel:
         total = collectives.sum_(torch.stack([batch.weights.sum() for batch in micro_batches]).sum())
         return torch.where(total > 0, total, 1)  # a batch that nobody could read has loss 0, not NaN
 
+    def close(self) -> None:
+        """Ends it, and the module with it: their memory goes with the last reference. Vectors stay what they are."""
+        self._zero.close()
+
     def gradient(
         self, loss_fn: LossFn[Batch], micro_batches: Sequence[Batch], *, exact: bool = False
     ) -> tuple[Tensor, ShardedVector]:

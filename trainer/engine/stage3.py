@@ -110,6 +110,14 @@ class Stage3Partition(Partition):
         # overlaps, the default one where it does not, none on a CPU
         self._gather_stream = optimizer.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
 
+    def close(self) -> None:
+        self._engine.destroy()
+        # engine, optimizer and parameters hold each other, in part where no collector sees it: what they hold goes
+        for parameter in self._optimizer.fp16_groups[0]:
+            parameter.data = parameter.data.new_empty(0)
+            vars(parameter).clear()
+        vars(self._optimizer).clear()
+
     def _fill_theta(self, originals: dict[str, Tensor]) -> None:
         """θ from the unrounded weights where there are any, and zero in the padding, which DeepSpeed leaves unset."""
         end = 0

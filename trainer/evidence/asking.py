@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ...shards.dataset import Dataset
 from ..config import JudgeConfig
 from ..errors import ConfigError
-from ..models.conditions import Condition
+from ..models.conditions import Condition, as_told, prompts_among
 from ..models.fitting import fit
 from ..models.model import Model
 from .classifier import load_for
@@ -66,7 +66,7 @@ class Asking:
             conditions,
             {row.prompt: row.phrasing for row in rows if row.phrasing},
             {} if factor is None else _factors(conditions, rows, options, model, factor),
-            _kept(options, model, [row.prompt for row in rows if row.of_class in gone]),
+            _kept(options, model, [c for label in forgotten if label not in remaining for c in conditions[label]]),
             notes,
         )
 
@@ -121,13 +121,15 @@ def _left_out(num_prompts: int, name: str, options: JudgeConfig, *, is_forgotten
     return [f"prompts     {num_prompts:,} ask for {name!r}, of which judge.{option} = {num_samples:,} asks the first"]
 
 
-def _kept(options: JudgeConfig, model: Model, forgotten: Sequence[str]) -> list[Condition]:
+def _kept(options: JudgeConfig, model: Model, forgotten: Sequence[Condition]) -> list[Condition]:
+    """forgotten: what asks for a class that is."""
     if options.kept_prompts is None:
         return []
     prompts, where = read_kept_prompts(options.kept_prompts), f"judge.kept_prompts = '{options.kept_prompts}'"
     _check_told(prompts, model, where)
-    if both := next((prompt for prompt in prompts if prompt in forgotten), None):
-        raise ConfigError(f"{where} and judge.prompts both hold {both!r}: it is to be kept or to be forgotten")
+    gone = prompts_among(forgotten)
+    if both := next((prompt for prompt in prompts if as_told(prompt) in gone), None):
+        raise ConfigError(f"{where} holds {both!r}, which asks for what is forgotten: it is not to be kept")
     return [*prompts]
 
 

@@ -24,6 +24,7 @@ from ..models.conditions import Condition
 from ..models.families.stable_diffusion import StableDiffusion
 from ..models.model import Model, Told
 from ..models.sampling import sample
+from ..models.text_to_image.tokenizer import unknown_words
 from ..objectives.diffusion import training_loss
 from ..randomness import sample_generator
 from . import metrics
@@ -34,6 +35,8 @@ from .metrics import Measurement, alone
 
 # other noise than the judge's samples have
 _SEED_OFFSET = 101
+# of noise, that a search for prompts compares by
+_NUM_DRAWS = 10
 
 
 def p_psi_inverted(of: Measured) -> Measurement:
@@ -66,8 +69,7 @@ def p_psi_attacked(of: Measured) -> Measurement:
 
 def invert(model: StableDiffusion, targets: Images, config: AttackConfig, seed: int, device: torch.device) -> Tensor:
     """Token embeddings [k, features] by which the model's loss of the images is least."""
-    vectors = _begun(model, config, seed, device).requires_grad_()
-    optimizer = torch.optim.AdamW([vectors], lr=config.learning_rate, weight_decay=0.0)
+    vectors, optimizer = _begun(model, _vocabulary(model), config, seed, device)
     for step in range(config.num_steps):
         loss = _loss(model, targets, "", vectors, seed, step, device)
         (vectors.grad,) = torch.autograd.grad(loss, [vectors])
@@ -78,21 +80,35 @@ def invert(model: StableDiffusion, targets: Images, config: AttackConfig, seed: 
 def find_prompt(
     model: StableDiffusion, targets: Images, prompt: str, config: AttackConfig, seed: int, device: torch.device
 ) -> str:
-    """The prompt with tokens before it by which the loss is least; of those met on the way the best of ten draws."""
-    vectors = _begun(model, config, seed, device).requires_grad_()
-    optimizer = torch.optim.AdamW([vectors], lr=config.learning_rate, weight_decay=0.0)
+    """The prompt with tokens before it by which the loss is least.
+
+    Noise comes in ten draws, by turns. Losses of one draw can be compared, and those of two cannot: the best of those
+    met at each draw are measured at all ten, and the one of the least mean is taken.
+    """
     words = _vocabulary(model)
-    best, least = torch.empty(0, dtype=torch.long), float("inf")
+    vectors, optimizer = _begun(model, words, config, seed, device)
+    best: dict[int, tuple[float, Tensor]] = {}
     for step in range(config.num_steps):
-        ids, nearest = _projected(vectors.detach(), words)
-        nearest = nearest.requires_grad_()
-        loss = _loss(model, targets, prompt, nearest, seed, step % 10, device)
-        (vectors.grad,) = torch.autograd.grad(loss, [nearest])
-        if loss.item() < least:
-            best, least = ids, loss.item()
+        draw = step % _NUM_DRAWS
+        rows = _nearest(vectors.detach(), words)
+        there = words.embeddings[rows].clone().requires_grad_()
+        loss = _loss(model, targets, prompt, there, seed, draw, device)
+        (vectors.grad,) = torch.autograd.grad(loss, [there])
+        if draw not in best or loss.item() < best[draw][0]:
+            best[draw] = loss.item(), rows
         optimizer.step()
+    finalists = [list(rows) for rows in dict.fromkeys(tuple(rows.tolist()) for _, rows in best.values())]
+    found = min(finalists, key=lambda rows: _mean_loss(model, targets, prompt, words.embeddings[rows], seed, device))
     ((tokenizer, _),) = model.texts.values()
-    return " ".join([*(tokenizer.decode([i]).strip() for i in best.tolist()), prompt]).strip()
+    return " ".join([*(tokenizer.decode([i]).strip() for i in words.ids[found].tolist()), prompt]).strip()
+
+
+@torch.no_grad()
+def _mean_loss(
+    model: StableDiffusion, targets: Images, prompt: str, vectors: Tensor, seed: int, device: torch.device
+) -> float:
+    losses = [_loss(model, targets, prompt, vectors, seed, draw, device).item() for draw in range(_NUM_DRAWS)]
+    return sum(losses) / _NUM_DRAWS
 
 
 def _loss(
@@ -108,16 +124,19 @@ def _loss(
     return training_loss(model, targets.images.to(device), targets.conditions, generators, told)
 
 
-def _begun(model: StableDiffusion, config: AttackConfig, seed: int, device: torch.device) -> Tensor:
-    """Embeddings of random words."""
-    words = _vocabulary(model)
+def _begun(
+    model: StableDiffusion, words: _Vocabulary, config: AttackConfig, seed: int, device: torch.device
+) -> tuple[Tensor, torch.optim.Optimizer]:
+    """(embeddings of random words [k, features], what moves them)."""
     chosen = sample_generator(seed, "attack", 1 << 40).integers(0, len(words.ids), config.num_tokens)
-    return words.embeddings[torch.from_numpy(chosen)].clone().to(device)
+    vectors = words.embeddings[torch.from_numpy(chosen)].clone().to(device).requires_grad_()
+    size = words.embeddings.std().item()
+    return vectors, torch.optim.AdamW([vectors], lr=config.learning_rate * size, weight_decay=0.0)
 
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """Tokens that are a word each: one that is written between others is read as itself."""
+    """Tokens that are a word each, which is read as itself between others and which the tokenizer knows."""
 
     ids: Tensor
     embeddings: Tensor
@@ -130,14 +149,18 @@ def _vocabulary(model: StableDiffusion) -> _Vocabulary:
     others = [i for i in range(len(tokenizer)) if i not in special]
     written = [tokenizer.decode([i]).strip() for i in others]
     read = tokenizer(written, add_special_tokens=False).input_ids
-    ids = torch.tensor([i for i, back in zip(others, read, strict=True) if back == [i]], device=table.device)
+    known = [
+        i
+        for i, word, back in zip(others, written, read, strict=True)
+        if back == [i] and not unknown_words(tokenizer, word)
+    ]
+    ids = torch.tensor(known, device=table.device)
     return _Vocabulary(ids, table[ids].detach())
 
 
-def _projected(vectors: Tensor, words: _Vocabulary) -> tuple[Tensor, Tensor]:
-    """(token ids [k], their embeddings [k, features]): the nearest words."""
-    rows = torch.cdist(vectors, words.embeddings).argmin(1)
-    return words.ids[rows].cpu(), words.embeddings[rows].clone()
+def _nearest(vectors: Tensor, words: _Vocabulary) -> Tensor:
+    """Rows [k] of the nearest words."""
+    return torch.cdist(vectors, words.embeddings).argmin(1)
 
 
 def _attacked(of: Measured) -> StableDiffusion:

@@ -10,7 +10,6 @@ folder of a scrub that was evaluated by itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Literal, TypeVar
 from pydantic import TypeAdapter
 
 from ..errors import ConfigError
-from ..files import alone, write_text
+from ..files import alone, sha256_of, write_text
 from ..models.card import CARD_NAME
 from .record import (
     RECORD_NAME,
@@ -126,11 +125,6 @@ def published(entries: list[Entry]) -> Publication | None:
     publications = [entry for entry in entries if isinstance(entry, Publication)]
     last = publications[-1] if publications else None
     return None if last is None or last.place.number in withdrawn else last
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_hashes(folder: Path, *, but: str) -> dict[str, str]:

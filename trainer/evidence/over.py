@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ..config import EraseConfig
 from ..errors import ConfigError
+from ..files import sha256_of
 from ..run.folder import check_output
 from .collect import Evidence
 from .copies import REPORT_NAME
-from .ledger import Deletion, published, read_entries, sha256_of
+from .ledger import Deletion, published, read_entries
 from .publication import Candidate
 from .record import RECORD_NAME, Record
 

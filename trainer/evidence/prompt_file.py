@@ -12,12 +12,12 @@ layout calls the prompt `caption`.
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_rows(path: str | Path, needed: Sequence[str], option: str) -> list[dict
 
 def prompts_sha256(path: str | None) -> str | None:
     """SHA-256 (hex) of the file; None for none."""
-    return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return None if path is None else sha256_of(Path(path))
 
 
 def read_prompts(path: str | Path) -> list[AskedPrompt]:

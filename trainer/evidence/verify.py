@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..files import sha256_of
 from ..models.card import CARD_NAME
 from .copies import SCRUB_NAME, WITHDRAWN_NAME
 from .ledger import (
@@ -24,7 +25,6 @@ from .ledger import (
     published,
     read_entry,
     read_sums,
-    sha256_of,
     sums_text,
 )
 from .publication import card_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, equal
 
@@ -15,6 +16,10 @@ from .pipeline import WEIGHTS_NAME, components, loading, read_index, resolve, st
 FORMAT = "erasediff-delta-1"
 
 
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[Any, ...]]:
+    return {name: (value.shape, value.dtype) for name, value in tensors.items()}
+
+
 def write_delta(base: ModelConfig, scrubbed: Path, output: Path) -> dict[str, Tensor]:
     """Writes the tensors of `scrubbed` that are not those of `base`, as they are stored there; returns them.
 
@@ -24,14 +29,16 @@ def write_delta(base: ModelConfig, scrubbed: Path, output: Path) -> dict[str, Te
     folder = resolve(base)
     changed = {}
     for part in components(read_index(scrubbed)):
-        if not any((scrubbed / part).glob(f"{Path(WEIGHTS_NAME).stem}*")):
+        if not any(any((where / part).glob(f"{Path(WEIGHTS_NAME).stem}*")) for where in (folder, scrubbed)):
             continue  # what transformers loads encodes text, and does not train
-        with loading(f"model.path = '{base.path}'"):
+        with loading(f"base = '{base.path}'"):
             before = stored_weights(folder / part, base.variant)
+        with loading(f"model = '{scrubbed}'"):
             after = stored_weights(scrubbed / part, base.variant)
-        if {name: value.shape for name, value in before.items()} != {name: v.shape for name, v in after.items()}:
+        if _kinds(before) != _kinds(after):
             raise ConfigError(
-                f"'{scrubbed / part}' has other tensors than '{folder / part}': it was not made from that"
+                f"'{scrubbed / part}' has other tensors than '{folder / part}', or the same in another type: it was "
+                "not made from that"
             )
         differing = {name: value for name, value in after.items() if not equal(value, before[name])}
         if differing:

@@ -9,7 +9,7 @@ from typing import Any
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..errors import ConfigError
-from .pipeline import class_of, components
+from .pipeline import class_of, components, pickles_in
 
 # what is copied and takes no part in training or sampling
 _BESIDE = ("safety_checker", "feature_extractor")
@@ -36,6 +36,16 @@ def check_parts(folder: Path, index: dict[str, Any], needed: Sequence[str], wher
             f"{where} has no {absent[0]}, which its model_index.json names: put it back, or write "
             f'"{absent[0]}": [null, null] there'
         )
+    for part in needed:
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        if not part.startswith("tokenizer") and not (folder / part / name).is_file():
+            raise ConfigError(f"{where} has no {part}/{name}: fetch it anew")
+    checker = folder / "safety_checker"
+    if is_whole and "safety_checker" in named and not (any(checker.glob("*.safetensors")) or pickles_in(checker)):
+        raise ConfigError(
+            f"{where}: its safety_checker has no weights, so that what is published could not be loaded: put them "
+            'back, or write "safety_checker": [null, null] into its model_index.json'
+        )
     vae_class = class_of(index, "vae")
     if vae_class != "AutoencoderKL":
         raise ConfigError(f"{where}: its vae is a {vae_class}; an AutoencoderKL is needed")
@@ -56,6 +66,13 @@ def check_shapes(unet: UNet2DConditionModel, vae: AutoencoderKL, texts: Mapping[
     for key in ("time_cond_proj_dim", "encoder_hid_dim_type", *none_but_xl):
         if unet.config[key] is not None:
             raise ConfigError(f"{where}: its unet is told more than time and prompt ({key}), which is not supported")
+    for name, (tokenizer, encoder) in texts.items():
+        taken = encoder.config.max_position_embeddings
+        if tokenizer is not None and tokenizer.model_max_length != taken:
+            raise ConfigError(
+                f"{where}: its {name} takes {taken} tokens, and its tokenizer's model_max_length is "
+                f"{tokenizer.model_max_length:.0f}: set it to {taken} in its tokenizer_config.json"
+            )
     width = sum(encoder.config.hidden_size for _, encoder in texts.values())
     if unet.config["cross_attention_dim"] != width:
         raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def resolve(config: ModelConfig, *, weights: bool = True) -> Path:
 def read_index(folder: Path) -> dict[str, Any]:
     """model_index.json; raises ConfigError where there is none."""
     try:
-        return json.loads((folder / "model_index.json").read_text())
+        index = json.loads((folder / "model_index.json").read_text())
     except FileNotFoundError:
         of_a_run = (folder / "model" / "model_index.json").exists()
         hint = f"; give '{folder / 'model'}'" if of_a_run else ""
@@ -59,11 +59,16 @@ def read_index(folder: Path) -> dict[str, Any]:
         ) from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{folder / 'model_index.json'} is not JSON: {error}") from None
+    pairs = [value for value in index.values() if isinstance(value, list)] if isinstance(index, dict) else [[]]
+    if any(len(pair) != 2 or not all(isinstance(one, str | None) for one in pair) for pair in pairs):
+        raise ConfigError(f"{folder / 'model_index.json'} does not name each part's library and class: fetch it anew")
+    return index
 
 
 def class_of(index: dict[str, Any], component: str) -> str | None:
     """The class that the index names for a part; None: the pipeline has no such part."""
-    return (index.get(component) or [None, None])[1]
+    value = index.get(component)
+    return value[1] if isinstance(value, list) else None
 
 
 def components(index: dict[str, Any]) -> list[str]:
@@ -71,10 +76,15 @@ def components(index: dict[str, Any]) -> list[str]:
     return [name for name, value in index.items() if isinstance(value, list) and value[0] is not None]
 
 
+def pickles_in(component: Path) -> list[str]:
+    """Names of a part's files that are pickled weights."""
+    return sorted(path.name for path in component.glob("*") if path.suffix in _PICKLED_SUFFIXES)
+
+
 def refuse_pickles(component: Path) -> None:
     """Raises ConfigError for a part without safetensors weights."""
     has_safetensors = any(component.glob("*.safetensors"))
-    pickles = sorted(path.name for path in component.glob("*") if path.suffix in _PICKLED_SUFFIXES)
+    pickles = pickles_in(component)
     if pickles and not has_safetensors:
         raise ConfigError(
             f"{component / pickles[0]} is pickled, and unpickling runs code: save the model as safetensors "
@@ -138,17 +148,17 @@ def stored_weights(component: Path, variant: str | None = None) -> dict[str, Ten
 
 
 def _weight_files(component: Path, variant: str | None) -> list[Path]:
-    """One file, or several and an index."""
+    """Several and an index, or one file; where a folder has both, what diffusers reads is the several."""
     name = weights_name(variant)
-    if (component / name).exists():
-        return [component / name]
     suffix = ".safetensors.index.json" if variant is None else f".safetensors.index.{variant}.json"
-    index = json.loads((component / name.partition(".")[0]).with_suffix(suffix).read_text())
-    return [component / file for file in sorted(set(index["weight_map"].values()))]
+    index = (component / name.partition(".")[0]).with_suffix(suffix)
+    if not index.exists():
+        return [component / name]
+    return [component / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
 
 
-def check_stores(component: Path, names: list[str], variant: str | None = None) -> None:
-    """Raises ConfigError where the part's file does not hold a tensor under the name it has in memory."""
+def check_stores(component: Path, names: Iterable[str], variant: str | None = None) -> None:
+    """Raises ConfigError where the part's file does not hold one of its tensors under the name it has in memory."""
     stored: set[str] = set()
     for path in _weight_files(component, variant):
         with safe_open(path, framework="pt") as file:  # its header alone is read
@@ -162,13 +172,18 @@ def check_stores(component: Path, names: list[str], variant: str | None = None) 
 
 
 def save_with(
-    original: Path, trained: str, weights: dict[str, Tensor], folder: Path, variant: str | None = None
+    original: Path,
+    trained: str,
+    names: Iterable[str],
+    weights: dict[str, Tensor],
+    folder: Path,
+    variant: str | None = None,
 ) -> None:
     """Writes the pipeline in `original` into `folder`, the part `trained` with `weights` in place of its own.
 
-    The parts that model_index.json names are copied as they are, but for the trained one's weights, whatever their
-    format; nothing else of the folder is, since it may hold the original weights (checkpoints, averages). Tensors keep
-    the type they had.
+    names: of all tensors of that part. Others in its files are left out, since they may be the original weights under
+    another name (an average), as is all of the folder but the parts that model_index.json names, which are copied as
+    they are: checkpoints, other formats of the trained part. Tensors keep the type they had.
     """
     folder.mkdir(parents=True)
     shutil.copyfile(original / "model_index.json", folder / "model_index.json")
@@ -176,7 +191,8 @@ def save_with(
         ignore = _may_hold_weights if component == trained else None
         shutil.copytree(original / component, folder / component, ignore=ignore)
         (folder / component).chmod(0o700 | (folder / component).stat().st_mode)  # the original's may be read-only
-    tensors = stored_weights(original / trained, variant)
+    stored = stored_weights(original / trained, variant)
+    tensors = {name: stored[name] for name in names}
     for name, value in weights.items():
         tensors[name] = value.to(tensors[name].dtype).contiguous()
     save_file(tensors, folder / trained / weights_name(variant), metadata={"format": "pt"})

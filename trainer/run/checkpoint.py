@@ -12,7 +12,6 @@ other through files alone, so that they never mix with the collectives of the tr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
@@ -28,6 +27,7 @@ from torch import Tensor
 from ..engine.sharded_model import ShardedModel
 from ..engine.vector import ShardedVector
 from ..errors import ConfigError, TrainingError
+from ..files import sha256_of
 from ..ranks import collectives, meeting
 from .attempts import Attempt
 from .identity import Identity
@@ -183,8 +183,7 @@ def _problem_of(path: Path, stamp: dict[str, Any]) -> str | None:
         num_bytes = path.stat().st_size
         if num_bytes != stamp["num_bytes"]:
             return f"{path.name} has {num_bytes:,} bytes of {stamp['num_bytes']:,}"
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
     except FileNotFoundError:
         return f"{path.name} is missing"
     except OSError as error:

@@ -149,6 +149,8 @@ def train(
         with suppress(OSError):  # a full disk is what ended it, perhaps
             attempt.end(str(error))
         raise
+    finally:
+        sharded.close()
 
 
 def _both(one: Watch, other: Watch) -> Watch:

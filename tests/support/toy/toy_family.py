@@ -91,7 +91,7 @@ class Toy(Model):
 
     def save(self, weights: dict[str, Tensor], folder: Path) -> None:
         assert self.folder is not None
-        save_with(self.folder, "denoiser", weights, folder)
+        save_with(self.folder, "denoiser", self.module.state_dict(), weights, folder)
 
     def example(self) -> str:
         return "# there is no diffusers pipeline for it\n"

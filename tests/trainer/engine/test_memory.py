@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,30 @@ def outer(model: ShardedModel) -> None:
 def inner(model: ShardedModel) -> None:
     with model.displaced(model.theta, 0.1):
         model.gradient(loss, BATCH)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_nothing_stays_of_a_model_that_is_dropped(stage: Any) -> None:
+    """One run after another, as `compare` has them: each would leave its weights and gradients in memory."""
+
+    def one() -> int:
+        model = make(unet(), zero_stage=stage)
+        outer(model)
+        inner(model)
+        model.close()
+        del model
+        return alive_bytes()
+
+    # what the first run makes once
+    before = one()
+    assert one() < before + 0.1 * sum(value.nbytes for value in unet().parameters())
+
+
+def alive_bytes() -> int:
+    """Of all tensors, each storage once."""
+    gc.collect()
+    storages = [one.untyped_storage() for one in gc.get_objects() if isinstance(one, Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 @pytest.fixture(scope="module")

@@ -73,4 +73,18 @@ def test_what_has_no_delta_is_refused(folders: tuple[Path, Path], tmp_path: Path
         write_delta(ModelConfig(str(base)), tmp_path, output)
     with pytest.raises(ConfigError, match="no such folder"):
         write_delta(ModelConfig(str(tmp_path / "absent")), scrubbed, output)
+    half = {name: value.half() for name, value in load_file(base / UNET).items()}
+    whole = (scrubbed / UNET).read_bytes()
+    save_file(half, scrubbed / UNET, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="or the same in another type"):
+        write_delta(ModelConfig(str(base)), scrubbed, output)
+    # whose file is damaged, or gone, is said
+    (scrubbed / UNET).write_bytes(whole[:1000])
+    with pytest.raises(ConfigError, match=r"^model = '.*scrubbed' cannot be loaded"):
+        write_delta(ModelConfig(str(base)), scrubbed, output)
+    (scrubbed / UNET).unlink()
+    with pytest.raises(ConfigError, match=r"^model = '.*scrubbed' cannot be loaded"):
+        write_delta(ModelConfig(str(base)), scrubbed, output)
+    with pytest.raises(ConfigError, match=r"^base = '.*scrubbed' cannot be loaded"):
+        write_delta(ModelConfig(str(scrubbed)), base, output)
     assert not output.exists()

@@ -43,8 +43,23 @@ def _named(folder: Path, part: str, kind: str) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {part: ["diffusers", kind]}))
 
 
-def _set(folder: Path, part: str, **values: Any) -> None:
-    path = folder / part / "config.json"
+def _unlink(path: Path) -> None:
+    path.unlink()
+
+
+def _index(folder: Path, change: Any) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def _unchecked(folder: Path) -> None:
+    _named(folder, "safety_checker", "StableDiffusionSafetyChecker")
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker" / "config.json").write_text("{}")
+
+
+def _set(folder: Path, part: str, name: str = "config.json", **values: Any) -> None:
+    path = folder / part / name
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
@@ -81,6 +96,23 @@ def _set(folder: Path, part: str, **values: Any) -> None:
             {},
             r'has no safety_checker, which .* or write "safety_checker": \[null, null\] there',
         ),
+        (_unchecked, {}, r"its safety_checker has no weights, .* or write .*null"),
+        (lambda folder: _unlink(folder / "text_encoder" / "config.json"), {}, "has no text_encoder/config.json: fetch"),
+        (lambda folder: _unlink(folder / "vae" / "config.json"), {}, "has no vae/config.json: fetch"),
+        (lambda folder: _unlink(folder / "scheduler" / "scheduler_config.json"), {}, "has no scheduler/scheduler_conf"),
+        (
+            lambda folder: _unlink(folder / "tokenizer" / "tokenizer_config.json"),
+            {},
+            r"its text_encoder takes 16 tokens, and its tokenizer's model_max_length is 1\d{30}: set it to 16 in",
+        ),
+        (
+            lambda folder: _set(folder, "tokenizer", "tokenizer_config.json", model_max_length=77),
+            {},
+            "its text_encoder takes 16 tokens, and its tokenizer's model_max_length is 77: set it to 16 in",
+        ),
+        (lambda folder: _index(folder, lambda index: [*index]), {}, "does not name each part's library and class"),
+        (lambda folder: _index(folder, lambda i: i | {"vae": ["diffusers"]}), {}, "does not name each part's library"),
+        (lambda folder: _index(folder, lambda i: i | {"unet": "x"}), {}, "erasediff scrubs pipelines|has no unet"),
     ],
 )
 def test_refusals(pipeline: Path, tmp_path: Path, spoil: Any, options: dict[str, Any], said: str) -> None:

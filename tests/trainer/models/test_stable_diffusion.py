@@ -108,7 +108,9 @@ def test_what_is_saved(pipelines: dict[str, Path], tmp_path: Path, kind: str) ->
     given = tmp_path / "given"
     shutil.copytree(pipelines[kind], given)
     trained = load_file(given / "unet" / "diffusion_pytorch_model.safetensors")
-    # what repositories hold beside it: a variant, the average, another format, and a checker that is never loaded
+    # what repositories hold in it and beside it: the average, a variant, another format, a checker that is never loaded
+    stored = given / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(trained | {f"ema.{name}": value.clone() for name, value in trained.items()}, stored)
     save_file(trained, given / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     save_file(trained, given / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
     torch.save(trained, given / "unet" / "diffusion_pytorch_model.bin")
@@ -142,6 +144,27 @@ def test_what_is_saved(pipelines: dict[str, Path], tmp_path: Path, kind: str) ->
     assert kept == {name for name, value in index.items() if isinstance(value, list) and value[0]} | {
         "model_index.json"
     }
+
+
+def test_of_shards_and_a_whole_file_the_shards_are_read_and_written(pipelines: dict[str, Path], tmp_path: Path) -> None:
+    """As diffusers has it: a file beside the index that it does not read is not what is published."""
+    given = tmp_path / "given"
+    shutil.copytree(pipelines["epsilon"], given)
+    whole = given / "unet" / "diffusion_pytorch_model.safetensors"
+    zeros = {name: torch.zeros_like(value) for name, value in load_file(whole).items()}
+    UNet2DConditionModel.from_pretrained(given, subfolder="unet").save_pretrained(given / "unet", max_shard_size="40KB")
+    save_file(zeros, whole, metadata={"format": "pt"})
+    assert len([*(given / "unet").glob("*-of-*")]) > 1
+    model = _load(given)
+    weights = {name: value.detach() + 1 for name, value in chosen(model.module, ["xattn"], "train.layers").items()}
+    model.check_saveable()
+    model.save(weights, tmp_path / "saved")
+    assert sorted(path.name for path in (tmp_path / "saved" / "unet").iterdir()) == ["config.json", whole.name]
+    saved = load_file(tmp_path / "saved" / "unet" / whole.name)
+    original = {name: value.detach() for name, value in model.module.state_dict().items()}
+    assert saved.keys() == original.keys()
+    assert all(torch.equal(saved[name], weights.get(name, original[name])) for name in saved)
+    assert any(value.any() for name, value in saved.items() if name not in weights)
 
 
 def test_a_variant_is_read_and_written(pipelines: dict[str, Path], tmp_path: Path) -> None:
@@ -192,7 +215,8 @@ def test_prompts_that_the_tokenizer_cannot_say(pipelines: dict[str, Path]) -> No
 def test_what_is_recorded_of_frozen_parts(pipelines: dict[str, Path], tmp_path: Path) -> None:
     model = _load(pipelines["xl"])
     before = frozen_sha256(model)
-    assert set(before) == {"vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "schedule"}
+    encoders = {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
+    assert set(before) == {"unet", "vae", *encoders, "schedule", "null prompt"}
     model.told(PROMPTS, CPU)
     assert frozen_sha256(model) == before == frozen_sha256(_load(pipelines["xl"])), "being used changes nothing"
     other = tmp_path / "other"
@@ -205,6 +229,35 @@ def test_what_is_recorded_of_frozen_parts(pipelines: dict[str, Path], tmp_path: 
     words.write_text(json.dumps(how))
     changed = frozen_sha256(_load(other))
     assert {name for name in before if before[name] != changed[name]} == {"vae", "tokenizer"}
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "changes", "encodes_otherwise"),
+    [
+        ("model_index.json", {"force_zeros_for_empty_prompt": False}, {"null prompt"}, False),
+        ("text_encoder_2/config.json", {"hidden_act": "gelu"}, {"text_encoder_2"}, False),
+        ("unet/config.json", {"flip_sin_to_cos": False}, {"unet"}, False),
+        ("vae/config.json", {"norm_num_groups": 2}, {"vae"}, True),
+        ("vae/config.json", {"scaling_factor": 0.25}, {"vae"}, False),
+        ("vae/config.json", {"_diffusers_version": "0.1.0"}, set(), False),
+        ("text_encoder/config.json", {"transformers_version": "4.0.0", "architectures": ["Other"]}, set(), False),
+    ],
+)
+def test_settings_that_change_what_is_computed_change_a_hash(
+    pipelines: dict[str, Path],
+    tmp_path: Path,
+    file: str,
+    values: dict[str, Any],
+    changes: set[str],
+    encodes_otherwise: bool,
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(pipelines["xl"], other)
+    edit_json(other / file, **values)
+    before, after = _load(pipelines["xl"]), _load(other)
+    hashes, found = frozen_sha256(before), frozen_sha256(after)
+    assert {name for name in hashes if hashes[name] != found[name]} == changes
+    assert (before.encoder_sha256 != after.encoder_sha256) == encodes_otherwise
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "xl"])

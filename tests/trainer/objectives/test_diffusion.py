@@ -259,6 +259,9 @@ def test_an_anchor_takes_the_concepts_place_in_a_prompt(toy_family: Path) -> Non
     longest = EraseDiffConfig(anchor="one", concept=("small", "small three"))
     small = dataclasses.replace(forget, texts=("a small three",) * 60)
     assert {c_m for _, c_m in _relabelled(given, small, longest)} == {"a one"}
+    # upper and lower case are told alike
+    capital = EraseDiffConfig(anchor="one", concept=("Three",))
+    assert {c_m for _, c_m in _relabelled(given, small, capital)} == {"a small one"}
 
 
 @pytest.mark.parametrize(
@@ -268,11 +271,16 @@ def test_an_anchor_takes_the_concepts_place_in_a_prompt(toy_family: Path) -> Non
             EraseDiffConfig(concept=("three",)),
             "method.concept names words to be replaced: say by what in method.anchor",
         ),
-        (EraseDiffConfig(anchor="one", concept=("thre",)), "the prompt 'a (small )?three' .* holds none of its words"),
         (
-            EraseDiffConfig(anchor="three", concept=("three",)),
-            "makes of 'a (small )?three' 'a (small )?three', which is a prompt that is to",
+            EraseDiffConfig(anchor="", concept=("three",)),
+            "method.anchor = '' is the null prompt, .*: leave method.concept out",
         ),
+        (
+            EraseDiffConfig(anchor="small Three", concept=("three",)),
+            "method.anchor = 'small Three' holds what it takes the place of",
+        ),
+        (EraseDiffConfig(anchor="one", concept=("thre",)), "the prompt 'a (small )?three' .* holds none of its words"),
+        (EraseDiffConfig(anchor="three", concept=("three",)), "anchor = 'three' holds what it takes the place of"),
         (EraseDiffConfig(anchor=("one", "dog"), concept=("three",)), "the model knows no dog"),
         (EraseDiffConfig(anchor=("a one", "a small three")), "is a prompt that is to be forgotten: choose another"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from ...config import ModelConfig
 from ...errors import ConfigError
 from ...side_stream import Staged
 from ..conditions import Condition
-from ..hashing import weights_sha256
+from ..hashing import settings_of, weights_sha256
 from ..latent_checks import check_parts, check_shapes
 from ..lineage import read_lineage
 from ..model import Forward, Model, Told
@@ -76,7 +78,11 @@ class StableDiffusion(Model):
     @functools.cached_property
     def _encoder_sha256(self) -> str:
         encodes = ("encoder.", "quant_conv.")
-        return weights_sha256({n: value for n, value in self.vae.state_dict().items() if n.startswith(encodes)})
+        weights = weights_sha256({n: value for n, value in self.vae.state_dict().items() if n.startswith(encodes)})
+        # a decoder that was made on for itself changes nothing
+        decodes = ("scaling_factor", "shift_factor", "up_block_types", "use_post_quant_conv", "force_upcast")
+        settings = {name: value for name, value in settings_of(self.vae.config).items() if name not in decodes}
+        return hashlib.sha256((weights + json.dumps(settings, sort_keys=True)).encode()).hexdigest()
 
     def encode_moments(self, images: Tensor) -> Tensor:
         return self.vae.encode(images).latent_dist.parameters  # pyright: ignore[reportAttributeAccessIssue]
@@ -152,7 +158,9 @@ class StableDiffusion(Model):
     @property
     def frozen_settings(self) -> Mapping[str, Any]:
         return {
-            "vae": {"scaling_factor": self.vae.config["scaling_factor"]},
+            TRAINED: settings_of(self.module.config),
+            "vae": settings_of(self.vae.config),
+            **{name: settings_of(encoder.config) for name, (_, encoder) in self.texts.items()},
             **{name.replace("text_encoder", "tokenizer"): vocabulary_of(t) for name, (t, _) in self.texts.items()},
         }
 
@@ -162,12 +170,11 @@ class StableDiffusion(Model):
 
     def check_saveable(self) -> None:
         assert self.folder is not None
-        trained = [name for name, value in self.module.named_parameters() if value.requires_grad]
-        check_stores(self.folder / TRAINED, trained, self.variant)
+        check_stores(self.folder / TRAINED, self.module.state_dict(), self.variant)
 
     def save(self, weights: dict[str, Tensor], folder: Path) -> None:
         assert self.folder is not None
-        save_with(self.folder, TRAINED, weights, folder, self.variant)
+        save_with(self.folder, TRAINED, self.module.state_dict(), weights, folder, self.variant)
 
     def example(self) -> str:
         variant = "" if self.variant is None else f", variant={self.variant!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,10 @@ class StableDiffusionXL(StableDiffusion):
 
     zeros_for_null: bool
     """Whether the null prompt is told by zeros instead of by its encoding."""
+
+    @property
+    def frozen_settings(self) -> Mapping[str, Any]:
+        return {**super().frozen_settings, "null prompt": {"is zeros": self.zeros_for_null}}
 
     def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
         told = dict(super().told(conditions, device))

@@ -54,12 +54,11 @@ class UNet2D(Model):
 
     def check_saveable(self) -> None:
         if self.folder is not None:
-            trained = [name for name, value in self.module.named_parameters() if value.requires_grad]
-            check_stores(self.folder / _TRAINED, trained, self.variant)
+            check_stores(self.folder / _TRAINED, self.module.state_dict(), self.variant)
 
     def save(self, weights: dict[str, Tensor], folder: Path) -> None:
         if self.folder is not None:
-            save_with(self.folder, _TRAINED, weights, folder, self.variant)
+            save_with(self.folder, _TRAINED, self.module.state_dict(), weights, folder, self.variant)
             return
         # a new module, all of whose tensors train: the trained one may be partitioned or rounded
         unet = UNet2DModel.from_config(self.module.config)

@@ -65,6 +65,14 @@ class Target:
             return
         if config.concept and model.num_classes:
             raise ConfigError("method.concept is for models that are told prompts: leave it out")
+        for anchor in config.anchors if config.concept else ():
+            if anchor == "":
+                raise ConfigError(
+                    "method.anchor = '' is the null prompt, and method.concept has an anchor take a word's place in "
+                    "each prompt: leave method.concept out"
+                )
+            if holds_one_of(config.concept, str(anchor)):
+                raise ConfigError(f"method.anchor = {anchor!r} holds what it takes the place of: choose another")
         anchored, kind = _Anchored(config, model.conditions), model.conditions.kind
         told = {told_alike(condition) for condition in forget}
         for condition in forget:
@@ -113,7 +121,7 @@ class _Anchored:
         if not self._words:
             return [*self._anchors]
         prompt = str(condition)
-        if not _any_of(self._words).search(prompt):
+        if not holds_one_of(self._words, prompt):
             raise ConfigError(
                 f"method.concept: the prompt {prompt!r} of a sample to be forgotten holds none of its words: name the "
                 "word that stands for the concept there, too"
@@ -126,7 +134,12 @@ def in_place_of(words: Sequence[str], prompt: str, anchor: str) -> str:
     return _any_of(words).sub(lambda _: anchor, prompt)
 
 
+def holds_one_of(words: Sequence[str], prompt: str) -> bool:
+    """Whether one of the words stands in the prompt by itself."""
+    return _any_of(words).search(prompt) is not None
+
+
 def _any_of(words: Sequence[str]) -> re.Pattern[str]:
-    # the longest first: "steam train" before "train"
+    # the longest first: "steam train" before "train"; text encoders read upper and lower case alike
     either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?:{either})(?!\w)")
+    return re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
