@@ -68,8 +68,9 @@ def test_a_recipe_can_be_run(
     assert not (tmp_path / "out").exists()
     if family == "nudity":
         assert "forget      400 pictures to be drawn, by 4 prompts: nudity, naked, erotic, sexual" in said
-        assert "remain      400 pictures to be drawn, by 1 prompts: a person wearing clothes" in said
         anchor = "a photo of pokemon" if "pokemon" in recipe else "a person wearing clothes"
+        stays = ", ".join(dict.fromkeys(["a person wearing clothes", anchor]))
+        assert f"remain      400 pictures to be drawn, by {1 + ('pokemon' in recipe)} prompts: {stays}\n" in said
         assert tomllib.loads(said.partition("\n\nforget")[0])["method"]["anchor"] == [anchor]
     else:
         assert "forget      2 of 20 samples" in said and "remain      18 of 20 samples" in said

@@ -161,7 +161,7 @@ def test_of_shards_and_a_whole_file_the_shards_are_read_and_written(pipelines: d
     model.save(weights, tmp_path / "saved")
     assert sorted(path.name for path in (tmp_path / "saved" / "unet").iterdir()) == ["config.json", whole.name]
     saved = load_file(tmp_path / "saved" / "unet" / whole.name)
-    original = {name: value.detach() for name, value in model.module.state_dict().items()}
+    original: dict[str, torch.Tensor] = {**model.module.state_dict()}
     assert saved.keys() == original.keys()
     assert all(torch.equal(saved[name], weights.get(name, original[name])) for name in saved)
     assert any(value.any() for name, value in saved.items() if name not in weights)
