@@ -108,7 +108,9 @@ for name in ${*:-$all}; do
         --sweep.channels-last False True --sweep.cudnn-benchmark False True
       step sd1-checkpointing bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
         --engine.precision $best $often --train.train-batch-size $batch --engine.activation-checkpointing all \
-        --sweep.activation-checkpointing-share 0 0.5 1
+        --sweep.activation-checkpointing-share 0.25 0.5 1
+      step sd1-kept bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
+        --engine.precision $best $often --train.train-batch-size $batch
       ;;
     # what is not installed is a row that says so
     attention)

@@ -16,13 +16,15 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from erasediff.trainer.bench.sweep import processor
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "triton", "deepspeed", "diffusers", "numpy", "pillow")
 
 
 def provenance(device: str | None = None) -> dict[str, str]:
     """device: the accelerator's name; None: the CPU's is found."""
-    found = {"device": device or f"{_cpu()}, {os.cpu_count()} cores", "python": platform.python_version()}
+    found = {"device": device or f"{processor()}, {os.cpu_count()} cores", "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
@@ -34,11 +36,6 @@ def provenance(device: str | None = None) -> dict[str, str]:
     threads = os.environ.get("OMP_NUM_THREADS", "as many as cores")
     about = {"commit": commit, "date": f"{datetime.now(UTC):%Y-%m-%d}", "load": load, "threads": threads}
     return found | about | {"command": f"python {shlex.join(sys.argv)}"}
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 class Rows:

@@ -12,7 +12,7 @@ from typing import Any
 from ..config import BenchConfig
 from ..errors import ConfigError, TrainingError
 from ..ranks import collectives
-from .compare import Row, read_rows, regressions
+from .compare import MIN_ROUNDS, Row, read_rows, regressions
 from .sweep import combinations, time_all
 
 JSON_NAME, CSV_NAME = "bench.jsonl", "bench.csv"
@@ -20,9 +20,19 @@ JSON_NAME, CSV_NAME = "bench.jsonl", "bench.csv"
 
 def check(config: BenchConfig) -> None:
     """Raises ConfigError where nothing could be timed, the device aside."""
+    check_place(Path(config.rows), "rows", is_folder=True)
+    own = Path(config.rows) / JSON_NAME
+    if own.exists():
+        read_rows(own, "rows:")
     if config.compare is not None:
         read_rows(Path(config.compare))
-    check_place(Path(config.rows), "rows", is_folder=True)
+        if own.resolve() == Path(config.compare).resolve():
+            raise ConfigError(
+                f"--compare {config.compare}: rows are added to it, and what is slower today would be the measure of "
+                "tomorrow: name a copy, or another folder in --rows"
+            )
+        if config.rounds < MIN_ROUNDS:
+            raise ConfigError(f"--compare: --rounds {config.rounds} tells too little of noise: {MIN_ROUNDS} at least")
     if config.trace is not None:
         check_place(Path(config.trace), "trace")
     combinations(config)
@@ -80,7 +90,7 @@ def _append(folder: Path, row: dict[str, Any]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ConfigError(f"rows = '{folder}': {error.strerror}") from None
-    rows = [_flat(each) for each in read_rows(folder / JSON_NAME)]
+    rows = [_flat(each) for each in read_rows(folder / JSON_NAME, "rows:")]
     columns = list(dict.fromkeys(name for each in rows for name in each))
     with (folder / CSV_NAME).open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import platform
 import statistics
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,7 +45,8 @@ class Combination:
     config: BenchConfig | None
     """None: the settings do not go together."""
     status: str = OK
-    seconds: list[float] = field(default_factory=list)
+    rounds: list[list[float]] = field(default_factory=list)
+    """Seconds of each iteration of each round."""
     split: Split | None = None
     peak_bytes: int = 0
     flops: Flops | None = None
@@ -113,7 +115,7 @@ def _time(one: Combination, config: BenchConfig, device: torch.device, trace: Pa
             iteration.seconds(config.warmup)
             reset_peak(device)
             # the slowest rank's, whose iterations the others wait for
-            one.seconds += map(max, zip(*collectives.gather(iteration.seconds(config.repeats)), strict=True))
+            one.rounds.append([*map(max, zip(*collectives.gather(iteration.seconds(config.repeats)), strict=True))])
             one.peak_bytes = max(one.peak_bytes, peak_bytes(device))
             if is_last:
                 one.split = take_apart(iteration.step, device, trace)
@@ -136,7 +138,8 @@ def _trace_path(config: BenchConfig, place: int, num: int) -> Path | None:
 
 def _row(one: Combination, device: torch.device, asked: BenchConfig) -> dict[str, Any]:
     config = one.config or asked
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    on_cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_cuda else processor()
     num_ranks = collectives.world_size()
     row: dict[str, Any] = {
         "status": one.status,
@@ -144,7 +147,7 @@ def _row(one: Combination, device: torch.device, asked: BenchConfig) -> dict[str
         "device": name,
         "num_ranks": num_ranks,
         "num_nodes": -(-num_ranks // int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks))),
-        "num_threads": torch.get_num_threads(),
+        "num_threads": None if on_cuda else torch.get_num_threads(),
         **_settings(config),
         "varied": one.varied,
         "date": now(),
@@ -153,11 +156,12 @@ def _row(one: Combination, device: torch.device, asked: BenchConfig) -> dict[str
     peaks = collectives.gather(one.peak_bytes)
     if one.status != OK or one.split is None or one.flops is None:
         return row
-    seconds, split = sorted(one.seconds), one.split
+    seconds, split = [seconds for each in one.rounds for seconds in each], one.split
     deciles = statistics.quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else seconds * 9
     median, method = deciles[4], config.method
     losses = 1 + method.needs_forget
-    per_rank = -(-config.train.train_batch_size // num_ranks)
+    # samples that count: what fills up an odd share is no work done
+    per_rank = config.train.train_batch_size / num_ranks
     flops = one.flops.of_passes(method.cost(config.engine.precision)) * per_rank
     most = peak(name, config.engine.precision)
     bus = split.bus_bandwidth
@@ -165,6 +169,7 @@ def _row(one: Combination, device: torch.device, asked: BenchConfig) -> dict[str
         "seconds": median,
         "seconds_p20": deciles[1],
         "seconds_p80": deciles[7],
+        "seconds_by_round": [statistics.median(each) for each in one.rounds],
         "num_iterations": len(seconds),
         "images_per_second": losses * per_rank / median,  # of one rank; D_r's and D_f's
         "tflops_per_second": flops / median / 1e12,
@@ -178,8 +183,17 @@ def _row(one: Combination, device: torch.device, asked: BenchConfig) -> dict[str
 
 
 def _model_name(config: BenchConfig) -> str:
-    module: nn.Module = outline_model(config.model).module
-    return f"{type(module).__name__}, {sum(value.numel() for value in module.parameters()):,} parameters"
+    outline = outline_model(config.model)
+    module: nn.Module = outline.module
+    size = " × ".join(map(str, outline.latent_shape))
+    return f"{type(module).__name__}, {sum(value.numel() for value in module.parameters()):,} parameters, {size}"
+
+
+def processor() -> str:
+    """The CPU's name, as Linux has it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "cpu")
 
 
 def _versions() -> dict[str, str | None]:

@@ -7,7 +7,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .base import AtLeast0, AtLeast1, Probability, Settings
+from .base import AtLeast0, AtLeast1, Settings, Share
 from .commands import ScrubConfig
 from .run import Precision
 
@@ -26,7 +26,7 @@ class SweepConfig(Settings):
     """Of engine.forward_batch_size."""
     activation_checkpointing: tuple[Literal["off", "inner", "all"], ...] = ()
     """Of engine.activation_checkpointing."""
-    activation_checkpointing_share: tuple[Probability, ...] = ()
+    activation_checkpointing_share: tuple[Share, ...] = ()
     """Of engine.activation_checkpointing_share."""
     attention: tuple[Literal["native", "xformers", "flash"], ...] = ()
     """Of engine.attention."""
@@ -65,7 +65,7 @@ class BenchConfig(ScrubConfig):
     """Folder of bench.jsonl, which is added to, and of bench.csv, the same as a table."""
     sweep: SweepConfig = field(default_factory=SweepConfig)
     """What is varied."""
-    rounds: AtLeast1 = 2
+    rounds: AtLeast1 = 3
     """So many times all combinations are gone through: what else happens on a machine meets all of them."""
     repeats: AtLeast1 = 10
     """Timed iterations of a combination in a round."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .base import AtLeast0, AtLeast1, Decay, NotNegative, Positive, Probability, Seed, Settings
+from .base import AtLeast0, AtLeast1, Decay, NotNegative, Positive, Probability, Seed, Settings, Share
 
 Precision = Literal["fp32", "tf32", "bf16-autocast", "bf16"]
 Service = Literal["tensorboard", "wandb"]
@@ -77,7 +77,7 @@ class EngineConfig(Settings):
     activation_checkpointing: Literal["off", "inner", "all"] = "off"
     """Make a block's activations again in the backward pass instead of keeping them: less memory, one more forward pass
     a gradient. In the inner loop's gradients alone (inner), or in all."""
-    activation_checkpointing_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    activation_checkpointing_share: Share = 1.0
     """Of the blocks that can, this share does so, those with the fewest weights first: in a U-Net they have the largest
     activations."""
     attention: Literal["native", "xformers", "flash"] = "native"

@@ -11,11 +11,12 @@ from erasediff.launch.cli import main
 from erasediff.trainer.bench.command import compare_files
 from erasediff.trainer.bench.compare import regressions
 from erasediff.trainer.errors import ConfigError, TrainingError
+from erasediff.trainer.files import write_text
 
 
 def row(seconds: float = 1.0, spread: float = 0.01, **changes: Any) -> dict[str, Any]:
-    measured = {"seconds": seconds, "seconds_p20": seconds - spread, "seconds_p80": seconds + spread}
-    where = {"model": "UNet, 5 parameters", "device": "cpu", "num_ranks": 1, "num_nodes": 1}
+    measured = {"seconds": seconds, "seconds_by_round": [seconds - spread, seconds, seconds + spread]}
+    where = {"model": "UNet, 5 parameters", "device": "cpu", "num_ranks": 1, "num_nodes": 1, "num_threads": 2}
     return {"status": "ok", "settings": {"train.train_batch_size": 4}, **where, **measured, **changes}
 
 
@@ -28,12 +29,12 @@ HERE = Path("old.jsonl")
         (row(1.04), False),
         (row(1.06), True),
         (row(0.5), False),
-        # within the spread of both
+        # within two standard errors: 2 · .0572 / √3 = .066 of a logarithm, and 2 · .0840 / √3 = .097
         (row(1.06, spread=0.06), False),
-        (row(1.2, spread=0.18), True),
+        (row(1.2, spread=0.1), True),
     ],
 )
-def test_a_regression_is_5_percent_and_beyond_the_spread_of_both(now: dict[str, Any], is_slower: bool) -> None:
+def test_a_regression_is_5_percent_and_beyond_the_noise_of_both(now: dict[str, Any], is_slower: bool) -> None:
     assert bool(regressions([now], [row(1.0)], HERE)) == is_slower
 
 
@@ -47,7 +48,22 @@ def test_rows_of_the_same_combination_are_compared_and_the_newest_counts() -> No
     earlier = [row(1.0), row(2.0, settings=other), row(3.0)]
     assert not regressions([row(2.9)], earlier, HERE)
     (line,) = regressions([row(2.9), row(2.5, settings=other)], earlier, HERE)
-    assert line == "train.train_batch_size = 8: 2.5 s, 2 s before (+25%)"
+    assert line == "train.train_batch_size = 8: 2.5 s, 2 s before (+25%, of which 1% may be noise)"
+
+
+def test_more_rounds_find_less() -> None:
+    few, many = (row(1.06, seconds_by_round=[1.0, 1.06, 1.12] * n) for n in (1, 10))
+    assert not regressions([few], [row(1.0, spread=0.0)], HERE) and regressions([many], [row(1.0, spread=0.0)], HERE)
+
+
+def test_what_did_not_run_since_hides_nothing() -> None:
+    failed = {name: value for name, value in row(status="out of memory").items() if not name.startswith("seconds")}
+    assert regressions([row(2.0)], [row(1.0), failed], HERE)
+
+
+def test_too_few_rounds_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--compare old.jsonl: .*: 2 rounds tell too little of noise: --rounds 3"):
+        regressions([row()], [row(seconds_by_round=[1.0, 1.0])], HERE)
 
 
 def test_what_no_longer_runs_is_slower() -> None:
@@ -57,7 +73,11 @@ def test_what_no_longer_runs_is_slower() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"device": "NVIDIA H100"}, {"num_ranks": 2}, {"num_nodes": 2}, {"settings": {}}, {"model": "another"}]
+    "other",
+    [
+        *({"device": "NVIDIA H100"}, {"num_ranks": 2}, {"num_nodes": 2}, {"num_threads": 1}),
+        *({"settings": {}}, {"model": "another"}),
+    ],
 )
 def test_rows_of_something_else_are_no_measure(other: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^--compare old.jsonl: none of its rows is of a combination"):
@@ -92,7 +112,8 @@ def test_files_are_compared_without_a_run(tmp_path: Path, capsys: pytest.Capture
         compare_files(old, new)
     assert main(["bench", "--compare", str(old), str(new)]) == 1
     assert capsys.readouterr().err == (
-        f"erasediff: slower than in {old}: train.train_batch_size = 4: 1.2 s, 1 s before (+20%)\n"
+        f"erasediff: slower than in {old}: train.train_batch_size = 4: 1.2 s, 1 s before (+20%, of which 2% may be "
+        "noise)\n"
     )
     assert main(["bench", "--compare", str(new), str(old)]) == 0
     assert capsys.readouterr().out == "nothing is slower\n"
@@ -100,7 +121,13 @@ def test_files_are_compared_without_a_run(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "not rows of `erasediff bench`"), ('{"a": 1}\n', "not a row of `erasediff bench`"), (None, "no such file")],
+    [
+        ("{", "not rows of `erasediff bench`"),
+        ('{"a": 1}\n', "not a row of `erasediff bench`"),
+        (json.dumps(row(seconds_by_round=[])), "not a row of `erasediff bench`"),
+        (json.dumps(row(settings=None)), "not a row of `erasediff bench`"),
+        (None, "no such file"),
+    ],
 )
 def test_what_is_no_file_of_rows_is_said_in_one_line(
     tmp_path: Path, text: str | None, said: str, capsys: pytest.CaptureFixture[str]
@@ -118,6 +145,12 @@ def test_what_is_no_file_of_rows_is_said_in_one_line(
         (["--rows", "a-file"], "rows = 'a-file' is a file: name another"),
         (["--rows", "a-file/rows"], "rows = 'a-file/rows': 'a-file' is a file"),
         (["--rows", "rows", "--trace", "a-folder"], "trace = 'a-folder' is a folder: name another"),
+        (["--rows", "odd"], "rows: odd/bench.jsonl: not rows of `erasediff bench`"),
+        (
+            ["--rows", "old", "--compare", "old/../old/bench.jsonl"],
+            "--compare old/../old/bench.jsonl: rows are added to",
+        ),
+        (["--compare", "old/bench.jsonl", "--rounds", "2"], "--compare: --rounds 2 tells too little of noise: 3 at"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_timed(
@@ -125,7 +158,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_timed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a-file").touch()
-    Path("a-folder").mkdir()
+    for folder, text in (("a-folder", None), ("odd", "{"), ("old", json.dumps(row()))):
+        Path(folder).mkdir()
+        if text is not None:
+            write_text(Path(folder) / "bench.jsonl", text + "\n")
     assert main(["bench", "--model.path", str(base_model), "--engine.device", "cpu", *words]) == 2
-    assert capsys.readouterr().err.strip() == f"erasediff: {said}"
+    assert capsys.readouterr().err.startswith(f"erasediff: {said}")
     assert not Path("rows").exists()

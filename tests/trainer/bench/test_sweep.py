@@ -57,6 +57,7 @@ def config(folder: Path, tmp_path: Path, null_class: int | None = 10, **changes:
         "rows": str(tmp_path / "rows"),
         "train": TrainConfig(train_batch_size=4),
         "engine": EngineConfig(device="cpu"),
+        "rounds": 2,
         "repeats": 3,
         "warmup": 1,
     }
@@ -166,7 +167,7 @@ def test_settings_survive_their_file(model: Path, tmp_path: Path) -> None:
 
 def test_bytes_are_those_of_two_gradients_and_a_publication(model: Path, tmp_path: Path) -> None:
     words = ["-m", "erasediff.launch", "bench", "--model.path", str(model), "--engine.device", "cpu"]
-    words += ["--rows", str(tmp_path), "--train.train-batch-size", "4", "--engine.forward-batch-size", "1"]
+    words += ["--rows", str(tmp_path), "--train.train-batch-size", "5", "--engine.forward-batch-size", "1"]
     check(run_ranks(2, [*words, "--rounds", "1", "--repeats", "2", "--warmup", "0"]))
     (row,) = [json.loads(line) for line in (tmp_path / "bench.jsonl").read_text().splitlines()]
     assert row["num_ranks"] == 2 and row["status"] == "ok"
@@ -176,8 +177,8 @@ def test_bytes_are_those_of_two_gradients_and_a_publication(model: Path, tmp_pat
     packet = 8 * 3 * len(list(module.parameters()))
     assert row["bytes_sent"] == pytest.approx(3 * 4 * num_parameters / 2 + packet, rel=0.02)
     assert row["bus_bytes_per_second"] == pytest.approx(row["bytes_sent"] / row["seconds_reduction_busy"])
-    # each rank has half of the batch
-    assert row["images_per_second"] == pytest.approx(2 * 2 / row["seconds"])
+    # each rank has half of the batch; what one of them fills up with counts for nothing
+    assert row["images_per_second"] == pytest.approx(2 * 2.5 / row["seconds"])
 
 
 def test_samples_of_all_ranks_are_one_batch(model: Path) -> None:
