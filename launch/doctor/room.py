@@ -1,4 +1,4 @@
-"""The model, and disk space: for checkpoints in the output, for what is built in the temporary folder."""
+"""The run's settings, its model, and disk space: for checkpoints in the output, for what is built beside it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...trainer.config import PretrainConfig
+from ...shards.errors import DataError
+from ...trainer.config import PretrainConfig, ScrubConfig
+from ...trainer.errors import ConfigError
 from .check import Check, Seen
 from .config import DoctorConfig, RunConfig
 from .finding import Finding, size
 from .peers import Peers
+
+if TYPE_CHECKING:
+    from ...trainer.models.model import Model
 
 # Triton's compiler, a launcher's logs, a dataset's parts while they are written
 LITTLE_TEMPORARY_BYTES = 1 << 30
@@ -33,7 +38,11 @@ def _look(peers: Peers, config: DoctorConfig) -> dict[str, Any]:
         output = Path(config.output)
         there = next(path for path in (output, *output.absolute().parents) if path.exists())
         found["output_bytes"] = shutil.disk_usage(there).free
-        found |= {} if run is None else _needed(run, output)
+        if run is not None:
+            try:
+                found |= _needed(run, _checked(run), output)
+            except (ConfigError, DataError) as error:
+                found["refused"] = str(error)
     return found
 
 
@@ -46,15 +55,30 @@ def _weights(run: RunConfig) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*.safetensors"))}
 
 
-def _needed(run: RunConfig, output: Path) -> dict[str, Any]:
-    """What the run will write. Loads the model, as the run does."""
-    from ...trainer import pretrain
+def _checked(run: RunConfig) -> Model:
+    """Its model, with what trains of it. Raises ConfigError or DataError where the run would be refused."""
+    from ...trainer import erase, pretrain, scrubbing
     from ...trainer.models.families import load_model
+    from ...trainer.models.layers import train_only
+
+    if isinstance(run, PretrainConfig):
+        return pretrain.plan(run)[1]
+    if isinstance(run, ScrubConfig):
+        model = scrubbing.check(run).model
+    else:
+        erase.check(run)
+        model = load_model(run.model)
+    train_only(model.module, run.train.layers, "train.layers")
+    return model
+
+
+def _needed(run: RunConfig, model: Model, output: Path) -> dict[str, Any]:
+    """What the run will write."""
     from ...trainer.run.room import checkpoint_bytes, most_checkpoints, saved_bytes
 
-    model = pretrain.plan(run)[1] if isinstance(run, PretrainConfig) else load_model(run.model)
     shapes = {name: tuple(p.shape) for name, p in model.module.named_parameters() if p.requires_grad}
-    one = checkpoint_bytes(shapes, run.optimizer)
+    num_kept = 0 if isinstance(run, PretrainConfig) else run.method.num_vectors_kept
+    one = checkpoint_bytes(shapes, run.optimizer, num_kept)
     return {
         "num_parameters": sum(p.numel() for p in model.module.parameters() if p.requires_grad),
         "checkpoint_bytes": one,
@@ -65,7 +89,11 @@ def _needed(run: RunConfig, output: Path) -> dict[str, Any]:
 
 
 def _judge(seen: Seen) -> list[Finding]:
-    return [*_judge_model(seen), _judge_disk(seen), _judge_temporary(seen)]
+    refused = seen.values[0].get("refused")
+    if refused is not None:
+        return [Finding("failed", "settings", refused, "the run would be refused"), _judge_temporary(seen)]
+    settings = [] if seen.config.run is None else [Finding("ok", "settings", "the run would not be refused")]
+    return [*settings, *_judge_model(seen), _judge_disk(seen), _judge_temporary(seen)]
 
 
 def _judge_model(seen: Seen) -> list[Finding]:

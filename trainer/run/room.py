@@ -15,17 +15,20 @@ from .saving import folders_of
 from .slices import RankSlices
 
 
-def checkpoint_bytes(shapes: Mapping[str, tuple[int, ...]], optimizer: OptimizerConfig) -> int:
+def checkpoint_bytes(
+    shapes: Mapping[str, tuple[int, ...]], optimizer: OptimizerConfig, num_vectors_kept: int = 0
+) -> int:
     """Of one checkpoint, written by one rank, of a model whose trained parameters have these shapes.
 
-    More ranks add a few bytes for each slice; vectors of a method's own come on top.
+    num_vectors_kept: by the method. More ranks add a few bytes for each slice.
     """
     segments, offset = [], 0
     for name, shape in shapes.items():
         numel = torch.Size(shape).numel()
         segments.append(Segment(name, 0, numel, offset))
         offset += numel
-    vectors = {name: torch.empty(offset, device="meta") for name in ("theta", *vector_names(optimizer))}
+    names = ["theta", *vector_names(optimizer), *(f"method {i}" for i in range(num_vectors_kept))]
+    vectors = {name: torch.empty(offset, device="meta") for name in names}
     return RankSlices(vectors, Layout(tuple(segments), offset, dict(shapes))).num_bytes
 
 

@@ -24,6 +24,8 @@ def test_what_a_checkpoint_takes_is_what_the_optimizer_saves(config: OptimizerCo
     held = {"theta": theta} | optimizer.vectors()
     saved = RankSlices({name: vector.data for name, vector in held.items()}, layout).num_bytes
     assert checkpoint_bytes(layout.shapes, config) == saved
+    kept = RankSlices({name: vector.data for name, vector in (held | {"mask": theta}).items()}, layout).num_bytes
+    assert checkpoint_bytes(layout.shapes, config, 1) == pytest.approx(kept, abs=64)
 
 
 def test_a_new_checkpoint_lies_beside_the_old_ones() -> None:
