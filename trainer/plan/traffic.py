@@ -42,6 +42,7 @@ def wire_bytes(
     weight_bytes: int = 4,
     reduce_bytes: int = 4,
     num_persistent: int = 0,
+    target_asks: bool = False,
     num_tensors: int = 0,
     num_sums: int = 3,
 ) -> Wire:
@@ -49,12 +50,14 @@ def wire_bytes(
 
     num_parameters: that train, padding included. num_micro_batches: of one rank's batch of one loss. weight_bytes: of
     an element of the working copy; reduce_bytes: of what gradients are summed in. num_persistent: of the parameters,
-    those that stage 3 keeps whole on every rank. num_tensors: whose sums a packet has, num_sums each (fp64).
+    those that stage 3 keeps whole on every rank. target_asks: whether the target is a prediction, a pass ahead of the
+    gradient's. num_tensors: whose sums a packet has, num_sums each (fp64).
 
     Stages 1 and 2 reduce-scatter a loss's gradient once, whatever its micro-batches, and all-gather a publication.
     Stage 3 reduce-scatters in every micro-batch and gathers what is persistent at a publication. What is not it gathers
-    for each forward pass, and for the backward pass again where it is more than stays gathered (`MAX_GATHERED`): at
-    most, since of passes without a gradient micro-batches after the first may find it still gathered.
+    for each forward pass, and for the backward pass again where it is more than stays gathered (`MAX_GATHERED`), or
+    where the target asks: the order of passes then is not always the same, and DeepSpeed keeps nothing. Counted on
+    ranks for models below `MAX_GATHERED`; above it an estimate.
     """
     sent = (num_ranks - 1) / num_ranks
     gradient = sent * num_parameters * reduce_bytes
@@ -63,7 +66,7 @@ def wire_bytes(
         publication = sent * num_parameters * weight_bytes
         return Wire(cost.gradients * gradient, cost.publications * publication, 0.0, packet)
     gathered = num_parameters - num_persistent
-    per_gradient = 1 if gathered <= MAX_GATHERED else 2
+    per_gradient = 1 if gathered <= MAX_GATHERED and not target_asks else 2
     gather = sent * gathered * weight_bytes
     passes = (per_gradient * cost.gradients + cost.forwards) * num_micro_batches
     return Wire(

@@ -27,6 +27,7 @@ from erasediff.trainer.methods.salun import SalUnConfig
 from erasediff.trainer.methods.siss import SISSConfig
 from erasediff.trainer.models.families import outline_model
 from erasediff.trainer.models.model import Model
+from erasediff.trainer.plan.traffic import wire_bytes
 from erasediff.trainer.ranks import collectives
 from ranks import check, run_ranks
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -168,8 +169,9 @@ def test_settings_survive_their_file(model: Path, tmp_path: Path) -> None:
 def test_bytes_are_those_of_two_gradients_and_a_publication(model: Path, tmp_path: Path) -> None:
     words = ["-m", "erasediff.launch", "bench", "--model.path", str(model), "--engine.device", "cpu"]
     words += ["--rows", str(tmp_path), "--train.train-batch-size", "5", "--engine.forward-batch-size", "1"]
-    check(run_ranks(2, [*words, "--rounds", "1", "--repeats", "2", "--warmup", "0"]))
-    (row,) = [json.loads(line) for line in (tmp_path / "bench.jsonl").read_text().splitlines()]
+    words += ["--sweep.zero-stage", "2", "3", "--engine.persistence-threshold", "0"]
+    check(run_ranks(2, [*words, "--rounds", "1", "--repeats", "2", "--warmup", "2"]))
+    row, sharded = [json.loads(line) for line in (tmp_path / "bench.jsonl").read_text().splitlines()]
     assert row["num_ranks"] == 2 and row["status"] == "ok"
     module = outline_model(ModelConfig(str(model))).module
     num_parameters = sum(value.numel() for value in module.parameters())
@@ -177,6 +179,9 @@ def test_bytes_are_those_of_two_gradients_and_a_publication(model: Path, tmp_pat
     packet = 8 * 3 * len(list(module.parameters()))
     assert row["bytes_sent"] == pytest.approx(3 * 4 * num_parameters / 2 + packet, rel=0.02)
     assert row["bus_bytes_per_second"] == pytest.approx(row["bytes_sent"] / row["seconds_reduction_busy"])
+    # at stage 3 each of three micro-batches reduces and gathers, twice since its target is a prediction
+    told = wire_bytes(3, num_parameters, 2, EraseDiffConfig().cost("fp32"), num_micro_batches=3, target_asks=True)
+    assert sharded["bytes_sent"] == pytest.approx(told.total + packet, rel=0.02)
     # each rank has half of the batch; what one of them fills up with counts for nothing
     assert row["images_per_second"] == pytest.approx(2 * 2.5 / row["seconds"])
 

@@ -57,6 +57,12 @@ def test_stage_3_gathers_for_each_pass_of_each_micro_batch(times: int, per_gradi
     assert found.publications == pytest.approx(4 * of_persistent)
 
 
+def test_where_the_target_asks_every_gradient_gathers_twice() -> None:
+    found = wire_bytes(3, NUM_PARAMETERS, 8, Cost(2, 1), num_micro_batches=2, target_asks=True)
+    assert found.gathers == pytest.approx(2 * (2 * 2 + 1) * 4 * SENT)
+    assert wire_bytes(2, NUM_PARAMETERS, 8, cost(), target_asks=True) == wire_bytes(2, NUM_PARAMETERS, 8, cost())
+
+
 def test_a_rank_alone_sends_nothing_and_a_packet_is_reduced_once() -> None:
     assert wire_bytes(2, NUM_PARAMETERS, 1, cost(), num_tensors=686).total == 0
     found = wire_bytes(2, NUM_PARAMETERS, 2, FinetuneConfig().cost("fp32"), num_tensors=686, num_sums=6)
