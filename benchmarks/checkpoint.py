@@ -9,6 +9,7 @@ Then whole scrubs of the digits' model, 100 steps, with a checkpoint every 50 an
 
 from __future__ import annotations
 
+import argparse
 import resource
 import statistics
 import subprocess
@@ -143,6 +144,7 @@ COLUMNS = [
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     table = Rows(COLUMNS)
     for channels in ((32, 64), (128, 256)):
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:

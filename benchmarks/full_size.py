@@ -254,7 +254,9 @@ def run(name: str, width: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=CASES, choices=[*CASES, CASES])
+    parser.add_argument(
+        "cases", nargs="*", default=CASES, choices=[*CASES, CASES], metavar="CASE", help=", ".join(CASES)
+    )
     parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--rank-output", type=Path)
     options = parser.parse_args()

@@ -9,7 +9,8 @@ Random weights, random samples. `erasediff` is an iteration of a scrub as `erase
 ahead of it; `plain` one timed loop of exactly the passes that the algorithm asks for, n gradients and m forward passes,
 and one optimizer step, in plain torch; `ratio` is an iteration over that. Both, and other peers (peers.py), have the
 same batch, precision, attention, checkpointing and compile, and take turns: in each round every provider runs
-`--repeats` times after one that does not count. Under bf16-autocast passes that must be exact run in fp32 for both.
+`--repeats` times after one that does not count. Under bf16-autocast passes that must be exact run in fp32 for both;
+under bf16 the peers have no fp32 master weights, which we have, and no ratio is given.
 
 Each round makes a provider anew, since two large models do not fit; with --keep all stay, and `peak GB` is left out.
 The update of each reading is compared with whole-tensor autograd first (updates.py); where one is off, nothing is
@@ -225,11 +226,15 @@ def cells_of(
     if timed.status:
         return [*start, timed.status]
     size = -(-options.batch_size // num_ranks)
-    low, median, high = (statistics.quantiles(timed.seconds, n=10, method="inclusive")[i] for i in (1, 4, 7))
+    several = len(timed.seconds) > 1
+    deciles = statistics.quantiles(timed.seconds, n=10, method="inclusive") if several else timed.seconds * 9
+    low, median, high = (deciles[i] for i in (1, 4, 7))
     flops, most = count(outline).of_passes(method.cost(options.precision)) * size, peak(device or "", options.precision)
     # the released step's passes are others
     is_counted = most is not None and timed.does_our_passes
-    floor = statistics.median(plain.seconds) if plain is not None and plain.seconds and timed is not plain else None
+    # in bf16 the peers train bf16 weights themselves, without a master copy: that is another algorithm
+    is_alike = options.precision != "bf16" and timed is not plain
+    floor = statistics.median(plain.seconds) if plain is not None and plain.seconds and is_alike else None
     peaks = collectives.gather(timed.peak_bytes)
     switches = {"optimizer": options.optimizer, "ZeRO": engine.zero_stage, "attention": engine.attention}
     switches |= {"compile": engine.compile, "channels_last": engine.channels_last}
@@ -248,4 +253,7 @@ def cells_of(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ValueError as error:  # a ConfigError is one
+        sys.exit(f"throughput.py: {error}")

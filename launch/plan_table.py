@@ -42,7 +42,8 @@ def _setting_as_dict(setting: Setting, plan: Plan) -> dict[str, Any]:
         "peak_bytes": setting.peak_bytes,
         "wire": {**dataclasses.asdict(setting.wire), "total": setting.wire.total},
         "seconds": {**dataclasses.asdict(setting.seconds), "total": setting.seconds.total},
-        "run_seconds": setting.seconds.total * plan.config.train.max_train_steps,
+        "preparing_seconds": plan.preparing_seconds(setting),
+        "run_seconds": plan.run_seconds(setting),
     }
 
 
@@ -51,6 +52,8 @@ def _heading(plan: Plan) -> list[str]:
     num_nodes = -(-plan.num_ranks // device.num_per_node)
     nodes = f"{num_nodes} node{'s' if num_nodes > 1 else ''}"
     inner = getattr(method, "num_inner_steps", None)
+    if inner is not None and not getattr(method, "needs_inner_loop", True):
+        inner = 0  # it is skipped
     return [
         f"{plan.num_ranks} × {device.name} on {nodes}, {plan.config.engine.precision}",
         f"{(sizes.num_trained + sizes.num_frozen) / 1e6:,.1f} M parameters, {sizes.num_trained / 1e6:,.1f} M trained, "
@@ -91,8 +94,10 @@ def _step(plan: Plan) -> list[str]:
         row("  encoding images", lambda s: f"{s.seconds.encoding:.3f}"),
         row("  communication", lambda s: f"{s.seconds.communication:.3f}"),
         row("  vectors", lambda s: f"{s.seconds.vectors:.3f}"),
-        row(f"a run of {steps:,} steps", lambda s: _time(steps * s.seconds.total)),
     ]
+    if before := plan.config.method.num_preparing_gradients:
+        rows.append(row(f"{before:,} gradients before", lambda s: _time(plan.preparing_seconds(s))))
+    rows.append(row(f"a run of {steps:,} steps", lambda s: _time(plan.run_seconds(s))))
     return _table(["an iteration", *_names(plan)], rows)
 
 

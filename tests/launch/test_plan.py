@@ -66,6 +66,23 @@ def test_options_beat_the_file_and_change_the_plan(run_toml: Path, capsys: pytes
     assert found["as_set"]["wire"]["publications"] == 2 * plain["wire"]["publications"]
 
 
+def test_what_a_method_prepares_takes_time(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Blindspot's proxy takes 200 gradients, as many as 100 steps of two."""
+    found = asked(capsys, str(run_toml), *GPUS, "--method.name", "blindspot")["as_set"]
+    assert found["preparing_seconds"] == pytest.approx(100 * found["seconds"]["total"])
+    assert found["run_seconds"] == pytest.approx(200 * found["seconds"]["total"])
+    assert main(["plan", str(run_toml), *GPUS, "--method.name", "blindspot"]) == 0
+    assert "200 gradients before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "k"), [([], 0), (["--method.barrier", "value", "--method.num-inner-steps", "3"], 3)])
+def test_an_inner_loop_that_is_skipped_has_no_steps(
+    run_toml: Path, capsys: pytest.CaptureFixture[str], words: list[str], k: int
+) -> None:
+    assert main(["plan", str(run_toml), *GPUS, *words]) == 0
+    assert f"erasediff, K = {k}: an iteration is" in capsys.readouterr().out
+
+
 def test_a_share_of_the_peak_is_assumed_and_told(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slow, fast = (asked(capsys, str(run_toml), *GPUS, "--mfu", mfu) for mfu in ("0.2", "0.4"))
     assert slow["as_set"]["seconds"]["passes"] == pytest.approx(2 * fast["as_set"]["seconds"]["passes"])

@@ -79,6 +79,13 @@ class Plan:
     best: Setting | None
     """The fastest that fits, at any stage, with or without activation checkpointing; None: nothing fits."""
 
+    def preparing_seconds(self, setting: Setting) -> float:
+        """Of what the method does before its first step, its gradients taking what those of a step take."""
+        return self.config.method.num_preparing_gradients * setting.seconds.total / self.cost.gradients
+
+    def run_seconds(self, setting: Setting) -> float:
+        return self.preparing_seconds(setting) + self.config.train.max_train_steps * setting.seconds.total
+
 
 def make_plan(config: ScrubConfig, device: Device, num_ranks: int, *, mfu: float, stored_latents: bool = False) -> Plan:
     """Reads the model's configuration alone: no weights, no data.
