@@ -63,7 +63,7 @@ def _plan(folder: Path, concept: str) -> str:
         f"'{concept}'\n"
         "  2  erase it from the first by prompts with another word in its place\n"
         f"  3  measure both and the scrubbed one side by side: the forgotten, the rest, and all {kept}\n\n"
-        f"About a quarter of an hour on 2 cores, 50 MB in {folder}/. The same command continues where it stopped.\n"
+        f"About ten minutes on 2 cores, 50 MB in {folder}/. The same command continues where it stopped.\n"
     )
 
 
