@@ -1,0 +1,60 @@
+"""What benchmarks/relearning.py and compare_text.toml ask for, and how the first one judges a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmark_modules import BENCHMARKS, load
+from erasediff.launch.options import read_settings
+from erasediff.trainer.comparing.derived import RELEARNING_AREA
+from erasediff.trainer.comparing.rows import Row
+from erasediff.trainer.config import CompareConfig
+from erasediff.trainer.config.methods import method_kind
+from erasediff.trainer.evidence.metrics import Measurement
+
+for needed in ("compare_digits_table", "compare_digits"):
+    load(needed)
+RELEARNING = load("relearning")
+
+
+def row(p_psi: float, area: float, distance: float, worst: float) -> Row:
+    metrics = {"p_psi": p_psi, RELEARNING.FRECHET: distance, "accuracy_worst_class": worst}
+    return Row(
+        *("x", 0, "", "", {}, ""),
+        metrics={name: Measurement(value, 500) for name, value in metrics.items()},
+        derived={RELEARNING_AREA: Measurement(area, 500)},
+    )
+
+
+UNSCRUBBED, RETRAINED = row(0.99, 1.0, 10.0, 0.97), row(0.04, 0.6, 20.0, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("figures", "met"),
+    [
+        ((0.08, 0.64, 21.9, 0.965), (True, True, True, True)),
+        ((0.00, 0.10, 5.0, 1.0), (True, True, True, True)),
+        ((0.10, 0.64, 21.9, 0.965), (False, True, True, True)),
+        ((0.08, 0.66, 21.9, 0.965), (True, False, True, True)),
+        ((0.08, 0.64, 22.1, 0.965), (True, True, False, True)),
+        ((0.08, 0.64, 21.9, 0.955), (True, True, True, False)),
+    ],
+)
+def test_what_is_wanted_of_a_row(figures: tuple[float, float, float, float], met: tuple[bool, ...]) -> None:
+    assert RELEARNING.met(row(*figures), UNSCRUBBED, RETRAINED) == met
+
+
+def test_a_row_is_of_its_digit_and_judged_by_many_samples() -> None:
+    config = RELEARNING.config_of(RELEARNING.Options(rates=(3e-5, 4e-5)), 8)
+    assert config.output.endswith("relearning-8") and "split-8" in config.forget and "split-8" in config.remain
+    assert [own["method"]["relearning_rate"] for own in config.methods.values()] == [3e-5, 4e-5]
+    assert config.judge.num_forget_samples_per_class == config.judge.num_remain_samples_per_class == 500
+    assert config.judge.relearn and config.judge.with_retrained and config.seeds == (0, 1, 2)
+
+
+def test_the_comparison_for_a_word_names_methods_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(BENCHMARKS).parent)
+    config = read_settings(CompareConfig, ["benchmarks/compare_text.toml"], prog="compare")
+    kinds = [method_kind(own["method"]["name"]) for own in config.methods.values()]
+    assert len(kinds) == 13 and config.judge.retrained is not None and config.judge.attacks == ("inversion", "prompt")
