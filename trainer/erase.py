@@ -26,10 +26,10 @@ from ..shards.dataset import Dataset
 from ..shards.requests.request import Request, read_request
 from ..shards.requests.select import select
 from ..shards.requests.split import FORGET_NAME, REMAIN_NAME, REQUEST_NAME, split
-from .concepts.erasing import DRAWN, WordsErasure
+from .concepts.erasing import DRAWN, WordsErasure, drawing_notes
 from .concepts.generate import as_request, run_generate
 from .concepts.request import is_concept_request
-from .config import EraseConfig, EvaluateConfig, GenerateConfig, ScrubConfig
+from .config import EraseConfig, EvaluateConfig, ScrubConfig
 from .config.toml import as_dict, check_ranges, dump_toml
 from .errors import ConfigError, ThresholdError
 from .evidence.collect import Evidence, run_evaluate
@@ -120,14 +120,7 @@ def dry_run(config: EraseConfig) -> str:
 def _describe(config: EraseConfig) -> list[str]:
     cost = config.method.cost(config.engine.precision)
     steps = f"{config.train.max_train_steps:,} of them, over batches of {config.train.train_batch_size}"
-    return [f"iteration   {cost}; {steps}", *config.method.notes(), *_drawing_notes(config)]
-
-
-def _drawing_notes(config: EraseConfig) -> list[str]:
-    """A line where settings of what is drawn are given, and nothing is."""
-    if config.generate == GenerateConfig() or is_concept_request(Path(config.request)):
-        return []
-    return [f"no effect   generate: request = '{config.request}' names samples, and none are drawn"]
+    return [f"iteration   {cost}; {steps}", *config.method.notes(), *drawing_notes(config)]
 
 
 def _words(config: EraseConfig) -> WordsErasure | None:
@@ -182,7 +175,7 @@ def run_erase(
     if before_evaluation is None:
         retrained = collectives.together(lambda: named_retrained(config.judge, model, config.model))
     run = RunFolder(asked, asked.output)
-    for note in _drawing_notes(asked) if collectives.is_main() else ():
+    for note in drawing_notes(asked) if collectives.is_main() else ():
         print(note)
     sets = run.path / "split"
     collectives.on_main(lambda: _split(planned, sets))

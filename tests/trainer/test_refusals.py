@@ -26,7 +26,7 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.pretrain import run_pretrain
-from erasediff.trainer.scrubbing import plan, run_scrub
+from erasediff.trainer.scrubbing import plan, run_scrub, scrub
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import make_pipeline, tiny_config
@@ -215,3 +215,20 @@ def test_a_model_from_nothing_trains_whole(digits: Path, tmp_path: Path, pipelin
     with pytest.raises(ConfigError, match=r"train\.layers: a model that begins from nothing trains whole"):
         run_pretrain(config)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"caption": "a {}"}, r"model\.caption: .* works on pixels"),
+        ({"image_size": 16}, r"model\.image_size: .* works on pixels"),
+        ({"truncate_prompts": True}, r"model\.truncate_prompts: .* works on pixels"),
+        ({"variant": "fp16"}, "cannot be loaded"),
+    ],
+)
+def test_settings_of_a_model_reach_it(
+    digits: Path, base_model: Path, tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    sets = {"forget": digits / "split" / "forget", "remain": digits / "split" / "remain"}
+    with pytest.raises(ConfigError, match=said):
+        scrub(base_model, **sets, output=tmp_path / "run", **settings)

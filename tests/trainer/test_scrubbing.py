@@ -153,23 +153,6 @@ def test_a_loaded_pipeline_goes_in_and_one_comes_out(digits: Path, base_model: P
     assert any(not torch.equal(value, before[name]) for name, value in scrubbed.unet.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"caption": "a {}"}, r"model\.caption: .* works on pixels"),
-        ({"image_size": 16}, r"model\.image_size: .* works on pixels"),
-        ({"truncate_prompts": True}, r"model\.truncate_prompts: .* works on pixels"),
-        ({"variant": "fp16"}, "cannot be loaded"),
-    ],
-)
-def test_settings_of_a_model_reach_it(
-    digits: Path, base_model: Path, tmp_path: Path, settings: dict[str, Any], said: str
-) -> None:
-    sets = {"forget": digits / "split" / "forget", "remain": digits / "split" / "remain"}
-    with pytest.raises(ConfigError, match=said):
-        scrub(base_model, **sets, output=tmp_path / "run", **settings)
-
-
 def test_a_pipeline_whose_settings_changed_is_another_one(tmp_path: Path, base_model: Path) -> None:
     pipeline = DDPMPipeline.from_pretrained(base_model)
     for _ in range(2):

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ...shards.requests.select import select
-from ..config import ConceptConfig, EraseConfig, TargetedConfig
+from ..config import ConceptConfig, EraseConfig, GenerateConfig, TargetedConfig
 from ..config.toml import check_ranges
 from ..errors import ConfigError
 from ..evidence.classifier import Classifier, load_classifier
@@ -20,7 +20,7 @@ from ..evidence.thresholds import default_thresholds
 from ..models.fitting import fit
 from ..scrubbing import check_settings
 from .generate import DATA_NAME, PROMPTS_NAME, SPLIT_NAME, as_request, check, stand_in
-from .request import ConceptRequest, read_concept_request
+from .request import ConceptRequest, is_concept_request, read_concept_request
 
 DRAWN = (
     "data        drawn by the unscrubbed model from the request's prompts: to a judge trained on them a word means "
@@ -126,3 +126,10 @@ class WordsErasure:
     def describe(self) -> list[str]:
         """What will be drawn, in lines."""
         return self.request.describe(self.config.generate)
+
+
+def drawing_notes(config: EraseConfig) -> list[str]:
+    """A line where settings of what is drawn are given, and nothing is."""
+    if config.generate == GenerateConfig() or is_concept_request(Path(config.request)):
+        return []
+    return [f"no effect   generate: request = '{config.request}' names samples, and none are drawn"]

@@ -83,8 +83,9 @@ def test_a_request_that_was_changed_since_is_not_carried_out(tmp_path: Path) -> 
         "Task(tuple(words.split()), slurm, cache, ", "Task(tuple(words.split()), slurm, cache, request=("
     )
     code = code.replace('**dict(option.split("=") for option in more))', "more[0], more[1]))")
-    sha256 = task.sha256_of(file)
-    assert sha256 == hashlib.sha256(b"id = 'one'\n").hexdigest() and task.sha256_of(tmp_path / "no") is None
+    sha256 = hashlib.sha256(b"id = 'one'\n").hexdigest()
+    assert task.request_of(str(file)) == (str(file), sha256)
+    assert task.request_of(str(tmp_path / "no")) is None and task.request_of(None) is None
 
     def left(asked: str) -> tuple[int, str]:
         arguments = ["-c", code, "--version", str(tmp_path / "slurm"), str(tmp_path / "cache"), asked, str(sha256)]

@@ -275,31 +275,6 @@ def test_prompts_of_no_class_ask_for_one(scrubbed: Path, tmp_path: Path, forgott
         Asking.of(options, model, data, forgotten or [1], [0, 1])
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns", "said"),
-    [
-        ([["a red one"]], ("text",), "has no column 'prompt'"),
-        ([["a red one"], ["a red two"]], ("prompt",), "holds 'a red two', which asks for what is forgotten"),
-        ([["a red one"], ["A red  Two"]], ("prompt",), "holds 'A red  Two', which asks for what is forgotten"),
-        ([["a 2"]], ("caption",), "the model's tokenizer does not know '2'"),
-    ],
-)
-def test_prompts_that_cannot_be_kept(
-    scrubbed: Path, tmp_path: Path, rows: list[Any], columns: tuple[str, ...], said: str
-) -> None:
-    write_prompts(tmp_path / "kept.csv", rows, columns)
-    with pytest.raises(ConfigError, match=rf"judge\.kept_prompts = .*{said}"):
-        evaluate_by_prompts(scrubbed, kept_prompts=str(tmp_path / "kept.csv"))
-
-
-def test_captions_that_are_forgotten_cannot_be_kept(scrubbed: Path, tmp_path: Path) -> None:
-    """Without a file of prompts, what asks for the forgotten are its captions."""
-    caption = Dataset.open(scrubbed / "split" / "forget").text(0)
-    write_prompts(tmp_path / "kept.csv", [[caption.upper()]], ("prompt",))
-    with pytest.raises(ConfigError, match=f"holds '{caption.upper()}', which asks for what is forgotten"):
-        evaluate_by_prompts(scrubbed, prompts=None, kept_prompts=str(tmp_path / "kept.csv"))
-
-
 def test_what_judges_another_factor_is_a_copy_too(scrubbed: Path, evidence: Evidence) -> None:
     """The same pictures, called otherwise, and what was trained on them."""
     listed = {Path(copy.path).resolve(): copy.holds for copy in evidence.record.copies}
