@@ -61,7 +61,7 @@ class ResNetConfig(Settings):
     # batch normalisation says nothing of one
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Pictures a step."""
-    learning_rate: Positive = 0.5
+    learning_rate: Positive = 0.1
     """Of SGD with Nesterov momentum .9; falls to 0 over its steps, as a cosine."""
     weight_decay: NotNegative = 5e-4
     """L2."""

@@ -255,3 +255,8 @@ def test_an_evaluation_with_a_resnet(digits: Path, run: Path, tmp_path: Path) ->
 def test_a_resnet_without_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match=r"judge\.resnet\.blocks is empty"):
         ResNetConfig(blocks=())
+
+
+def test_a_resnet_trains_at_its_published_rate() -> None:
+    """He et al. (arXiv 1512.03385): SGD from .1 on CIFAR-10; a step five times as long is another judge."""
+    assert ResNetConfig().learning_rate == 0.1
