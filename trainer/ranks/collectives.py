@@ -17,6 +17,7 @@ from torch import Tensor
 from ...shards.errors import DataError
 from ..config import EngineConfig
 from ..errors import ConfigError, LostRankError, TrainingError
+from .host_memory import keep_freed
 
 Result = TypeVar("Result")
 
@@ -40,8 +41,10 @@ def set_up(config: EngineConfig) -> torch.device:
         torch.backends.cudnn.benchmark = config.cudnn_benchmark
         if config.deterministic:
             make_deterministic()
-    elif config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    else:
+        keep_freed()
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
     os.environ.setdefault("LOCAL_RANK", "0")  # which DeepSpeed insists on
     # torch 2.13 renames two collectives that DeepSpeed and we call, and says so on every rank of every run
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
