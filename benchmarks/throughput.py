@@ -20,7 +20,6 @@ printed and the exit status is 1. Rows: build/benchmarks/throughput.jsonl.
 from __future__ import annotations
 
 import argparse
-import gc
 import statistics
 import sys
 import tempfile
@@ -39,6 +38,7 @@ from erasediff.trainer.bench.split import CountedBytes
 from erasediff.trainer.config import BenchConfig, EngineConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
 from erasediff.trainer.models.families import outline_model
 from erasediff.trainer.ranks import collectives
+from erasediff.trainer.ranks.freed_memory import give_back
 from erasediff.trainer.run.peak import peak_bytes, reset_peak
 from peers import FullyShard, Plain, Released
 from pipelines import UNETS, write_pipeline
@@ -78,9 +78,7 @@ class Timed:
                 raise
             self.status, self._kept = "out of memory", None
         self.status = next((status for status in collectives.gather(self.status) if status), "")
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(self._device)
 
     def _run(self, repeats: int, *, keep: bool, is_last: bool) -> None:
         at_work = self._kept or self._make()

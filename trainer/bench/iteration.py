@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from ..models.conditions import Condition
 from ..models.layers import train_only
 from ..objectives.objective import objective_of
 from ..objectives.targets import LooksAtSamples
+from ..ranks.freed_memory import give_back
 from ..run.reading import BadSamples, Reader, Streams
 from .synthetic import RandomStream, labels_of, random_model
 
@@ -134,6 +134,4 @@ def working(config: ScrubConfig, device: torch.device) -> Iterator[Iteration]:
     finally:
         iteration.close()
         del iteration
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
 import platform
 import statistics
@@ -24,6 +23,7 @@ from ..models.families import outline_model
 from ..models.layers import train_only
 from ..models.model import Model
 from ..ranks import collectives
+from ..ranks.freed_memory import give_back
 from ..run.checks import check_engine
 from ..run.peak import peak_bytes, reset_peak
 from ..run.provenance import commit, now
@@ -99,9 +99,7 @@ def time_all(
                 trace = _trace_path(config, place, len(chosen)) if is_last else None
                 _time(one, one.config, device, trace, is_last=is_last)
                 # hooks hold the weights in circles, and an error the frames that it went through
-                gc.collect()
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
+                give_back(device)
             if is_last:
                 rows.append(_row(one, device, config))
                 on_row(rows[-1])

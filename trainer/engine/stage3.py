@@ -142,7 +142,13 @@ class Stage3Partition(Partition):
         return Layout(tuple(segments), partition_offset, self._shapes)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._engine(*args, **kwargs)
+        output = self._engine(*args, **kwargs)
+        # DeepSpeed learns from the first pass in what order modules come, and for good which of them it releases: where
+        # that is one without a backward pass it would gather for every backward pass again
+        order = self._optimizer.parameter_offload.get_param_coordinator()
+        if not torch.is_grad_enabled() and order.is_record_trace():
+            order._invalidate_trace()
+        return output
 
     def backward(self, share: Tensor, *, is_first: bool, is_last: bool) -> None:
         self._engine.backward(share * self.world_size)  # DeepSpeed takes the mean over ranks, and adds up by itself

@@ -42,7 +42,7 @@ def wire_bytes(
     weight_bytes: int = 4,
     reduce_bytes: int = 4,
     num_persistent: int = 0,
-    target_asks: bool = False,
+    num_leading: int = 0,
     num_tensors: int = 0,
     num_sums: int = 3,
 ) -> Wire:
@@ -50,14 +50,15 @@ def wire_bytes(
 
     num_parameters: that train, padding included. num_micro_batches: of one rank's batch of one loss. weight_bytes: of
     an element of the working copy; reduce_bytes: of what gradients are summed in. num_persistent: of the parameters,
-    those that stage 3 keeps whole on every rank. target_asks: whether the target is a prediction, a pass ahead of the
-    gradient's. num_tensors: whose sums a packet has, num_sums each (fp64).
+    those that stage 3 keeps whole on every rank. num_leading: of the forward passes, those that a gradient at the same
+    weights comes after. num_tensors: whose sums a packet has, num_sums each (fp64).
 
     Stages 1 and 2 reduce-scatter a loss's gradient once, whatever its micro-batches, and all-gather a publication.
-    Stage 3 reduce-scatters in every micro-batch and gathers what is persistent at a publication. What is not it gathers
-    for each forward pass, and for the backward pass again where it is more than stays gathered (`MAX_GATHERED`), or
-    where the target asks: the order of passes then is not always the same, and DeepSpeed keeps nothing. Counted on
-    ranks for models below `MAX_GATHERED`; above it an estimate.
+    Stage 3 reduce-scatters in every micro-batch and gathers what is persistent at a publication, what is not for every
+    micro-batch of a gradient. After a forward pass weights stay gathered until a backward pass or a publication, so
+    that one without a gradient gathers once, and leading ones nothing. A model of more elements than stay gathered
+    (`MAX_GATHERED`) gathers for each forward and each backward pass. Counted on ranks for models below that; above it
+    an estimate.
     """
     sent = (num_ranks - 1) / num_ranks
     gradient = sent * num_parameters * reduce_bytes
@@ -66,9 +67,10 @@ def wire_bytes(
         publication = sent * num_parameters * weight_bytes
         return Wire(cost.gradients * gradient, cost.publications * publication, 0.0, packet)
     gathered = num_parameters - num_persistent
-    per_gradient = 1 if gathered <= MAX_GATHERED and not target_asks else 2
     gather = sent * gathered * weight_bytes
-    passes = (per_gradient * cost.gradients + cost.forwards) * num_micro_batches
+    passes = cost.gradients * num_micro_batches + cost.forwards - num_leading
+    if gathered > MAX_GATHERED:
+        passes = (2 * cost.gradients + cost.forwards) * num_micro_batches
     return Wire(
         reductions=cost.gradients * num_micro_batches * gradient,
         publications=cost.publications * sent * num_persistent * weight_bytes,

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...shards.errors import DataError
 from ..config import EngineConfig
 from ..errors import ConfigError, LostRankError, TrainingError
-from .host_memory import keep_freed
+from . import freed_memory
 
 Result = TypeVar("Result")
 
@@ -42,7 +42,7 @@ def set_up(config: EngineConfig) -> torch.device:
         if config.deterministic:
             make_deterministic()
     else:
-        keep_freed()
+        freed_memory.keep()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
     os.environ.setdefault("LOCAL_RANK", "0")  # which DeepSpeed insists on

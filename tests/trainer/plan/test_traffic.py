@@ -46,21 +46,20 @@ def test_types_count() -> None:
     assert found.publications == pytest.approx(found.total / 3)
 
 
-@pytest.mark.parametrize(("times", "per_gradient"), [(1, 1), (3, 2)])
-def test_stage_3_gathers_for_each_pass_of_each_micro_batch(times: int, per_gradient: int) -> None:
-    """What is more than a thousand million elements for the backward pass again."""
+@pytest.mark.parametrize(("times", "num_gathers"), [(1, 4 * 2 + 1), (3, 4 * (2 * 2 + 1))])
+def test_stage_3_gathers_for_each_micro_batch_of_a_gradient(times: int, num_gathers: int) -> None:
+    """And where that is more than a thousand million elements for each pass of each."""
     num_parameters, num_persistent = times * NUM_PARAMETERS, times * 500_000
     found = wire_bytes(3, num_parameters, 8, Cost(2, 1), num_micro_batches=4, num_persistent=num_persistent)
     sent_of_gathered, of_persistent = 7 / 8 * (num_parameters - num_persistent), 7 / 8 * num_persistent
     assert found.reductions == pytest.approx(4 * 2 * 4 * times * SENT)
-    assert found.gathers == pytest.approx(4 * (per_gradient * 2 + 1) * 4 * sent_of_gathered)
+    assert found.gathers == pytest.approx(num_gathers * 4 * sent_of_gathered)
     assert found.publications == pytest.approx(4 * of_persistent)
 
 
-def test_where_the_target_asks_every_gradient_gathers_twice() -> None:
-    found = wire_bytes(3, NUM_PARAMETERS, 8, Cost(2, 1), num_micro_batches=2, target_asks=True)
-    assert found.gathers == pytest.approx(2 * (2 * 2 + 1) * 4 * SENT)
-    assert wire_bytes(2, NUM_PARAMETERS, 8, cost(), target_asks=True) == wire_bytes(2, NUM_PARAMETERS, 8, cost())
+def test_a_gradient_after_it_gathers_for_a_pass_at_the_same_weights() -> None:
+    found = wire_bytes(3, NUM_PARAMETERS, 8, Cost(2, 2), num_micro_batches=2, num_leading=1)
+    assert found.gathers == pytest.approx((2 * 2 + 1) * 4 * SENT)
 
 
 def test_a_rank_alone_sends_nothing_and_a_packet_is_reduced_once() -> None:

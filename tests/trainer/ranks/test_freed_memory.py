@@ -1,4 +1,4 @@
-"""Freed memory is used again, page by page, unless whoever starts the process has chosen otherwise."""
+"""Freed memory is used again until a model ends, unless whoever starts the process has chosen otherwise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from erasediff.trainer.ranks.host_memory import CHOSEN
+from erasediff.trainer.ranks.freed_memory import CHOSEN
 
 # pages that the kernel hands out in three steps with gradients of 64 MB, after three that do not count
 FAULTS = """
@@ -30,9 +30,13 @@ GRADIENT = 4096 * 4096 * 4 // os.sysconf("SC_PAGE_SIZE")  # in pages
 
 
 def faults(*, sets_up: bool = True, **chosen: str) -> int:
+    return int(_run(FAULTS.format(sets_up=sets_up), **chosen))
+
+
+def _run(code: str, **chosen: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in CHOSEN} | chosen
-    code = FAULTS.format(sets_up=sets_up)
-    return int(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's rules")
@@ -44,3 +48,26 @@ def test_a_rank_on_a_cpu_uses_again_what_it_frees() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's rules")
 def test_what_the_environment_says_of_memory_stays() -> None:
     assert faults(MALLOC_TRIM_THRESHOLD_="131072") > 8 * GRADIENT
+
+
+HELD = """
+import torch
+from erasediff.trainer.config import EngineConfig
+from erasediff.trainer.ranks import collectives, freed_memory
+def megabytes():
+    return int(open("/proc/self/statm").read().split()[1]) * {page} / 1e6
+device = collectives.set_up(EngineConfig(device="cpu"))
+before = megabytes()
+dropped, kept = zip(*[(torch.ones(4_000_000), torch.ones(1_000)) for _ in range(10)])
+del dropped
+held = megabytes() - before
+freed_memory.give_back(device)
+print(held, megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's rules")
+def test_what_a_model_leaves_goes_back_though_something_above_it_stays() -> None:
+    held, left = map(float, _run(HELD.format(page=os.sysconf("SC_PAGE_SIZE"))).split())
+    assert held > 100
+    assert left < 20

@@ -1,9 +1,12 @@
-"""What a step frees stays with its process, for the next step: on a CPU, where nothing caches memory as on a GPU."""
+"""What becomes of memory that a step frees: it stays with the process for the next step, on a CPU as on a GPU."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
+
+import torch
 
 # of glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -11,16 +14,23 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
-def keep_freed() -> None:
-    """From now on the C library gives nothing back to the kernel, which hands out every page of it zeroed.
+def keep() -> None:
+    """From now on the C library gives nothing back to the kernel by itself, which hands out every page zeroed.
 
     By its own rules a piece of more than 32 MB goes back as soon as it is freed: a gradient as long as the weights was
     paid for page by page in each iteration (docs/decisions/engine.md has the seconds). A C library that is not glibc
     stays as it is, and so does one that the environment tells how to keep memory.
     """
-    if any(name in os.environ for name in CHOSEN):
-        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt is not None and not any(name in os.environ for name in CHOSEN):
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def give_back(device: torch.device) -> None:
+    """What nothing uses any more goes back: where a model ends, so that the next finds as much room as the first."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
