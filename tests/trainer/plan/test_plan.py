@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from erasediff.trainer.config import EngineConfig, ModelConfig, ScrubConfig, TrainConfig
+import pytest
+from erasediff.trainer import EraseDiffConfig, FinetuneConfig
+from erasediff.trainer.config import EngineConfig, MethodConfig, ModelConfig, ScrubConfig, TrainConfig
 from erasediff.trainer.plan.devices import device_of
 from erasediff.trainer.plan.plan import Plan, make_plan
 
@@ -61,3 +63,24 @@ def test_reductions_hide_behind_backward_passes_that_are_long_enough(base_model:
     shown, all_of_it, reductions, passes = seconds_of(base_model, overlap=True)
     assert passes > 100 * reductions
     assert abs(shown - (all_of_it - reductions)) < 1e-9 * all_of_it
+
+
+@pytest.mark.parametrize(
+    ("method", "num_gathers"),
+    [
+        (EraseDiffConfig(target="noise"), 2),
+        # the first gradient has the weights that its pass gathered
+        (EraseDiffConfig(target="rl"), 2),
+        # those were the original model's
+        (EraseDiffConfig(target="rl", teacher="frozen"), 3),
+        (FinetuneConfig(), 1),
+    ],
+)
+def test_a_target_of_the_current_model_gathers_nothing_more(
+    base_model: Path, method: MethodConfig, num_gathers: int
+) -> None:
+    engine = EngineConfig(zero_stage=3, persistence_threshold=0)
+    config = ScrubConfig(ModelConfig(str(base_model)), "-", "-", "-", method=method, engine=engine)
+    way = make_plan(config, device_of("a100-80gb", 8), 8, mfu=0.28).as_set
+    # a gradient is summed in as many bytes as weights have
+    assert way.wire.gathers / way.wire.reductions == pytest.approx(num_gathers / method.cost("fp32").gradients)
