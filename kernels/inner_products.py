@@ -55,53 +55,51 @@ def inner_products_by_parameter_torch(
 
     A number of calls that does not grow with the number of parameters: the partition is multiplied a chunk at a time
     and summed up in rows, each row is added to its parameter in fp64, and what of a parameter fills no whole row is
-    gathered into rows of its own.
+    gathered into rows of its own. One product is summed up before the next, so that the scratch stays in a core's own
+    cache.
     """
     num_sums, row = (3, CPU_ROW) if w is None else (6, FIRST_ORDER_CPU_ROW)
     rows = table.cpu_rows(row)
     # one parameter more: of rows that are no parameter's own
     by_parameter = torch.zeros(num_sums, table.num_parameters + 1, dtype=torch.float64)
-    products = torch.empty(num_sums, min(CPU_CHUNK, len(rows.parameters) * row))
+    product = torch.empty(min(CPU_CHUNK, len(rows.parameters) * row))
     for start in range(0, len(rows.parameters) * row, CPU_CHUNK):
         chunk = slice(start, min(start + CPU_CHUNK, len(rows.parameters) * row))
         parameters = rows.parameters[chunk.start // row : chunk.stop // row]
-        found = products[:, : chunk.stop - chunk.start]
-        _multiply(found, u[chunk], v[chunk], None if w is None else w[chunk])
-        _add_rows(by_parameter, parameters, found, row)
+        factors = _factors(u[chunk], v[chunk], None if w is None else w[chunk], torch.float32)
+        _add_rows(by_parameter, parameters, factors, product[: chunk.stop - chunk.start], row)
     if len(rows.rest):
         pieces = (None if x is None else torch.where(rows.is_rest, x[rows.rest], 0) for x in (u, v, w))
         rest_u, rest_v, rest_w = pieces
         assert rest_u is not None and rest_v is not None
-        found = torch.empty(num_sums, rest_u.numel())
-        _multiply(found, rest_u, rest_v, rest_w)
-        _add_rows(by_parameter, rows.rest_parameters, found, row)
+        factors = _factors(rest_u, rest_v, rest_w, torch.float32)
+        _add_rows(by_parameter, rows.rest_parameters, factors, torch.empty(rest_u.numel()), row)
     by_parameter = by_parameter[:, :-1].T.contiguous()
     _again_in_fp64(by_parameter, u, v, w, table)
     return by_parameter.sum(0), by_parameter
 
 
-def _multiply(products: Tensor, u: Tensor, v: Tensor, w: Tensor | None) -> None:
-    """products[i] = the i-th product, elementwise; u, v and w have as many elements as one."""
-    dtype = products.dtype
+def _factors(u: Tensor, v: Tensor, w: Tensor | None, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """What is multiplied element by element for each of the sums, flat."""
     a, b = u.flatten().to(dtype), v.flatten().to(dtype)
-    factors = [(a, a), (a, b), (b, b)]
-    if w is not None:
-        # in fp32 for every dtype, as `combine_` forms it: the KKT conditions hold for the d that is applied
-        d = (u.flatten().float() - w.flatten().float()).to(dtype)
-        factors = [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
-    for product, (x, y) in zip(products, factors, strict=True):
-        torch.mul(x, y, out=product)
+    if w is None:
+        return [(a, a), (a, b), (b, b)]
+    # in fp32 for every dtype, as `combine_` forms it: the KKT conditions hold for the d that is applied
+    d = (u.flatten().float() - w.flatten().float()).to(dtype)
+    return [(d, d), (d, b), (b, b), (a, a), (a, b), (a, d)]
 
 
-def _add_rows(by_parameter: Tensor, parameters: Tensor, products: Tensor, row: int) -> None:
-    """Adds each row's sum, of torch's own in fp32, to its parameter, in fp64.
+def _add_rows(
+    by_parameter: Tensor, parameters: Tensor, factors: list[tuple[Tensor, Tensor]], product: Tensor, row: int
+) -> None:
+    """Adds each row's sum of products, of torch's own in fp32, to its parameter, in fp64. `product` is scratch.
 
     Not `Tensor.dot`: that adds hundreds of elements in a row in fp32 (2e-5 off where all are equal) and its bits depend
     on how the memory is aligned.
     """
-    sums = products.unflatten(1, (-1, row)).sum(2).double()
-    for total, of_rows in zip(by_parameter, sums, strict=True):
-        total.index_add_(0, parameters, of_rows)
+    for total, (x, y) in zip(by_parameter, factors, strict=True):
+        torch.mul(x, y, out=product)
+        total.index_add_(0, parameters, product.unflatten(0, (-1, row)).sum(1).double())
 
 
 def _again_in_fp64(by_parameter: Tensor, u: Tensor, v: Tensor, w: Tensor | None, table: ParameterTable) -> None:
@@ -115,6 +113,5 @@ def _again_in_fp64(by_parameter: Tensor, u: Tensor, v: Tensor, w: Tensor | None,
     for parameter, offset, length in table.segments[unsafe[table.segments[:, 0]]].tolist():
         for start in range(offset, offset + length, CPU_CHUNK):
             piece = slice(start, min(start + CPU_CHUNK, offset + length))
-            products = by_parameter.new_empty(by_parameter.shape[1], piece.stop - piece.start)
-            _multiply(products, u[piece], v[piece], None if w is None else w[piece])
-            by_parameter[parameter] += products.sum(1)
+            factors = _factors(u[piece], v[piece], None if w is None else w[piece], by_parameter.dtype)
+            by_parameter[parameter] += torch.stack([x.mul(y).sum() for x, y in factors])

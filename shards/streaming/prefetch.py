@@ -18,13 +18,21 @@ class Prefetch(Generic[Made]):
     are kept ready. An error comes out in its batch's turn. Close it.
     """
 
-    def __init__(self, make: Callable[[int], Made], *, start: int = 0, num_workers: int = 2) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], Made],
+        *,
+        start: int = 0,
+        num_workers: int = 2,
+        begin: Callable[[], None] | None = None,
+    ) -> None:
+        """begin: called once in each thread, before its first batch."""
         if num_workers < 0 or start < 0:
             raise DataError(f"num_workers: {num_workers}, start: {start}; at least 0 is needed")
         self._make = make
         self._next = start
         self._num_ahead = 2 * num_workers
-        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="prefetch") if num_workers else None
+        self._pool = ThreadPoolExecutor(num_workers, "prefetch", initializer=begin) if num_workers else None
         self._ready: deque[Future[Made]] = deque()
 
     def __iter__(self) -> Iterator[tuple[int, Made]]:

@@ -13,6 +13,7 @@ from ...shards.streaming.stream import SampleBatch, Stream
 from ..errors import OneRankError, TrainingError
 from ..objectives.objective import Batches, Objective
 from ..ranks import collectives, meeting
+from ..ranks.threads import compute_alone
 from ..side_stream import SideStream, Staged
 
 
@@ -48,7 +49,7 @@ class Reader:
         self._bad_samples = bad_samples
         self._rank, self._world_size = collectives.rank(), collectives.world_size()
         self._side_stream = SideStream(device)
-        self._ahead = Prefetch(self._stage, start=start, num_workers=num_workers)
+        self._ahead = Prefetch(self._stage, start=start, num_workers=num_workers, begin=compute_alone)
 
     def next(self) -> Batches:
         """The next step's; waits for it."""
