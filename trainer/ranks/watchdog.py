@@ -2,7 +2,8 @@
 
 A thread on every rank keeps heartbeat/rank-00000.json up to date: the step this rank is in and what it does there. When
 nothing has moved for the set time, each rank's thread says which ranks are missing, dumps where its own threads stand,
-and ends the process, for a thread in a collective can be ended in no other way.
+and ends the process, for a thread in a collective can be ended in no other way. Time in which the process did not run
+at all does not count: SLURM stops a job's processes to let another job in, and they go on where they were.
 """
 
 from __future__ import annotations
@@ -60,12 +61,22 @@ class Watchdog:
         return self._folder / f"rank-{rank:05d}.json"
 
     def _watch(self) -> None:
+        tick = self._timeout_seconds / TICKS
+        moved_at, seen_at = self._moved_at, time.monotonic()
+        still_seconds = 0.0
         while True:
             self._write_place()
-            if time.monotonic() - self._moved_at > self._timeout_seconds:
+            if still_seconds > self._timeout_seconds:
                 self._end()
-            if self._done.wait(self._timeout_seconds / TICKS):
+            if self._done.wait(tick):
                 return
+            now = time.monotonic()
+            # a tick that took longer is one in which the process was stopped
+            still_seconds += min(now - seen_at, 2 * tick)
+            seen_at = now
+            if moved_at != self._moved_at:
+                moved_at = self._moved_at
+                still_seconds = min(now - moved_at, 2 * tick)
 
     def _write_place(self) -> None:
         partial = self._path(self._rank).with_suffix(".partial")
