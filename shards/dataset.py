@@ -182,6 +182,12 @@ class Dataset:
         except UnicodeDecodeError:
             raise DataError(f"{self.where(i)}: caption is not UTF-8; build the shard again") from None
 
+    @cached_property
+    def captions(self) -> list[str]:
+        """Every sample's caption: read once and kept, equal ones as one string."""
+        kept: dict[str, str] = {}
+        return [kept.setdefault(caption, caption) for caption in map(self.text, range(len(self)))]
+
     def metadata(self, i: int) -> dict[str, Any]:
         """The JSON metadata of sample `i`, empty for none."""
         data = self._side_bytes(self.index[i], "meta")

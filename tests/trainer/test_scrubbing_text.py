@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from erasediff.shards import build, split
+from erasediff.shards import Dataset, build, split
 from erasediff.trainer.config import EngineConfig, ModelConfig, OptimizerConfig, ScrubConfig, TrainConfig
 from erasediff.trainer.methods.erasediff import EraseDiffConfig
-from erasediff.trainer.scrubbing import run_scrub
+from erasediff.trainer.scrubbing import plan, run_scrub
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_text import make_pipeline
@@ -29,8 +29,8 @@ print(type(pipeline).__name__, image.shape, image.std() > 0)
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The original, and what three steps on its cross-attention made of it."""
+def config(tmp_path_factory: pytest.TempPathFactory) -> ScrubConfig:
+    """Three steps on the cross-attention of a model that is told captions."""
     folder = tmp_path_factory.mktemp("text")
     original = make_pipeline(folder / "original")
     draw, lines = np.random.default_rng(0), []
@@ -41,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (folder / "table.jsonl").write_text("\n".join(lines) + "\n")
     build(folder / "table.jsonl", folder / "data")
     split(folder / "data", folder / "split", ["three"])
-    config = ScrubConfig(
+    return ScrubConfig(
         model=ModelConfig(str(original)),
         forget=str(folder / "split" / "forget"),
         remain=str(folder / "split" / "remain"),
@@ -51,7 +51,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         optimizer=OptimizerConfig(learning_rate=1e-2),
         engine=EngineConfig(device="cpu", activation_checkpointing="inner"),
     )
-    return original, run_scrub(config)
+
+
+@pytest.fixture(scope="module")
+def models(config: ScrubConfig) -> tuple[Path, Path]:
+    """The original, and what became of it."""
+    return Path(config.model.path), run_scrub(config)
+
+
+def test_each_caption_is_read_once_before_training(config: ScrubConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster's file system a caption is a read of its own, and every rank reads them all."""
+    read, text = list[str](), Dataset.text
+    monkeypatch.setattr(Dataset, "text", lambda data, i: (read.append(data.key(i)), text(data, i))[1])
+    planned = plan(config)
+    planned.describe()
+    stamped = planned.inputs().captions_sha256
+    assert sorted(read) == sorted(Dataset.open(Path(config.forget).parent.parent / "data").keys)
+    assert stamped.keys() == {"forget", "remain"}
 
 
 def test_it_generates_where_erasediff_cannot_be_imported(models: tuple[Path, Path]) -> None:

@@ -177,11 +177,7 @@ def rows_forgotten_by(model: Path, data: Dataset) -> np.ndarray:
         replace(one, classes={name: i for i, name in enumerate(data.classes) if _is_of(one, name, known.get(name))})
         for one in lineage.forgotten
     ]
-    return forgotten_rows(by_name, data, _captions)
-
-
-def _captions(data: Dataset) -> list[str]:
-    return [data.text(i) for i in range(len(data))]
+    return forgotten_rows(by_name, data, lambda data: data.captions)
 
 
 def _is_of(forgotten: Forgotten, name: str, label: int | None) -> bool:

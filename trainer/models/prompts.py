@@ -33,7 +33,7 @@ class PromptConditions:
         return [*samples.texts]
 
     def of_dataset(self, data: Dataset, rows: np.ndarray | None = None) -> list[Condition]:
-        return [data.text(i) for i in range(len(data)) if rows is None or rows[i]]
+        return [*data.captions] if rows is None else [data.captions[i] for i in np.flatnonzero(rows)]
 
     def of_class(self, label: int, data: Dataset) -> list[Condition]:
         return distinct(self.of_dataset(data, data.labels == label))
@@ -49,8 +49,8 @@ class PromptConditions:
 
     def check(self, data: Dataset) -> None:
         first: dict[str, int] = {}
-        for i in range(len(data)):
-            first.setdefault(data.text(i), i)
+        for i, caption in enumerate(data.captions):
+            first.setdefault(caption, i)
         if "" in first:
             raise ConfigError(
                 f"{data.path}: sample {data.key(first[''])} has no caption, and the model is told prompts: build the "

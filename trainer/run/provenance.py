@@ -76,8 +76,8 @@ class DataStamp:
 def captions_sha256(data: Dataset) -> str:
     """SHA-256 (hex) over every sample's caption, in order: the fingerprint does not look at them."""
     digest = hashlib.sha256()
-    for i in range(len(data)):
-        digest.update(data.text(i).encode() + b"\0")
+    for caption in data.captions:
+        digest.update(caption.encode() + b"\0")
     return digest.hexdigest()
 
 

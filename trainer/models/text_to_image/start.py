@@ -25,7 +25,7 @@ from .tokenizer import split_into_words, words_of
 
 def with_words(settings: StableDiffusionConfig, data: Dataset) -> StableDiffusionConfig:
     """With the words of its captions where none are given: a model retrained on a part of `data` must know them all."""
-    return dataclasses.replace(settings, words=words_of(settings.words or map(data.text, range(len(data)))))
+    return dataclasses.replace(settings, words=words_of(settings.words or data.captions))
 
 
 def plan_start(settings: StableDiffusionConfig, data: Dataset, *, seed: int) -> Model:
@@ -85,9 +85,9 @@ def _write(settings: StableDiffusionConfig, folder: Path, autoencoder: Autoencod
 def _check_captions(settings: StableDiffusionConfig, data: Dataset) -> None:
     """Raises ConfigError for a sample without caption, and for a caption that the tokenizer could not read whole."""
     known = frozenset(settings.words)
-    for i in range(len(data)):
+    for i, caption in enumerate(data.captions):
         where = f"data = '{data.path}': sample {data.key(i)}"
-        words = split_into_words(data.text(i))
+        words = split_into_words(caption)
         if not words:
             raise ConfigError(
                 f"{where} has no caption, and pipeline = 'stable-diffusion' is told captions: give it one"
