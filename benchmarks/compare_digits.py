@@ -38,6 +38,7 @@ from erasediff.trainer.config import (
 )
 from erasediff.trainer.files import write_json
 from erasediff.trainer.pretrain import run_pretrain
+from rows import write_tables
 
 ENGINE = EngineConfig(device="cpu", num_threads=1)
 NULL_CLASS = 10
@@ -45,7 +46,6 @@ BUDGET = BudgetConfig(gradients=200)
 SEARCHED_DIGIT = 6
 CHOSEN = Path("benchmarks/compare_digits.json")
 
-MARKER = "<!-- below: written by benchmarks/compare_digits.py -->"
 
 _SLOW, _FAST = 1e-4, 3e-4
 
@@ -212,7 +212,7 @@ def _rows(config: CompareConfig, cases: list[Case]) -> dict[str, Row]:
 
 def write_table(options: Options) -> None:
     """Every digit's table, what is missing of it, all of them together, and the search."""
-    text, parts, found = "", ["\n## The search\n", search_table(json.loads(CHOSEN.read_text()))], []
+    parts, found = ["\n## The search\n", search_table(json.loads(CHOSEN.read_text()))], []
     for digit in options.digits:
         config = table_config(options, digit)
         cases = cases_of(config)
@@ -225,10 +225,7 @@ def write_table(options: Options) -> None:
         if len(gaps(lines)) > 0:
             print(f"digit {digit}: {len(gaps(lines))} gaps")
     parts = ["## All digits together\n", overall(found), *parts]
-    if options.table.exists():
-        text, _, _ = options.table.read_text(encoding="utf-8").partition(MARKER)
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    options.table.write_text(f"{text}{MARKER}\n\n" + "\n".join(parts), encoding="utf-8")
+    write_tables(options.table, __file__, "\n".join(parts))
 
 
 def main() -> None:

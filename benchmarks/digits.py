@@ -44,6 +44,7 @@ from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.run.provenance import now, versions
 from erasediff.trainer.scrubbing import run_scrub
+from rows import write_tables
 
 NULL_CLASS = 10
 ENGINE = EngineConfig(device="cpu", num_threads=1)
@@ -240,17 +241,11 @@ def _spread(values: list[float | None]) -> str:
     return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known):.3f}"
 
 
-MARKER = "<!-- below: written by benchmarks/digits.py -->"
-
-
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.table_only:
         run_missing(options)
-    text = options.table.read_text(encoding="utf-8") if options.table.exists() else f"{MARKER}\n"
-    above, _, _ = text.partition(MARKER)
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    options.table.write_text(f"{above}{MARKER}\n{table(options)}\n", encoding="utf-8")
+    write_tables(options.table, __file__, table(options))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.scrubbing import run_scrub
 from PIL import Image
-from rows import provenance
+from rows import provenance, write_tables
 from torch import Tensor
 
 ENGINE = EngineConfig(device="cpu", num_threads=1)
@@ -67,7 +67,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "finetune": {"method": {"name": "finetune"}},
 }
 REFERENCES = ("unscrubbed", "retrained")
-MARKER = "<!-- below: written by benchmarks/outlier.py -->"
 
 
 @dataclass(frozen=True)
@@ -291,9 +290,7 @@ def main() -> None:
     _hold_to(options)
     if not options.table_only:
         run_missing(options)
-    above = options.table.read_text(encoding="utf-8").partition(MARKER)[0] if options.table.exists() else ""
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    options.table.write_text(f"{above}{MARKER}\n\n{table(options)}", encoding="utf-8")
+    write_tables(options.table, __file__, table(options))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,7 @@ from erasediff.trainer.comparing.rows import Row, read_row
 from erasediff.trainer.comparing.run import run_compare
 from erasediff.trainer.comparing.table import lines_of, markdown
 from erasediff.trainer.config import BudgetConfig, CompareConfig
-
-MARKER = "<!-- below: written by benchmarks/relearning.py -->"
+from rows import write_tables
 
 
 @dataclass(frozen=True)
@@ -150,11 +149,7 @@ def write_table(options: Options) -> None:
             f"\n## Forgetting the {digit}\n",
             markdown(config, lines_of(config, cases_of(config), rows_of(config))),
         ]
-    text = ""
-    if options.table.exists():
-        text, _, _ = options.table.read_text(encoding="utf-8").partition(MARKER)
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    options.table.write_text(f"{text}{MARKER}\n\n" + "\n".join(parts), encoding="utf-8")
+    write_tables(options.table, __file__, "\n".join(parts))
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""What every benchmark writes: rows, as Markdown on the terminal and as JSON in build/benchmarks/, and where from.
+"""What every benchmark writes: rows, as Markdown on the terminal and as JSON in build/benchmarks/, and where from; or
+the tables of a page of docs/results.
 
 A line of JSON has the row's columns and, under `provenance`, device, threads, versions, commit, date, load and command.
 """
@@ -36,6 +37,14 @@ def provenance(device: str | None = None) -> dict[str, str]:
     threads = os.environ.get("OMP_NUM_THREADS", "as many as cores")
     about = {"commit": commit, "date": f"{datetime.now(UTC):%Y-%m-%d}", "load": load, "threads": threads}
     return found | about | {"command": f"python {shlex.join(sys.argv)}"}
+
+
+def write_tables(page: Path, script: str, text: str) -> None:
+    """At the end of a page, in place of those that this script, a path, wrote before; what is above them stays."""
+    marker = f"<!-- below: written by benchmarks/{Path(script).name} -->"
+    above = page.read_text(encoding="utf-8").partition(marker)[0] if page.exists() else ""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(f"{above}{marker}\n\n{text.strip()}\n", encoding="utf-8")
 
 
 class Rows:

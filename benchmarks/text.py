@@ -43,6 +43,7 @@ from erasediff.trainer.models.families import load_model
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.run.provenance import now, versions
 from erasediff.trainer.scrubbing import run_scrub
+from rows import write_tables
 
 ENGINE = EngineConfig(device="cpu", num_threads=1)
 CONCEPT = "three"
@@ -222,9 +223,6 @@ def _spread(values: list[float | None]) -> str:
     return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known):.3f}"
 
 
-MARKER = "<!-- below: written by benchmarks/text.py -->"
-
-
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if not options.table_only:
@@ -237,10 +235,7 @@ def main() -> None:
         for case in cases(options):
             if not judging.row_path(case.file).exists():
                 judging.run(case)
-    text = options.table.read_text(encoding="utf-8") if options.table.exists() else f"{MARKER}\n"
-    above, _, _ = text.partition(MARKER)
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    options.table.write_text(f"{above}{MARKER}\n{table(options)}\n", encoding="utf-8")
+    write_tables(options.table, __file__, table(options))
 
 
 if __name__ == "__main__":
