@@ -1,5 +1,6 @@
 """Is a single picture forgotten that the model knows by heart? A drawn cross among the digits, 1 in 100 of the data.
 
+    python benchmarks/outlier.py --search        tries each method's settings, then writes the best into outlier.json
     python benchmarks/outlier.py                 runs what is missing, then writes docs/results/outlier.md
     python benchmarks/outlier.py --table-only    only writes the table of what is there
 
@@ -7,13 +8,15 @@ The cross has one digit's label. Every model is judged on 10,000 samples of all 
 how many of them are the cross, which is those within half the way from it to the nearest digit of the data; beside that
 a bound on the cross's -log p, and the Fréchet distance of the other samples to the digits. As in the protocol of
 arXiv 2503.01034 and 2509.13007, whose models are told nothing and whose picture is a T-shirt among MNIST.
+
+The search has a seed that the table has not, and fewer samples. The best settings are those whose model is nearest to
+the retrained one of those that never drew the cross: by the factors between their two bounds and their two distances.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +44,6 @@ from erasediff.trainer.config import (
 from erasediff.trainer.errors import TrainingError
 from erasediff.trainer.evidence.classifier import load_classifier, train_classifier
 from erasediff.trainer.evidence.images import Images
-from erasediff.trainer.evidence.intervals import score_interval
 from erasediff.trainer.evidence.metrics import frechet_distance
 from erasediff.trainer.evidence.retrained import retrain
 from erasediff.trainer.files import write_json
@@ -51,22 +53,34 @@ from erasediff.trainer.models.sampling import sample
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.scrubbing import run_scrub
+from outlier_table import best_settings, search_table, table
 from PIL import Image
 from rows import provenance, write_tables
 from torch import Tensor
 
 ENGINE = EngineConfig(device="cpu", num_threads=1)
-NULL_CLASS = 10
-SIZE = 8
+NULL_CLASS, SIZE = 10, 8
 ONE_IN = 100  # samples of the data
-METHODS: dict[str, dict[str, Any]] = {
-    "neighbours": {"method": {"target": "neighbours"}},
-    "siss": {"method": {"name": "siss"}},
-    "erasediff, rl": {"method": {"target": "rl"}},
-    "erasediff, noise": {"method": {"target": "noise"}},
-    "finetune": {"method": {"name": "finetune"}},
+CHOSEN = Path("benchmarks/outlier.json")
+SEARCHED_SEED, NUM_SEARCHED_SAMPLES = 100, 2_000
+
+
+def _settings(name: str, rate: float, **options: Any) -> dict[str, Any]:
+    return {"method": {"name": name} | options, "optimizer": {"learning_rate": rate}}
+
+
+# four settings each
+CANDIDATES: dict[str, list[dict[str, Any]]] = {
+    "erasediff, neighbours": [
+        _settings("erasediff", rate, target="neighbours", eta=eta) for rate in (3e-5, 1e-4) for eta in (0.005, 0.05)
+    ],
+    "erasediff, rl": [_settings("erasediff", rate, eta=eta) for rate in (3e-5, 1e-4) for eta in (0.1, 0.5)],
+    "erasediff, noise": [
+        _settings("erasediff", rate, target="noise", eta=eta) for rate in (3e-5, 1e-4) for eta in (0.001, 0.1)
+    ],
+    "siss": [_settings("siss", rate, forget_norm=norm) for rate in (3e-5, 1e-4) for norm in (0.1, 0.3)],
+    "finetune": [_settings("finetune", rate) for rate in (3e-5, 1e-4, 3e-4, 1e-3)],
 }
-REFERENCES = ("unscrubbed", "retrained")
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,8 @@ class Options:
     """Of the scrub."""
     methods: tuple[str, ...] = ()
     """Only these; none given: all."""
+    search: bool = False
+    """The search in place of the table."""
     pretrain_steps: int = 1800
     """Of the base and the retrained model."""
     gradients: int = 200
@@ -94,6 +110,17 @@ class Options:
     table_only: bool = False
     """Run nothing."""
 
+    @property
+    def num_judged(self) -> int:
+        return NUM_SEARCHED_SAMPLES if self.search else self.num_samples
+
+    def row_path(self, slug: str) -> Path:
+        return self.output / ("search" if self.search else "rows") / f"{slug}.json"
+
+    def row(self, slug: str) -> dict[str, Any] | None:
+        path = self.row_path(slug)
+        return json.loads(path.read_text()) if path.exists() else None
+
 
 def cross() -> np.ndarray:
     """Both diagonals, uint8."""
@@ -103,15 +130,22 @@ def cross() -> np.ndarray:
 
 def compare_config(options: Options) -> CompareConfig:
     """The scrubs: settings and seeds, as `erasediff compare` has them."""
-    chosen = options.methods or tuple(METHODS)
+    names = options.methods or tuple(CANDIDATES)
+    if options.search:
+        settings = {f"{name} #{i}": own for name in names for i, own in enumerate(CANDIDATES[name])}
+    elif CHOSEN.exists():
+        found = json.loads(CHOSEN.read_text())["methods"]
+        settings = {name: found[name] for name in names}
+    else:
+        sys.exit(f"{CHOSEN} is not there: --search finds each method's settings first")
     return CompareConfig(
         output=str(options.output),
         model=ModelConfig(str(options.output / "base" / "model")),
         data=str(options.output / "data"),
         forget=str(options.output / "split" / "forget"),
         remain=str(options.output / "split" / "remain"),
-        methods={name: METHODS[name] for name in chosen},
-        seeds=options.seeds,
+        methods=settings,
+        seeds=(SEARCHED_SEED,) if options.search else options.seeds,
         budget=BudgetConfig(gradients=options.gradients),
         # a run that destroys the rest is a row like others here: its figures say so
         train={"max_loss_r_ratio": None},
@@ -161,8 +195,7 @@ class Judge:
 
     def measure(self, model: Model) -> dict[str, Any]:
         """Figures by name."""
-        options = self._options
-        told = [i % NULL_CLASS for i in range(options.num_samples)]
+        told = [i % NULL_CLASS for i in range(self._options.num_judged)]
         samples = sample(model, told, SamplingConfig(guidance_scale=1.0, batch_size=250))
         samples = samples[samples.isfinite().flatten(1).all(1)]
         is_cross = _distances(samples, self.cross) < self.radius
@@ -171,14 +204,13 @@ class Judge:
         return {
             "num_samples": len(samples),
             "num_crosses": count,
-            "bound": nll_bound(model, self.cross, options.label, num_draws=options.num_draws, seed=0),
+            "bound": nll_bound(model, self.cross, self._options.label, num_draws=self._options.num_draws, seed=0),
             "features": self._classifier.card.name,
             "frechet_distance": float(frechet_distance(self._real_features, features)),
         }
 
 
-def _distances(images: Tensor, picture: Tensor) -> Tensor:
-    """‖image - picture‖ [N], of pixels in [-1, 1]."""
+def _distances(images: Tensor, picture: Tensor) -> Tensor:  # ‖image - picture‖ [N], of pixels in [-1, 1]
     return (images - picture).flatten(1).norm(dim=1)
 
 
@@ -189,16 +221,15 @@ def run_missing(options: Options) -> None:
     config = compare_config(options)
     cases, base = cases_of(config), load_model(config.model)
     judge = Judge(options, base)
-    if not _row_path(options, "unscrubbed").exists():
-        _put(options, "unscrubbed", judge.measure(base) | {"radius": judge.radius})
-    known = json.loads(_row_path(options, "unscrubbed").read_text())
+    if not (known := options.row("unscrubbed")):
+        _put(options, "unscrubbed", known := judge.measure(base) | {"radius": judge.radius})
     if not known["num_crosses"]:
         sys.exit(f"the base draws the cross in none of {known['num_samples']:,} samples: --pretrain-steps higher")
-    if not _row_path(options, "retrained").exists():
+    if not options.row("retrained"):
         folder = retrain(cases[0].config, base, options.output / "retrained")
         _put(options, "retrained", judge.measure(load_model(ModelConfig(str(folder)))))
     for case in cases:
-        if not _row_path(options, case.slug).exists():
+        if not options.row(case.slug):
             _put(options, case.slug, _row(case, judge))
 
 
@@ -208,8 +239,8 @@ def _hold_to(options: Options) -> None:
     asked = {name: getattr(options, name) for name in count}
     known = json.loads(path.read_text()) if path.exists() else asked
     if other := [name for name in count if known[name] != asked[name]]:
-        name = other[0]
-        sys.exit(f"{options.output} was begun with {name} {known[name]}, not {asked[name]}: choose another --output")
+        told = f"{other[0]} {known[other[0]]}, not {asked[other[0]]}"
+        sys.exit(f"{options.output} was begun with {told}: choose another --output")
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(path, asked)
 
@@ -224,73 +255,45 @@ def _row(case: Case, judge: Judge) -> dict[str, Any]:
     return figures | {"steps": training.num_steps, "seconds": training.seconds}
 
 
-def _row_path(options: Options, slug: str) -> Path:
-    return options.output / "rows" / f"{slug}.json"
-
-
 def _put(options: Options, slug: str, figures: dict[str, Any]) -> None:
-    path = _row_path(options, slug)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    (path := options.row_path(slug)).parent.mkdir(parents=True, exist_ok=True)
     write_json(path, figures | {"provenance": provenance()})
 
 
-def table(options: Options) -> str:
-    """Mean ± standard deviation over seeds; what was not run is named."""
-    slugs = {name: [name] for name in REFERENCES}
+def search_rows(options: Options) -> dict[str, Any]:
+    """By the candidates' names."""
+    slugs = {"retrained": "retrained"} | {case.name: case.slug for case in cases_of(compare_config(options))}
+    found = {name: row for name, slug in slugs.items() if (row := options.row(slug)) is not None}
+    if len(found) < len(slugs):
+        sys.exit(f"{len(found)} of {len(slugs)} rows of the search are there, and all are needed: nothing is chosen")
+    return found
+
+
+def page(options: Options) -> str:
+    """The table of every seed, and the search."""
+    slugs = {name: [name] for name in ("unscrubbed", "retrained")}
     for case in cases_of(compare_config(options)):
         slugs.setdefault(case.name, []).append(case.slug)
-    lines, missing, known = [], [], []
-    for name, own in slugs.items():
-        rows = [json.loads(path.read_text()) for slug in own if (path := _row_path(options, slug)).exists()]
-        whole = [row for row in rows if "failed" not in row]
-        known += whole
-        missing += [f"{name}: {len(rows)} of {len(own)} rows"] * (len(rows) < len(own))
-        missing += [f"{name} ended early: {row['failed']}" for row in rows if "failed" in row]
-        shares = [row["num_crosses"] / row["num_samples"] for row in whole]
-        # what the samples of the worst seed allow, at 95 %
-        most = [score_interval(share, row["num_samples"])[1] for share, row in zip(shares, whole, strict=True)]
-        cells = [
-            _spread([100 * share for share in shares], 2),
-            f"{100 * max(most):.2f}" if most else "–",
-            _spread([row["bound"] for row in whole], 3),
-            _spread([row["frechet_distance"] for row in whole], 2),
-            _spread([row.get("seconds") for row in whole], 1),
-        ]
-        lines.append(f"| {name} | {len(whole)} | " + " | ".join(cells) + " |")
-    features = ", ".join(sorted({row["features"] for row in known}))
-    heading = f"| | seeds | crosses, % ↓ | most, % | −log p(cross) ≤, bits/pixel ↑ | FD[{features}] of the rest ↓ | s |"
-    about = ["", *(f"- {line}" for line in [*missing, *_about(options, known)])]
-    return "\n".join([heading, "|---|---|---|---|---|---|---|", *lines, *about]) + "\n"
-
-
-def _about(options: Options, rows: list[dict[str, Any]]) -> list[str]:
-    radius = next((row["radius"] for row in rows if "radius" in row), None)
-    told = [", ".join(sorted({row["provenance"][key] for row in rows})) for key in ("device", "date", "command")]
-    counts = sorted({row["num_samples"] for row in rows})
-    return [
-        f"Samples of each model: {', '.join(f'{count:,}' for count in counts)}; those within {radius or 0:.2f} of the "
-        f"cross count (pixels in [-1, 1]). Budget: {options.gradients} gradients of 64 samples.",
-        f"Seeds of the scrub: {', '.join(map(str, options.seeds))}; mean ± standard deviation over them.",
-        f"{told[0]}; {told[1]}; `{told[2]}`.",
-    ]
-
-
-def _spread(values: list[float | None], num_digits: int) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    mean = f"{statistics.mean(known):.{num_digits}f}"
-    return mean if len(known) < 2 else f"{mean} ± {statistics.stdev(known):.{num_digits}f}"
+    rows = {name: [options.row(slug) for slug in own] for name, own in slugs.items()}
+    seeds = ", ".join(map(str, options.seeds))
+    about = (
+        f"Budget: {options.gradients} gradients of 64 samples. Seeds of the scrub: {seeds}; mean ± standard deviation."
+    )
+    return f"{table(rows, [about])}\n## The search\n\n{search_table(json.loads(CHOSEN.read_text()))}"
 
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    if unknown := sorted({*options.methods} - {*METHODS}):
-        sys.exit(f"--methods {unknown[0]}: no such row; there are {', '.join(METHODS)}")
+    if unknown := sorted({*options.methods} - {*CANDIDATES}):
+        sys.exit(f"--methods {unknown[0]}: no such row; there are {', '.join(CANDIDATES)}")
     _hold_to(options)
     if not options.table_only:
         run_missing(options)
-    write_tables(options.table, __file__, table(options))
+    if not options.search:
+        write_tables(options.table, __file__, page(options))
+    elif not options.methods:  # else rows are made, and nothing is chosen
+        about = f"Seed {SEARCHED_SEED}, {NUM_SEARCHED_SAMPLES:,} samples of each model."
+        write_json(CHOSEN, best_settings(CANDIDATES, search_rows(options), about))
 
 
 if __name__ == "__main__":
