@@ -72,13 +72,13 @@ def _settings(name: str, rate: float, **options: Any) -> dict[str, Any]:
 # four settings each
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "erasediff, neighbours": [
-        _settings("erasediff", rate, target="neighbours", eta=eta) for rate in (3e-5, 1e-4) for eta in (0.005, 0.05)
+        _settings("erasediff", rate, target="neighbours", eta=eta) for rate in (1e-4, 3e-4) for eta in (0.005, 0.05)
     ],
-    "erasediff, rl": [_settings("erasediff", rate, eta=eta) for rate in (3e-5, 1e-4) for eta in (0.1, 0.5)],
+    "erasediff, rl": [_settings("erasediff", rate, eta=eta) for rate in (1e-4, 3e-4) for eta in (0.1, 0.5)],
     "erasediff, noise": [
-        _settings("erasediff", rate, target="noise", eta=eta) for rate in (3e-5, 1e-4) for eta in (0.001, 0.1)
+        _settings("erasediff", rate, target="noise", eta=eta) for rate in (1e-4, 3e-4) for eta in (0.001, 0.1)
     ],
-    "siss": [_settings("siss", rate, forget_norm=norm) for rate in (3e-5, 1e-4) for norm in (0.1, 0.3)],
+    "siss": [_settings("siss", rate, forget_norm=norm) for rate in (1e-4, 3e-4) for norm in (0.1, 0.3)],
     "finetune": [_settings("finetune", rate) for rate in (3e-5, 1e-4, 3e-4, 1e-3)],
 }
 
