@@ -13,7 +13,6 @@ a size that takes seconds on a CPU; it says nothing but that the script works.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import os
 import shlex
@@ -55,6 +54,7 @@ from erasediff.trainer.files import write_json, write_text
 from erasediff.trainer.models.families import load_model
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.ranks import collectives, meeting
+from erasediff.trainer.ranks.freed_memory import give_back
 from erasediff.trainer.run.identity import what_counts
 from erasediff.trainer.scrubbing import run_scrub
 from rows import provenance
@@ -243,7 +243,7 @@ def cost(options: Options) -> None:
         found = Cost(case.name, case.seed, took.seconds, took.preparing_seconds, took.peak_bytes)
         write_json(row, {"cost": dataclasses.asdict(found), "made_of": made_of, "provenance": provenance()})
         shutil.rmtree(config.output)
-        gc.collect()  # hooks hold the weights in circles
+        give_back(torch.device(options.device))  # hooks hold the weights in circles
 
 
 def table(options: Options, command: str) -> None:

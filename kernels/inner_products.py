@@ -114,4 +114,4 @@ def _again_in_fp64(by_parameter: Tensor, u: Tensor, v: Tensor, w: Tensor | None,
         for start in range(offset, offset + length, CPU_CHUNK):
             piece = slice(start, min(start + CPU_CHUNK, offset + length))
             factors = _factors(u[piece], v[piece], None if w is None else w[piece], by_parameter.dtype)
-            by_parameter[parameter] += torch.stack([x.mul(y).sum() for x, y in factors])
+            by_parameter[parameter] += torch.stack([x.mul(y) for x, y in factors]).sum(1)

@@ -37,8 +37,8 @@ ROW_TILE, ROW_WARPS = 128, 4
 # a chunk of a table starts at a multiple of this many elements (16 bytes, also in bf16) unless its parameter does not
 ALIGNMENT = 16
 
-# elements at a time in the CPU forms: large enough to hide the calls, small enough that one such scratch stays in the
-# cache that a core has to itself (what all cores share, others may be filling)
+# elements at a time in the CPU forms: large enough to hide the calls, small enough that one such scratch, shared out
+# over two threads, stays in the caches that cores have to themselves (what all cores share, others may be filling)
 CPU_CHUNK = 262_144
 
 # the CPU's sums are of rows, whose products torch adds up in fp32; the rows' sums are added up in fp64, and the bits

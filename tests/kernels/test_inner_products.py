@@ -101,10 +101,11 @@ def test_the_same_data_give_the_same_bits(form, first_order):
         assert torch.equal(form.sums_by_parameter(u, v, w, table=table, num_programs=1 + run)[1], first_rows)
 
 
+@pytest.mark.parametrize("scale", [1, 1e-18])  # squares of the second underflow fp32, and are summed again
 @pytest.mark.parametrize("first_order", [False, True])
-def test_the_number_of_threads_does_not_change_a_bit(first_order):
+def test_the_number_of_threads_does_not_change_a_bit(first_order, scale):
     n = 3 * CPU_CHUNK + 5
-    u, v, noise = (torch.randn(n, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    u, v, noise = (scale * torch.randn(n, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
     w = third(u, noise, first_order)
     # the whole of it, and in two pieces
     tables = [

@@ -14,7 +14,6 @@ The same command goes on after a kill: a row that is there is not made again. Se
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -47,6 +46,7 @@ from ..files import alone
 from ..models.families import load_model
 from ..models.model import Model
 from ..ranks import collectives
+from ..ranks.freed_memory import give_back
 from ..run.identity import what_counts
 from ..run.provenance import DataStamp, now, versions
 from ..scrubbing import run_scrub
@@ -195,7 +195,7 @@ class _Work:
             self._put(case.slug, Row(**about, failed=why), None)
             return
         finally:
-            gc.collect()  # hooks hold the weights in circles
+            give_back(self._device)  # hooks hold the weights in circles
         references = self._references
         model = load_model(dataclasses.replace(case.config.model, path=str(folder), revision=None))
         figures = evaluate(model, self._bench, references[UNSCRUBBED].samples)

@@ -1,4 +1,4 @@
-"""The threads of a rank: those of the passes have the cores of a CPU, all others compute with one."""
+"""The threads of a rank: those of the passes have the cores of a CPU, what works beside them has one."""
 
 from __future__ import annotations
 

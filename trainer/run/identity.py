@@ -56,6 +56,8 @@ ROUNDING_KEYS = frozenset(
         "engine.compile",
         "engine.channels_last",
         "engine.cudnn_benchmark",
+        # a prompt is encoded by a worker's one thread, or in the step by all
+        "train.dataloader_num_workers",
     }
 )
 

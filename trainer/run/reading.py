@@ -23,6 +23,8 @@ class Streams:
 
     remain: Stream
     forget: Stream | None
+    encodes: bool = False
+    """Whether images go through an autoencoder ahead of their step: work for as many cores as a pass has."""
 
     @property
     def num_bytes_read(self) -> int:
@@ -49,7 +51,8 @@ class Reader:
         self._bad_samples = bad_samples
         self._rank, self._world_size = collectives.rank(), collectives.world_size()
         self._side_stream = SideStream(device)
-        self._ahead = Prefetch(self._stage, start=start, num_workers=num_workers, begin=compute_alone)
+        begin = None if streams.encodes else compute_alone
+        self._ahead = Prefetch(self._stage, start=start, num_workers=num_workers, begin=begin)
 
     def next(self) -> Batches:
         """The next step's; waits for it."""

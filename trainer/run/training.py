@@ -98,7 +98,9 @@ def train(
             on_bad_sample="skip",
         )
 
-    streams = Streams(stream(remain), stream(forget) if forget is not None and method.needs_forget else None)
+    read = [remain, forget] if forget is not None and method.needs_forget else [remain]
+    encodes = model.encoder_sha256 is not None and any(data.manifest.latents is None for data in read)
+    streams = Streams(stream(remain), stream(forget) if forget in read else None, encodes)
     chosen: Method = method.make(objective)
     attempt = Attempt.create(run.path, run.free_settings | {"engine.device": device.type})
     checkpoints = Checkpoints(attempt, config.checkpoints_total_limit, run.identity.with_hashes(hashes))

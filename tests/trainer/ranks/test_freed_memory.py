@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from erasediff.trainer.ranks.freed_memory import CHOSEN
+from erasediff.trainer.ranks import freed_memory
+from erasediff.trainer.ranks.freed_memory import CHOSEN, NAMED
 
-# pages that the kernel hands out in three steps with gradients of 64 MB, after three that do not count
+# pages that the kernel hands out in three steps with three gradients of 64 MB each, after six that do not count
 FAULTS = """
 import resource, torch
 from erasediff.trainer.config import EngineConfig
@@ -23,7 +24,7 @@ def faults_of(steps):
         layers(torch.ones(8, 4096)).sum().backward()
         layers.zero_grad(set_to_none=True)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults_of(3)
+faults_of(6)
 print(faults_of(3))
 """
 GRADIENT = 4096 * 4096 * 4 // os.sysconf("SC_PAGE_SIZE")  # in pages
@@ -34,7 +35,7 @@ def faults(*, sets_up: bool = True, **chosen: str) -> int:
 
 
 def _run(code: str, **chosen: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in CHOSEN} | chosen
+    environment = {name: value for name, value in os.environ.items() if name not in {*CHOSEN, *NAMED}} | chosen
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout
 
@@ -42,12 +43,36 @@ def _run(code: str, **chosen: str) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's rules")
 def test_a_rank_on_a_cpu_uses_again_what_it_frees() -> None:
     assert faults(sets_up=False) > 8 * GRADIENT  # else this test shows nothing
-    assert faults() < GRADIENT
+    # a heap still grows now and then, where a hole is some bytes too small for the next gradient
+    assert faults() < 3 * GRADIENT
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's rules")
 def test_what_the_environment_says_of_memory_stays() -> None:
     assert faults(MALLOC_TRIM_THRESHOLD_="131072") > 8 * GRADIENT
+    assert faults(GLIBC_TUNABLES="glibc.malloc.trim_threshold=131072") > 8 * GRADIENT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's rules")
+@pytest.mark.parametrize(
+    ("preloaded", "tunables", "is_chosen"),
+    [
+        ("", "", False),
+        # clusters load what traces a job into each
+        ("/usr/lib/libdarshan.so", "glibc.pthread.rseq=0", False),
+        ("/usr/lib/libjemalloc.so.2", "", True),
+        ("/usr/lib/libtcmalloc_minimal.so", "", True),
+        ("", "glibc.pthread.rseq=0:glibc.malloc.mmap_max=4", True),
+    ],
+)
+def test_what_else_is_loaded_or_tuned_says_nothing_of_memory(
+    preloaded: str, tunables: str, is_chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in CHOSEN:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LD_PRELOAD", preloaded)
+    monkeypatch.setenv("GLIBC_TUNABLES", tunables)
+    assert freed_memory._is_chosen() is is_chosen
 
 
 HELD = """
