@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from erasediff.shards import Dataset, build, split
 from erasediff.trainer.config import EngineConfig, ModelConfig, OptimizerConfig, ScrubConfig, TrainConfig
 from erasediff.trainer.methods.erasediff import EraseDiffConfig
+from erasediff.trainer.run import reading
 from erasediff.trainer.scrubbing import plan, run_scrub
 from PIL import Image
 from safetensors.torch import load_file
@@ -68,6 +71,21 @@ def test_each_caption_is_read_once_before_training(config: ScrubConfig, monkeypa
     stamped = planned.inputs().captions_sha256
     assert sorted(read) == sorted(Dataset.open(Path(config.forget).parent.parent / "data").keys)
     assert stamped.keys() == {"forget", "remain"}
+
+
+def test_a_worker_that_encodes_images_is_not_held_to_one_thread(
+    config: ScrubConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Callable[[], None] | None] = []
+
+    def prefetch(make: object, *, start: int, num_workers: int, begin: Callable[[], None] | None) -> None:
+        begun.append(begin)
+        raise InterruptedError
+
+    monkeypatch.setattr(reading, "Prefetch", prefetch)
+    with pytest.raises(InterruptedError):
+        run_scrub(dataclasses.replace(config, output=str(tmp_path / "run")))
+    assert begun == [None]
 
 
 def test_it_generates_where_erasediff_cannot_be_imported(models: tuple[Path, Path]) -> None:
