@@ -7,6 +7,7 @@ from typing import Any
 
 from erasediff.trainer.comparing.derived import ERR, RELEARNING_AREA
 from erasediff.trainer.comparing.rows import Row
+from rows import searched
 
 FRECHET = "frechet_distance[digits-cnn]"
 
@@ -52,24 +53,13 @@ def value_of(row: Row, name: str) -> float:
     return figure.value
 
 
-def search_table(searched: dict[str, Any]) -> str:
+def search_table(found: dict[str, Any]) -> str:
     lines = [
-        f"{searched['about']}; the rows that were chosen are bold.",
+        f"{found['about']}; the rows that were chosen are bold.",
         "",
         "| method | settings | ERR | Fréchet distance | score |",
         "|---|---|---|---|---|",
     ]
-    for name, own in searched["search"].items():
-        method = name.rpartition(" #")[0]
-        settings = {key: own[key] for key in ("method", "optimizer")}
-        told = ", ".join(
-            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-            for section in settings.values()
-            for key, value in section.items()
-            if key != "name"
-        )
-        mark = "**" if settings == searched["methods"][method] else ""
-        lines.append(
-            f"| {method} | {mark}{told}{mark} | {own['err']:.3f} | {own['frechet_distance']:.1f} | {own['score']:.3f} |"
-        )
+    for told, own in searched(found):
+        lines.append(f"| {told} | {own['err']:.3f} | {own['frechet_distance']:.1f} | {own['score']:.3f} |")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from erasediff.trainer.evidence.intervals import score_interval
+from rows import searched
 
 Figures = dict[str, Any]
 
@@ -47,23 +48,14 @@ def search_table(found: Figures) -> str:
         "| method | settings | crosses | −log p(cross) ≤, bits/pixel | Fréchet distance of the rest | factor |",
         "|---|---|---|---|---|---|",
     ]
-    for numbered, row in found["search"].items():
-        name = numbered.rpartition(" #")[0]
-        settings = {key: row[key] for key in ("method", "optimizer")}
-        told = ", ".join(
-            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-            for section in settings.values()
-            for key, value in section.items()
-            if key != "name"
-        )
-        mark = "**" if settings == found["methods"][name] else ""
+    for told, row in searched(found):
         if row["failed"]:
             cells = [f"ended early: {row['failed']}", "–", "–", "–"]
         else:
             factor = "–" if row["factor"] is None else f"{row['factor']:.2f}"
             crosses = f"{row['num_crosses']} of {row['num_samples']:,}"
             cells = [crosses, f"{row['bound']:.1f}", f"{row['frechet_distance']:.1f}", factor]
-        lines.append(f"| {name} | {mark}{told}{mark} | " + " | ".join(cells) + " |")
+        lines.append(f"| {told} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

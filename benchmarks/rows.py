@@ -12,10 +12,11 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from erasediff.trainer.bench.sweep import processor
 
@@ -45,6 +46,24 @@ def write_tables(page: Path, script: str, text: str) -> None:
     above = page.read_text(encoding="utf-8").partition(marker)[0] if page.exists() else ""
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(f"{above}{marker}\n\n{text.strip()}\n", encoding="utf-8")
+
+
+def searched(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of a search, each candidate's first two cells, its method and its settings, bold where chosen, and its row.
+
+    found: `methods`, the settings chosen for each, and `search`, rows by "METHOD #NUMBER" that have theirs in them.
+    """
+    for numbered, row in found["search"].items():
+        name = numbered.rpartition(" #")[0]
+        settings = {key: row[key] for key in ("method", "optimizer")}
+        told = ", ".join(
+            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+            for section in settings.values()
+            for key, value in section.items()
+            if key != "name"
+        )
+        mark = "**" if settings == found["methods"][name] else ""
+        yield f"{name} | {mark}{told}{mark}", row
 
 
 class Rows:

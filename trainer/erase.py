@@ -49,6 +49,7 @@ from .models.fitting import data_notes, fit, names_notes
 from .models.lineage import describe_forgotten, forgotten_rows
 from .models.model import Model
 from .ranks import collectives, meeting
+from .ranks.freed_memory import give_back
 from .run.effects import again_notes
 from .run.folder import RunFolder
 from .run.identity import without_free
@@ -157,7 +158,7 @@ def run_erase(
     """
     check_ranges(config)
     check_publish(config)
-    collectives.set_up(config.engine)
+    device = collectives.set_up(config.engine)
     found = collectives.on_main(lambda: over(config))
     if found is not None:
         Candidate.of(config).require(found)
@@ -197,6 +198,7 @@ def run_erase(
         engine=config.engine,
     )
     scrubbed = run_scrub(scrub, watch=watch)
+    give_back(device)  # hooks hold the weights in circles, and the evaluation loads its own
     meeting.check()
     if before_evaluation is not None:
         before_evaluation()

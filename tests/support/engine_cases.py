@@ -33,6 +33,7 @@ NUM_CLASSES = 3
 
 METHODS: dict[str, MethodConfig] = {
     "envelope-norm": EraseDiffConfig(lambda_cap=None),
+    "envelope-norm-frozen": EraseDiffConfig(lambda_cap=None, teacher="frozen"),
     "envelope-norm-logged-K3": EraseDiffConfig(lambda_cap=None, inner_every=1, num_inner_steps=3, xi=0.02),
     "envelope-value-K0": EraseDiffConfig(barrier="value", lambda_cap=None, num_inner_steps=0),
     "envelope-value-K1": EraseDiffConfig(barrier="value", lambda_cap=None, num_inner_steps=1, xi=0.02, eta=2.0),
@@ -88,7 +89,9 @@ _STAGE_CASES = [Case(method, "sgd", stage, "fp32") for method in _EVERY_OPERATIO
     Case("envelope-value-K3", "sgd", 1, "fp32")  # 1 and 2 are the same code
 ]
 # a method sees neither stage nor number of ranks
-_METHOD_CASES = [Case(method, "sgd", 2, "fp32") for method in METHODS if method not in _EVERY_OPERATION]
+_METHOD_CASES = [
+    Case(method, "sgd", 2, "fp32") for method in METHODS if method not in (*_EVERY_OPERATION, "envelope-norm-frozen")
+]
 # what sorts or counts over all ranks, or carries vectors of its own
 _SHARDED_CASES = [
     Case(method, "sgd", stage, "fp32") for method in ("salun", "selective_amnesia", "blindspot") for stage in (2, 3)
@@ -166,10 +169,12 @@ TRAFFIC_CASES = [
     TrafficCase(Case("envelope-value-K1", "sgd", 2, "fp32"), 2, 2),
     TrafficCase(Case("first_order-norm-K3", "sgd", 2, "fp32"), 5, 4),
 ]
-# DeepSpeed's: a reduction and a gathering for each micro-batch of a gradient, a gathering for each of a forward pass
+# DeepSpeed's: a reduction and a gathering for each micro-batch of a gradient, one gathering for all forward passes at
+# the same weights, none before a gradient
 STAGE_3_TRAFFIC_CASES = [
-    Case("envelope-norm", "sgd", 3, "fp32", "nothing-persistent-overlap"),
-    Case("envelope-value-K1", "sgd", 3, "fp32", "nothing-persistent-overlap"),
+    Case(method, "sgd", 3, "fp32", "nothing-persistent-overlap")
+    for method in ("envelope-norm", "envelope-norm-frozen", "envelope-value-K1", "esd", "neggrad", "blindspot")
+] + [
     Case("envelope-norm", "sgd", 3, "bf16"),  # all of it persistent
 ]
 

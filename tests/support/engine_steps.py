@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -61,6 +62,19 @@ class ToyObjective:
         return per_sample_loss(model.predict, batch, model.working_dtype)
 
 
+class AskingObjective(ToyObjective):
+    """Takes the passes that a method's target takes, and learns nothing from them."""
+
+    def __init__(self, config: Any):
+        self._config = config
+
+    def with_forget_targets(self, model: ShardedModel, batches: list[ToyBatch]) -> list[ToyBatch]:
+        with model.at_original() if self._config.asks_original else nullcontext(), torch.no_grad():
+            for batch in batches * self._config.target_kind().num_forwards:
+                self.loss(model, batch)
+        return batches
+
+
 def make_model(case: Case, device: torch.device) -> ShardedModel:
     spread = SPREADS.get(case.spread, {})
     engine = EngineConfig(zero_stage=case.zero_stage, precision=case.precision, **spread)  # pyright: ignore
@@ -82,9 +96,9 @@ def own_batches(iteration: int, uses_all: bool) -> list[ToyBatch]:
     return micro_batches(global_batch(iteration, uses_all), collectives.rank(), collectives.world_size())
 
 
-def made(model: ShardedModel, config: Any) -> Any:
+def made(model: ShardedModel, config: Any, objective: Any = None) -> Any:
     """The method, prepared."""
-    method = config.make(ToyObjective())
+    method = config.make(objective or ToyObjective())
     method.prepare(model, lambda number: Batches(own_batches(number, True), own_batches(number, False), ()))
     return method
 
@@ -101,7 +115,8 @@ def traffic(case: Case, device: torch.device) -> dict[str, float]:
     Sums of a few numbers are left out of it, and counted.
     """
     model = make_model(case, device)
-    method = made(model, METHODS[case.method])
+    config = METHODS[case.method]
+    method = made(model, config, AskingObjective(config))
 
     def step(iteration: int) -> None:
         done = update(model, method, iteration)

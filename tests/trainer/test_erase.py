@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 import shutil
@@ -24,6 +25,7 @@ from erasediff.trainer.config import (
     TrainConfig,
 )
 from erasediff.trainer.config.toml import dump_toml
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.erase import _request_entry, dry_run, run_erase
 from erasediff.trainer.errors import ThresholdError, TrainingError
 from erasediff.trainer.evidence import publication
@@ -74,8 +76,15 @@ def test_it_continues_after_each_stage(config: EraseConfig) -> None:
         run_erase(config, watch=lambda step, model: kill() if step == 2 else None)
     output = Path(config.output)
     assert (output / "split").exists() and not (output / "scrub" / "model").exists()
+    held: list[bool] = []
+
+    def look_and_kill() -> None:
+        held.append(any(type(one) is ShardedModel for one in gc.get_objects()))
+        kill()
+
     with pytest.raises(Killed):
-        run_erase(config, before_evaluation=kill)
+        run_erase(config, before_evaluation=look_and_kill)
+    assert held == [False], "the scrub's model has no room beside the evaluation's"
     assert (output / "scrub" / "model").exists() and not (output / "record.json").exists()
     record = run_erase(config).evidence.record
     # the scrub was started twice, and its second start was the last

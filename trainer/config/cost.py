@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,11 @@ class Cost:
     exact_gradients: int = 0  # of the gradients, those that run in fp32 arithmetic though the others run in bf16
     exact_forwards: int = 0
     publications: int = 1  # times that other weights are made those of all ranks' passes, θ_{t+1} among them
+    # weights that forward passes alone run at, or run at last: stage 3 gathers them once, however many passes
+    forward_gathers: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Cost)})
 
     def __str__(self) -> str:
         gradients = f"{_number(self.gradients, 'gradient')}{_of_them(self.exact_gradients)}"

@@ -165,9 +165,10 @@ class TargetedConfig(MethodConfig):
         return self.asks_original
 
     @property
-    def publications_of_theta(self) -> int:
-        """Of a step without inner loop: θ_{t+1}, and before its target the original model's weights, if asked."""
-        return 1 + self.asks_original
+    def cost_of_target(self) -> Cost:
+        """Beside the rest of a step; the original model's weights are published and gathered for it, θ_t's are not."""
+        num_forwards = self.target_kind().num_forwards
+        return Cost(0, num_forwards, publications=self.asks_original, forward_gathers=self.asks_original)
 
     def without_effect(self) -> dict[str, str]:
         weights: str = self.target_kind().weights

@@ -56,7 +56,7 @@ class BlindspotConfig(MethodConfig):
 
     def cost(self, precision: Precision) -> Cost:
         # P's prediction; the weights of P, and of θ again
-        return Cost(2, 1, publications=2)
+        return Cost(2, 1, publications=2, forward_gathers=1)
 
     def check(self, engine: EngineConfig) -> None:
         if self.beta and engine.compile:

@@ -74,16 +74,17 @@ class EraseDiffConfig(TargetedConfig):
         return 2 + self.subtracts_gradients
 
     def cost(self, precision: Precision) -> Cost:
-        target, rounds = self.target_kind().num_forwards, precision in ("tf32", "bf16-autocast")
-        num_steps, publications = self.num_inner_steps, self.publications_of_theta
+        num_steps, rounds = self.num_inner_steps, precision in ("tf32", "bf16-autocast")
         if not self.needs_inner_loop or num_steps == 0:
-            return Cost(2, target, publications=publications)
-        publications += num_steps  # φ¹ … φ^K
+            return Cost(2) + self.cost_of_target
+        publications = 1 + num_steps  # θ_{t+1}, φ¹ … φ^K
         if self.subtracts_gradients:
-            return Cost(num_steps + 2, target, exact_gradients=2 * rounds, publications=publications)
+            own = Cost(num_steps + 2, exact_gradients=2 * rounds, publications=publications)
+            return own + self.cost_of_target
         # L_f(φ^K); the loss that comes with a rounded ∇L_f(θ) cannot stand beside it, so that one more is needed
         ends = 1 + rounds
-        return Cost(num_steps + 1, target + ends, exact_forwards=ends * rounds, publications=publications)
+        own = Cost(num_steps + 1, ends, exact_forwards=ends * rounds, publications=publications, forward_gathers=ends)
+        return own + self.cost_of_target
 
     def default_sections(self) -> dict[str, TrainConfig | OptimizerConfig]:
         return self.target_kind().default_sections()

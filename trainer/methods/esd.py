@@ -33,7 +33,7 @@ class ESDConfig(TargetedConfig):
 
     def cost(self, precision: Precision) -> Cost:
         # L_r is looked at
-        return Cost(1, self.target_kind().num_forwards + 1, publications=self.publications_of_theta)
+        return Cost(1, 1) + self.cost_of_target
 
     @property
     def num_gradients_held(self) -> int:

@@ -57,8 +57,8 @@ class MetaEraseDiffConfig(TargetedConfig):
         # ∇L_r, K of the relearner, ∇L_f(φ^K) and ∇L_f(θ_t)
         num_gradients = self.num_relearning_steps + 2 + self.holds_theta
         # φ¹ … φ^K, and θ_t again
-        publications = self.publications_of_theta + self.num_relearning_steps + self.holds_theta
-        return Cost(num_gradients, self.target_kind().num_forwards, publications=publications)
+        publications = 1 + self.num_relearning_steps + self.holds_theta
+        return Cost(num_gradients, publications=publications) + self.cost_of_target
 
     @property
     def num_gradients_held(self) -> int:

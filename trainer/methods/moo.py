@@ -26,7 +26,7 @@ class MOOConfig(TargetedConfig):
     """λ of eq. (3)."""
 
     def cost(self, precision: Precision) -> Cost:
-        return Cost(2, self.target_kind().num_forwards, publications=self.publications_of_theta)
+        return Cost(2) + self.cost_of_target
 
     def make(self, losses: Losses[Any]) -> MOO:
         return MOO(self, losses)

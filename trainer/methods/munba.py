@@ -35,7 +35,7 @@ class MUNBaConfig(TargetedConfig):
     """Which method."""
 
     def cost(self, precision: Precision) -> Cost:
-        return Cost(2, self.target_kind().num_forwards, publications=self.publications_of_theta)
+        return Cost(2) + self.cost_of_target
 
     def make(self, losses: Losses[Any]) -> _two_gradients.Weighted:
         return _two_gradients.Weighted(losses, _weights)

@@ -46,7 +46,7 @@ class SalUnConfig(TargetedConfig):
     asks_objective_for: ClassVar[tuple[str, ...]] = ("with_own_targets",)
 
     def cost(self, precision: Precision) -> Cost:
-        return Cost(2, self.target_kind().num_forwards, publications=self.publications_of_theta)
+        return Cost(2) + self.cost_of_target
 
     @property
     def num_vectors_kept(self) -> int:

@@ -62,7 +62,7 @@ class SelectiveAmnesiaConfig(TargetedConfig):
         return self.num_fisher_batches * self.num_fisher_levels
 
     def cost(self, precision: Precision) -> Cost:
-        return Cost(2, self.target_kind().num_forwards, publications=self.publications_of_theta)
+        return Cost(2) + self.cost_of_target
 
     def without_effect(self) -> dict[str, str]:
         return super().without_effect() | {"train.descent_every": "the method has no g to descend on"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..config import EngineConfig, ScrubConfig, TargetedConfig
+from ..config import EngineConfig, ScrubConfig
 from ..config.cost import Cost
 from ..config.toml import check_ranges
 from ..engine.recomputing import can_recompute
@@ -185,8 +185,6 @@ class _Planner:
     def _setting(self, engine: EngineConfig, micro_batch: int) -> Setting:
         situation = self._situation(engine, micro_batch)
         sizes, wire_dtype_bytes = self._sizes, 2 if engine.reduce_dtype == "bf16" else 4
-        method = self._config.method
-        asks_theta = isinstance(method, TargetedConfig) and not method.asks_original
         wire = wire_bytes(
             engine.zero_stage,
             sizes.padded_numel(engine, self._num_ranks),
@@ -196,7 +194,6 @@ class _Planner:
             weight_bytes=situation.weight_bytes,
             reduce_bytes=wire_dtype_bytes,
             num_persistent=sizes.num_persistent(engine),
-            num_leading=method.target_kind().num_forwards if asks_theta else 0,
             num_tensors=len(sizes.trained),
             num_sums=6 if self._config.method.num_gradients_of_delta > 2 else 3,
         )

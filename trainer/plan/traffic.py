@@ -42,7 +42,6 @@ def wire_bytes(
     weight_bytes: int = 4,
     reduce_bytes: int = 4,
     num_persistent: int = 0,
-    num_leading: int = 0,
     num_tensors: int = 0,
     num_sums: int = 3,
 ) -> Wire:
@@ -50,15 +49,14 @@ def wire_bytes(
 
     num_parameters: that train, padding included. num_micro_batches: of one rank's batch of one loss. weight_bytes: of
     an element of the working copy; reduce_bytes: of what gradients are summed in. num_persistent: of the parameters,
-    those that stage 3 keeps whole on every rank. num_leading: of the forward passes, those that a gradient at the same
-    weights comes after. num_tensors: whose sums a packet has, num_sums each (fp64).
+    those that stage 3 keeps whole on every rank. num_tensors: whose sums a packet has, num_sums each (fp64).
 
     Stages 1 and 2 reduce-scatter a loss's gradient once, whatever its micro-batches, and all-gather a publication.
     Stage 3 reduce-scatters in every micro-batch and gathers what is persistent at a publication, what is not for every
     micro-batch of a gradient. After a forward pass weights stay gathered until a backward pass or a publication, so
-    that one without a gradient gathers once, and leading ones nothing. A model of more elements than stay gathered
-    (`MAX_GATHERED`) gathers for each forward and each backward pass. Counted on ranks for models below that; above it
-    an estimate.
+    that passes one after another gather once, and those before a gradient nothing (`Cost.forward_gathers`). A model of
+    more elements than stay gathered (`MAX_GATHERED`) gathers for each forward and each backward pass. Counted on ranks
+    for models below that; above it an estimate.
     """
     sent = (num_ranks - 1) / num_ranks
     gradient = sent * num_parameters * reduce_bytes
@@ -68,7 +66,7 @@ def wire_bytes(
         return Wire(cost.gradients * gradient, cost.publications * publication, 0.0, packet)
     gathered = num_parameters - num_persistent
     gather = sent * gathered * weight_bytes
-    passes = cost.gradients * num_micro_batches + cost.forwards - num_leading
+    passes = cost.gradients * num_micro_batches + cost.forward_gathers
     if gathered > MAX_GATHERED:
         passes = (2 * cost.gradients + cost.forwards) * num_micro_batches
     return Wire(

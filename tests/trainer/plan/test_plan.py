@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig
 from erasediff.trainer.config import EngineConfig, MethodConfig, ModelConfig, ScrubConfig, TrainConfig
+from erasediff.trainer.methods.esd import ESDConfig
+from erasediff.trainer.methods.forget_me_not import ForgetMeNotConfig
 from erasediff.trainer.plan.devices import device_of
 from erasediff.trainer.plan.plan import Plan, make_plan
 
@@ -73,6 +75,11 @@ def test_reductions_hide_behind_backward_passes_that_are_long_enough(base_model:
         (EraseDiffConfig(target="rl"), 2),
         # those were the original model's
         (EraseDiffConfig(target="rl", teacher="frozen"), 3),
+        # both of its passes
+        (EraseDiffConfig(target="negative_guidance"), 3),
+        # and a look at L_r, before the gradient
+        (ESDConfig(), 2),
+        (ForgetMeNotConfig(concept=("three",)), 1),
         (FinetuneConfig(), 1),
     ],
 )

@@ -50,15 +50,17 @@ def test_types_count() -> None:
 def test_stage_3_gathers_for_each_micro_batch_of_a_gradient(times: int, num_gathers: int) -> None:
     """And where that is more than a thousand million elements for each pass of each."""
     num_parameters, num_persistent = times * NUM_PARAMETERS, times * 500_000
-    found = wire_bytes(3, num_parameters, 8, Cost(2, 1), num_micro_batches=4, num_persistent=num_persistent)
+    found = wire_bytes(
+        3, num_parameters, 8, Cost(2, 1, forward_gathers=1), num_micro_batches=4, num_persistent=num_persistent
+    )
     sent_of_gathered, of_persistent = 7 / 8 * (num_parameters - num_persistent), 7 / 8 * num_persistent
     assert found.reductions == pytest.approx(4 * 2 * 4 * times * SENT)
     assert found.gathers == pytest.approx(num_gathers * 4 * sent_of_gathered)
     assert found.publications == pytest.approx(4 * of_persistent)
 
 
-def test_a_gradient_after_it_gathers_for_a_pass_at_the_same_weights() -> None:
-    found = wire_bytes(3, NUM_PARAMETERS, 8, Cost(2, 2), num_micro_batches=2, num_leading=1)
+def test_forward_passes_at_the_same_weights_gather_together() -> None:
+    found = wire_bytes(3, NUM_PARAMETERS, 8, Cost(2, 5, forward_gathers=1), num_micro_batches=2)
     assert found.gathers == pytest.approx((2 * 2 + 1) * 4 * SENT)
 
 
