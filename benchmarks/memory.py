@@ -1,7 +1,7 @@
 """Does a step hold what `erasediff plan` says it will?
 
     python benchmarks/memory.py                     # digits and middle: minutes
-    python benchmarks/memory.py sd1                 # minutes, and 15 GB
+    python benchmarks/memory.py sd1                 # minutes, and 15 GB; on two ranks 20 GB
     python benchmarks/memory.py digits --ranks 2 --zero-stage 3
 
 `predicted` is what the plan adds up for a rank of this machine, without its reserve and without the parts that a case
@@ -272,7 +272,7 @@ def run(name: str, num_ranks: int, zero_stage: int, rows: Rows, *, keeps_freed: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=["digits", "middle"])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--ranks", type=int, nargs="+", help="default 1, 2 and 3; of sd1 1")
     parser.add_argument("--zero-stage", type=int, nargs="+", default=[2])
     parser.add_argument("--keep-freed", action="store_true", help="let the C library keep freed memory, its default")
     parser.add_argument("--rank-output", type=Path)
@@ -281,7 +281,7 @@ def main() -> None:
         rank_main(options.cases, options.rank_output)
     rows = Rows(COLUMNS)
     for name in options.cases:
-        for num_ranks in [1] if name == "sd1" else options.ranks:
+        for num_ranks in options.ranks or ([1] if name == "sd1" else [1, 2, 3]):
             for zero_stage in options.zero_stage:
                 run(name, num_ranks, zero_stage, rows, keeps_freed=options.keep_freed)
 

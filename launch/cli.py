@@ -66,7 +66,8 @@ COMMANDS = {
 
 def usage(names: Iterable[str] = COMMANDS) -> str:
     lines = ["usage: erasediff COMMAND [OPTIONS]", "", "Remove training data's influence from diffusion models.", ""]
-    lines += [f"  {name:<16}{COMMANDS[name][2]}" for name in names]
+    width = max(map(len, COMMANDS)) + 2
+    lines += [f"  {name:<{width}}{COMMANDS[name][2]}" for name in names]
     return "\n".join(
         [*lines, "", "erasediff COMMAND --help lists a command's options; erasediff --version. Pages: docs/README.md."]
     )
@@ -123,12 +124,16 @@ def main(arguments: list[str] | None = None) -> int:
 
         if not is_short(error):
             raise
-        told = (
-            f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}): lower "
-            "engine.forward_batch_size or judge.sampling.batch_size, set engine.activation_checkpointing = 'all', or "
-            "raise engine.zero_stage on more ranks; erasediff plan says what fits"
+        lower = (
+            "lower --num-images or --sampling.batch-size"
+            if name == "sample"
+            else "lower engine.forward_batch_size or judge.sampling.batch_size, set engine.activation_checkpointing = "
+            "'all', or raise engine.zero_stage on more ranks; erasediff plan says what fits"
         )
+        told = f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}): {lower}"
         return fail(OneRankError(told), 1)
+    except NotADirectoryError as error:
+        return fail(ConfigError(f"'{error.filename}': one of its folders is a file: name another"), 2)
     except OSError as error:  # a full disk, a folder that may not be written: the system's own words name it
         return fail(error, 1)
     return 0

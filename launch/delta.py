@@ -25,8 +25,12 @@ class Delta:
         """Writes the file and says what is in it; raises ConfigError."""
         from ..trainer.config import ModelConfig
         from ..trainer.errors import ConfigError
+        from ..trainer.files import check_place
         from ..trainer.models.delta import write_delta
 
+        if self.output.suffix != ".safetensors":
+            raise ConfigError(f"--output {self.output}: the file ends in .safetensors")
+        check_place(self.output, "--output")
         if self.output.exists():
             raise ConfigError(f"--output {self.output}: exists already; choose another")
         tensors = write_delta(ModelConfig(self.base, self.revision, variant=self.variant), self.model, self.output)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..trainer.config import DemoConfig
 from ..trainer.errors import ConfigError
+from ..trainer.ranks import meeting
 from . import text_demo
-from .demo_steps import erase, in_background, timed, write_request
+from .demo_steps import erase, in_background, split_once, timed, write_request
 from .options import parse
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Demo:
         return cls(parse(DemoConfig, words, prog=prog))
 
     def run(self) -> None:
+        with meeting.on_signals():
+            self._run()
+
+    def _run(self) -> None:
         plain = DemoConfig()
         if self.config.text and self.config.forget_label != plain.forget_label:
             raise ConfigError(f"--forget-label {self.config.forget_label}: with --text it is --concept that is erased")
@@ -110,15 +115,14 @@ def _data(folder: Path, digit: int) -> tuple[Path, Path]:
     from ..shards.sources.digits import Digits
     from ..shards.writing.build import build
 
+    request = write_request(folder, _REQUEST.format(digit=digit))
     data, parts, sets = folder / "data", folder / "parts", folder / "sets"
     if not data.exists():
         build(Digits(), data)
     if not parts.exists():
         keys = tuple(Dataset.open(data).keys[::HELD_OUT_EVERY])
         split(data, parts, request=Request((Selector(keys=keys),), name="held out"))
-    request = write_request(folder, _REQUEST.format(digit=digit))
-    if not sets.exists():
-        split(parts / "remain", sets, request=request)
+    split_once(parts / "remain", sets, request)
     return parts / "remain", parts / "forget"
 
 

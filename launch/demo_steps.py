@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -63,11 +64,22 @@ def timed(what: str, do: Callable[[], Result]) -> Result:
 def write_request(folder: Path, text: str) -> Path:
     """request.toml; raises ConfigError where the folder holds a demo of another one."""
     request = folder / "request.toml"
+    if not request.exists() and folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"--output {folder} is not empty and holds no demo: choose another folder")
     if request.exists() and request.read_text(encoding="utf-8") != text:
         raise ConfigError(f"--output {folder} holds a demo that forgets something else: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     request.write_text(text, encoding="utf-8")
     return request
+
+
+def split_once(data: Path, sets: Path, request: Path) -> None:
+    """Makes D_r for the retrained model; the erasure makes its own sets, and no other copy of D_f is left lying."""
+    from ..shards.requests.split import FORGET_NAME, split
+
+    if not sets.exists():
+        split(data, sets, request=request)
+    shutil.rmtree(sets / FORGET_NAME, ignore_errors=True)
 
 
 def erase(config: EraseConfig, watch: Watch | None, before_evaluation: Callable[[], None]) -> Evidence:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..shards.sources.digits_in_ink import COLOURS, DIGITS, HELD_OUT_PHRASING, PHRASINGS, DigitsInInk, Prompt
 from ..trainer.config import DemoConfig
 from ..trainer.errors import ConfigError
-from .demo_steps import erase, in_background, timed, write_request
+from .demo_steps import erase, in_background, split_once, timed, write_request
 
 if TYPE_CHECKING:
     from ..trainer.config import EraseConfig, PretrainConfig
@@ -69,7 +69,6 @@ def _plan(folder: Path, concept: str) -> str:
 
 def _data(folder: Path, concept: str) -> tuple[Path, Path]:
     """(pictures labelled by what is erased, the same labelled by what must be kept); also the request and sets/."""
-    from ..shards.requests.split import split
     from ..shards.writing.build import build
 
     data, other = folder / "data", folder / "other"
@@ -78,8 +77,7 @@ def _data(folder: Path, concept: str) -> tuple[Path, Path]:
     for where, label in ((data, own), (other, kept)):
         if not where.exists():
             build(DigitsInInk(label), where)
-    if not (folder / "sets").exists():
-        split(data, folder / "sets", request=request)
+    split_once(data, folder / "sets", request)
     with (folder / "prompts.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["prompt", "class", "phrasing", "factor"])

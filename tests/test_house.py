@@ -24,7 +24,7 @@ FLOORS = [
     ),
     *("trainer.errors", "kernels"),
     *("shards.checking", "shards.requests", "shards.writing", "shards.sources", "shards.streaming", "shards.dataset"),
-    *("shards.format", "shards.errors"),
+    *("shards.format", "shards.errors", "shards.strict_json"),
 ]
 
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import ConfigError
+
 # what a file system without locks answers
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -42,6 +44,13 @@ def alone(folder: Path, name: str = "", *, waits: bool = True) -> Iterator[None]
             if error.errno not in NO_LOCKS:
                 raise
         yield
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raises ConfigError where one of the folders that `path` would lie in is a file."""
+    there = next((folder for folder in path.parents if folder.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ConfigError(f"{option} = '{path}': '{there}' is a file: name another folder")
 
 
 def sha256_of(path: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from .config import EngineConfig, SampleConfig
 from .config.toml import check_ranges
-from .errors import ConfigError
+from .errors import ConfigError, TrainingError
 from .files import naming
 from .models.conditions import Condition
 from .models.families import load_model
@@ -16,6 +16,9 @@ from .models.model import Model
 from .models.pictures import to_grid, with_names
 from .models.sampling import check_sampling, sample
 from .ranks import collectives
+
+# Pillow warns of larger ones, as of a trap
+MAX_PIXELS = 89_478_485
 
 
 def run_sample(config: SampleConfig) -> Path:
@@ -26,6 +29,8 @@ def run_sample(config: SampleConfig) -> Path:
     model, rows = collectives.together(lambda: check(config))
     wanted = [row for row in rows for _ in range(config.num_images)]
     images = sample(model, wanted, config.sampling, device=device)
+    if not images.isfinite().all():
+        raise TrainingError(f"{config.model.path}: draws NaN or infinity: its weights are broken")
     output = Path(config.output)
     names = [model.name_of(row) for row in rows]
     collectives.on_main(lambda: _write(images, names, config, output))
@@ -49,4 +54,10 @@ def check(config: SampleConfig) -> tuple[Model, list[Condition]]:
     if model.null_class is not None and model.null_class in rows:
         raise ConfigError(f"labels: {model.null_class} is no class of the model: it stands for none")
     check_sampling(config.sampling, model)
+    side = model.image_size * config.scale
+    if (num_pixels := len(rows) * config.num_images * side**2) > MAX_PIXELS:
+        raise ConfigError(
+            f"scale = {config.scale}, num_images = {config.num_images}: a picture of {len(rows)} rows would have "
+            f"{num_pixels:,} pixels, and {MAX_PIXELS:,} is the most: lower one of them"
+        )
     return model, rows

@@ -55,7 +55,7 @@ def parse_comparison(text: str) -> Comparison:
     # RecursionError for a thousand brackets
     except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, Scalar):
+    if not isinstance(value, Scalar) or (isinstance(value, float) and not math.isfinite(value)):
         raise DataError(f'{text[:80]!r}: {literal[:40]!r} is no number, "string", true or false')
     return Comparison(field, sign, value)
 

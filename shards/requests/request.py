@@ -1,7 +1,6 @@
 """An erasure request: who asked when and why, and which samples it means. TOML or JSON."""
 
 import datetime
-import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, StrictInt, TypeAdapter, ValidationError, with_config
 
+from .. import strict_json
 from ..errors import DataError, is_unicode, shorten
 
 MAX_REQUEST_BYTES = 1 << 28
@@ -65,7 +65,7 @@ def read_request(path: Path) -> Request:
 def parse_request(text: str, path: Path) -> Request:
     """`read_request` for text that came from `path`; JSON if it ends in .json, TOML otherwise."""
     try:
-        fields = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        fields = strict_json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         # a thousand nested brackets are a RecursionError in both parsers
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: {error}; give a .toml or .json request") from None

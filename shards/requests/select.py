@@ -56,6 +56,9 @@ def select_labels(dataset: Dataset, labels: Sequence[str | int], name: str) -> n
 def _class_number(dataset: Dataset, label: str, name: str) -> int:
     if label in dataset.classes:
         return dataset.classes.index(label)
+    alike = [number for number, known in enumerate(dataset.classes) if _composed(known) == _composed(label)]
+    if len(alike) == 1:
+        return alike[0]
     # with numbers as names, a position would be taken for a name
     positions = [str(position) for position in range(len(dataset.classes))]
     if label in positions and not any(known.isdecimal() for known in dataset.classes):

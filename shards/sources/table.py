@@ -1,13 +1,13 @@
 """A CSV, JSONL or Parquet table: `path` (needed), `caption`, `label`, `key`; every other column is metadata."""
 
 import csv
-import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import strict_json
 from ..errors import DataError, is_unicode, shorten
 from ..format.index import EXTENSIONS, NO_LABEL
 from ..format.limits import MAX_SAMPLE_BYTES
@@ -75,11 +75,22 @@ def _read(path: Path) -> Iterator[Record]:
         raise DataError(f"{path}: not a readable {path.suffix} table ({error}); write it again") from error
 
 
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise DataError(f"{path}: two columns are called {shorten(sorted(twice))}; rename one")
+
+
 def _read_csv(path: Path) -> Iterator[Record]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for record in csv.DictReader(file, strict=True):
+        reader = csv.DictReader(file, strict=True)
+        _check_columns(path, reader.fieldnames or ())
+        for record in reader:
             if None in record:
                 raise DataError(f"{path}: a row has more fields than the header; quote commas in values")
+            if None in record.values():
+                raise DataError(
+                    f"{path}: line {reader.line_num} has fewer fields than the header; write its commas, too"
+                )
             yield {str(name): value for name, value in record.items() if value != ""}
 
 
@@ -88,7 +99,7 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            record = json.loads(line)
+            record = strict_json.loads(line)
             if not isinstance(record, dict):
                 raise DataError(f"{path}: line {number}: {type(record).__name__}, expected an object")
             yield record
@@ -103,6 +114,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
         schema = file.schema_arrow
         if "path" not in schema.names:
             raise DataError(f"{path}: no column `path`, but {shorten(schema.names)}; name each image's file there")
+        _check_columns(path, schema.names)
         # images in the table itself would fill the memory, and are not read
         binary = (pyarrow.types.is_binary, pyarrow.types.is_large_binary, pyarrow.types.is_struct)
         columns = [one.name for one in schema if not any(is_kind(one.type) for is_kind in binary)]

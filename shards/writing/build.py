@@ -96,6 +96,8 @@ def plan_build(
             raise DataError(f"{option}: {value}; at least 1 is needed")
     check_absent(Path(output))
     opened = open_source(source)
+    if isinstance(opened, ClassFolder) and Path(output).resolve().is_relative_to(opened.path.resolve()):
+        raise DataError(f"output {output}: lies in the source, of which the next build would take it for a part")
     name = opened.name if name is None else name
     check_name(name, "name")
     names = read_class_names(classes, "classes")

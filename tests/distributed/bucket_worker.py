@@ -81,11 +81,30 @@ def quantiles(device: torch.device) -> list[list[float]]:
     return found
 
 
+def copied_as_it_is_sent() -> float:
+    """How much memory a reduction takes beside what is given to it, over the size of that."""
+    given = torch.ones(21_000_000)
+    received = torch.ones(len(given) // collectives.world_size())
+    before = _peak_bytes(forget=True)
+    work: Any = torch.distributed.reduce_scatter_tensor(received, given, async_op=True)
+    work.wait()
+    return (_peak_bytes() - before) / (4 * len(given))
+
+
+def _peak_bytes(*, forget: bool = False) -> int:
+    """Of this process, resident; forget: since now."""
+    if forget:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
 def main() -> None:
     device = collectives.set_up(EngineConfig(device="cpu", num_threads=1))
     results: dict[str, Any] = {str(each): traffic(each.case, device) for each in TRAFFIC_CASES}
     results["quantiles"] = quantiles(device)
     results["uneven"] = run_uneven(device)
+    results["copied"] = copied_as_it_is_sent()
     for precision in ("fp32", "bf16"):
         found = misaligned(Case("moo", "sgd", 2, precision, "overlap"), device)
         results[f"misaligned {precision}"] = collectives.gather(found)

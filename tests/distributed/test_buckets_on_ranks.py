@@ -65,3 +65,9 @@ def test_ranks_whose_losses_use_other_parameters_meet(world_size: int) -> None:
 def test_every_piece_of_a_partition_starts_at_16_bytes(world_size: int) -> None:
     assert results(world_size)["misaligned fp32"] == [0] * world_size
     assert results(world_size)["misaligned bf16"] == [0] * world_size
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_gloo_copies_what_it_sends(world_size: int) -> None:
+    """What a plan counts on a CPU."""
+    assert 0.9 <= results(world_size)["copied"] <= 1.2

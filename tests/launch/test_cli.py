@@ -14,6 +14,7 @@ import pytest
 import torch
 from erasediff.launch.cli import COMMANDS, main
 from erasediff.shards import Dataset
+from mistakes import fails
 from tiny import make_pipeline
 
 TRAINING = ["pretrain", "scrub"]
@@ -67,17 +68,6 @@ device = "cpu"
 """
     )
     return path
-
-
-def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line a mistake is answered with."""
-    capsys.readouterr()
-    status = main(arguments)
-    said = capsys.readouterr().err.strip()
-    assert status != 0
-    assert said.startswith("erasediff: ")
-    assert "\n" not in said
-    return said.removeprefix("erasediff: ")
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(

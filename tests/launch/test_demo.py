@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,30 @@ def test_an_option_of_the_other_demo(
     assert main(["demo", *words, "--output", str(tmp_path / "demo")]) == 2
     assert capfd.readouterr().err.strip() == f"erasediff: {said}"
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_folder_that_is_no_demos(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "demo" / "data").mkdir(parents=True)
+    for words in (["demo"], ["demo", "--text"]):
+        assert main([*words, "--output", str(tmp_path / "demo")]) == 2
+        said = f"erasediff: --output {tmp_path / 'demo'} is not empty and holds no demo: choose another folder\n"
+        assert capfd.readouterr().err == said
+    assert [path.name for path in tmp_path.rglob("*")] == ["demo", "data"]
+
+
+def test_a_demo_that_is_stopped_has_saved(tmp_path: Path) -> None:
+    """Both of its trainings: neither goes on, and neither begins again."""
+    command = [sys.executable, "-m", "erasediff.launch", "demo", "--output", "demo"]
+    attempts = [tmp_path / "demo" / name / "attempt-0001" for name in ("base", "retrained")]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as demo:
+        while demo.poll() is None and not all((attempt / "metrics.jsonl").exists() for attempt in attempts):
+            time.sleep(0.2)
+        demo.terminate()
+        _, said = demo.communicate(timeout=120)
+    assert demo.returncode == os.EX_TEMPFAIL, said
+    assert "all saved" in said.splitlines()[-1]
+    assert "all saved" in (tmp_path / "demo" / "retrained.log").read_text().splitlines()[-1]
+    assert all(any(attempt.glob("checkpoint-*")) for attempt in attempts)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 import json
 import shutil
@@ -75,19 +74,8 @@ def test_it_continues_after_each_stage(config: EraseConfig) -> None:
         run_erase(config, watch=lambda step, model: kill() if step == 2 else None)
     output = Path(config.output)
     assert (output / "split").exists() and not (output / "scrub" / "model").exists()
-    num_tensors: list[int] = []
-
-    def look_and_kill() -> None:
-        for _ in range(2):
-            num_tensors.append(sum(type(one) is torch.Tensor for one in gc.get_objects()))
-            gc.collect()
-        kill()
-
-    # DeepSpeed's hooks hold the weights in circles
-    sharded = dataclasses.replace(config, engine=dataclasses.replace(config.engine, zero_stage=3))
     with pytest.raises(Killed):
-        run_erase(sharded, before_evaluation=look_and_kill)
-    assert num_tensors[0] == num_tensors[1], "what the scrub held takes the evaluation's room"
+        run_erase(config, before_evaluation=kill)
     assert (output / "scrub" / "model").exists() and not (output / "record.json").exists()
     record = run_erase(config).evidence.record
     # the scrub was started twice, and its second start was the last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import signal
 import sys
@@ -12,13 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
-from erasediff.trainer.config import (
-    EraseConfig,
-    TrainConfig,
-)
+from erasediff.trainer.config import EngineConfig, EraseConfig, TrainConfig
 from erasediff.trainer.config.toml import dump_toml
+from erasediff.trainer.erase import run_erase
 from erasediff.trainer.evidence.record import read_record
 from erasediff.trainer.ranks import meeting
 from erasediff.trainer.run.folder import is_finished
@@ -112,3 +112,21 @@ def test_the_launcher_carries_a_request_out_on_two_ranks_and_is_stopped_in_betwe
     assert record.verdict == "not shown" and record.run.starts[0]["world_size"] == 2
     assert len(record.run.starts) == 1
     DDPMPipeline.from_pretrained(output / "model")
+
+
+def test_the_evaluation_has_the_room_of_the_scrub(config: EraseConfig) -> None:
+    """At stage 3 hooks hold the weights in circles."""
+    num_tensors: list[int] = []
+
+    def look_and_stop() -> None:
+        for _ in range(2):
+            num_tensors.append(sum(type(one) is torch.Tensor for one in gc.get_objects()))
+            gc.collect()
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        run_erase(
+            dataclasses.replace(config, engine=EngineConfig(device="cpu", zero_stage=3)),
+            before_evaluation=look_and_stop,
+        )
+    assert num_tensors[0] == num_tensors[1]

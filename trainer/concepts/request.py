@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from ...shards import strict_json
 from ...shards.errors import is_unicode, shorten
 from ..config import GenerateConfig
 from ..errors import ConfigError
@@ -147,7 +148,7 @@ def read_concept_request(path: Path) -> ConceptRequest:
 def _fields(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        fields = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        fields = strict_json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     # a thousand nested brackets are a RecursionError in both parsers
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give a .toml or .json request") from None

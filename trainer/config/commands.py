@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ..errors import ConfigError
+from ..files import check_place
 from .base import LATER, AtLeast1, Settings, class_names
 from .judge import JudgeConfig
 from .methods import DEFAULT_METHOD, AnyMethod, default_method, method_kind
@@ -145,6 +146,7 @@ class SampleConfig(Settings):
         path, formats = Path(self.output), (".png", ".jpg", ".jpeg", ".webp")
         if path.is_dir():
             raise ConfigError(f"output = '{self.output}' is a folder: name a picture's file")
+        check_place(path, "output")
         if path.suffix.lower() not in formats:
             raise ConfigError(f"output = '{self.output}': a picture's file ends in {', '.join(formats)}")
 

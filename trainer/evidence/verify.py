@@ -57,7 +57,7 @@ def _folder_of(path: Path) -> Path:
     folder = path if path.is_dir() else path.parent
     if folder.name == ENTRIES_NAME:
         folder = folder.parent
-    if not path.exists() or not entry_paths(folder):
+    if not path.exists() or not (entry_paths(folder) or (folder / RECORD_NAME).exists()):
         raise ConfigError(f"'{path}': no records there; name an erasure's folder, or its {RECORD_NAME}")
     return folder
 
@@ -78,6 +78,9 @@ def _verify(folder: Path, found: Findings, seen: set[Path]) -> None:
 def _entries(folder: Path, found: Findings) -> dict[Path, Entry]:
     """Those that can be read, once each is held against its sum and the one before it."""
     paths, entries = entry_paths(folder), {}
+    if not paths:
+        found.differs.append(f"{folder / ENTRIES_NAME}: has no entries, and {RECORD_NAME} is a copy of one")
+        return {}
     num_before = len(found.differs)
     try:
         sums, of_sums = read_sums(folder), folder / ENTRIES_NAME / SUMS_NAME

@@ -62,12 +62,11 @@ class NegGrad(Stateless):
 
     def step(self, model: ShardedModel, forget: list[Any], remain: list[Any], step: int, *, diagnose: bool) -> Update:
         weight, loss = self._config.remain_weight, self._losses.loss
-        if weight:
-            loss_r, grad_r = model.gradient(loss, remain)
-        else:  # L_r is looked at
-            loss_r, grad_r = model.loss(loss, remain), None
+        # without a weight L_r is looked at
+        loss_r, grad_r = model.gradient(loss, remain) if weight else (model.loss(loss, remain), None)
         loss_f, grad_f = model.gradient(loss, self._losses.with_own_targets(forget))
-        (dot_ff, dot_fr, dot_rr), by_parameter = model.inner_products(grad_f, grad_r or grad_f)
+        grad_r = grad_r or grad_f
+        (dot_ff, dot_fr, dot_rr), by_parameter = model.inner_products(grad_f, grad_r)
         sums = {"dot_ff": dot_ff} | ({"dot_fr": dot_fr, "dot_rr": dot_rr} if weight else {})
         packet = engine.Packet(by_parameter, loss_r=loss_r, loss_f=loss_f, **sums).all_reduce_()
         ascends = (packet["loss_f"] < self._config.max_loss).double()

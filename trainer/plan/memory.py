@@ -218,8 +218,10 @@ def _reduction(situation: Situation, trace: Trace) -> tuple[np.ndarray, np.ndarr
         # copied, they are gone, one operation later
         on_way[event + 1] -= waiting[i]
         if not alone:
-            on_way[event + 1] -= (1 - wire_bytes / 4) * sums[i]
-            in_flight.append(wire_bytes / 4 * sums[i])
+            # gloo's first step is to make a copy
+            sent = wire_bytes / 4 * sums[i] * (2 if situation.on_cpu else 1)
+            on_way[event + 1] += sent - sums[i]
+            in_flight.append(sent)
             made[event + 1] += sums[i] / num_ranks * situation.on_cpu
             if len(in_flight) > (MAX_IN_FLIGHT if engine.overlap_communication else 0):
                 on_way[event + 1] -= in_flight.popleft()

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from ..config import Settings
 from ..config.toml import dump_toml, read_toml
 from ..errors import ConfigError, TrainingError
-from ..files import NO_LOCKS, open_up, sync, sync_tree, write_text
+from ..files import NO_LOCKS, check_place, open_up, sync, sync_tree, write_text
 from ..ranks import collectives
 from .attempts import (
     FINISHED,
@@ -143,6 +143,7 @@ class RunFolder:
 def check_output(config: Settings, output: str) -> None:
     """Raises ConfigError for a folder that this run can neither begin nor continue in; writes nothing."""
     path, identity = Path(output), Identity.of(config)
+    check_place(path, "output")
     if path.exists() and not path.is_dir():
         raise ConfigError(f"output = '{path}' is a file: name a folder")
     recorded = path / CONFIG_NAME
@@ -151,6 +152,10 @@ def check_output(config: Settings, output: str) -> None:
         differing = identity.differing(theirs)
         if differing:
             key = differing[0]
+            if unknown := sorted(name for name in theirs.keys() - ours.keys() if "." not in name):
+                raise ConfigError(
+                    f"output = '{path}' holds a run of another command, which has {unknown[0]}: choose another output"
+                )
             more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
             raise ConfigError(
                 f"output = '{path}' holds another run: {key} = {theirs.get(key)!r} there, {ours.get(key)!r} "

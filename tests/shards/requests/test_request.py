@@ -130,6 +130,8 @@ def test_rewritten_remain_needs_the_old_shards_no_more(gallery: Dataset, tmp_pat
         ("[[selectors]]\nlabels = ['c']", "label c: no such class"),
         ("[[selectors]]\ncaptions = ['*cat*']", "selector 1 selects no sample"),
         ("[[selectors]]\nmetadata = ['year']", "'year' is no comparison"),
+        ("[[selectors]]\nmetadata = ['year != NaN']", "'NaN' is no number"),
+        ("[[selectors]]\nmetadata = ['year < 1e999']", "'1e999' is no number"),
         ("[[selectors]]\nmetadata = ['__import__(\"os\") == 1']", "is no comparison"),
         ("[[selectors]]\nmetadata = ['year == [2010]']", "is no number"),
         ("[[selectors]]\nmetadata = ['*']\ncaptions = ['*']", "is no comparison"),
@@ -144,6 +146,22 @@ def test_mistakes(gallery: Dataset, tmp_path: Path, text: str, message: str) -> 
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "r.toml") in str(caught.value) or "would be forgotten" in message
     assert [file.name for file in tmp_path.iterdir()] == ["r.toml"]
+
+
+def test_a_name_that_json_has_twice(gallery: Dataset, tmp_path: Path) -> None:
+    """Of the two, the first would be dropped, and with it half of what is asked for."""
+    (tmp_path / "r.json").write_text('{"selectors": [{"labels": ["a"]}], "selectors": [{"keys": ["p01"]}]}')
+    with pytest.raises(DataError, match="'selectors' is there twice; write one of them"):
+        read_request(tmp_path / "r.json")
+
+
+def test_a_class_in_another_spelling_of_unicode(tmp_path: Path) -> None:
+    for name in ("do\u0308g", "dog"):
+        (tmp_path / "p" / name).mkdir(parents=True)
+        Image.new("L", (4, 4), len(name)).save(tmp_path / "p" / name / "0.png")
+    dataset = build(tmp_path / "p", tmp_path / "data")
+    chosen = select(dataset, Request((Selector(labels=("d\u00f6g",)),), name="r"))
+    assert [dataset.classes[label] for label in dataset.labels[chosen]] == ["do\u0308g"]
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,12 @@ def test_a_name_that_leads_out_of_the_folder(pictures: Path, tmp_path: Path, nam
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pictures"]
 
 
+def test_an_output_among_the_pictures(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"out: lies in the source, of which the next build would take it for a part"):
+        build(pictures, pictures / "out")
+    assert not (pictures / "out").exists()
+
+
 def test_a_folder_gives_its_whole_name(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = pictures.rename(tmp_path / "pets-1.2")
     assert build(pictures, tmp_path / "a").name == "pets-1.2"

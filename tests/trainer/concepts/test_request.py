@@ -113,3 +113,10 @@ def test_what_is_refused(tmp_path: Path, change: tuple[str, str], told: str) -> 
     with pytest.raises(ConfigError) as refused:
         read_concept_request(path)
     assert told in str(refused.value) and str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_name_that_json_has_twice(tmp_path: Path) -> None:
+    path = tmp_path / "request.json"
+    path.write_text('{"concept": "three", "remain": ["one"], "concept": "two", "phrasings": ["a {}"]}')
+    with pytest.raises(ConfigError, match="'concept' is there twice"):
+        read_concept_request(path)

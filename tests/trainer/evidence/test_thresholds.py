@@ -88,6 +88,8 @@ def test_one_class_of_a_hundred_that_is_destroyed() -> None:
     texts = ["accuracy_remaining >= unscrubbed - 0.02", "accuracy_worst_class >= unscrubbed - 0.1"]
     mean, worst = hold([parse_threshold(text) for text in texts], models)
     assert mean.passed and not worst.passed and worst.of_class == "c98"
+    # another class may be worse and have more of its own left
+    assert said(worst) == "it is 0.05 for class c98, the one with the least margin, the limit 0.89"
     models["scrubbed"] = {"accuracy_remaining": of_classes(*[0.99] * 99, 0.6)}
     (harmless,) = hold([parse_threshold(texts[1])], models)
     assert harmless.passed and harmless.of_class == "c99"

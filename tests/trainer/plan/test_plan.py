@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from erasediff.trainer import EraseDiffConfig, FinetuneConfig
@@ -91,3 +92,14 @@ def test_a_target_of_the_current_model_gathers_nothing_more(
     way = make_plan(config, device_of("a100-80gb", 8), 8, mfu=0.28).as_set
     # a gradient is summed in as many bytes as weights have
     assert way.wire.gathers / way.wire.reductions == pytest.approx(num_gathers / method.cost("fp32").gradients)
+
+
+@pytest.mark.parametrize(("device", "copies"), [("cpu", 2), ("a100-80gb", 1)])
+def test_a_bucket_on_its_way_has_a_copy_on_a_cpu(base_model: Path, device: Any, copies: int) -> None:
+    """gloo makes one (tests/distributed/test_buckets_on_ranks.py), NCCL none."""
+    config = ScrubConfig(ModelConfig(str(base_model)), "-", "-", "-", engine=EngineConfig(reduce_bucket_size=12_000))
+    config = replace(config, train=TrainConfig(train_batch_size=2))
+    found = make_plan(config, device_of(device, 2), 2, mfu=0.28)
+    first, last = found.sizes.bucket_numels(config.engine, 2)
+    # a backward pass begins with the last: it is sent while the first has its gradients and their sum
+    assert found.as_set.memory["buckets"] == 4 * (2 * first + copies * last)

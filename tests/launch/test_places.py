@@ -1,0 +1,61 @@
+"""Outputs that cannot be: places where nothing can lie, and pictures that nobody can look at."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from erasediff.launch.cli import main
+from mistakes import fails
+from safetensors.torch import load_file, save_file
+
+
+def scrub(digits: Path, base_model: Path) -> list[str]:
+    """Of a dry run, its output yet to be named."""
+    words = ["scrub", "--model.path", str(base_model), "--model.null-class", "10", "--dry-run"]
+    return [*words, "--forget", f"{digits}/split/forget", "--remain", f"{digits}/split/remain", "--output"]
+
+
+def test_a_file_where_a_folder_should_be(
+    digits: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file.txt"
+    file.write_text("")
+    sample = ["sample", "--model.path", str(base_model), "--output"]
+    delta = ["delta", "--base", str(base_model), "--model", str(base_model), "--output"]
+    for words, name in (
+        (scrub(digits, base_model), "run"),
+        (["pretrain", "--data", str(digits / "data"), "--output"], "run"),
+        (sample, "a.png"),
+    ):
+        said = f"output = '{file}/{name}': '{file}' is a file: name another folder"
+        assert fails([*words, f"{file}/{name}"], capsys) == said
+    said = f"--output = '{file}/a.safetensors': '{file}' is a file: name another folder"
+    assert fails([*delta, f"{file}/a.safetensors"], capsys) == said
+    assert fails([*delta, str(tmp_path / "a.txt")], capsys).endswith("the file ends in .safetensors")
+    assert fails(["scrub", f"{file}/x.toml"], capsys) == f"'{file}/x.toml': one of its folders is a file: name another"
+
+
+def test_a_run_of_another_command(
+    digits: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text('data = "d"\nclasses = []\noutput = "run"\n')
+    assert "holds a run of another command, which has classes: choose" in fails(
+        [*scrub(digits, base_model), str(tmp_path / "run")], capsys
+    )
+
+
+def test_a_picture_that_is_none(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(base_model, model)
+    words = ["sample", "--model.path", str(model), "--output", str(tmp_path / "a.png"), "--labels", "3"]
+    words += ["--num-images", "1", "--sampling.num-inference-steps", "1"]
+    assert "is the most: lower one of them" in fails([*words, "--scale", "1000000"], capsys)
+    (weights,) = (model / "unet").glob("*.safetensors")
+    save_file({name: value * torch.nan for name, value in load_file(weights).items()}, weights)
+    assert main(words) == 1
+    assert capsys.readouterr().err == f"erasediff: {model}: draws NaN or infinity: its weights are broken\n"
+    assert not (tmp_path / "a.png").exists()
