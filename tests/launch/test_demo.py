@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ def test_what_is_trained_on_held_out_and_forgotten(tmp_path: Path) -> None:
     # the retrained model sees the same without the 3s
     remain = Dataset.open(tmp_path / "sets" / "remain")
     assert set(remain.keys) == {key for key, label in zip(trained.keys, trained.labels, strict=True) if label != 3}
+    assert not (tmp_path / "sets" / "forget").exists(), "a copy of the 3s that no record would name"
     assert f"{len(trained):,} real handwritten digits" in demo._plan(tmp_path, 3)
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
@@ -126,11 +129,16 @@ def test_a_demo_that_is_stopped_has_saved(tmp_path: Path) -> None:
     """Both of its trainings: neither goes on, and neither begins again."""
     command = [sys.executable, "-m", "erasediff.launch", "demo", "--output", "demo"]
     attempts = [tmp_path / "demo" / name / "attempt-0001" for name in ("base", "retrained")]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as demo:
+    outputs: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **outputs) as demo:
         while demo.poll() is None and not all((attempt / "metrics.jsonl").exists() for attempt in attempts):
             time.sleep(0.2)
         demo.terminate()
-        _, said = demo.communicate(timeout=120)
+        try:
+            _, said = demo.communicate(timeout=120)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(demo.pid, signal.SIGKILL)
     assert demo.returncode == os.EX_TEMPFAIL, said
     assert "all saved" in said.splitlines()[-1]
     assert "all saved" in (tmp_path / "demo" / "retrained.log").read_text().splitlines()[-1]

@@ -59,6 +59,7 @@ def test_options_beat_the_file_and_change_the_plan(run_toml: Path, capsys: pytes
         "exact_gradients": 0,
         "exact_forwards": 0,
         "publications": 2,
+        "forward_gathers": 1,
     }
     assert found["as_set"]["num_micro_batches"] == 3
     assert "moments" not in found["as_set"]["memory"]
