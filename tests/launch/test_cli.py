@@ -46,30 +46,6 @@ def test_help_has_defaults_and_groups(command: str, capsys: pytest.CaptureFixtur
         assert expected in said
 
 
-@pytest.fixture
-def run_toml(digits: Path, base_model: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "run.toml"
-    path.write_text(
-        f"""
-forget = "{digits}/split/forget"
-remain = "{digits}/split/remain"
-output = "{tmp_path}/run"
-
-[model]
-path = "{base_model}"
-null_class = 10
-
-[train]
-max_train_steps = 2
-train_batch_size = 4
-
-[engine]
-device = "cpu"
-"""
-    )
-    return path
-
-
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
     run_toml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

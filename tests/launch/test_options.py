@@ -10,43 +10,9 @@ from erasediff.launch.cli import main
 from erasediff.launch.options import read_settings
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import ScrubConfig
+from mistakes import fails
 
 REQUIRED = ["--model.path", "m", "--forget", "f", "--remain", "r", "--output", "o"]
-
-
-@pytest.fixture
-def run_toml(digits: Path, base_model: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "run.toml"
-    path.write_text(
-        f"""
-forget = "{digits}/split/forget"
-remain = "{digits}/split/remain"
-output = "{tmp_path}/run"
-
-[model]
-path = "{base_model}"
-null_class = 10
-
-[train]
-max_train_steps = 2
-train_batch_size = 4
-
-[engine]
-device = "cpu"
-"""
-    )
-    return path
-
-
-def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line a mistake is answered with."""
-    capsys.readouterr()
-    status = main(arguments)
-    said = capsys.readouterr().err.strip()
-    assert status != 0
-    assert said.startswith("erasediff: ")
-    assert "\n" not in said
-    return said.removeprefix("erasediff: ")
 
 
 def test_scrub_from_a_file_and_options_that_beat_it(
