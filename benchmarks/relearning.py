@@ -3,8 +3,8 @@
     python benchmarks/relearning.py                 runs what is missing, then writes docs/results/relearning.md
     python benchmarks/relearning.py --table-only    only writes the table of what is there
 
-Model, data and retrained models are those of compare_digits.py; what is missing of them is made. 200 steps of AdamW at
-2e-4 with a cosine, the null class as anchor, a relearner of two steps at one of --rates: 1,000 gradients. More samples
+Model, data and retrained models are those of compare_digits.py; what is missing of them is made. 400 steps of AdamW at
+2e-4 with a cosine, the null class as anchor, a relearner of two steps at one of --rates: 2,000 gradients. More samples
 of each class than that table has: a class's accuracy is compared with the unscrubbed model's, by .01.
 """
 
@@ -68,7 +68,7 @@ def settings_of(rate: float) -> dict[str, Any]:
             "num_relearning_steps": 2,
             "relearning_rate": rate,
         },
-        "train": {"max_train_steps": 200},
+        "train": {"max_train_steps": 400},
         "optimizer": {"learning_rate": 2e-4, "lr_scheduler": "cosine"},
     }
 
