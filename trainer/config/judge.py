@@ -24,8 +24,10 @@ class RelearnConfig(Settings):
     """How often P_psi is measured on the way, evenly spread; step 0 comes on top."""
     num_samples: AtLeast1 = 100
     """Samples of the forgotten classes at each point."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd: with momentum .9. Its gradients are small: learning rates that AdamW would take teach it nothing."""
     learning_rate: Positive = 1e-4
-    """Of AdamW."""
+    """Of the optimizer."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def evaluate(model: Model, bench: Bench, original: Samples | None = None) -> Fig
         of_unscrubbed=original is None,
     )
     found, influences = taken_apart({name: compute(on_bench) for name, compute in table.items()})
-    return Figures(found, influences, _relearning(model, bench), on_bench.samples, on_bench.num_non_finite)
+    return Figures(found, influences, relearning_curve(model, bench), on_bench.samples, on_bench.num_non_finite)
 
 
 def _refuse_black(original: Measured) -> None:
@@ -91,8 +91,8 @@ def _refuse_black(original: Measured) -> None:
         )
 
 
-def _relearning(model: Model, bench: Bench) -> list[RelearningPoint]:
-    """The curve, where it was asked for and a class is forgotten."""
+def relearning_curve(model: Model, bench: Bench) -> list[RelearningPoint]:
+    """As `bench.config.relearning` has it; empty where none was asked for or no class is forgotten. All ranks call it."""
     config = bench.config
     if not config.relearn or not bench.forgets_classes:
         return []

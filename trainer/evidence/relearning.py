@@ -51,7 +51,7 @@ def relearn(
     All ranks call it; they train alike and share the sampling.
     """
     tuned = model.copied().to(device)
-    optimizer = torch.optim.AdamW(tuned.module.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    optimizer = _optimizer(tuned, config)
     measured_at = {round(i * config.num_steps / config.num_points) for i in range(config.num_points + 1)}
     points = []
     for step in range(config.num_steps + 1):
@@ -63,6 +63,15 @@ def relearn(
             loss.backward()
             optimizer.step()
     return points
+
+
+def _optimizer(model: Model, config: RelearnConfig) -> torch.optim.Optimizer:
+    weights = model.module.parameters()
+    match config.optimizer:
+        case "adamw":
+            return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)
+        case "sgd":
+            return torch.optim.SGD(weights, lr=config.learning_rate, momentum=0.9)
 
 
 def _point(

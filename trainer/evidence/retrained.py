@@ -10,7 +10,7 @@ from ...shards.dataset import Dataset
 from ...shards.errors import DataError
 from ...shards.format.manifest import ImageShape
 from ..config import JudgeConfig, ModelConfig, PretrainConfig, ScrubConfig
-from ..config.toml import as_dict, decode, read_toml
+from ..config.toml import as_dict, decode, over_defaults, read_toml
 from ..errors import ConfigError
 from ..models.families import load_model
 from ..models.fitting import class_list
@@ -79,7 +79,7 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
                 f"there, {(here or 'none')[:12]}… here): figures compare only when measured alike"
             )
     # what an older record does not know was as it is by default
-    ours, there = as_dict(judge), as_dict(JudgeConfig()) | record.judge
+    ours, there = as_dict(judge), as_dict(JudgeConfig()) | over_defaults(JudgeConfig, record.judge)
     measured_by = ["sampling", "num_forget_samples_per_class", "num_remain_samples_per_class"]
     measured_by += ["features", "relearn", "near", "num_kept_samples", "detector_thresholds"]
     measured_by += [*(["relearning"] if judge.relearn else []), *(["attacks", "attacking"] if judge.attacks else [])]

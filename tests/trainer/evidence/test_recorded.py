@@ -16,6 +16,7 @@ from erasediff.trainer.config import (
     ModelConfig,
     OptimizerConfig,
     PretrainConfig,
+    RelearnConfig,
     SamplingConfig,
     TrainConfig,
     UNetConfig,
@@ -75,6 +76,26 @@ def test_a_recorded_model_is_named_with_its_date(digits: Path, run: Path, classi
         (tmp_path / "elsewhere.json").write_text(json.dumps(values))
         with pytest.raises(ConfigError, match="was measured beside another unscrubbed model"):
             run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(tmp_path / "elsewhere.json")))
+
+
+def test_what_an_older_record_does_not_know_was_as_it_is_by_default(
+    digits: Path, run: Path, classifier: Path, tmp_path: Path
+) -> None:
+    other = tiny.make_pipeline(tmp_path / "other", seed=2)
+    relearning = RelearnConfig(num_images=4, num_steps=1, num_points=1, num_samples=2)
+    asked = tiny_evaluation(run, digits, classifier, retrained=str(other), relearn=True, relearning=relearning)
+    first = run_evaluate(asked, output=tmp_path)
+    values = json.loads(first.record_path.read_text())
+    del values["judge"]["relearning"]["optimizer"]
+    (tmp_path / "old.json").write_text(json.dumps(values))
+
+    def again(relearning: RelearnConfig) -> Record:
+        judge = dataclasses.replace(asked.judge, retrained=str(tmp_path / "old.json"), relearning=relearning)
+        return run_evaluate(dataclasses.replace(asked, judge=judge)).record
+
+    assert again(relearning).models["retrained"] == entry_of(first.record)
+    with pytest.raises(ConfigError, match=r"judge\.relearning = .*'optimizer': 'adamw'.*, here it is .*'sgd'"):
+        again(dataclasses.replace(relearning, optimizer="sgd"))
 
 
 def test_figures_by_other_data_or_features_do_not_compare(
