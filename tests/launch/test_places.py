@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import erasediff.trainer.sample
 import pytest
 import torch
 from erasediff.launch.cli import main
@@ -59,3 +60,15 @@ def test_a_picture_that_is_none(base_model: Path, tmp_path: Path, capsys: pytest
     assert main(words) == 1
     assert capsys.readouterr().err == f"erasediff: {model}: draws NaN or infinity: its weights are broken\n"
     assert not (tmp_path / "a.png").exists()
+
+
+def test_pictures_that_memory_does_not_hold(
+    base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(erasediff.trainer.sample, "sample", refuse)
+    assert main(["sample", "--model.path", str(base_model), "--output", str(tmp_path / "a.png")]) == 1
+    said = "(CUDA out of memory. Tried to allocate 20 GiB): lower --num-images or --sampling.batch-size"
+    assert capsys.readouterr().err == f"erasediff: out of memory {said}\n"

@@ -63,6 +63,14 @@ def test_plain_webdataset_reads_captions_metadata_and_any_name(pictures: Path, t
     assert seen["émeu/0"]["png"].size == (16, 12)
 
 
+def test_two_columns_of_one_name_are_a_mistake_in_parquet_too(pictures: Path, tmp_path: Path) -> None:
+    columns = [pyarrow.array([value]) for value in ("cat/0.png", "a", "b")]
+    table = pyarrow.Table.from_arrays(columns, names=["path", "label", "label"])
+    pyarrow.parquet.write_table(table, pictures / "t.parquet")
+    with pytest.raises(DataError, match="two columns are called label; rename one"):
+        build(pictures / "t.parquet", tmp_path / "out")
+
+
 def test_labels_that_are_numbers_sort_as_numbers(pictures: Path, tmp_path: Path) -> None:
     records = [{"path": "cat/0.png", "label": 10}, {"path": "cat/1.jpg", "label": 9}]
     assert build(write_table(pictures / "t.jsonl", records), tmp_path / "out").classes == ("9", "10")
