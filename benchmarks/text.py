@@ -102,8 +102,8 @@ class Case:
         demo = options.output / "demo"
         return ScrubConfig(
             model=ModelConfig(path=str(demo / "base" / "model")),
-            forget=str(demo / "sets" / "forget"),
-            remain=str(demo / "sets" / "remain"),
+            forget=str(demo / "erased" / "split" / "forget"),
+            remain=str(demo / "erased" / "split" / "remain"),
             output=str(options.output / "runs" / self.file),
             method=dataclasses.replace(READINGS[self.reading], **TARGETS[self.target]),
             train=TrainConfig(seed=self.seed, layers=(self.layers,), max_loss_r_ratio=None),

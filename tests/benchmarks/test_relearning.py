@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from benchmark_modules import BENCHMARKS, load
+from erasediff.launch import text_demo
 from erasediff.launch.options import read_settings
+from erasediff.shards.requests.split import FORGET_NAME, REMAIN_NAME
 from erasediff.trainer.comparing.derived import RELEARNING_AREA
 from erasediff.trainer.comparing.rows import Row
 from erasediff.trainer.config import CompareConfig
@@ -58,3 +60,21 @@ def test_the_comparison_for_a_word_names_methods_that_there_are(monkeypatch: pyt
     config = read_settings(CompareConfig, ["benchmarks/compare_text.toml"], prog="compare")
     kinds = [method_kind(own["method"]["name"]) for own in config.methods.values()]
     assert len(kinds) == 13 and config.judge.retrained is not None and config.judge.attacks == ("inversion", "prompt")
+
+
+def test_a_word_is_forgotten_by_the_sets_that_the_text_demo_erased_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(BENCHMARKS).parent)
+    text = load("text")
+    options = text.Options(output=Path("x"))
+    compared = read_settings(CompareConfig, ["benchmarks/compare_text.toml"], prog="compare")
+    for demo, asked in (
+        (Path("demo-text"), compared),
+        (Path("x") / "demo", next(text.cases(options)).config(options)),
+    ):
+        erasure = text_demo._erasure(demo, demo / "base" / "model", demo / "data", demo / "other", "three")
+        sets = Path(erasure.output) / "split"
+        assert (asked.model.path, asked.forget, asked.remain) == (
+            erasure.model.path,
+            str(sets / FORGET_NAME),
+            str(sets / REMAIN_NAME),
+        )
