@@ -64,7 +64,7 @@ class Options:
     """Each was erased."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the scrub."""
-    rates: tuple[float, ...] = (3e-5,)
+    rates: tuple[float, ...] = (4e-5,)
     """Of the simulated relearner, relearning.py's."""
     num_samples: int = 200
     """Of the digit at each point of a curve."""

@@ -35,7 +35,7 @@ class Options:
     """Each is erased."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the scrub."""
-    rates: tuple[float, ...] = (3e-5,)
+    rates: tuple[float, ...] = (4e-5,)
     """Of the simulated relearner, a row each."""
     num_samples_per_class: int = 500
     """Of every class and model."""

@@ -15,7 +15,7 @@ from erasediff.trainer.config import CompareConfig
 from erasediff.trainer.config.methods import method_kind
 from erasediff.trainer.evidence.metrics import Measurement
 
-for needed in ("compare_digits_table", "compare_digits"):
+for needed in ("rows", "compare_digits_table", "compare_digits"):
     load(needed)
 RELEARNING = load("relearning")
 
