@@ -66,7 +66,7 @@ class Options:
     """Of the scrub."""
     rates: tuple[float, ...] = (4e-5,)
     """Of the simulated relearner, relearning.py's."""
-    num_samples: int = 200
+    num_samples: int = 100
     """Of the digit at each point of a curve."""
     output: Path = Path("build/compare-digits")
     """relearning.py's folder."""
