@@ -128,7 +128,7 @@ def run_digit(options: Options, digit: int) -> None:
             "area": relearning_area(points),
             "n": options.num_samples,
         }
-        write_json(_path(config, slug, name), found)
+        _put(config, slug, name, found)
         print(f"digit {digit}, {slug}, {name}: {found['area']}", flush=True)
 
 
@@ -142,6 +142,12 @@ def _bench(config: CompareConfig) -> Bench:
 def _path(config: CompareConfig, slug: str, name: str) -> Path:
     kept = "".join(letter if letter.isalnum() else "-" for letter in name)
     return Path(config.output) / "relearners" / f"{slug}.{kept}.json"
+
+
+def _put(config: CompareConfig, slug: str, name: str, found: dict[str, Any]) -> None:
+    path = _path(config, slug, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, found)
 
 
 def _read(config: CompareConfig, slug: str, name: str) -> dict[str, Any] | None:

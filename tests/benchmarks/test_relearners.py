@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from benchmark_modules import load
-from erasediff.trainer.files import write_json
 
 for needed in ("rows", "compare_digits_table", "compare_digits", "relearning"):
     load(needed)
@@ -20,8 +19,8 @@ def options(tmp_path: Path) -> Any:
 
 
 def put(options: Any, slug: str, name: str, area: float, *, first: float = 0.5) -> None:
-    path = RELEARNERS._path(RELEARNERS.config_of(options, 8), slug, name)
-    write_json(path, {"curve": [[0, first], [40, 0.9]], "area": area, "n": 100})
+    found = {"curve": [[0, first], [40, 0.9]], "area": area, "n": 100}
+    RELEARNERS._put(RELEARNERS.config_of(options, 8), slug, name, found)
 
 
 def test_each_model_is_its_own(options: Any) -> None:
