@@ -1,6 +1,6 @@
 """How far g and ∇g are from exact ones, by the arithmetic of the passes whose difference they are.
 
-    python benchmarks/precision.py demo/base/model demo/erased/split/forget demo/erased/split/remain  # after `make demo`
+    python benchmarks/precision.py demo/base/model demo/erased/split/forget demo/erased/split/remain  (a demo)
     python benchmarks/precision.py FOLDER --device cuda --reference fp32 --batch-size 16    # one of pipelines.py
 
 g = L_f(θ) - L_f(φ^K) and first_order's ∇g = ∇L_f(θ) - ∇L_f(φ^K) on batches of D_f with the rl target, one inner step.
