@@ -92,7 +92,7 @@ def _refuse_black(original: Measured) -> None:
 
 
 def relearning_curve(model: Model, bench: Bench) -> list[RelearningPoint]:
-    """As `bench.config.relearning` has it; empty where none was asked for or no class is forgotten. All ranks call it."""
+    """By `bench.config.relearning`; empty where none was asked for or no class is forgotten. All ranks call it."""
     config = bench.config
     if not config.relearn or not bench.forgets_classes:
         return []
