@@ -66,7 +66,9 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "erasediff, noise": _grid({"target": "noise"}, eta=[1e-4, 1e-3]),
     "erasediff, neighbours": _grid({"target": "neighbours"}, eta=[0.5, 1.0]),
     "erasediff, null class": _grid({"anchor": NULL_CLASS}, lambda_cap=[1.0, 3.0]),
-    "meta_erasediff": _grid({"name": "meta_erasediff"}, eta=[0.02, 0.05]),
+    "meta_erasediff": _grid(
+        {"name": "meta_erasediff", "num_relearning_steps": 5, "relearning_rate": 1e-4}, eta=[0.02, 0.05]
+    ),
     "moo": _grid({"name": "moo"}, weight=[0.3, 1.0]),
     "munba": _grid({"name": "munba"}, target=["rl", "noise"]),
     "restricted_gradient": _grid({"name": "restricted_gradient"}, target=["rl", "noise"]),

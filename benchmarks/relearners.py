@@ -47,9 +47,8 @@ from rows import write_tables
 MEASURED = "AdamW, 1e-4, 32 pictures"  # by erasediff's own evaluation
 RELEARNERS = {
     MEASURED: RelearnConfig(),
-    "AdamW, 3e-5": RelearnConfig(learning_rate=3e-5),
     "AdamW, 3e-4": RelearnConfig(learning_rate=3e-4),
-    "SGD with momentum, 0.1": RelearnConfig(optimizer="sgd", learning_rate=0.1),
+    "SGD with momentum, 0.03": RelearnConfig(optimizer="sgd", learning_rate=0.03),
     "8 pictures": RelearnConfig(num_images=8),
     "128 pictures": RelearnConfig(num_images=128),
 }

@@ -40,9 +40,9 @@ class MetaEraseDiffConfig(TargetedConfig):
     """η of both barriers, a = η‖∇L_f‖²."""
     lambda_cap: NotNegative | None = 1.0
     """Upper bound on λ and on μ; breaks the constraints on the steps it caps, which are counted. none: no cap."""
-    num_relearning_steps: AtLeast1 = 5
+    num_relearning_steps: AtLeast1 = 2
     """K, the simulated relearner's steps."""
-    relearning_rate: Positive = 1e-4
+    relearning_rate: Positive = 4e-5
     """r, how far a step of it moves each weight."""
     holds_theta: bool = True
     """Whether the constraint at θ_t is kept, too; else the one at φ^K alone, for a gradient less."""
