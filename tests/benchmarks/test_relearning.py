@@ -9,11 +9,13 @@ from benchmark_modules import BENCHMARKS, load
 from erasediff.launch import text_demo
 from erasediff.launch.options import read_settings
 from erasediff.shards.requests.split import FORGET_NAME, REMAIN_NAME
+from erasediff.trainer.comparing.cases import cases_of
 from erasediff.trainer.comparing.derived import RELEARNING_AREA
 from erasediff.trainer.comparing.rows import Row
 from erasediff.trainer.config import CompareConfig
 from erasediff.trainer.config.methods import method_kind
 from erasediff.trainer.evidence.metrics import Measurement
+from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 
 for needed in ("rows", "compare_digits_table", "compare_digits"):
     load(needed)
@@ -62,13 +64,25 @@ def test_the_comparison_for_a_word_names_methods_that_there_are(monkeypatch: pyt
     assert len(kinds) == 13 and config.judge.retrained is not None and config.judge.attacks == ("inversion", "prompt")
 
 
+def test_a_word_is_made_hard_to_relearn_with_the_methods_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(BENCHMARKS).parent)
+    config = read_settings(CompareConfig, ["benchmarks/relearning_text.toml"], prog="compare")
+    assert config.seeds == (0, 1, 2) and config.judge.relearn and config.judge.retrained is not None
+    for case in cases_of(config):
+        assert case.config.method == MetaEraseDiffConfig(concept=("three",), anchor="four")
+        assert (case.config.train.max_train_steps, case.config.optimizer.learning_rate) == (200, 5e-4)
+
+
 def test_a_word_is_forgotten_by_the_sets_that_the_text_demo_erased_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(BENCHMARKS).parent)
     text = load("text")
     options = text.Options(output=Path("x"))
-    compared = read_settings(CompareConfig, ["benchmarks/compare_text.toml"], prog="compare")
+    compared = [
+        read_settings(CompareConfig, [f"benchmarks/{name}.toml"], prog="compare")
+        for name in ("compare_text", "relearning_text")
+    ]
     for demo, asked in (
-        (Path("demo-text"), compared),
+        *((Path("demo-text"), config) for config in compared),
         (Path("x") / "demo", next(text.cases(options)).config(options)),
     ):
         erasure = text_demo._erasure(demo, demo / "base" / "model", demo / "data", demo / "other", "three")
