@@ -11,7 +11,7 @@ from ..trainer.config import DemoConfig
 from ..trainer.errors import ConfigError
 from ..trainer.ranks import meeting
 from . import text_demo
-from .demo_steps import erase, in_background, split_once, timed, write_request
+from .demo_steps import check_folder, erase, in_background, split_once, timed, write_request
 from .options import parse
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Demo:
         folder, digit = Path(self.config.output or "demo"), self.config.forget_label
         if not 0 <= digit <= 9:
             raise ConfigError(f"--forget-label {digit}: a digit, 0 to 9")
+        check_folder(folder, _REQUEST.format(digit=digit))
         print(_plan(folder, digit), flush=True)
         training, held_out = _data(folder, digit)
 

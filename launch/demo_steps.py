@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..trainer.errors import ConfigError, ThresholdError, TrainingError
+from ..trainer.files import check_place, write_text
 
 if TYPE_CHECKING:
     from ..trainer.config import EraseConfig
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..trainer.run.loop import Watch
 
 Result = TypeVar("Result")
+_REQUEST_NAME = "request.toml"
 
 
 class Child:
@@ -61,16 +63,26 @@ def timed(what: str, do: Callable[[], Result]) -> Result:
     return result
 
 
-def write_request(folder: Path, text: str) -> Path:
-    """request.toml; raises ConfigError where the folder holds a demo of another one."""
-    request = folder / "request.toml"
-    if not request.exists() and folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"--output {folder} is not empty and holds no demo: choose another folder")
-    if request.exists() and request.read_text(encoding="utf-8") != text:
+def check_folder(folder: Path, text: str) -> None:
+    """Raises ConfigError where it is none, is not a demo's, or holds one whose request.toml has another text."""
+    request = folder / _REQUEST_NAME
+    check_place(request, "--output")
+    if folder.is_symlink() and not folder.exists():
+        raise ConfigError(f"--output {folder} is a link to what is not there: choose another folder")
+    if not request.is_file():
+        # of one that was stopped before its first file was whole
+        if folder.is_dir() and any(entry.name != f"{_REQUEST_NAME}.partial" for entry in folder.iterdir()):
+            raise ConfigError(f"--output {folder} is not empty and holds no demo: choose another folder")
+    elif request.read_bytes() != text.encode():
         raise ConfigError(f"--output {folder} holds a demo that forgets something else: choose another folder")
+
+
+def write_request(folder: Path, text: str) -> Path:
+    """request.toml; raises ConfigError as `check_folder` does."""
+    check_folder(folder, text)
     folder.mkdir(parents=True, exist_ok=True)
-    request.write_text(text, encoding="utf-8")
-    return request
+    write_text(folder / _REQUEST_NAME, text)
+    return folder / _REQUEST_NAME
 
 
 def split_once(data: Path, sets: Path, request: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..shards.sources.digits_in_ink import COLOURS, DIGITS, HELD_OUT_PHRASING, PHRASINGS, DigitsInInk, Prompt
 from ..trainer.config import DemoConfig
 from ..trainer.errors import ConfigError
-from .demo_steps import erase, in_background, split_once, timed, write_request
+from .demo_steps import check_folder, erase, in_background, split_once, timed, write_request
 
 if TYPE_CHECKING:
     from ..trainer.config import EraseConfig, PretrainConfig
@@ -33,6 +33,7 @@ def run(config: DemoConfig) -> None:
     folder, concept = Path(config.output or "demo-text"), config.concept
     if concept not in (*DIGITS, *COLOURS):
         raise ConfigError(f"--concept {concept}: one of {', '.join((*DIGITS, *COLOURS))}")
+    check_folder(folder, _REQUEST.format(concept=concept))
     print(_plan(folder, concept), flush=True)
     data, other = _data(folder, concept)
 

@@ -40,6 +40,8 @@ class Comparison:
         found = metadata.get(self.field)
         if _is_number(self.value) and isinstance(found, str):
             found = _number(found)
+        if isinstance(found, float) and math.isnan(found):  # a table's word for what it does not know
+            return False
         comparable = _is_number(found) if _is_number(self.value) else type(found) is type(self.value)
         return comparable and _OPERATORS[self.operator](found, self.value)
 

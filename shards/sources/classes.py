@@ -1,6 +1,5 @@
 """Class names given by hand: which there are, and in which order."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import strict_json
 from ..errors import DataError, is_unicode, shorten
 from ..format.index import NO_LABEL
 from .source import Entry, Source
@@ -34,7 +34,7 @@ def _from_file(path: Path, option: str) -> list[str]:
         text = path.read_text(encoding="utf-8")
         if path.suffix != ".json":
             return [line.strip() for line in text.rstrip().splitlines()]
-        values = json.loads(text)
+        values = strict_json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{where}: cannot be read ({error}); give a line for each class, or a JSON list") from None
     if isinstance(values, dict):

@@ -1,6 +1,8 @@
 """A CSV, JSONL or Parquet table: `path` (needed), `caption`, `label`, `key`; every other column is metadata."""
 
 import csv
+import json
+import math
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -59,9 +61,20 @@ class Table(ListedSource):
             location=file,
             label=numbers.get(_text(record, "label", where), NO_LABEL),
             text=_text(record, "caption", where),
-            metadata={name: value for name, value in record.items() if name not in _COLUMNS and value is not None},
+            metadata=_metadata(record, where),
             modified_ns=state.st_mtime_ns,
         )
+
+
+def _metadata(record: Record, where: str) -> dict[str, Any]:
+    """What is known of the other columns: NaN is what tables have where they know nothing."""
+    found = {name: value for name, value in record.items() if name not in _COLUMNS and value is not None}
+    found = {name: value for name, value in found.items() if not (isinstance(value, float) and math.isnan(value))}
+    try:
+        json.dumps(found, allow_nan=False, default=str)
+    except ValueError:
+        raise DataError(f"{where}: infinity, or NaN in a list, which JSON has no word for; leave it out") from None
+    return found
 
 
 def _read(path: Path) -> Iterator[Record]:
@@ -76,7 +89,10 @@ def _read(path: Path) -> Iterator[Record]:
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
-    if twice := {name for name in names if names.count(name) > 1}:
+    twice = {name for name in names if names.count(name) > 1}
+    if "" in twice:
+        raise DataError(f"{path}: two columns have no name; name them, or remove the commas at the header's end")
+    if twice:
         raise DataError(f"{path}: two columns are called {shorten(sorted(twice))}; rename one")
 
 
@@ -89,7 +105,7 @@ def _read_csv(path: Path) -> Iterator[Record]:
                 raise DataError(f"{path}: a row has more fields than the header; quote commas in values")
             if None in record.values():
                 raise DataError(
-                    f"{path}: line {reader.line_num} has fewer fields than the header; write its commas, too"
+                    f"{path}: line {reader.reader.line_num} has fewer fields than the header; write its commas, too"
                 )
             yield {str(name): value for name, value in record.items() if value != ""}
 
@@ -99,7 +115,12 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            record = strict_json.loads(line)
+            try:
+                record = strict_json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
             if not isinstance(record, dict):
                 raise DataError(f"{path}: line {number}: {type(record).__name__}, expected an object")
             yield record

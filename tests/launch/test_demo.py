@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from erasediff.launch import demo, text_demo
 from erasediff.launch.cli import main
+from erasediff.launch.demo_steps import write_request
 from erasediff.launch.preview import Preview, digits_shape
 from erasediff.shards.dataset import Dataset, check_disjoint
 from erasediff.shards.sources.digits_in_ink import COLOURS, DIGITS
@@ -78,6 +79,8 @@ def test_what_the_text_demo_asks_for(tmp_path: Path, concept: str, classes: Any,
     remain = Dataset.open(tmp_path / "sets" / "remain")
     assert len(remain) == (data.labels != classes.index(concept)).sum()
     assert not any(concept in remain.text(i).split() for i in range(len(remain)))
+    assert not (tmp_path / "sets" / "forget").exists(), "a copy that no record would name"
+    assert text_demo._data(tmp_path, concept) == (data.path, other.path), "a continued demo"
 
     prompts = read_prompts(tmp_path / "prompts.csv")
     assert len(prompts) == 6 * 6 * 10 and len({one.phrasing for one in prompts}) == 6
@@ -123,6 +126,31 @@ def test_a_folder_that_is_no_demos(capfd: pytest.CaptureFixture[str], tmp_path: 
         said = f"erasediff: --output {tmp_path / 'demo'} is not empty and holds no demo: choose another folder\n"
         assert capfd.readouterr().err == said
     assert [path.name for path in tmp_path.rglob("*")] == ["demo", "data"]
+
+
+@pytest.mark.parametrize("text", [[], ["--text"]])
+def test_places_where_no_demo_can_be(capfd: pytest.CaptureFixture[str], tmp_path: Path, text: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "bytes" / "request.toml").write_bytes(b"\xff\xfe")
+    (tmp_path / "folder" / "request.toml").mkdir(parents=True)
+    for name, said in (
+        ("file", f"'{tmp_path}/file' is a file: name another folder"),
+        ("file/demo", f"'{tmp_path}/file' is a file: name another folder"),
+        ("link", "is a link to what is not there: choose another folder"),
+        ("bytes", "holds a demo that forgets something else: choose another folder"),
+        ("folder", "is not empty and holds no demo: choose another folder"),
+    ):
+        assert main(["demo", *text, "--output", str(tmp_path / name)]) == 2
+        out, err = capfd.readouterr()
+        assert err.startswith("erasediff: --output ") and err.endswith(f"{said}\n") and out == ""
+
+
+def test_a_request_that_was_never_whole_does_not_lock_its_demo_out(tmp_path: Path) -> None:
+    (tmp_path / "request.toml.partial").write_text("")
+    assert write_request(tmp_path, "as asked").read_text() == "as asked"
+    assert [path.name for path in tmp_path.iterdir()] == ["request.toml"]
 
 
 def test_a_demo_that_is_stopped_has_saved(tmp_path: Path) -> None:

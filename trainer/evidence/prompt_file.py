@@ -39,26 +39,35 @@ def read_rows(path: str | Path, needed: Sequence[str], option: str) -> list[dict
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
-            columns, rows = reader.fieldnames or [], list(reader)
+            columns = reader.fieldnames or []
+            # the reader's own line_num passes over blank lines
+            rows = dict((reader.reader.line_num, row) for row in reader)  # noqa: C402
             if "prompt" not in columns and "caption" in columns:
-                columns, rows = [*columns, "prompt"], [row | {"prompt": row["caption"]} for row in rows]
+                columns = [*columns, "prompt"]
+                rows = {line: row | {"prompt": row["caption"]} for line, row in rows.items()}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{where} cannot be read as CSV: {error}") from None
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{where}: two columns are called {twice!r}; rename one")
     for column in needed:
         if column not in columns:
             found = ", ".join(columns) or "none"
             raise ConfigError(f"{where} has no column {column!r}; its first line names the columns: {found}")
-        empty = next((i for i, row in enumerate(rows) if not (row[column] or "").strip()), None)
+        empty = next((line for line, row in rows.items() if not (row[column] or "").strip()), None)
         if empty is not None:
-            raise ConfigError(f"{where}: line {empty + 2} has no {column}")
+            raise ConfigError(f"{where}: line {empty} has no {column}")
     if not rows:
         raise ConfigError(f"{where} holds no prompt")
-    longer = next((i for i, row in enumerate(rows) if None in row), None)
+    longer = next((line for line, row in rows.items() if None in row), None)
     if longer is not None:
         raise ConfigError(
-            f"{where}: line {longer + 2} has more cells than there are columns: put a prompt that has a comma in quotes"
+            f"{where}: line {longer} has more cells than there are columns: put a prompt that has a comma in quotes"
         )
-    return [{name: (value or "").strip() for name, value in row.items()} for row in rows]
+    shorter = next((line for line, row in rows.items() if None in row.values()), None)
+    if shorter is not None:
+        raise ConfigError(f"{where}: line {shorter} has fewer cells than there are columns: write its commas, too")
+    return [{name: value.strip() for name, value in row.items()} for row in rows.values()]
 
 
 def prompts_sha256(path: str | None) -> str | None:

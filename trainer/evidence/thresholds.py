@@ -241,8 +241,8 @@ def said(verdict: Verdict) -> str:
     elif verdict.rejects_retrained:
         limit += ", which the retrained model does not hold either"
     of_class = "" if verdict.of_class is None else f" for class {verdict.of_class}"
-    if of_class and threshold.model is not None:
-        of_class += ", the one with the least margin"
+    if of_class and limit:
+        of_class += ", the one that decides"
     doubt = ""
     if verdict.passed and not verdict.shown and verdict.margin_low is not None:
         doubt = f", but with this many samples it may be {_number(-verdict.margin_low)} beyond"

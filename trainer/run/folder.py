@@ -140,6 +140,18 @@ class RunFolder:
             ) from None
 
 
+def _is_run(path: Path) -> bool:
+    """Whether its config.toml is a run's: others write files of that name too."""
+    if not (path / CONFIG_NAME).is_file():
+        return False
+    try:
+        return "output" in read_toml(path / CONFIG_NAME)
+    except ConfigError:
+        if any(path.glob("attempt-*")):
+            raise
+        return False
+
+
 def check_output(config: Settings, output: str) -> None:
     """Raises ConfigError for a folder that this run can neither begin nor continue in; writes nothing."""
     path, identity = Path(output), Identity.of(config)
@@ -147,7 +159,7 @@ def check_output(config: Settings, output: str) -> None:
     if path.exists() and not path.is_dir():
         raise ConfigError(f"output = '{path}' is a file: name a folder")
     recorded = path / CONFIG_NAME
-    if recorded.exists():
+    if _is_run(path):
         theirs, ours = what_counts(read_toml(recorded)), identity.values
         differing = identity.differing(theirs)
         if differing:

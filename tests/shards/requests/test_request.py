@@ -1,6 +1,7 @@
 """Erasure requests: what selectors mean, and what a request file may not hold."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,7 @@ def test_numbers_written_as_text_compare_as_numbers() -> None:
     assert not parse_comparison('width < "512"').holds({"width": 64})
     assert not parse_comparison("width == 1").holds({"width": True})
     assert not parse_comparison("width != 1").holds({"width": "nan"})
+    assert not parse_comparison("width != 1").holds({"width": math.nan})
 
 
 def test_long_ids_written_as_text_are_not_rounded() -> None:

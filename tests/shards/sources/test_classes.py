@@ -75,6 +75,12 @@ def test_classes_that_cannot_be(pictures: Path, tmp_path: Path, classes: object,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_number_that_two_classes_have(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text('{"0": "cat", "1": "dog", "1": "wolf"}')
+    with pytest.raises(DataError, match=r"classes\.json': cannot be read \('1' is there twice; write one of them\)"):
+        build(pictures, tmp_path / "out", classes=[str(tmp_path / "classes.json")])
+
+
 def test_a_reader_may_count_classes_otherwise(pictures: Path, tmp_path: Path) -> None:
     dataset = build(pictures, tmp_path / "data")
     # émeu is nobody's class there

@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 from erasediff.shards import DataError, build
 from erasediff.shards.checking.verify import verify
+from erasediff.shards.requests.request import Request, Selector
+from erasediff.shards.requests.select import select
 from webdataset.compat import WebDataset
 
 RECORDS = [
@@ -61,6 +64,25 @@ def test_plain_webdataset_reads_captions_metadata_and_any_name(pictures: Path, t
         assert dataset.classes[sample["cls"]] == record["label"]
         assert sample["json"] == {name: value for name, value in record.items() if name in ("year", "names")}
     assert seen["émeu/0"]["png"].size == (16, 12)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_nan_is_what_a_table_does_not_know(pictures: Path, tmp_path: Path, suffix: str) -> None:
+    """By whatever it is written; the same samples are selected."""
+    table = pictures / f"t.{suffix}"
+    if suffix == "csv":
+        table.write_text("path,year\ncat/0.png,nan\ncat/1.jpg,2011\n")
+    elif suffix == "jsonl":
+        table.write_text('{"path": "cat/0.png", "year": NaN}\n{"path": "cat/1.jpg", "year": 2011.0}\n')
+    else:
+        columns = {"path": ["cat/0.png", "cat/1.jpg"], "year": [float("nan"), 2011.0]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), table)
+    dataset = build(table, tmp_path / "out")
+    chosen = select(dataset, Request((Selector(metadata=("year != 2010",)),)))
+    assert [dataset.keys[i] for i in np.flatnonzero(chosen)] == ["cat/1"]
+    known = dataset.metadata(dataset.keys.index("cat/0"))
+    assert known == ({"year": "nan"} if suffix == "csv" else {})
+    assert verify(dataset.path) == []
 
 
 def test_two_columns_of_one_name_are_a_mistake_in_parquet_too(pictures: Path, tmp_path: Path) -> None:
@@ -122,6 +144,11 @@ def test_labels_captions_and_keys_are_optional(pictures: Path, tmp_path: Path) -
         ("t.csv", "path\n/etc/passwd\n", "is not one of png"),
         ("t.jsonl", "{", r"not a readable \.jsonl table"),
         ("t.jsonl", "[1]\n", "line 1: list, expected an object"),
+        ("t.jsonl", '{"path": "cat/0.png"}\n\n{"path": 1, "path": 2}\n', r"\(line 3: 'path' is there twice; write one"),
+        ("t.jsonl", '{"path": "cat/0.png"}\n{"path": ,}\n', r"\(line 2, column 10: Expecting value\)"),
+        ("t.jsonl", '{"path": "cat/0.png", "year": Infinity}', "row 1: infinity, or NaN in a list, which JSON has no"),
+        ("t.jsonl", '{"path": "cat/0.png", "years": [NaN]}', "row 1: infinity, or NaN in a list, which JSON has no"),
+        ("t.csv", "path,label,,\ncat/0.png,a,,\n", "two columns have no name; name them, or remove the commas at"),
         ("t.jsonl", "[" * 100_000, r"not a readable \.jsonl table"),
         ("t.parquet", "PAR1", r"not a readable \.parquet table"),
         ("t.jsonl", r'{"path": "a\u0000.png"}', r"row 1: .* is no file name"),

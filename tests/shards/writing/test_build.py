@@ -166,6 +166,9 @@ def test_a_name_that_leads_out_of_the_folder(pictures: Path, tmp_path: Path, nam
 def test_an_output_among_the_pictures(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"out: lies in the source, of which the next build would take it for a part"):
         build(pictures, pictures / "out")
+    (tmp_path / "link").symlink_to(pictures)
+    with pytest.raises(DataError, match="lies in the source"):
+        build(pictures, tmp_path / "link" / "out")
     assert not (pictures / "out").exists()
 
 

@@ -164,6 +164,17 @@ def test_what_is_behind_a_path_counts(scrubbed: Path, evidence: Evidence) -> Non
             "line 15 has more cells than there are columns: put a prompt that has a comma in quotes",
         ),
         (
+            [*ROWS, ("two", "a green two")],
+            ("class", "prompt", "phrasing", "factor"),
+            "line 15 has fewer cells than",
+        ),
+        (ROWS, ("class", "prompt", "class", "factor"), "two columns are called 'class'; rename one"),
+        (
+            [*ROWS, (), ("two", "", "", "red")],  # a blank line is none, and counts
+            ("class", "prompt", "phrasing", "factor"),
+            "line 16 has no prompt",
+        ),
+        (
             [("two", "a 2", "", "red")],
             ("class", "prompt", "phrasing", "factor"),
             "the model's tokenizer does not know '2'",

@@ -89,10 +89,20 @@ def test_one_class_of_a_hundred_that_is_destroyed() -> None:
     mean, worst = hold([parse_threshold(text) for text in texts], models)
     assert mean.passed and not worst.passed and worst.of_class == "c98"
     # another class may be worse and have more of its own left
-    assert said(worst) == "it is 0.05 for class c98, the one with the least margin, the limit 0.89"
+    assert said(worst) == "it is 0.05 for class c98, the one that decides, the limit 0.89"
     models["scrubbed"] = {"accuracy_remaining": of_classes(*[0.99] * 99, 0.6)}
     (harmless,) = hold([parse_threshold(texts[1])], models)
     assert harmless.passed and harmless.of_class == "c99"
+
+
+def test_a_class_decides_by_what_its_samples_leave_open() -> None:
+    """The other one has less of its limit left and is known better."""
+    few, many = share(1.0, 5), share(0.97, 5000)
+    before = dataclasses.replace(share(1.0, 5005), by_class={"few": share(1.0, 5), "many": share(1.0, 5000)})
+    after = dataclasses.replace(share(0.97, 5005), by_class={"few": few, "many": many})
+    models = {"unscrubbed": {"accuracy_remaining": before}, "scrubbed": {"accuracy_remaining": after}}
+    (verdict,) = hold([parse_threshold("accuracy_worst_class >= unscrubbed - 0.1")], models)
+    assert said(verdict).startswith("it is 1 for class few, the one that decides, the limit 0.9")
 
 
 @pytest.mark.parametrize(("n", "is_shown"), [(50, False), (2000, True)])
