@@ -47,9 +47,7 @@ METHODS: dict[str, MethodConfig] = {
     "capped": EraseDiffConfig(eta=5.0, lambda_cap=0.5),
     "moo": MOOConfig(weight=0.3),
     "meta": MetaEraseDiffConfig(eta=3.0, lambda_cap=None, num_relearning_steps=3, relearning_rate=0.01),
-    "meta-at-phi": MetaEraseDiffConfig(
-        eta=2.0, lambda_cap=0.7, num_relearning_steps=5, relearning_rate=0.01, holds_theta=False
-    ),
+    "meta-at-phi": MetaEraseDiffConfig(eta=2.0, lambda_cap=0.7, relearning_rate=0.01, holds_theta=False),
     "esd": ESDConfig(),
     "munba": MUNBaConfig(),
     "restricted_gradient": RestrictedGradientConfig(),
