@@ -105,7 +105,7 @@ def _read_csv(path: Path) -> Iterator[Record]:
                 raise DataError(f"{path}: a row has more fields than the header; quote commas in values")
             if None in record.values():
                 raise DataError(
-                    f"{path}: line {reader.reader.line_num} has fewer fields than the header; write its commas, too"
+                    f"{path}: line {reader.line_num} has fewer fields than the header; write its commas, too"
                 )
             yield {str(name): value for name, value in record.items() if value != ""}
 

@@ -40,8 +40,7 @@ def read_rows(path: str | Path, needed: Sequence[str], option: str) -> list[dict
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []
-            # the reader's own line_num passes over blank lines
-            rows = dict((reader.reader.line_num, row) for row in reader)  # noqa: C402
+            rows = dict((reader.line_num, row) for row in reader)  # noqa: C402 (the number is another one each time)
             if "prompt" not in columns and "caption" in columns:
                 columns = [*columns, "prompt"]
                 rows = {line: row | {"prompt": row["caption"]} for line, row in rows.items()}
