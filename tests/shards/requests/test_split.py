@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from erasediff.shards import DataError, Dataset, build, check_disjoint, split
+from PIL import Image
 
 
 def test_digit_three(digits: Dataset, tmp_path: Path) -> None:
@@ -33,6 +34,17 @@ def test_labels_by_name_or_position(pictures: Path, tmp_path: Path) -> None:
     dataset = build(pictures, tmp_path / "pets")
     assert len(split(dataset, tmp_path / "a", ["cat", "émeu"])[0]) == 6
     assert len(split(dataset, tmp_path / "b", [1])[0]) == 3
+
+
+def test_a_spelling_that_may_be_either_of_two_classes_is_neither(tmp_path: Path) -> None:
+    composed, decomposed = "Zo\u00e9 No\u00e9", "Zoe\u0301 Noe\u0301"
+    for name in (composed, decomposed):
+        (tmp_path / "people" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "people" / name / "0.png")
+    dataset = build(tmp_path / "people", tmp_path / "data")
+    assert [len(split(dataset, tmp_path / f"{i}", [dataset.classes[i]])[0]) for i in (0, 1)] == [1, 1]
+    with pytest.raises(DataError, match="no such class in"):
+        split(dataset, tmp_path / "third", ["Zo\u00e9 Noe\u0301"])
 
 
 def test_remain_can_be_moved_together_with_its_shards(pictures: Path, tmp_path: Path) -> None:
