@@ -38,9 +38,9 @@ def test_labels_by_name_or_position(pictures: Path, tmp_path: Path) -> None:
 
 def test_a_spelling_that_may_be_either_of_two_classes_is_neither(tmp_path: Path) -> None:
     composed, decomposed = "Zo\u00e9 No\u00e9", "Zoe\u0301 Noe\u0301"
-    for name in (composed, decomposed):
+    for value, name in enumerate((composed, decomposed)):
         (tmp_path / "people" / name).mkdir(parents=True)
-        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "people" / name / "0.png")
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / "people" / name / "0.png")
     dataset = build(tmp_path / "people", tmp_path / "data")
     assert [len(split(dataset, tmp_path / f"{i}", [dataset.classes[i]])[0]) for i in (0, 1)] == [1, 1]
     with pytest.raises(DataError, match="no such class in"):
