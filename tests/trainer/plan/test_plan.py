@@ -103,3 +103,15 @@ def test_a_bucket_on_its_way_has_a_copy_on_a_cpu(base_model: Path, device: Any, 
     first, last = found.sizes.bucket_numels(config.engine, 2)
     # a backward pass begins with the last: it is sent while the first has its gradients and their sum
     assert found.as_set.memory["buckets"] == 4 * (2 * first + copies * last)
+
+
+@pytest.mark.parametrize("device", ["cpu", "a100-80gb"])
+def test_without_overlap_a_bucket_is_gone_before_the_next_is_full(base_model: Path, device: Any) -> None:
+    engine = EngineConfig(reduce_bucket_size=2_000, overlap_communication=False)
+    config = ScrubConfig(ModelConfig(str(base_model)), "-", "-", "-", engine=engine)
+    config = replace(config, train=TrainConfig(train_batch_size=2))
+    found = make_plan(config, device_of(device, 2), 2, mfu=0.28)
+    numels = found.sizes.bucket_numels(config.engine, 2)
+    assert len(numels) > 4
+    # its gradients and their sum at most, whenever it is that memory is fullest
+    assert found.as_set.memory["buckets"] <= 4 * 2 * max(numels)
