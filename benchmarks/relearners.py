@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,9 +123,11 @@ def run_digit(options: Options, digit: int) -> None:
         relearner = dataclasses.replace(RELEARNERS.get(name, RELEARNERS[MEASURED]), num_samples=options.num_samples)
         asked = dataclasses.replace(bench, config=dataclasses.replace(bench.config, relearning=relearner))
         points = relearning_curve(load_model(ModelConfig(folder)), asked)
+        if (area := relearning_area(points)) is None:
+            sys.exit(f"digit {digit}, {slug}: '{name}' led it to NaN; lower that learning rate in RELEARNERS")
         found = {
             "curve": [[point.step, point.p_psi] for point in points],
-            "area": relearning_area(points),
+            "area": area,
             "n": options.num_samples,
         }
         _put(config, slug, name, found)

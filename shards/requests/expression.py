@@ -71,5 +71,5 @@ def _number(text: str) -> float | None:
     with contextlib.suppress(ValueError):
         return int(text)
     with contextlib.suppress(ValueError):
-        return None if math.isnan(number := float(text)) else number
+        return float(text)
     return None
