@@ -1,13 +1,12 @@
-"""What compare_digits.py writes beside a digit's own table: all digits together, and the search."""
+"""What compare_digits.py writes beside a digit's own table: all digits together."""
 
 from __future__ import annotations
 
 from statistics import mean
-from typing import Any
 
+from compared import value_of
 from erasediff.trainer.comparing.derived import ERR, RELEARNING_AREA
 from erasediff.trainer.comparing.rows import Row
-from rows import searched
 
 FRECHET = "frechet_distance[digits-cnn]"
 
@@ -44,22 +43,4 @@ def overall(found: list[tuple[Row, dict[str, Row]]]) -> str:
             f"{sum(row.verdict == 'failed' for row, _ in own)}" if trained else "–",
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def value_of(row: Row, name: str) -> float:
-    figure = (row.metrics | row.derived)[name]
-    assert figure.value is not None, f"{row.name}: {figure.reason}"
-    return figure.value
-
-
-def search_table(found: dict[str, Any]) -> str:
-    lines = [
-        f"{found['about']}; the rows that were chosen are bold.",
-        "",
-        "| method | settings | ERR | Fréchet distance | score |",
-        "|---|---|---|---|---|",
-    ]
-    for told, own in searched(found):
-        lines.append(f"| {told} | {own['err']:.3f} | {own['frechet_distance']:.1f} | {own['score']:.3f} |")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from typing import Any
 import compare_digits
 import relearning
 import tyro
+from compared import run_shares
 from erasediff.trainer import FinetuneConfig
 from erasediff.trainer.comparing.cases import cases_of
 from erasediff.trainer.comparing.derived import relearning_area
@@ -204,7 +205,7 @@ def main() -> None:
             run_digit(options, digit)
         return
     if not options.table_only:
-        compare_digits.run_shares(__file__, options.num_processes)
+        run_shares(__file__, options.num_processes)
     write_tables(options.table, __file__, table(options))
 
 

@@ -19,10 +19,11 @@ from typing import Any
 
 import compare_digits
 import tyro
-from compare_digits_table import FRECHET, value_of
+from compare_digits_table import FRECHET
+from compared import rows_of, run_shares, value_of
 from erasediff.trainer.comparing.cases import cases_of
 from erasediff.trainer.comparing.derived import RELEARNING_AREA
-from erasediff.trainer.comparing.rows import Row, read_row
+from erasediff.trainer.comparing.rows import Row
 from erasediff.trainer.comparing.run import run_compare
 from erasediff.trainer.comparing.table import lines_of, markdown
 from erasediff.trainer.config import BudgetConfig, CompareConfig
@@ -84,12 +85,6 @@ def prepare(options: Options) -> None:
             if there.exists() and not own.exists():
                 own.parent.mkdir(exist_ok=True)
                 (shutil.copytree if there.is_dir() else shutil.copy)(there, own)
-
-
-def rows_of(config: CompareConfig) -> dict[str, Row]:
-    slugs = ["unscrubbed", "retrained", *(case.slug for case in cases_of(config))]
-    read = {slug: read_row(Path(config.output) / "rows" / f"{slug}.json") for slug in slugs}
-    return {slug: row for slug, row in read.items() if row is not None}
 
 
 def goals(options: Options) -> str:
@@ -160,7 +155,7 @@ def main() -> None:
         return
     if not options.table_only:
         prepare(options)
-        compare_digits.run_shares(__file__, options.num_processes)
+        run_shares(__file__, options.num_processes)
     write_table(options)
 
 
