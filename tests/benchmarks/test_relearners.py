@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from benchmark_modules import load
 
-for needed in ("rows", "compare_digits_table", "compare_digits", "relearning"):
+for needed in ("rows", "compared", "compare_digits_table", "compare_digits", "relearning"):
     load(needed)
 RELEARNERS = load("relearners")
 

@@ -17,7 +17,7 @@ from erasediff.trainer.config.methods import method_kind
 from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.methods.meta_erasediff import MetaEraseDiffConfig
 
-for needed in ("rows", "compare_digits_table", "compare_digits"):
+for needed in ("rows", "compared", "compare_digits_table", "compare_digits"):
     load(needed)
 RELEARNING = load("relearning")
 
