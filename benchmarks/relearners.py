@@ -82,9 +82,10 @@ class Options:
 
 
 def config_of(options: Options, digit: int) -> CompareConfig:
-    return relearning.config_of(
-        relearning.Options(seeds=options.seeds, rates=options.rates, output=options.output), digit
-    )
+    asked = relearning.Options(seeds=options.seeds, rates=options.rates, output=options.output)
+    config = relearning.config_of(asked, digit)
+    methods = {name: own for name, own in config.methods.items() if name != relearning.CONTROL}
+    return dataclasses.replace(config, methods=methods)
 
 
 def models_of(config: CompareConfig) -> dict[str, str]:

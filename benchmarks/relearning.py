@@ -4,8 +4,9 @@
     python benchmarks/relearning.py --table-only    only writes the table of what is there
 
 Model, data and retrained models are those of compare_digits.py; what is missing of them is made. 400 steps of AdamW at
-2e-4 with a cosine, the null class as anchor, a relearner of two steps at one of --rates: 2,000 gradients. More samples
-of each class than that table has: a class's accuracy is compared with the unscrubbed model's, by .01.
+2e-4 with a cosine, the null class as anchor, a relearner of two steps at one of --rates: 2,000 gradients. Beside it
+EraseDiff, which simulates no relearner, at as many steps: 800. More samples of each class than that table has: its
+accuracy is compared with the unscrubbed model's, by .01.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from erasediff.trainer.comparing.run import run_compare
 from erasediff.trainer.comparing.table import lines_of, markdown
 from erasediff.trainer.config import BudgetConfig, CompareConfig
 from rows import write_tables
+
+CONTROL = "erasediff"  # at as many steps
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Options:
 
 def config_of(options: Options, digit: int) -> CompareConfig:
     methods = {f"meta_erasediff, r = {rate:g}": settings_of(rate) for rate in options.rates}
+    methods[CONTROL] = settings_of(None)
     shared = compare_digits.Options(output=options.output)
     config = compare_digits.config_of(shared, digit, f"relearning-{digit}", methods, options.seeds)
     number = options.num_samples_per_class
@@ -61,14 +65,11 @@ def config_of(options: Options, digit: int) -> CompareConfig:
     return dataclasses.replace(config, budget=BudgetConfig(), judge=judge)
 
 
-def settings_of(rate: float) -> dict[str, Any]:
+def settings_of(rate: float | None) -> dict[str, Any]:
+    """rate: of the simulated relearner; None: EraseDiff as it is by default, which simulates none."""
+    method = {"name": "meta_erasediff", "num_relearning_steps": 2, "relearning_rate": rate}
     return {
-        "method": {
-            "name": "meta_erasediff",
-            "anchor": compare_digits.NULL_CLASS,
-            "num_relearning_steps": 2,
-            "relearning_rate": rate,
-        },
+        "method": ({"name": CONTROL} if rate is None else method) | {"anchor": compare_digits.NULL_CLASS},
         "train": {"max_train_steps": 400},
         "optimizer": {"learning_rate": 2e-4, "lr_scheduler": "cosine"},
     }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmark_modules import BENCHMARKS, load
 from erasediff.launch import text_demo
 from erasediff.launch.options import read_settings
 from erasediff.shards.requests.split import FORGET_NAME, REMAIN_NAME
+from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.comparing.cases import cases_of
 from erasediff.trainer.comparing.derived import RELEARNING_AREA
 from erasediff.trainer.comparing.rows import Row
@@ -52,7 +54,10 @@ def test_what_is_wanted_of_a_row(figures: tuple[float, float, float, float], met
 def test_a_row_is_of_its_digit_and_judged_by_many_samples() -> None:
     config = RELEARNING.config_of(RELEARNING.Options(rates=(3e-5, 4e-5)), 8)
     assert config.output.endswith("relearning-8") and "split-8" in config.forget and "split-8" in config.remain
-    assert [own["method"]["relearning_rate"] for own in config.methods.values()] == [3e-5, 4e-5]
+    *simulated, control = [case.config for case in cases_of(config) if case.seed == 0]
+    assert [case.method.relearning_rate for case in simulated] == [3e-5, 4e-5]  # pyright: ignore[reportAttributeAccessIssue]
+    assert control.method == EraseDiffConfig(anchor=10) and control.train == simulated[0].train
+    assert control.optimizer == simulated[0].optimizer
     assert config.judge.num_forget_samples_per_class == config.judge.num_remain_samples_per_class == 500
     assert config.judge.relearn and config.judge.with_retrained and config.seeds == (0, 1, 2)
 
@@ -68,8 +73,13 @@ def test_a_word_is_made_hard_to_relearn_with_the_methods_defaults(monkeypatch: p
     monkeypatch.chdir(Path(BENCHMARKS).parent)
     config = read_settings(CompareConfig, ["benchmarks/relearning_text.toml"], prog="compare")
     assert config.seeds == (0, 1, 2) and config.judge.relearn and config.judge.retrained is not None
+    words: dict[str, Any] = {"concept": ("three",), "anchor": "four"}
+    assert {case.name: case.config.method for case in cases_of(config)} == {
+        "meta_erasediff": MetaEraseDiffConfig(**words),
+        "meta_erasediff, eta = 0.5": MetaEraseDiffConfig(**words, eta=0.5),
+        "erasediff": EraseDiffConfig(**words),
+    }
     for case in cases_of(config):
-        assert case.config.method == MetaEraseDiffConfig(concept=("three",), anchor="four")
         assert (case.config.train.max_train_steps, case.config.optimizer.learning_rate) == (200, 5e-4)
 
 
