@@ -101,11 +101,12 @@ def figures_of(row: Row, unscrubbed: Row, kept: Sequence[str] = ()) -> dict[str,
 def search_table(found: dict[str, Any]) -> str:
     """found: what `choose` wrote."""
     columns = [name for name in next(iter(found["search"].values())) if name not in ("method", "optimizer")]
-    told = {"err": "ERR", "frechet_distance": "Fréchet distance"}
+    called = {"err": "ERR", "frechet_distance": "Fréchet distance"}
+    heads = [called.get(name) or name.replace("_", " ") for name in columns]
     lines = [
         f"{found['about']}; the rows that were chosen are bold.",
         "",
-        "| method | settings | " + " | ".join(told.get(name, name.replace("_", " ")) for name in columns) + " |",
+        f"| method | settings | {' | '.join(heads)} |",
         "|---|---|" + "---|" * len(columns),
     ]
     for cells, own in searched(found):

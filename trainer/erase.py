@@ -273,7 +273,7 @@ def _recorded(output: Path, config: EraseConfig, run: Path, scrubbed: Path) -> E
     for record in reversed(read_entries(output)):
         # another one may have been added by `evaluate`
         if isinstance(record, Record) and _but_for_rounding(record.judge) == judge:
-            holds = still_holds(record, config.judge, run, at(scrubbed, config))
+            holds = still_holds(record, config.judge, _data(config), run, at(scrubbed, config))
             show_newest(output)
             return Evidence(record, path, output / REPORT_NAME) if holds else None
     return None

@@ -76,6 +76,7 @@ def test_a_word_is_made_hard_to_relearn_with_the_methods_defaults(monkeypatch: p
     words: dict[str, Any] = {"concept": ("three",), "anchor": "four"}
     assert {case.name: case.config.method for case in cases_of(config)} == {
         "meta_erasediff": MetaEraseDiffConfig(**words),
+        "meta_erasediff, eta = 0.2": MetaEraseDiffConfig(**words, eta=0.2),
         "meta_erasediff, eta = 0.5": MetaEraseDiffConfig(**words, eta=0.5),
         "erasediff": EraseDiffConfig(**words),
     }

@@ -13,8 +13,10 @@ from pathlib import Path
 from ...shards.dataset import Dataset
 from ..config import CompareConfig, JudgeConfig, ScrubConfig
 from ..config.toml import as_dict
+from ..evidence.asking import Asking
 from ..evidence.classifier import load_classifier
 from ..files import alone
+from ..models.class_names import labels_of
 from ..models.families import load_model
 from ..models.fitting import Fitted, fit
 from ..models.model import Model
@@ -89,6 +91,8 @@ def measured_by(asked: JudgeConfig, judge: JudgeConfig, sides: Sides, data: Data
     # how the judge was made is in its weights, which are behind its path
     left_out = ("device", "num_threads", "architecture", "resnet")
     named = {name: path for name, path in as_dict(judge).items() if _is_path(name, path)}
+    given = fit(data, sides.unscrubbed).data
+    asking = Asking.of(judge, sides.unscrubbed, given, labels_of(sides.forget), labels_of(sides.remain))
     stamps = {
         "judge": {key: value for key, value in as_dict(asked).items() if key not in left_out},
         "base": ModelStamp.of(sides.unscrubbed).hashes(),
@@ -97,7 +101,7 @@ def measured_by(asked: JudgeConfig, judge: JudgeConfig, sides: Sides, data: Data
         # whatever lies behind the same paths
         "named": {name: _hash(name, Path(path)) for name, path in named.items()},
         "verdicts": _VERDICTS,
-    }
+    } | ({} if asking.sha256 is None else {"asked": asking.sha256})
     return hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
 
 

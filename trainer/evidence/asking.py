@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,6 +72,16 @@ class Asking:
             _kept(options, model, [c for label in forgotten if label not in remaining for c in conditions[label]]),
             notes,
         )
+
+    @property
+    def sha256(self) -> str | None:
+        """Of all prompts, what each is asked for and what it means; None: classes are asked for, which data name."""
+        told = [*itertools.chain(*self.conditions.values()), *self.kept]
+        if not any(isinstance(condition, str) for condition in told) and not self.factors:
+            return None
+        meanings = [sorted((str(key), value) for key, value in of.items()) for of in (self.phrasings, self.factors)]
+        asked = json.dumps([sorted(self.conditions.items()), self.kept, meanings])
+        return hashlib.sha256(asked.encode()).hexdigest()
 
     def phrasings_of(self, labels: Sequence[int]) -> dict[Condition, str]:
         """Of the conditions of these classes."""

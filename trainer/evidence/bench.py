@@ -48,6 +48,10 @@ class Bench:
     """The same for every model."""
 
     config: JudgeConfig
+    data: DataStamp
+    """What the judge was trained on, where none was named, and what says how classes are asked for."""
+    asked_sha256: str | None
+    """`Asking.sha256`."""
     classifier: Classifier
     features: Features
     forget_conditions: dict[int, list[Condition]]

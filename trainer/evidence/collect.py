@@ -150,15 +150,13 @@ def run_evaluate(
     notes = [*notes, *own_notes]
     bench = make_bench(config, scrub, device)
     has_null = scrub.unscrubbed.conditions.has_null
-    notes += bench.notes
-    notes += judge_effect_notes(options, forgets_classes=bench.forgets_classes, has_null=has_null)
+    notes += bench.notes + judge_effect_notes(options, forgets_classes=bench.forgets_classes, has_null=has_null)
     names = metric_names(
         options, bench.instruments, bench.forgets_classes, bench.earlier, has_phrasings=bool(bench.phrasings)
     )
     thresholds = thresholds_of(options, names, bench.forgets_classes)
-    if collectives.is_main():
-        for note in notes:
-            print(note)
+    if notes and collectives.is_main():
+        print("\n".join(notes))
     recorded = recorded_retrained(scrub.inputs, bench) if is_record(options) else None
     date = now()
     figures: dict[str, Figures] = {"unscrubbed": evaluate(scrub.unscrubbed, bench)}
@@ -225,6 +223,8 @@ def run_evaluate(
         detector=None if bench.detector is None else bench.detector.card,
         prompts_sha256=prompts_sha256(options.prompts),
         kept_prompts_sha256=prompts_sha256(options.kept_prompts),
+        data=bench.data,
+        asked_sha256=bench.asked_sha256,
         factor=None if bench.factor is None else bench.factor.stamp,
         factor_classifier=None if bench.factor is None else bench.factor.classifier.card,
     )

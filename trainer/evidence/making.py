@@ -80,6 +80,8 @@ def make_bench(config: EvaluateConfig, scrub: Sides, device: torch.device) -> Be
     forgotten = gone or forget_labels
     return Bench(
         config=options,
+        data=DataStamp.of(data),
+        asked_sha256=asking.sha256,
         classifier=classifier,
         features=make_features(options.features, classifier),
         forget_conditions={label: asking.conditions[label] for label in forgotten},

@@ -202,6 +202,10 @@ class Record(Strict):
     """Of the file of prompts, `judge.prompts`; not written where there is none."""
     kept_prompts_sha256: str | None = None
     """The same of `judge.kept_prompts`."""
+    data: DataStamp | None = None
+    """What the judge was trained on, where none was named, and what says how classes are asked for. None: not known."""
+    asked_sha256: str | None = None
+    """Of the prompts that models were asked; not written where they were asked for classes."""
     factor: DataStamp | None = None
     """The data of `judge.factor`; not written where there is none."""
     factor_classifier: ClassifierCard | None = None
@@ -228,7 +232,7 @@ class Record(Strict):
 _ADAPTER = TypeAdapter(Record)
 _NOT_WRITTEN_WITHOUT_A_VALUE = (
     *("features_sha256", "clip_sha256", "prompts_sha256", "kept_prompts_sha256"),
-    *("factor", "factor_classifier", "detector"),
+    *("data", "asked_sha256", "factor", "factor_classifier", "detector"),
 )
 
 

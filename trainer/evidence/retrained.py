@@ -64,6 +64,12 @@ def recorded_retrained(inputs: Inputs, bench: Bench) -> ModelEntry:
         raise ConfigError(
             f"{where} was judged by another classifier: name the classifier.safetensors of that run in judge.classifier"
         )
+    if record.factor_classifier != (None if bench.factor is None else bench.factor.classifier.card):
+        raise ConfigError(
+            f"{where} was judged by another judge.factor_classifier: name one file in both, or the model's folder here"
+        )
+    if record.asked_sha256 != bench.asked_sha256:
+        raise ConfigError(f"{where} was asked for by other prompts or captions: name the model's folder instead")
     for what, theirs, here in (
         ("features", record.features_sha256, bench.features.sha256),
         ("clip", record.clip_sha256, None if bench.clip is None else bench.clip.sha256),
@@ -169,12 +175,12 @@ def check_trained_without(retrained: Model, remain: DataStamp) -> list[str]:
     """
     assert retrained.folder is not None
     known = _trained_on(retrained)
-    if known is None:
+    if not known:
         return [
             f"retrained   what '{retrained.folder}' was trained on is not on record: whether it saw the forget set is "
             "not known"
         ]
-    other = next((name for name, fingerprint in known.items() if fingerprint != remain.fingerprint), None)
+    other = next((name for name, fingerprint in known if fingerprint != remain.fingerprint), None)
     if other is not None:
         raise ConfigError(
             f"judge.retrained = '{retrained.folder}' was trained on '{other}', which is not this run's remain set "
@@ -183,22 +189,22 @@ def check_trained_without(retrained: Model, remain: DataStamp) -> list[str]:
     return []
 
 
-def _trained_on(model: Model) -> dict[str, str] | None:
-    """Fingerprints of the data by their names; None: not known."""
+def _trained_on(model: Model) -> list[tuple[str, str]]:
+    """Names and fingerprints of the data, of which several may have one name; none: not known."""
     if model.lineage.trained_on is not None:
-        return {data.name: data.fingerprint for data in model.lineage.trained_on}
+        return [(data.name, data.fingerprint) for data in model.lineage.trained_on]
     assert model.folder is not None
     settings = pretrained_with(model.folder)
     if settings is None:
-        return None
+        return []
     # a run whose model was written before models had a lineage
     inputs = read_inputs(model.folder.resolve().parent, PretrainInputs)
     if inputs is not None:
-        return {inputs.data.path: inputs.data.fingerprint}
+        return [(inputs.data.path, inputs.data.fingerprint)]
     try:
-        return {settings.data: Dataset.open(settings.data).fingerprint}
+        return [(settings.data, Dataset.open(settings.data).fingerprint)]
     except DataError:
-        return None  # gone, or elsewhere
+        return []  # gone, or elsewhere
 
 
 def named_retrained(options: JudgeConfig, unscrubbed: Model, config: ModelConfig) -> Model | None:

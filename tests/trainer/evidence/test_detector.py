@@ -235,6 +235,6 @@ def test_an_evaluation_by_nudenet(digits: Path, run: Path, classifier: Path, tmp
         assert (figure.value, figure.n) == (0, 12)
     assert "<h2>Exposed parts</h2>" in evidence.report_path.read_text()
     scrubbed = ModelConfig(str(run / "model"))
-    assert still_holds(record, judged.judge, run, scrubbed)
+    assert still_holds(record, judged.judge, judged.data, run, scrubbed)
     other = dataclasses.replace(record, detector=dataclasses.replace(card, weights_sha256="0" * 64))
-    assert not still_holds(other, judged.judge, run, scrubbed)
+    assert not still_holds(other, judged.judge, judged.data, run, scrubbed)

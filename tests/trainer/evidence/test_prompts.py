@@ -126,15 +126,15 @@ def test_captions_ask_where_no_file_does(scrubbed: Path) -> None:
 
 def test_what_is_behind_a_path_counts(scrubbed: Path, evidence: Evidence) -> None:
     judge, scrub = judge_by_prompts(scrubbed), ModelConfig(str(scrubbed / "run" / "model"))
-    assert still_holds(evidence.record, judge, scrubbed / "run", scrub)
+    assert still_holds(evidence.record, judge, str(scrubbed / "data"), scrubbed / "run", scrub)
     write_prompts(scrubbed / "others.csv", ROWS[1:])
     other = dataclasses.replace(judge, prompts=str(scrubbed / "others.csv"))
-    assert not still_holds(evidence.record, other, scrubbed / "run", scrub)
+    assert not still_holds(evidence.record, other, str(scrubbed / "data"), scrubbed / "run", scrub)
     other = dataclasses.replace(judge, factor=str(scrubbed / "data"))
-    assert not still_holds(evidence.record, other, scrubbed / "run", scrub)
+    assert not still_holds(evidence.record, other, str(scrubbed / "data"), scrubbed / "run", scrub)
     make_whole_clip(scrubbed / "another" / "clip", seed=1)
     other = dataclasses.replace(judge, clip=str(scrubbed / "another" / "clip"))
-    assert not still_holds(evidence.record, other, scrubbed / "run", scrub)
+    assert not still_holds(evidence.record, other, str(scrubbed / "data"), scrubbed / "run", scrub)
 
 
 @pytest.mark.parametrize(
@@ -272,9 +272,9 @@ def test_published_files_ask_for_what_is_forgotten_and_kept(scrubbed: Path) -> N
     text = found.report_path.read_text()
     assert text.count('alt="scrubbed: kept prompts"') == 1 and "real: kept prompts" not in text
     scrub, options = ModelConfig(str(scrubbed / "run" / "model")), judge_by_prompts(scrubbed, **files, **NO_FACTOR)
-    assert still_holds(record, options, scrubbed / "run", scrub)
+    assert still_holds(record, options, str(scrubbed / "data"), scrubbed / "run", scrub)
     other_file = dataclasses.replace(options, kept_prompts=str(scrubbed / "i2p.csv"))
-    assert not still_holds(record, other_file, scrubbed / "run", scrub)
+    assert not still_holds(record, other_file, str(scrubbed / "data"), scrubbed / "run", scrub)
 
 
 @pytest.mark.parametrize(("forgotten", "found"), [([2, 3], "2 classes are"), ([], "no whole class is")])

@@ -76,6 +76,13 @@ def test_a_recorded_model_is_named_with_its_date(digits: Path, run: Path, classi
         (tmp_path / "elsewhere.json").write_text(json.dumps(values))
         with pytest.raises(ConfigError, match="was measured beside another unscrubbed model"):
             run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(tmp_path / "elsewhere.json")))
+    for changed, said in (
+        ({"asked_sha256": "0" * 64}, "was asked for by other prompts or captions"),
+        ({"factor_classifier": values["classifier"]}, r"was judged by another judge\.factor_classifier"),
+    ):
+        (tmp_path / "elsewhere.json").write_text(json.dumps(json.loads(first.record_path.read_text()) | changed))
+        with pytest.raises(ConfigError, match=said):
+            run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(tmp_path / "elsewhere.json")))
 
 
 def test_what_an_older_record_does_not_know_was_as_it_is_by_default(

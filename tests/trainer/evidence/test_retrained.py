@@ -73,6 +73,16 @@ def test_where_nothing_is_known_a_line_says_so(
     honest = pretrained(str(digits / "split" / "remain"), tmp_path / "honest")
     record = run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(honest)), output=tmp_path).record
     assert not any(note.startswith("retrained") for note in record.notes)
+    # of two sets of one name, as two requests on the same data leave them, each counts
+    (seen,) = json.loads((honest / "erasediff.json").read_text())["trained_on"]
+    for others in ([seen | {"fingerprint": "0" * 64}, seen], [seen, seen | {"fingerprint": "0" * 64}]):
+        edit_json(honest / "erasediff.json", trained_on=others)
+        with pytest.raises(ConfigError, match="was trained on 'digits-remain', which is not this run's remain set"):
+            run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(honest)), output=tmp_path)
+    edit_json(honest / "erasediff.json", trained_on=[])
+    capsys.readouterr()
+    run_evaluate(tiny_evaluation(run, digits, classifier, retrained=str(honest)), output=tmp_path)
+    assert f"retrained   what '{honest}' was trained on is not on record" in capsys.readouterr().out
 
 
 def test_one_whose_classes_stand_in_another_order_is_refused(
