@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,28 @@ def test_another_method_by_option(run_toml: Path, tmp_path: Path) -> None:
     assert 'name = "moo"' in (tmp_path / "run" / "config.toml").read_text()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["lambda_t"] for line in lines] == [0.5, 0.5]
+
+
+def test_another_method_keeps_what_the_file_says_of_the_target(
+    run_toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = "[method]\nname = 'erasediff'\ntarget = 'rl'\nanchor = 4\nteacher = 'frozen'\neta = 0.9\n"
+    run_toml.write_text(f"{run_toml.read_text()}\n{given}")
+
+    def method(*words: str) -> dict[str, object]:
+        assert main(["scrub", str(run_toml), *words, "--dry-run"]) == 0
+        told = capsys.readouterr().out
+        return tomllib.loads(told[told.index("[method]") : told.index("[train]")])["method"]
+
+    about = {"target": "rl", "anchor": 4, "teacher": "frozen"}
+    assert method().items() >= (about | {"eta": 0.9}).items()
+    assert method("--method.name", "moo").items() >= about.items()
+    # its own η, which is another
+    assert method("--method.name", "meta_erasediff").items() >= (about | {"eta": 0.05}).items()
+    assert method("--method.name", "moo", "--method.anchor", "7")["anchor"] == 7
+    # of itself it trains towards another target
+    assert method("--method.name", "esd")["target"] == "negative_guidance"
+    assert method("--method.name", "finetune") == {"name": "finetune"}
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,17 @@ from ..errors import ConfigError
 from ..files import check_place
 from .base import LATER, AtLeast1, Settings, class_names
 from .judge import JudgeConfig
-from .methods import DEFAULT_METHOD, AnyMethod, default_method, method_kind
+from .methods import DEFAULT_METHOD, AnyMethod, TargetedConfig, default_method, method_kind
 from .models import GenerateConfig, ModelConfig, SamplingConfig, StableDiffusionConfig, UNetConfig
 from .run import EngineConfig, OptimizerConfig, TrainConfig
 
 Pipeline = Literal["unet2d", "stable-diffusion"]
+
+
+def _is_of_targets(option: dataclasses.Field[Any]) -> bool:
+    """Whether it says of the forget target what it says in other methods, too."""
+    shared = {other.name: other.default for other in dataclasses.fields(TargetedConfig)}
+    return option.name in shared and option.default == shared[option.name]
 
 
 class _ByMethod(Settings):
@@ -37,9 +43,9 @@ class _ByMethod(Settings):
             return values
         given = section.get("name", DEFAULT_METHOD)
         name = chosen.get("method.name", given)
-        method_kind(name)
-        if name != given:  # another method's options
-            section = {}
+        kept = {option.name for option in dataclasses.fields(method_kind(name)) if _is_of_targets(option)}
+        if name != given:  # the other method's own options go
+            section = {key: section[key] for key in section if key in kept}
         target = {"target": chosen["method.target"]} if "method.target" in chosen else {}
         return values | {"method": section | {"name": name} | target}
 
