@@ -122,10 +122,20 @@ def test_a_method_may_read_before_its_first_step(results: dict[int, Path], world
     """The first step's own batch: the average of its gradient with itself is that gradient."""
     logged = {}
     for name in ("whole", "started"):
-        logged[name] = json.loads((results[world_size] / name / "metrics.jsonl").read_text().splitlines()[0])
-    assert logged["started"]["dot_rr"] == logged["whole"]["dot_rr"] > 0
-    assert logged["started"]["dot_dd"] == pytest.approx(logged["started"]["dot_rr"], rel=1e-6)
-    assert logged["whole"]["dot_dd"] == pytest.approx(0.25 * logged["whole"]["dot_rr"], rel=1e-6)
+        lines = (results[world_size] / name / "metrics.jsonl").read_text().splitlines()
+        logged[name] = [json.loads(line) for line in lines]
+    (first, second, *_), (started,) = logged["whole"], logged["started"]
+    assert started["dot_rr"] == pytest.approx(first["dot_rr"], rel=1e-6) and first["dot_rr"] > 0
+    assert started["dot_aa"] == pytest.approx(started["dot_rr"], rel=1e-6)
+    assert first["dot_aa"] == 0 and second["dot_aa"] == pytest.approx(0.25 * first["dot_rr"], rel=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_step_that_is_left_out_leaves_a_methods_state(results: dict[int, Path], world_size: int) -> None:
+    lines = (results[world_size] / "overflowing" / "metrics.jsonl").read_text().splitlines()
+    first, *later = [json.loads(line) for line in lines]
+    assert [line["skipped"] for line in (first, *later)] == [0, 1, 1]
+    assert [line["dot_aa"] for line in later] == [pytest.approx(0.25 * first["dot_rr"], rel=1e-6)] * 2
 
 
 def test_two_ranks_find_what_one_finds(results: dict[int, Path]) -> None:

@@ -19,6 +19,7 @@ from erasediff.trainer.config import (
     EvaluateConfig,
     JudgeConfig,
     ModelConfig,
+    OptimizerConfig,
     Precision,
     RelearnConfig,
     SampleConfig,
@@ -107,6 +108,10 @@ def main() -> None:
         told["stopped"] = True
     run_scrub(config("killed", averaged))
     run_scrub(config("started", method_kind("started")("started"), steps=1))
+    # overflows at once: every later step is left out
+    overflowing = config("overflowing", averaged, steps=3)
+    train, sgd = dataclasses.replace(overflowing.train, non_finite="skip"), OptimizerConfig("sgd", 1e30)
+    run_scrub(dataclasses.replace(overflowing, train=train, optimizer=sgd))
     pictures = torch.linspace(-1, 1, 7).view(7, 1, 1, 1).expand(7, 1, 4, 4)
     parts = count_parts(Lit(), pictures, (0.25, 0.75), torch.device("cpu"))
     told["parts"] = collectives.gather(parts[:, 0].tolist())
