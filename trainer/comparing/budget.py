@@ -26,11 +26,23 @@ _NUM_TIMED, _WARM_UP = 10, 3
 
 def known_paces(config: CompareConfig) -> dict[str, Pace]:
     """By the row's name, of those that have been timed."""
+    kept = _kept(config)
+    return _paces(kept) if kept is not None and kept["of"] == _what(config) else {}
+
+
+def last_paces(config: CompareConfig) -> dict[str, Pace]:
+    """As they were last timed, on however many ranks: what the rows that are there were made by."""
+    kept = _kept(config)
+    return {} if kept is None else _paces(kept)
+
+
+def _kept(config: CompareConfig) -> dict[str, Any] | None:
     path = _folder(config) / "paces.json"
-    if config.budget.seconds is None or not path.exists():
-        return {}
-    kept = json.loads(path.read_text())
-    return {name: Pace(*seconds) for name, seconds in kept["seconds"].items()} if kept["of"] == _what(config) else {}
+    return json.loads(path.read_text()) if config.budget.seconds is not None and path.exists() else None
+
+
+def _paces(kept: dict[str, Any]) -> dict[str, Pace]:
+    return {name: Pace(*seconds) for name, seconds in kept["seconds"].items()}
 
 
 def _what(config: CompareConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from ..config import BudgetConfig, CompareConfig, ScrubConfig
 from ..config.toml import as_dict, decode, over_defaults, with_setting
 from ..errors import ConfigError
+from ..run.identity import what_counts
 
 # how a reason begins that a budget in seconds gives
 NO_STEP = "budget.seconds"
@@ -44,6 +46,11 @@ class Case:
     def slug(self) -> str:
         """What its files are called."""
         return f"{slug_of(self.name)}.{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those that decide the scrub's result, flat, as a row's file has them."""
+        return json.loads(json.dumps(what_counts(as_dict(self.config))))
 
 
 def slug_of(name: str) -> str:

@@ -16,6 +16,7 @@ from ..evidence.metrics import Measurement
 from ..evidence.relearning import RelearningPoint
 from ..files import write_json
 from ..run.attempts import chain, read_attempts
+from .cases import NO_STEP, Case
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,15 @@ class Row:
 
 
 _ADAPTER = TypeAdapter(Row)
+
+
+def is_of(row: Row, case: Case) -> bool:
+    """Whether it was made with the case's settings, the steps that the budget allows among them."""
+    if row.settings != case.settings:
+        return False
+    # what has no step has the settings of one step
+    is_without_step = case.failed is not None or (row.failed or "").startswith(NO_STEP)
+    return row.failed == case.failed if is_without_step else True
 
 
 def write_row(row: Row, path: Path) -> None:

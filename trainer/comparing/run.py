@@ -14,7 +14,6 @@ The same command goes on after a kill: a row that is there is not made again. Se
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ from ...shards.dataset import Dataset
 from ..bench.memory import is_short
 from ..config import CompareConfig, EvaluateConfig, JudgeConfig
 from ..config.compare import RETRAINED, UNSCRUBBED
-from ..config.toml import as_dict, check_ranges
+from ..config.toml import check_ranges
 from ..errors import ConfigError, LostRankError, OneRankError, TrainingError
 from ..evidence.bench import Bench, Samples
 from ..evidence.evaluation import Figures, evaluate
@@ -47,17 +46,16 @@ from ..models.families import load_model
 from ..models.model import Model
 from ..ranks import collectives
 from ..ranks.freed_memory import give_back
-from ..run.identity import what_counts
 from ..run.provenance import DataStamp, now, versions
 from ..scrubbing import run_scrub
-from .budget import find_paces, known_paces
-from .cases import NO_STEP, Case, cases_of
+from .budget import find_paces, last_paces
+from .cases import Case, cases_of
 from .checks import check
 from .derived import derived
 from .judges import named_judges
 from .kept import keep, kept
 from .page import write_page
-from .rows import Row, read_row, training_of, write_row
+from .rows import Row, is_of, read_row, training_of, write_row
 from .sides import Sides, alone_together, measured_by
 from .table import write_tables
 
@@ -96,7 +94,7 @@ def run_compare(config: CompareConfig, *, only: Sequence[str] = (), say: Callabl
 def write_again(config: CompareConfig) -> Path:
     """The tables of the rows that are there; runs nothing."""
     check_ranges(config)
-    return _write(config, cases_of(config, known_paces(config)))
+    return _write(config, cases_of(config, last_paces(config)))
 
 
 class _Work:
@@ -115,11 +113,7 @@ class _Work:
 
     def still_holds(self, row: Row, case: Case) -> bool:
         """Whether it is of these settings, and was measured as others are now."""
-        if row.settings != json.loads(json.dumps(what_counts(as_dict(case.config)))):
-            return False
-        if case.failed is not None or (row.failed or "").startswith(NO_STEP):  # a budget may have changed since
-            return row.failed == case.failed
-        return row.failed is not None or row.measured_by == self._measured_by
+        return is_of(row, case) and (row.failed is not None or row.measured_by == self._measured_by)
 
     @cached_property
     def _measured_by(self) -> str:
@@ -176,7 +170,7 @@ class _Work:
         """Scrubs, measures, writes the row and the tables."""
         about = self._about(case.name, case.seed) | {
             "method": case.method,
-            "settings": what_counts(as_dict(case.config)),
+            "settings": case.settings,
             "varied": dict(case.varied),
         }
         try:

@@ -7,7 +7,7 @@ import io
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import CompareConfig
@@ -17,7 +17,7 @@ from ..evidence.metric_table import extractor_of, row_of
 from ..files import write_text
 from .cases import Case
 from .derived import DISTANCE, ERR, RELEARNING_AREA
-from .rows import Row, Training
+from .rows import Row, Training, is_of
 
 NAME = "comparison"
 # what a table of a page's width shows, of the metrics that were measured; the rest is in the CSV
@@ -49,8 +49,8 @@ class Line:
     rows: list[Row]
     """Those that were made, failed ones too."""
     num_wanted: int
-    num_stale: int = 0
-    """Of them, how many are left out since they were measured otherwise than the references."""
+    left_out: list[str] = field(default_factory=list)
+    """Why, for each row that is there and not shown."""
 
     @property
     def whole(self) -> list[Row]:
@@ -67,15 +67,23 @@ class Line:
 def lines_of(config: CompareConfig, cases: Sequence[Case], rows: Mapping[str, Row]) -> list[Line]:
     """The references, then every method, whether it was run or not. rows: by slug."""
     by = None if UNSCRUBBED not in rows else rows[UNSCRUBBED].measured_by
-    slugs = {name: [name] for name in REFERENCES}
+    wanted: dict[str, list[tuple[str, Case | None]]] = {name: [(name, None)] for name in REFERENCES}
     for case in cases:
-        slugs.setdefault(case.name, []).append(case.slug)
+        wanted.setdefault(case.name, []).append((case.slug, case))
     found = []
-    for name, own in slugs.items():
-        there = [rows[slug] for slug in own if slug in rows]
-        fresh = [row for row in there if row.failed is not None or by in (None, row.measured_by)]
-        found.append(Line(name, fresh, len(own), len(there) - len(fresh)))
+    for name, own in wanted.items():
+        there = [(rows[slug], case) for slug, case in own if slug in rows]
+        reasons = [_why_left_out(row, case, by) for row, case in there]
+        shown = [row for (row, _), why in zip(there, reasons, strict=True) if why is None]
+        found.append(Line(name, shown, len(own), [why for why in reasons if why is not None]))
     return found
+
+
+def _why_left_out(row: Row, case: Case | None, by: str | None) -> str | None:
+    """None for a row that is shown. case: None of a reference; by: what measured the unscrubbed model, where known."""
+    if case is not None and not is_of(row, case):
+        return "of other settings"
+    return "measured by another judge" if row.failed is None and by not in (None, row.measured_by) else None
 
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:
@@ -134,8 +142,8 @@ def gaps(lines: Sequence[Line]) -> list[str]:
     """What is missing from the table, in words; the first says what makes it incomplete."""
     found = []
     for line in lines:
-        if line.num_stale:
-            found.append(f"{line.name}: {line.num_stale} measured by another judge left out; run the comparison again.")
+        for why, number in Counter(line.left_out).items():
+            found.append(f"{line.name}: {number} {why} left out; run the comparison again.")
         if line.name == RETRAINED and not line.rows:
             found.append(
                 "Incomplete: there is no retrained model, which the others are to be held against (judge.retrained, "
@@ -143,8 +151,8 @@ def gaps(lines: Sequence[Line]) -> list[str]:
             )
         elif line.name == UNSCRUBBED and not line.rows:
             found.append("Incomplete: the unscrubbed model was not measured yet.")
-        elif len(line.rows) + line.num_stale < line.num_wanted:
-            found.append(f"{line.name}: {len(line.rows) + line.num_stale} of {line.num_wanted} seeds were run.")
+        elif (number := len(line.rows) + len(line.left_out)) < line.num_wanted:
+            found.append(f"{line.name}: {number} of {line.num_wanted} seeds were run.")
         found += [note for row in line.rows for note in row.notes]
         found += [f"{line.name}, seed {row.seed}, ended early: {row.failed}" for row in line.rows if row.failed]
     return found

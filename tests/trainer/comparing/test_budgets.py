@@ -9,11 +9,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import pytest
 from erasediff.launch.cli import main
 from erasediff.trainer.comparing.budget import known_paces
 from erasediff.trainer.comparing.checks import describe
 from erasediff.trainer.comparing.rows import preparing_seconds
-from erasediff.trainer.comparing.run import run_compare
+from erasediff.trainer.comparing.run import run_compare, write_again
 from erasediff.trainer.config import BudgetConfig, CompareConfig, EngineConfig
 from erasediff.trainer.config.toml import dump_toml, read_toml
 from erasediff.trainer.files import write_json
@@ -28,7 +29,7 @@ def rows_of(config: CompareConfig) -> dict[str, Any]:
 
 
 def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(
-    digits: Path, base_model: Path, classifier: Path, tmp_path: Path
+    digits: Path, base_model: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = {"ours": {}, "salun": {"method": {"name": "salun", "num_mask_batches": 2}}}
     config = CompareConfig(
@@ -80,6 +81,15 @@ def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(
     file.with_name("comparison.toml").write_text(dump_toml(config))
     assert main(["compare", str(file.with_name("comparison.toml")), "--sweep", str(sweep)]) == 0
     assert [*read_toml(sweep)["runs"]] == ["ours.0"], "what has no step is not submitted"
+    # a table holds what was made with this budget, on however many ranks it was timed
+    table = tmp_path / "out" / "comparison.md"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    write_again(config)
+    assert "of other settings" not in table.read_text() and "salun, seed 0, ended early" in table.read_text()
+    write_again(dataclasses.replace(config, budget=BudgetConfig(seconds=0.6)))
+    for name in ("ours", "salun"):
+        assert f"{name}: 1 of other settings left out" in table.read_text()
+    monkeypatch.delenv("WORLD_SIZE")
     # paces that leave it one step, as the settings of a failed one have it, and then none again
     shutil.rmtree(tmp_path / "out" / "runs" / "salun.0", ignore_errors=True)
     for preparing, failed in ((0.1, None), (1.7, "budget.seconds = 1.5 leaves it no step: it takes 1.7 before")):

@@ -252,6 +252,22 @@ def test_another_judge_measures_again_and_scrubs_nothing(made: CompareConfig, tm
     assert after["too-fast.0"] == before["too-fast.0"]
 
 
+def test_a_table_leaves_out_rows_of_other_settings(made: CompareConfig, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(made.output, tmp_path / "out"))
+    methods = METHODS | {"ours": {}, "too fast": {"optimizer": {"learning_rate": 1e8, "name": "sgd"}}}
+    train = made.train | {"max_train_steps": 4}
+    (tmp_path / "c.toml").write_text(
+        dump_toml(dataclasses.replace(made, output=str(out), methods=methods, train=train))
+    )
+    assert main(["compare", str(tmp_path / "c.toml"), "--table-only"]) == 0
+    text = (out / "comparison.md").read_text()
+    seeds = {name: line["seeds"] for name, line in table_of(text).items()}
+    assert seeds == {"unscrubbed": "1", "retrained": "1", "ours": "0", "finetune": "2", "too fast": "0"}
+    for name in ("ours", "too fast"):
+        assert f"- {name}: 2 of other settings left out; run the comparison again." in text
+    assert "ended early" not in text and "finetune: 2" not in text
+
+
 def test_a_judge_of_other_layers_is_trained_anew(made: CompareConfig, classifier: Path, tmp_path: Path) -> None:
     resnet = ResNetConfig(blocks=(1,), width=8, num_epochs=1, flip=False)
     judge = dataclasses.replace(made.judge, classifier=None, architecture="resnet", resnet=resnet)

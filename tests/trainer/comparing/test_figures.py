@@ -67,7 +67,9 @@ def config(**changes: Any) -> CompareConfig:
 
 def row(name: str, seed: int | None, p_psi: float | None, **about: Any) -> Row:
     metrics = {} if p_psi is None else {"p_psi": Measurement(p_psi, 50, low=p_psi - 0.01, high=p_psi + 0.02)}
-    return Row(name, seed, "2026-11-22T10:00:00", "cpu", {"torch": "2.13.0"}, "hash", metrics=metrics, **about)
+    settings = next((case.settings for case in cases_of(config()) if (case.name, case.seed) == (name, seed)), {})
+    about = {"metrics": metrics, "settings": settings} | about
+    return Row(name, seed, "2026-11-22T10:00:00", "cpu", {"torch": "2.13.0"}, "hash", **about)
 
 
 def training(seconds: float, capped: int = 0) -> Training:
