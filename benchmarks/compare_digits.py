@@ -32,6 +32,7 @@ from erasediff.trainer.config import (
     ModelConfig,
     PretrainConfig,
 )
+from erasediff.trainer.config.compare import REFERENCES
 from erasediff.trainer.pretrain import run_pretrain
 from rows import write_tables
 
@@ -136,14 +137,16 @@ def configs_of(options: Options) -> list[CompareConfig]:
 
 
 def write_table(options: Options) -> None:
-    """Every digit's table, what is missing of it, all of them together, and the search."""
+    """Every digit's table, what is missing of it, all digits that have both references together, and the search."""
     parts, found = ["\n## The search\n", search_table(json.loads(CHOSEN.read_text()))], []
     for digit in options.digits:
         config = table_config(options, digit)
         cases = cases_of(config)
         rows = rows_of(config)
         lines = lines_of(config, cases, rows)
-        found += [(row, rows) for slug, row in rows.items()]
+        beside = {line.name: line.rows[0] for line in lines if line.name in REFERENCES and line.rows}
+        if len(beside) == len(REFERENCES):
+            found += [(row, beside) for line in lines for row in line.rows]
         parts += [f"\n## Forgetting the {digit}\n", markdown(config, lines)]
         if len(gaps(lines)) > 0:
             print(f"digit {digit}: {len(gaps(lines))} gaps")

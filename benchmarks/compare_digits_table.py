@@ -12,7 +12,7 @@ FRECHET = "frechet_distance[digits-cnn]"
 
 
 def overall(found: list[tuple[Row, dict[str, Row]]]) -> str:
-    """A line for each method. found: each row, and those of its digit by their slugs."""
+    """A line for each method. found: each row, and its digit's unscrubbed and retrained model by their names."""
     lines = [
         "Means over digits and seeds, each beside its own digit's unscrubbed or retrained model.",
         "",

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from benchmark_modules import BENCHMARKS, load
 from erasediff.shards.requests.split import FORGET_NAME, REMAIN_NAME
-from erasediff.trainer.comparing.cases import cases_of
-from erasediff.trainer.comparing.derived import ERR
+from erasediff.trainer.comparing.cases import cases_of, slug_of
+from erasediff.trainer.comparing.derived import ERR, RELEARNING_AREA
 from erasediff.trainer.comparing.rows import Row, write_row
 from erasediff.trainer.config import CompareConfig, ModelConfig
 from erasediff.trainer.evidence.metrics import Measurement
+from table_cases import table_of
 
 load("rows")
 COMPARED = load("compared")
@@ -87,6 +88,43 @@ def test_the_best_of_each_method_is_chosen_by_its_score(tmp_path: Path) -> None:
     lines = COMPARED.search_table(found).splitlines()
     assert lines[2] == "| method | settings | ERR | Fréchet distance | colours | score |"
     assert lines[6].startswith("| moo | **weight 0.3, learning_rate 0.0003** | 0.800 | 11.0 | 0.900 | 0.8")
+
+
+def test_all_digits_together_are_of_the_rows_that_the_tables_show(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(Path(BENCHMARKS).parent)
+    digits = PAGES["compare_digits"]
+    options = digits.Options(output=tmp_path, table=tmp_path / "page.md", digits=(3, 8), seeds=(0, 1))
+    for digit in options.digits:
+        config = digits.table_config(options, digit)
+        made = [measured(case.name, 0.1, seed=case.seed, settings=case.settings) for case in cases_of(config)]
+        # one of other settings; of the other digit a retrained model that another judge measured
+        moo = next(row for row in made if (row.name, row.seed) == ("moo", 1))
+        made[made.index(moo)] = measured("moo", 0.9, seed=1, settings=moo.settings | {"optimizer.learning_rate": 1.0})
+        made += [measured("unscrubbed", 0.9), measured("retrained", 0.0, measured_by="another" if digit == 8 else "")]
+        for row in made:
+            name = row.name if row.seed is None else slug_of(row.name) + f".{row.seed}"
+            write_row(row, Path(config.output) / "rows" / f"{name}.json")
+    digits.write_table(options)
+    together, three, eight = (options.table.read_text().split("\n## ")[part] for part in (1, 3, 4))
+    found = table_of(together)
+    assert (found["moo"]["runs"], found["moo"]["P_psi"], found["moo"]["highest P_psi"]) == ("1", "0.100", "0.100")
+    assert (found["munba"]["runs"], found["retrained"]["runs"]) == ("2", "1")
+    assert all("- moo: 1 of other settings left out" in page for page in (three, eight))
+    assert "- retrained: 1 measured by another judge left out" in eight
+
+
+def measured(name: str, p_psi: float, **about: Any) -> Row:
+    figures = {"p_psi": p_psi, "accuracy_remaining": 0.9, "accuracy_worst_class": 0.8}
+    figures["frechet_distance[digits-cnn]"] = 10.0
+    base = row(name, 0.5, 10.0, 0.9)
+    return dataclasses.replace(
+        base,
+        metrics={metric: Measurement(value, 500) for metric, value in figures.items()},
+        derived=base.derived | {RELEARNING_AREA: Measurement(0.5, 500)},
+        **({"seed": None} | about),
+    )
 
 
 def test_processes_share_out_the_rows_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ def markdown(config: CompareConfig, lines: Sequence[Line]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Every figure of every run, a line each; with the ends of a figure's interval where it has one."""
+    """Every figure of each row, a line each; with the ends of a figure's interval where it has one."""
     found = []
     for row in rows:
         values: dict[str, object] = {"name": row.name, "seed": row.seed, "verdict": row.verdict, "failed": row.failed}
@@ -215,8 +215,8 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def write_tables(config: CompareConfig, cases: Sequence[Case], rows: Mapping[str, Row]) -> None:
     """comparison.csv, comparison.md, and comparison.toml, of which the same comparison can be made again."""
-    folder = Path(config.output)
+    folder, lines = Path(config.output), lines_of(config, cases, rows)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{NAME}.toml", dump_toml(config))
-    write_text(folder / f"{NAME}.csv", as_csv([*rows.values()]))
-    write_text(folder / f"{NAME}.md", markdown(config, lines_of(config, cases, rows)))
+    write_text(folder / f"{NAME}.csv", as_csv([row for line in lines for row in line.rows]))
+    write_text(folder / f"{NAME}.md", markdown(config, lines))

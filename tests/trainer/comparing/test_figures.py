@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import statistics
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from erasediff.trainer.comparing.cases import cases_of
 from erasediff.trainer.comparing.derived import err, relearning_area
 from erasediff.trainer.comparing.page import pareto_front
 from erasediff.trainer.comparing.rows import Row, Training
-from erasediff.trainer.comparing.table import as_csv, gaps, lines_of, markdown
+from erasediff.trainer.comparing.table import as_csv, gaps, lines_of, markdown, write_tables
 from erasediff.trainer.config import CompareConfig, ModelConfig
 from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.evidence.relearning import RelearningPoint
@@ -105,8 +106,8 @@ def test_the_table_has_mean_and_spread_and_says_what_is_missing(rows: dict[str, 
     assert all(gap in markdown(made, lines) for gap in told)
 
 
-def test_what_another_judge_measured_is_left_out_and_said(rows: dict[str, Row]) -> None:
-    made = config(seeds=(0, 1), methods={"ours": {}})
+def test_what_another_judge_measured_is_left_out_and_said(rows: dict[str, Row], tmp_path: Path) -> None:
+    made = dataclasses.replace(config(seeds=(0, 1), methods={"ours": {}}), output=str(tmp_path))
     rows["ours.1"] = dataclasses.replace(rows["ours.1"], measured_by="another")
     rows["retrained"] = dataclasses.replace(row("retrained", None, 0.01), measured_by="another")
     lines = lines_of(made, cases_of(made), rows)
@@ -115,6 +116,9 @@ def test_what_another_judge_measured_is_left_out_and_said(rows: dict[str, Row]) 
     told = gaps(lines)
     assert "ours: 1 measured by another judge left out; run the comparison again." in told
     assert any(line.startswith("Incomplete: there is no retrained model") for line in told)
+    write_tables(made, cases_of(made), rows)
+    with (tmp_path / "comparison.csv").open() as file:
+        assert [(one["name"], one["seed"]) for one in csv.DictReader(file)] == [("unscrubbed", ""), ("ours", "0")]
 
 
 def test_a_whole_table_has_no_gaps(rows: dict[str, Row]) -> None:
