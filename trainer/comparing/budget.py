@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from ..config import CompareConfig
+from ..config import CompareConfig, ScrubConfig
 from ..config.toml import as_dict
 from ..errors import LostRankError, OneRankError, TrainingError
 from ..evidence.finished import metrics_lines
 from ..files import write_json
 from ..ranks import collectives
 from ..scrubbing import run_scrub
-from .cases import Pace, cases_of, slug_of
+from .cases import Case, Pace, cases_of, slug_of
 from .rows import preparing_seconds
 
 # iterations that are timed, and those before them that are not
@@ -25,32 +25,32 @@ _NUM_TIMED, _WARM_UP = 10, 3
 
 
 def known_paces(config: CompareConfig) -> dict[str, Pace]:
-    """By the row's name, of those that have been timed."""
-    kept = _kept(config)
-    return _paces(kept) if kept is not None and kept["of"] == _what(config) else {}
+    """By the row's name, of those that have been timed with these settings on so many ranks."""
+    return {name: pace for name, is_as_now, pace in _timed(config) if is_as_now}
 
 
 def last_paces(config: CompareConfig) -> dict[str, Pace]:
-    """As they were last timed, on however many ranks: what the rows that are there were made by."""
-    kept = _kept(config)
-    return {} if kept is None else _paces(kept)
+    """By the row's name, as each was timed last: what the rows that are there were made by."""
+    return {name: pace for name, _, pace in _timed(config)}
 
 
-def _kept(config: CompareConfig) -> dict[str, Any] | None:
-    path = _folder(config) / "paces.json"
-    return json.loads(path.read_text()) if config.budget.seconds is not None and path.exists() else None
+def _timed(config: CompareConfig) -> Iterator[tuple[str, bool, Pace]]:
+    """Of each row that has been: its name, whether it would be timed so now, and its pace."""
+    for case in cases_of(config) if config.budget.seconds is not None else []:
+        path = _file(config, case)
+        if path.exists():
+            kept = json.loads(path.read_text())
+            run = kept.pop("run")
+            yield case.name, run == Path(_short(config, case).output).name, Pace(**kept)
 
 
-def _paces(kept: dict[str, Any]) -> dict[str, Pace]:
-    return {name: Pace(*seconds) for name, seconds in kept["seconds"].items()}
-
-
-def _what(config: CompareConfig) -> dict[str, Any]:
-    """What a pace is of: all that makes an iteration, how many ranks share it, and what was timed."""
-    named = ("model", "forget", "remain", "methods", "vary", "grid", "train", "optimizer", "engine")
-    settings = {name: value for name, value in as_dict(config).items() if name in named}
-    about = {"ranks": int(os.environ.get("WORLD_SIZE", "1")), "timed": [*Pace._fields]}
-    return json.loads(json.dumps(settings)) | about
+def _short(config: CompareConfig, case: Case) -> ScrubConfig:
+    """Its first iterations, in a folder of their own for all that makes them and for how many ranks share them."""
+    train = dataclasses.replace(case.config.train, max_train_steps=_WARM_UP + _NUM_TIMED, seed=0)
+    short = dataclasses.replace(case.config, train=train, output="")
+    of = json.dumps([as_dict(short), os.environ.get("WORLD_SIZE", "1")], sort_keys=True)
+    name = f"{slug_of(case.name)}.{hashlib.sha256(of.encode()).hexdigest()[:8]}"
+    return dataclasses.replace(short, output=str(_folder(config) / name))
 
 
 def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, Pace]:
@@ -64,8 +64,7 @@ def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, P
     for case in cases_of(config, known):
         if case.name in known:
             continue
-        train = dataclasses.replace(case.config.train, max_train_steps=_WARM_UP + _NUM_TIMED)
-        short = dataclasses.replace(case.config, train=train, output=str(_folder(config) / slug_of(case.name)))
+        short = _short(config, case)
         try:
             run_scrub(short)
         except (OneRankError, LostRankError):
@@ -74,12 +73,17 @@ def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, P
             raise TrainingError(f"{case.name}, in its first {_NUM_TIMED + _WARM_UP} iterations: {error}") from None
         run = Path(short.output)
         iteration = statistics.median(float(str(line["seconds"])) for line in metrics_lines(run)[_WARM_UP:])
-        known[case.name] = Pace(*(collectives.agree(seconds) for seconds in (iteration, preparing_seconds(run))))
-        collectives.on_main(lambda: write_json(_folder(config) / "paces.json", {"of": _what(config), "seconds": known}))
+        pace = Pace(*(collectives.agree(seconds) for seconds in (iteration, preparing_seconds(run))))
+        known[case.name] = pace
+        path, kept = _file(config, case), {"run": run.name, **pace._asdict()}
+        collectives.on_main(lambda path=path, kept=kept: write_json(path, kept))
         if collectives.is_main():
-            iteration, preparing = known[case.name]
-            say(f"{case.name}: {iteration:.3g} s an iteration, {preparing:.3g} s before the first")
+            say(f"{case.name}: {pace.iteration:.3g} s an iteration, {pace.preparing:.3g} s before the first")
     return known
+
+
+def _file(config: CompareConfig, case: Case) -> Path:
+    return _folder(config) / f"{slug_of(case.name)}.json"
 
 
 def _folder(config: CompareConfig) -> Path:

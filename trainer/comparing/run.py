@@ -1,7 +1,7 @@
 """Runs what a comparison is made of, or finds it done: scrubs, the judge, the references, a row for each model.
 
     OUTPUT/runs/NAME.SEED/          a scrub's run folder, as `erasediff scrub` makes it
-    OUTPUT/pace/NAME/               its first iterations, of a budget in seconds
+    OUTPUT/pace/NAME.json           its pace, of a budget in seconds; NAME.HASH/, the first iterations that were timed
     OUTPUT/rows/NAME.SEED.json      its figures; of a reference also NAME.safetensors, its samples
     OUTPUT/pictures/NAME.SEED.png   what it draws
     OUTPUT/classifier.safetensors   the judge, where none was named; factor_classifier.safetensors: of judge.factor

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from erasediff.launch.cli import main
-from erasediff.trainer.comparing.budget import known_paces
+from erasediff.trainer.comparing.budget import find_paces, known_paces
 from erasediff.trainer.comparing.checks import describe
 from erasediff.trainer.comparing.rows import preparing_seconds
 from erasediff.trainer.comparing.run import run_compare, write_again
@@ -32,31 +32,18 @@ def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(
     digits: Path, base_model: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = {"ours": {}, "salun": {"method": {"name": "salun", "num_mask_batches": 2}}}
-    config = CompareConfig(
-        output=str(tmp_path / "out"),
-        model=tiny_config(digits, base_model, tmp_path).model,
-        data=str(digits / "data"),
-        forget=str(digits / "split" / "forget"),
-        remain=str(digits / "split" / "remain"),
-        methods=methods,
-        seeds=(0,),
-        train={"train_batch_size": 4},
-        engine=EngineConfig(device="cpu", num_threads=1),
-        budget=BudgetConfig(seconds=1.5),
-        judge=tiny_judge(classifier),
-    )
+    config = dataclasses.replace(of_ours(digits, base_model, classifier, tmp_path), methods=methods)
     run_compare(config)
-    paces = json.loads((tmp_path / "out" / "pace" / "paces.json").read_text())["seconds"]
-    assert {name: [*pace] for name, pace in known_paces(config).items()} == paces
-    before = json.loads((tmp_path / "out" / "pace" / "salun" / "attempt-0001" / "attempt.json").read_text())
-    assert paces["salun"][1] == before["preparing_seconds"] > 0
-    assert not known_paces(dataclasses.replace(config, train={"train_batch_size": 8})), "that is another pace"
+    paces = known_paces(config)
+    (run,) = (tmp_path / "out" / "pace").glob("salun.*/")
+    before = json.loads((run / "attempt-0001" / "attempt.json").read_text())
+    assert paces["salun"].preparing == before["preparing_seconds"] > 0
     file = tmp_path / "comparison.toml"
     file.write_text(dump_toml(dataclasses.replace(config, output=str(tmp_path / "untimed"))))
     assert main(["compare", str(file), "--sweep", str(tmp_path / "sweep.toml")]) == 2
     assert not (tmp_path / "sweep.toml").exists()
-    timed = [json.loads(line) for line in (tmp_path / "out" / "pace" / "salun" / "metrics.jsonl").open()]
-    assert len(timed) == 13 and paces["salun"][0] == statistics.median(line["seconds"] for line in timed[3:])
+    timed = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert len(timed) == 13 and paces["salun"].iteration == statistics.median(line["seconds"] for line in timed[3:])
     for name, row in rows_of(config).items():
         if row["training"] is not None:
             iteration, preparing = paces[row["name"]]
@@ -66,10 +53,9 @@ def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(
     assert "Incomplete: there is no retrained model" in (tmp_path / "out" / "comparison.md").read_text()
 
     # seconds that are gone before the first step: a row that says so, and the others are run
-    file = tmp_path / "out" / "pace" / "paces.json"
+    file = tmp_path / "out" / "pace" / "salun.json"
     kept = json.loads(file.read_text())
-    kept["seconds"]["salun"][1] = 1.6
-    write_json(file, kept)
+    write_json(file, kept | {"preparing": 1.6})
     assert "salun: budget.seconds = 1.5 leaves it no step" in describe(config)
     run_compare(config)
     found = rows_of(config)
@@ -78,8 +64,8 @@ def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(
     )
     assert found["ours.0"]["failed"] is None
     sweep = tmp_path / "sweep.toml"
-    file.with_name("comparison.toml").write_text(dump_toml(config))
-    assert main(["compare", str(file.with_name("comparison.toml")), "--sweep", str(sweep)]) == 0
+    (tmp_path / "comparison.toml").write_text(dump_toml(config))
+    assert main(["compare", str(tmp_path / "comparison.toml"), "--sweep", str(sweep)]) == 0
     assert [*read_toml(sweep)["runs"]] == ["ours.0"], "what has no step is not submitted"
     # a table holds what was made with this budget, on however many ranks it was timed
     table = tmp_path / "out" / "comparison.md"
@@ -93,13 +79,54 @@ def test_a_budget_in_seconds_is_held_by_each_methods_own_pace(
     # paces that leave it one step, as the settings of a failed one have it, and then none again
     shutil.rmtree(tmp_path / "out" / "runs" / "salun.0", ignore_errors=True)
     for preparing, failed in ((0.1, None), (1.7, "budget.seconds = 1.5 leaves it no step: it takes 1.7 before")):
-        kept["seconds"]["salun"] = [1.0, preparing]
-        write_json(file, kept)
+        write_json(file, kept | {"iteration": 1.0, "preparing": preparing})
         run_compare(config)
         why = rows_of(config)["salun.0"]["failed"]
         assert why is None if failed is None else why.startswith(failed)
-    write_json(file, kept | {"of": kept["of"] | {"timed": ["iteration"]}})
-    assert not known_paces(config), "of a time when less was timed"
+
+
+def of_ours(digits: Path, base_model: Path, classifier: Path, folder: Path) -> CompareConfig:
+    return CompareConfig(
+        output=str(folder / "out"),
+        model=tiny_config(digits, base_model, folder).model,
+        data=str(digits / "data"),
+        forget=str(digits / "split" / "forget"),
+        remain=str(digits / "split" / "remain"),
+        methods={"ours": {}},
+        seeds=(0,),
+        train={"train_batch_size": 4},
+        engine=EngineConfig(device="cpu", num_threads=1),
+        budget=BudgetConfig(seconds=1.5),
+        judge=tiny_judge(classifier),
+    )
+
+
+def test_each_pace_is_of_its_own_methods_settings(
+    digits: Path, base_model: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = of_ours(digits, base_model, classifier, tmp_path)
+    first = find_paces(config, print)
+    # what makes no other run may still make another pace
+    for changed in (
+        dataclasses.replace(config, engine=dataclasses.replace(config.engine, forward_batch_size=1)),
+        dataclasses.replace(config, train={"train_batch_size": 8}),
+    ):
+        assert not known_paces(changed)
+        again = find_paces(changed, print)
+        assert again == known_paces(changed) != first
+    assert find_paces(config, print) == first == known_paces(dataclasses.replace(config, seeds=(1, 0)))
+    with monkeypatch.context() as other:
+        other.setenv("WORLD_SIZE", "4")
+        assert not known_paces(config)
+
+    # a method that is added is timed by itself
+    run_compare(config)
+    row = tmp_path / "out" / "rows" / "ours.0.json"
+    before = row.read_text()
+    more = dataclasses.replace(config, methods={"ours": {}, "finetune": {"method": {"name": "finetune"}}})
+    run_compare(more)
+    assert row.read_text() == before and known_paces(more)["ours"] == first["ours"]
+    assert rows_of(more)["finetune.0"]["failed"] is None
 
 
 def test_a_start_that_counts_for_nothing_is_not_counted(digits: Path, base_model: Path, tmp_path: Path) -> None:
