@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..trainer.errors import ConfigError, ThresholdError, TrainingError
 from ..trainer.files import check_place, write_text
+from ..trainer.ranks import meeting
 
 if TYPE_CHECKING:
     from ..trainer.config import EraseConfig
@@ -56,10 +57,12 @@ def in_background(words: list[str], log: Path) -> Iterator[Child]:
 
 
 def timed(what: str, do: Callable[[], Result]) -> Result:
+    """Raises Interrupted where a stop was asked for too late for what was done to stop by itself."""
     start = time.perf_counter()
     print(f"{what} …", flush=True)
     result = do()
     print(f"{what}: {time.perf_counter() - start:.1f} s\n", flush=True)
+    meeting.check()
     return result
 
 

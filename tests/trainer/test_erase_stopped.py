@@ -16,13 +16,15 @@ import pytest
 import torch
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
-from erasediff.trainer.config import EngineConfig, EraseConfig, TrainConfig
+from erasediff.trainer.config import BudgetConfig, CompareConfig, EngineConfig, EraseConfig, TrainConfig
 from erasediff.trainer.config.toml import dump_toml
 from erasediff.trainer.erase import run_erase
 from erasediff.trainer.evidence.record import read_record
 from erasediff.trainer.ranks import meeting
 from erasediff.trainer.run.folder import is_finished
+from evidence_cases import tiny_judge
 from processes import start
+from tiny import tiny_config
 
 
 def inside(function: str) -> bool:
@@ -89,6 +91,33 @@ def test_a_stop_in_any_stage_leaves_with_75_and_the_same_command_continues(
     assert [start["attempt"] for start in starts] == ["attempt-0001", "attempt-0002"]
     assert "all saved" in starts[0]["ended"] and starts[1]["ended"] == "finished"
     assert (output / "model").exists()
+
+
+def test_a_stop_while_a_comparison_publishes_or_times_a_scrub(
+    digits: Path, base_model: Path, classifier: Path, tmp_path: Path
+) -> None:
+    config = CompareConfig(
+        output=str(tmp_path / "out"),
+        model=tiny_config(digits, base_model, tmp_path).model,
+        data=str(digits / "data"),
+        forget=str(digits / "split" / "forget"),
+        remain=str(digits / "split" / "remain"),
+        methods={"ours": {}},
+        train={"max_train_steps": 2, "train_batch_size": 4},
+        engine=EngineConfig(device="cpu", num_threads=1),
+        judge=tiny_judge(classifier),
+    )
+    (tmp_path / "steps.toml").write_text(dump_toml(config))
+    words = ["compare", str(tmp_path / "steps.toml")]
+    assert stopped_by(signal.SIGTERM, lambda: inside("publish_model"), words) == os.EX_TEMPFAIL
+    assert is_finished(tmp_path / "out" / "runs" / "ours.0") and not meeting.is_asked()
+    assert not list((tmp_path / "out").glob("rows/*.json")), "nothing was measured"
+
+    config = dataclasses.replace(config, output=str(tmp_path / "timed"), budget=BudgetConfig(seconds=1.5))
+    (tmp_path / "seconds.toml").write_text(dump_toml(dataclasses.replace(config, train={"train_batch_size": 4})))
+    words = ["compare", str(tmp_path / "seconds.toml")]
+    assert stopped_by(signal.SIGTERM, lambda: inside("publish_model"), words) == os.EX_TEMPFAIL
+    assert not (tmp_path / "timed" / "runs").exists() and not meeting.is_asked()
 
 
 def test_the_launcher_carries_a_request_out_on_two_ranks_and_is_stopped_in_between(

@@ -15,7 +15,7 @@ from ..config.toml import as_dict
 from ..errors import LostRankError, OneRankError, TrainingError
 from ..evidence.finished import metrics_lines
 from ..files import write_json
-from ..ranks import collectives
+from ..ranks import collectives, meeting
 from ..scrubbing import run_scrub
 from .cases import Case, Pace, cases_of, slug_of
 from .rows import preparing_seconds
@@ -71,6 +71,7 @@ def find_paces(config: CompareConfig, say: Callable[[str], None]) -> dict[str, P
             raise
         except TrainingError as error:
             raise TrainingError(f"{case.name}, in its first {_NUM_TIMED + _WARM_UP} iterations: {error}") from None
+        meeting.check()
         run = Path(short.output)
         iteration = statistics.median(float(str(line["seconds"])) for line in metrics_lines(run)[_WARM_UP:])
         pace = Pace(*(collectives.agree(seconds) for seconds in (iteration, preparing_seconds(run))))

@@ -44,7 +44,7 @@ from ..evidence.thresholds import hold, overall
 from ..files import alone
 from ..models.families import load_model
 from ..models.model import Model
-from ..ranks import collectives
+from ..ranks import collectives, meeting
 from ..ranks.freed_memory import give_back
 from ..run.provenance import DataStamp, now, versions
 from ..scrubbing import run_scrub
@@ -190,6 +190,7 @@ class _Work:
             return
         finally:
             give_back(self._device)  # hooks hold the weights in circles
+        meeting.check()
         references = self._references
         model = load_model(dataclasses.replace(case.config.model, path=str(folder), revision=None))
         figures = evaluate(model, self._bench, references[UNSCRUBBED].samples)
