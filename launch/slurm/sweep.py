@@ -105,10 +105,21 @@ class Sweep:
                 self._follow()
 
     def _open_jobs(self) -> Iterator[tuple[str, Job]]:
-        """Those that have neither finished nor are in SLURM's hands."""
+        """Those that have neither finished nor are in SLURM's hands. Raises ConfigError for finished ones that were
+        made with other settings."""
         for name, job in self.jobs.items():
-            if not controller.alive([one.job for one in submissions(job.folder)]) and not is_done(job.folder):
+            if is_done(job.folder):
+                self._hold_to_settings(name, job)
+            elif not controller.alive([one.job for one in submissions(job.folder)]):
                 yield name, job
+
+    def _hold_to_settings(self, name: str, job: Job) -> None:
+        from ...trainer.run.folder import check_output
+
+        try:
+            check_output(job.config, job.config.output)
+        except ConfigError as error:
+            raise ConfigError(f"run {name}: {error}") from None
 
     def _check(self, name: str, job: Job) -> Job:
         try:

@@ -8,6 +8,7 @@ import pytest
 from erasediff.launch.slurm.after import decide, main
 from erasediff.launch.slurm.folder import End, Start, Submission, newest, note_submission
 from erasediff.trainer.ranks.last_words import leave_word
+from submitting import printed
 
 # of each rank what it left with; None: it said nothing
 Ranks = list[int | None]
@@ -171,3 +172,14 @@ def test_the_batch_script_is_told_by_an_exit_status(
     start.note_rank(0, status=2, host="node1", time=1.0)
     assert main(words) == 2
     assert "rank 0 on node1 left with 2 (nothing yet)" in capsys.readouterr().err
+
+
+def test_a_sweep_refuses_a_finished_run_of_other_settings(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = run_toml.with_name("sweep.toml")
+    sweep.write_text('output = "sweep"\nconfig = "run.toml"\n[runs.a]\n"train.seed" = 7\n')
+    printed(["scrub", str(run_toml), "--output", "sweep/a", "--train.seed", "7"], capsys)
+    words = ["launch", "sweep", str(sweep), "--dry-run"]
+    assert "every run has finished" in printed(words, capsys)
+    sweep.write_text(sweep.read_text().replace("7", "8"))
+    said = printed(words, capsys, status=2)
+    assert "run a: output = 'sweep/a' holds another run: train.seed = 7 there, 8 here" in said

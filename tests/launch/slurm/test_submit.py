@@ -283,7 +283,7 @@ def test_a_sweep_waits_as_long_as_its_slowest_run_and_names_the_run_that_is_refu
         assert "output: a run's folder is sweep/NAME, leave it out" in said
     sweep.write_text('output = "sweep"\nconfig = "run.toml"\n[runs.a]\n[runs.b]\n')
     # what has its model is not submitted again
-    (run_toml.parent / "sweep" / "b" / "model").mkdir(parents=True)
+    printed(["scrub", str(run_toml), "--output", "sweep/b"], capsys)
     said = printed(["launch", "sweep", str(sweep), "--dry-run"], capsys)
     assert said.startswith("# a: sweep/a\n#!/bin/bash\n") and "--array" not in said
 
