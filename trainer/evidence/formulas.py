@@ -143,7 +143,8 @@ def nearest_to_forget(of: Measured) -> Measurement:
     of_each = metrics.nearest_distance(features(of.bench.real_forget.images), features(of.forget.images))
     low, high = spread_interval(of_each)
     found = measured(of_each.mean(), len(of.forget), seed=of.forget.seed, features=features.name)
-    return estimated(dataclasses.replace(found, low=low, high=high), of_each / len(of_each))
+    found = dataclasses.replace(found, low=low, high=high, num_independent=len(of_each))
+    return estimated(found, of_each / len(of_each))
 
 
 def clip_score_forgotten(of: Measured) -> Measurement:

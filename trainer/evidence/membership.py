@@ -52,12 +52,13 @@ def auc_of(losses: Sequence[Tensor], seed: int) -> Measurement:
     if not all(map(len, finite)):
         return Measurement(None, n, seed, reason="no sample with a finite loss on one side")
     value, variance = auc(-finite[0], -finite[1])
-    if min(map(len, finite)) < MIN_SAMPLES:  # it may be anywhere
-        return Measurement(value.item(), n, seed, low=0.0, high=1.0)
+    fewer = min(map(len, finite))
+    if fewer < MIN_SAMPLES:  # it may be anywhere
+        return Measurement(value.item(), n, seed, low=0.0, high=1.0, num_independent=fewer)
     low, high = normal_interval(value.item(), variance.item())
     if variance == 0:  # all told apart: DeLong's says that this is certain
-        low, high = score_interval(value.item(), min(map(len, finite)))
-    figure = Measurement(value.item(), n, seed, low=max(0.0, low), high=min(1.0, high))
+        low, high = score_interval(value.item(), fewer)
+    figure = Measurement(value.item(), n, seed, low=max(0.0, low), high=min(1.0, high), num_independent=fewer)
     # where a side has lost samples they are no longer in step with another model's
     return estimated(figure, auc_influences(-finite[0], -finite[1])) if n == sum(map(len, losses)) else figure
 

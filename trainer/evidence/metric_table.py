@@ -59,6 +59,8 @@ class Metric:
     """Whether it is a number whose change against the unscrubbed model is told in percent."""
     of_unscrubbed: bool = False
     """Whether it is of the unscrubbed model alone."""
+    is_exact: bool = False
+    """Whether it is counted, not estimated: it has no interval, and there is nothing to doubt."""
 
     @property
     def heading(self) -> str:
@@ -458,6 +460,7 @@ METRICS = {
         "lower",
         formulas.non_finite_samples,
         "how many generated samples hold a NaN or Inf",
+        is_exact=True,
     ),
     "black_samples": Metric(
         "black samples",
@@ -466,6 +469,7 @@ METRICS = {
         formulas.black_samples,
         "how many of the finite samples are black, every pixel 0 of 255. Where more than "
         "1 % of the unscrubbed model's are, NaN drawn as black, the evaluation ends with an error",
+        is_exact=True,
     ),
 }
 

@@ -40,6 +40,8 @@ class Measurement:
     """The same of each class, phrasing or part by its name, where the figure is a mean or a sum over some."""
     correlation: dict[str, float] = field(default_factory=dict)
     """With the same figure of other models, by their names, from the same noise (`pairing.correlation`)."""
+    num_independent: int | None = None
+    """How many samples its chance error goes by, where that is not n: those of D_f, or the smaller of two sides."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .intervals import borne_out, is_within_noise
+from .intervals import is_within_noise
 from .metrics import Measurement
+from .pairing import correlation_shown
 from .record import Record
 
 
@@ -13,7 +14,7 @@ def are_alike(ours: Measurement | None, theirs: Measurement | None, other: str) 
         return False
     if ours.low is None or ours.high is None or theirs.low is None or theirs.high is None:
         return False
-    correlation = borne_out(ours.correlation.get(other, 0.0), min(ours.n, theirs.n))
+    correlation = correlation_shown(ours, theirs, other)
     return is_within_noise(ours.value, (ours.low, ours.high), theirs.value, (theirs.low, theirs.high), correlation)
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .intervals import standard_error
+from .intervals import borne_out, standard_error
 from .metrics import Estimate, Measurement, alone
 
 Influences = dict[str, dict[str, Tensor]]
@@ -65,6 +65,12 @@ def _beside(metric: str, figure: Measurement, own: Sampled, others: Mapping[str,
 
     by_class = {name: dataclasses.replace(part, correlation=of(part, name)) for name, part in figure.by_class.items()}
     return dataclasses.replace(figure, by_class=by_class, correlation=of(figure, ""))
+
+
+def correlation_shown(ours: Measurement, theirs: Measurement, model: str, confidence: float | None = None) -> float:
+    """What the samples of both bear out of `ours`' correlation with `theirs`, which is the figure of `model`."""
+    n = min(one.n if one.num_independent is None else one.num_independent for one in (ours, theirs))
+    return borne_out(ours.correlation.get(model, 0.0), n, confidence)
 
 
 def correlation(ours: Measurement, ours_N: Tensor, theirs: Measurement, theirs_N: Tensor) -> float:

@@ -9,9 +9,10 @@ from typing import Literal
 
 from ..config.thresholds import Threshold, parse_threshold
 from ..errors import ConfigError
-from .intervals import borne_out, difference_low, for_each_of, score_interval
+from .intervals import difference_low, for_each_of, score_interval
 from .metric_table import row_of
 from .metrics import Measurement
+from .pairing import correlation_shown
 
 Figures = Mapping[str, Mapping[str, Measurement]]  # of each model, by metric
 Overall = Literal["shown", "not shown", "failed"]
@@ -38,7 +39,8 @@ class Verdict:
     margin: float | None = None
     """How far the figure is within its limit; negative outside."""
     margin_low: float | None = None
-    """The worse end of the margin's interval; None where there is no estimator of it: `shown` is `passed` then."""
+    """The worse end of the margin's interval; None where a figure has none. Then nothing is shown, unless there is
+    nothing to doubt: of what is counted, and of a model beside itself."""
     of_class: str | None = None
     """The class it is decided by."""
     rejects_retrained: bool = False
@@ -171,13 +173,14 @@ def _hold(
     margin = limit - value if threshold.at_most else value - limit
     passed = margin >= 0
     interval = _interval(ours, confidence)
-    if ours is theirs or interval is None:  # a model beside itself: nothing to doubt
-        return Verdict(threshold.text, limit, value, passed, shown=passed, margin=margin, of_class=of_class)
-    base_low, base_high = (theirs and _interval(theirs, confidence)) or (base, base)
+    base_interval = (base, base) if theirs is None else _interval(theirs, confidence)
+    if ours is theirs or interval is None or base_interval is None:
+        shown = passed and (ours is theirs or row_of(threshold.metric).is_exact)
+        return Verdict(threshold.text, limit, value, passed, shown, margin=margin, of_class=of_class)
     correlation = 0.0
     if threshold.model is not None and theirs is not None:
-        known = ours.correlation.get(threshold.model, 0.0)
-        correlation = borne_out(known, min(ours.n, theirs.n), confidence)
+        correlation = correlation_shown(ours, theirs, threshold.model, confidence)
+    base_low, base_high = base_interval
     limits = threshold.factor * base_low + threshold.offset, threshold.factor * base_high + threshold.offset
     worse = (
         difference_low(limit, limits, value, interval, correlation)
@@ -244,8 +247,9 @@ def said(verdict: Verdict) -> str:
     if of_class and limit:
         of_class += ", the one that decides"
     doubt = ""
-    if verdict.passed and not verdict.shown and verdict.margin_low is not None:
-        doubt = f", but with this many samples it may be {_number(-verdict.margin_low)} beyond"
+    if verdict.passed and not verdict.shown:
+        beyond = "anything" if verdict.margin_low is None else f"{_number(-verdict.margin_low)} beyond"
+        doubt = f", but with this many samples it may be {beyond}"
     return f"it is {_number(verdict.value)}{of_class}{limit}{doubt}"
 
 

@@ -16,6 +16,7 @@ from erasediff.trainer.evidence.formulas import p_psi_earlier
 from erasediff.trainer.evidence.images import Images
 from erasediff.trainer.evidence.intervals import borne_out, for_each_of, score_interval
 from erasediff.trainer.evidence.means import mean_by, share
+from erasediff.trainer.evidence.membership import auc_of, membership_gap
 from erasediff.trainer.evidence.metrics import Estimate, Measurement
 from erasediff.trainer.evidence.noise import are_alike
 from erasediff.trainer.evidence.pairing import related, taken_apart
@@ -62,6 +63,61 @@ def test_what_few_samples_bear_out() -> None:
     )
     assert verdict.passed and not verdict.shown
     assert are_alike(ours, share(torch.tensor([1.0, 1.0]), None), "unscrubbed")
+
+
+def test_the_fewer_samples_count_for_a_correlation() -> None:
+    """Of two models, and of a figure that rests on two sides or on few images beside many generated ones."""
+    name = "nearest_to_forget[x]"
+
+    def found(n: int, num_independent: int | None, together: float = 1.0) -> Measurement:
+        about: dict[str, Any] = {"low": 9.0, "high": 11.0, "correlation": {"retrained": together}}
+        return Measurement(10.0, n, num_independent=num_independent, **about)
+
+    for ours, theirs, fewest in (
+        (found(100, None), found(500, None), 100),
+        (found(500, None), found(100, None), 100),
+        (found(500, 12), found(500, 12), 12),
+        (found(500, 40), found(500, 12), 12),
+        (found(500, 12), found(500, None), 12),
+    ):
+        (verdict,) = hold(
+            [parse_threshold(f"{name} >= retrained - 1")], {"scrubbed": {name: ours}, "retrained": {name: theirs}}
+        )
+        # of ends one away on either side: 2 - 2 · (1 - 2 z² / n)
+        assert verdict.margin_low == pytest.approx(1 - (4 * Z**2 / fewest) ** 0.5), fewest
+    for num_independent, alike in ((12, True), (None, False)):
+        ours = found(500, num_independent)
+        theirs = dataclasses.replace(ours, value=10.8, low=9.8, high=11.8)
+        assert are_alike(ours, theirs, "retrained") is alike
+
+
+def test_of_d_f_and_of_two_sides_the_fewer_are_recorded() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for members, others in ((12, 300), (300, 12), (5, 300)):
+        area = auc_of([torch.randn(members, generator=generator), torch.randn(others, generator=generator)], 0)
+        for figure in (area, membership_gap(area)):
+            assert (figure.n, figure.num_independent) == (members + others, min(members, others))
+    assert auc_of([torch.tensor([float("nan"), *range(12)]), torch.arange(300.0)], 0).num_independent == 12
+
+
+def test_few_members_beside_many_others_are_no_certainty() -> None:
+    """Two models that both know members, the second one less: by .05 in truth, which a limit of .05 just holds."""
+    generator, called = torch.Generator().manual_seed(0), 0
+    for _ in range(2000):
+        noise, others = torch.randn(20, generator=generator), torch.randn(1000, generator=generator)
+        own = torch.randn(20, generator=generator)
+        # P(member < other) = Φ(shift / √2): .95 and .9
+        first = auc_of([noise - 2.3262, others], 0)
+        second = auc_of([0.98 * noise + (1 - 0.98**2) ** 0.5 * own - 1.8124, others], 0)
+        models = related(
+            {
+                n: Sampled(*taken_apart({"membership_auc": one}))
+                for n, one in (("scrubbed", first), ("unscrubbed", second))
+            }
+        )
+        (verdict,) = hold([parse_threshold("membership_auc <= unscrubbed + 0.05")], models)
+        called += verdict.shown
+    assert called / 2000 <= 0.025 + 3 * (0.025 * 0.975 / 2000) ** 0.5
 
 
 def test_a_comparisons_verdicts_are_by_pairs() -> None:

@@ -75,7 +75,7 @@ class TestALimitThatRejectsTheRetrainedModel:
     def test_what_is_no_share_has_five_per_cent_to_spare(self) -> None:
         name = "nearest_to_forget[digits-cnn]"
         models = {
-            model: {name: Measurement(value, 50)}
+            model: {name: Measurement(value, 50, low=value - 0.01, high=value + 0.01)}
             for model, value in (("unscrubbed", 5.0), ("scrubbed", 8.6), ("retrained", 9.0))
         }
         (held,) = hold([parse_threshold(f"{name} >= 10")], models)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from erasediff.trainer.config.thresholds import parse_threshold
 from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.evidence.formulas import nearest_to_forget
+from erasediff.trainer.evidence.images import Images
 from erasediff.trainer.evidence.intervals import score_interval
 from erasediff.trainer.evidence.metrics import Measurement
 from erasediff.trainer.evidence.thresholds import (
@@ -37,6 +42,15 @@ MODELS = {
     },
     "retrained": {"p_psi": of_classes(0.05), "membership_gap": Measurement(0.06, 32, low=0.0, high=0.19)},
 }
+
+
+class _Features:
+    """The images as they are."""
+
+    name = "x"
+
+    def __call__(self, images_ND: torch.Tensor) -> torch.Tensor:
+        return images_ND
 
 
 @pytest.mark.parametrize(
@@ -232,6 +246,44 @@ def test_a_threshold_in_the_wrong_direction_shows_no_forgetting() -> None:
     verdicts = hold([parse_threshold("p_psi >= 0.5")], models)
     assert verdicts[0].shown and not shows_forgetting(verdicts[0], models)
     assert overall(verdicts, models) == "not shown"
+
+
+@pytest.mark.parametrize("num_images", [1, 9, 12])
+def test_few_forget_images_show_nothing(num_images: int) -> None:
+    """All of them as far from what is generated as can be: of nine and fewer no interval is known."""
+    name, generator = "nearest_to_forget[x]", torch.Generator().manual_seed(0)
+    real = torch.randn(num_images, 4, generator=generator)
+
+    def found(distance: float) -> Measurement:
+        bench = SimpleNamespace(features=_Features(), real_forget=SimpleNamespace(images=real + distance))
+        generated = Images(torch.zeros(500, 4), torch.zeros(500, dtype=torch.long), [3] * 500, seed=0)
+        return nearest_to_forget(cast(Any, SimpleNamespace(bench=bench, forget=generated)))
+
+    models = {model: {name: found(at)} for model, at in (("unscrubbed", 0.0), ("scrubbed", 50.0), ("retrained", 40.0))}
+    for text in (f"{name} >= 0.95 * retrained", f"{name} >= 20"):
+        (verdict,) = hold([parse_threshold(text)], models)
+        assert verdict.passed and verdict.shown is (num_images == 12), text
+        assert overall([verdict], models) == ("shown" if num_images == 12 else "not shown")
+        assert ("with this many samples it may be anything" in said(verdict)) is (num_images < 10)
+    assert (models["scrubbed"][name].n, models["scrubbed"][name].num_independent) == (500, num_images)
+
+
+def test_a_limit_of_few_samples_shows_nothing() -> None:
+    name = "nearest_to_forget[x]"
+    models = {
+        "scrubbed": {name: Measurement(50.0, 500, low=49.0, high=51.0)},
+        "retrained": {name: Measurement(40.0, 500)},
+    }
+    (verdict,) = hold([parse_threshold(f"{name} >= retrained")], models)
+    assert verdict.passed and not verdict.shown and verdict.margin_low is None
+
+
+def test_what_is_counted_is_beyond_doubt() -> None:
+    for name in ("non_finite_samples", "black_samples"):
+        models = {model: {name: Measurement(0.0, 100)} for model in ("unscrubbed", "scrubbed")}
+        for text in (f"{name} <= 0", f"{name} <= unscrubbed"):
+            (verdict,) = hold([parse_threshold(text)], models)
+            assert verdict.shown, text
 
 
 def test_of_classes_without_intervals_the_nearest_to_its_limit_decides() -> None:
