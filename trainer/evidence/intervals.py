@@ -71,10 +71,10 @@ def spread_interval(values_N: Tensor, n: int | None = None) -> tuple[float | Non
 
 
 def count_interval(counts_N: Tensor) -> tuple[float, float]:
-    """Of what N samples count together, by the spread between samples.
+    """Of what N samples count together: by the spread between samples, and nowhere narrower than Poisson's.
 
-    Where that is hardly known, in few samples or in equal ones, it is Poisson's at least (Garwood 1936, by Byar's
-    approximation): of none at all it may be up to -ln(.025), 3.7, in as many samples.
+    That is Garwood's (1936), by Byar's approximation: rare boxes hardly tell their spread, and of none at all there may
+    be up to -ln(.025), 3.7, in as many samples.
     """
     counts, n = counts_N.double(), len(counts_N)
     total = counts.sum().item()
@@ -82,11 +82,10 @@ def count_interval(counts_N: Tensor) -> tuple[float, float]:
         return 0.0, -math.log((1 - CONFIDENCE) / 2)
     spread = counts.var().item() if n > 1 else 0.0
     low, high = normal_interval(total, n * spread)
-    if n < MIN_SAMPLES or spread == 0:
-        z, more = _z(CONFIDENCE), total + 1
-        low = min(low, total * (1 - 1 / (9 * total) - z / (3 * math.sqrt(total))) ** 3)
-        high = max(high, more * (1 - 1 / (9 * more) + z / (3 * math.sqrt(more))) ** 3)
-    return max(0.0, low), high
+    z, more = _z(CONFIDENCE), total + 1
+    poisson_low = total * (1 - 1 / (9 * total) - z / (3 * math.sqrt(total))) ** 3
+    poisson_high = more * (1 - 1 / (9 * more) + z / (3 * math.sqrt(more))) ** 3
+    return max(0.0, min(low, poisson_low)), max(high, poisson_high)
 
 
 def is_within_noise(

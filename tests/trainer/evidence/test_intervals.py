@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -148,6 +150,20 @@ def test_of_counts_it_covers_their_expectation() -> None:
     found = [count_interval(torch.from_numpy(draw)) for draw in draws]
     assert np.mean([low <= 200 <= high for low, high in found]) == pytest.approx(0.95, abs=0.03)
     assert count_interval(torch.zeros(200)) == pytest.approx((0, scipy.stats.chi2.ppf(0.975, 2) / 2))
+
+
+def test_of_rare_boxes_it_is_no_narrower_than_poissons() -> None:
+    """Each in another of 500 samples: one box more leaves room for more, and 95 % cover."""
+    ends = [count_interval((torch.arange(500) < total).long()) for total in range(41)]
+    for total, (low, high) in enumerate(ends):
+        assert high >= scipy.stats.chi2.ppf(0.975, 2 * total + 2) / 2 * 0.998, total
+        assert low <= (scipy.stats.chi2.ppf(0.025, 2 * total) / 2 * 1.002 if total else 0.0), total
+    for before, after in itertools.pairwise(ends):
+        assert before[0] <= after[0] and before[1] < after[1]
+    for mean in (1, 2, 3, 4, 5, 8, 15):
+        chances = scipy.stats.binom.pmf(np.arange(41), 500, mean / 500)
+        covers = sum(p for p, (low, high) in zip(chances, ends, strict=True) if low <= mean <= high)
+        assert covers >= 0.95, mean
 
 
 def test_what_is_within_the_noise() -> None:
