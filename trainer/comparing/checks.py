@@ -44,9 +44,8 @@ def check(config: CompareConfig) -> list[Case]:
     forgotten, remaining = labels_of(sides.forget), labels_of(sides.remain)
     gone = gone_classes(forgotten, remaining, data.classes, config.forget)
     earlier = Earlier.beside(sides.unscrubbed, data, sides.forget, remaining)
-    check_asked(
-        options, sides.unscrubbed, data, [sides.forget, sides.remain], forgotten, remaining, bool(gone), earlier
-    )
+    sets, num_remain = [sides.forget, sides.remain], len(sides.remain)
+    check_asked(options, sides.unscrubbed, data, sets, num_remain, forgotten, remaining, bool(gone), earlier)
     if options.with_retrained:
         check_retrainable(sides.unscrubbed, sides.remain)
     named_retrained(options, sides.unscrubbed, config.model)

@@ -27,7 +27,10 @@ def dry_run(config: EvaluateConfig) -> str:
     gone = gone_classes(forgotten, remaining, data.classes, scrub.config.forget)
     sets = [scrub.forget, scrub.remain]
     earlier = Earlier.beside(scrub.unscrubbed, data, scrub.forget, remaining)
-    thresholds = check_asked(options, scrub.unscrubbed, data, sets, forgotten, remaining, bool(gone), earlier)
+    num_remain = len(scrub.remain)
+    thresholds = check_asked(
+        options, scrub.unscrubbed, data, sets, num_remain, forgotten, remaining, bool(gone), earlier
+    )
     asked = [(gone or forgotten, options.num_forget_samples_per_class, "forgotten")]
     asked += [(remaining, options.num_remain_samples_per_class, "remaining")]
     samples = ", ".join(f"{num:,} of each of {len(labels)} {what} classes" for labels, num, what in asked)

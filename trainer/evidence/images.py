@@ -15,6 +15,8 @@ from ..models.model import Model
 from .classifier import read_images
 
 NO_SAMPLE = "no finite sample"
+# real images that precision, recall and the distances compare with, at most
+MAX_REAL_IMAGES = 5_000
 
 
 @dataclass(frozen=True)

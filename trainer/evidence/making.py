@@ -24,11 +24,8 @@ from .detector import load_detector
 from .earlier import Earlier
 from .features import make_features
 from .held_out import open_held_out
-from .images import Images
+from .images import MAX_REAL_IMAGES, Images
 from .options import check_asked, gone_classes
-
-# real images that precision, recall and the Fréchet distance compare with, at most
-MAX_REAL_IMAGES = 5_000
 
 
 class Sides(Protocol):
@@ -62,7 +59,7 @@ def make_bench(config: EvaluateConfig, scrub: Sides, device: torch.device) -> Be
     # the judge takes minutes to train: first all that can be known without it
     trained_on = [scrub.forget, scrub.remain]
     earlier = Earlier.beside(model, data, scrub.forget, remaining)
-    check_asked(options, model, data, trained_on, forget_labels, remaining, bool(gone), earlier)
+    check_asked(options, model, data, trained_on, len(scrub.remain), forget_labels, remaining, bool(gone), earlier)
     asking = Asking.of(options, model, data, forget_labels, remaining)
     classifier = _classifier(options, data, model, device)
 

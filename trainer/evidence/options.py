@@ -26,7 +26,7 @@ from .earlier import Earlier
 from .evaluation import metric_names
 from .features import network_features
 from .held_out import open_held_out
-from .images import Asked
+from .images import MAX_REAL_IMAGES, Asked
 from .instruments import Instruments
 from .intervals import for_each_of, samples_to_show
 from .metrics import min_frechet_samples
@@ -53,7 +53,8 @@ def check_judge(
     still_there = labels_of(data, remaining)
     gone = gone_classes(forget_labels, still_there, data.classes, request)
     earlier = Earlier.of(model, data, chosen, still_there)
-    check_asked(options, model, data, [data], forget_labels, still_there, bool(gone), earlier)
+    num_remain = int(remaining.sum())
+    check_asked(options, model, data, [data], num_remain, forget_labels, still_there, bool(gone), earlier)
 
 
 def check_asked(
@@ -61,12 +62,13 @@ def check_asked(
     model: Model,
     data: Dataset,
     trained_on: Sequence[Dataset],
+    num_remain: int,
     forget_labels: list[int],
     remaining: list[int],
     forgets_classes: bool,
     earlier: Earlier,
 ) -> list[Threshold]:
-    """What the model will be held to.
+    """What the model will be held to. num_remain: samples of D_r; remaining: their classes.
 
     Raises ConfigError for a judge, features, held-out samples or thresholds that cannot be; trains nothing.
     """
@@ -91,14 +93,7 @@ def check_asked(
     instruments = instruments_of(options, features)
     names = metric_names(options, instruments, forgets_classes, earlier, has_phrasings=bool(asking.phrasings))
     thresholds = thresholds_of(options, names, forgets_classes)
-    num_samples, needed = len(remaining) * options.num_remain_samples_per_class, min_frechet_samples(num_features)
-    of_distance = [threshold.text for threshold in thresholds if threshold.metric.startswith("frechet_distance")]
-    if of_distance and num_samples < needed:
-        raise ConfigError(
-            f"judge.thresholds: {of_distance[0]!r} needs {needed:,} samples, and judge.num_remain_samples_per_class = "
-            f"{options.num_remain_samples_per_class} of {len(remaining)} classes makes {num_samples:,}: raise it, or "
-            "give thresholds without that one"
-        )
+    _check_distance(options, thresholds, len(remaining), num_remain, min_frechet_samples(num_features))
     _check_phrasings(options, thresholds, asking, forget_labels)
     _check_near(options, [data.classes[label] for label in remaining])
     if options.with_retrained:
@@ -142,6 +137,28 @@ def _detector(options: JudgeConfig, name: str) -> str:
             f"judge.detector_thresholds has {min(thresholds):g}: {name} tells of no box below {card.min_score:g}"
         )
     return card.name
+
+
+def _check_distance(
+    options: JudgeConfig, thresholds: Sequence[Threshold], num_classes: int, num_remain: int, needed: int
+) -> None:
+    """Raises ConfigError where a Fréchet distance would have too few samples on either side."""
+    text = next((one.text for one in thresholds if one.metric.startswith("frechet_distance")), None)
+    if text is None:
+        return
+    num_samples, num_real = num_classes * options.num_remain_samples_per_class, min(num_remain, MAX_REAL_IMAGES)
+    if num_samples < needed:
+        raise ConfigError(
+            f"judge.thresholds: {text!r} needs {needed:,} samples, and judge.num_remain_samples_per_class = "
+            f"{options.num_remain_samples_per_class} of {num_classes} classes makes {num_samples:,}: raise it, or "
+            "give thresholds without that one"
+        )
+    if num_real < needed:
+        raise ConfigError(
+            f"judge.thresholds: {text!r} needs {needed:,} real images that remain, and {num_real:,} of {num_remain:,} "
+            f"are compared with (at most {MAX_REAL_IMAGES:,}): name a network of fewer features in judge.features, or "
+            "give thresholds without that one"
+        )
 
 
 def _check_phrasings(

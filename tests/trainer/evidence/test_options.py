@@ -8,17 +8,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from erasediff.launch.cli import main
 from erasediff.shards.dataset import Dataset
 from erasediff.shards.errors import DataError
+from erasediff.shards.requests.split import split
+from erasediff.trainer.config import ModelConfig
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.classifier import load_classifier, train_classifier
 from erasediff.trainer.evidence.collect import run_evaluate
+from erasediff.trainer.evidence.dry_run import dry_run
 from erasediff.trainer.evidence.features import make_features
-from evidence_cases import edit_json, tiny_evaluation
+from erasediff.trainer.evidence.options import check_judge
+from erasediff.trainer.models.families import load_model
+from evidence_cases import edit_json, make_run, tiny_evaluation, tiny_judge
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -74,6 +80,36 @@ class TestRefusals:
         monkeypatch.setattr("erasediff.trainer.evidence.making.train_classifier", lambda *_, **__: pytest.fail())
         with pytest.raises((ConfigError, DataError), match=message):
             run_evaluate(tiny_evaluation(run, digits, None, **options))
+
+    def test_too_few_real_images_for_the_distance(
+        self, digits: Path, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The judge has 128 features: 129 of what remains are enough, by default, too."""
+        data, model = Dataset.open(digits / "data"), load_model(ModelConfig(str(base_model), null_class=10))
+        chosen = data.labels == 3
+        rest = np.flatnonzero(~chosen)
+
+        def check(num: int) -> None:
+            check_judge(
+                tiny_judge(None, thresholds=()), model, data, chosen, np.isin(np.arange(len(data)), rest[:num]), "r"
+            )
+
+        few = r"unscrubbed' needs 129 real images that remain, and 128 of {} are compared with \(at most {}\): name a "
+        with pytest.raises(
+            ConfigError, match=few.format(128, "5,000") + r"network of fewer features in judge\.features"
+        ):
+            check(128)
+        check(129)
+        monkeypatch.setattr("erasediff.trainer.evidence.options.MAX_REAL_IMAGES", 128)
+        with pytest.raises(ConfigError, match=few.format(200, 128)):
+            check(200)
+        monkeypatch.undo()
+        monkeypatch.setattr("erasediff.trainer.evidence.making.train_classifier", lambda *_, **__: pytest.fail())
+        split(digits / "data", tmp_path / "split", ["3"], left_out=np.isin(np.arange(len(data)), rest[128:]))
+        scrubbed = make_run(tmp_path, base_model, tmp_path / "run")
+        for refuse in (run_evaluate, dry_run):
+            with pytest.raises(ConfigError, match=few.format(128, "5,000")):
+                refuse(tiny_evaluation(scrubbed, digits, None, thresholds=()))
 
     def test_what_cannot_be_written(
         self, digits: Path, run: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
