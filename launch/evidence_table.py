@@ -20,7 +20,7 @@ def show(evidence: Evidence) -> None:
 
     from ..trainer.evidence.metric_table import change_of, extractor_of, row_of
     from ..trainer.evidence.noise import alike
-    from ..trainer.evidence.thresholds import NOT_SHOWN, mark_of, said
+    from ..trainer.evidence.thresholds import mark_of, said, why_not_shown
 
     record = evidence.record
     what = ", ".join(record.forgotten_classes) or f"{record.forget.num_samples} single samples"
@@ -49,8 +49,8 @@ def show(evidence: Evidence) -> None:
         mark, colour = mark_of(verdict)
         note = "; the unscrubbed model holds it too" if record.tells_nothing(verdict) else ""
         console.print(f"  [{colour}]{mark}[/{colour}]  {escape(verdict.threshold)}: {escape(said(verdict))}{note}")
-    why = "" if record.shows_forgetting or record.verdict == "failed" else f": {NOT_SHOWN}"
-    console.print(f"forgetting  [{_COLOURS[record.verdict]}]{record.verdict.upper()}[/]{why}")
+    why = f": {why_not_shown(record.thresholds)}" if record.verdict == "not shown" else ""
+    console.print(f"forgetting  [{_COLOURS[record.verdict]}]{record.verdict.upper()}[/]{escape(why)}")
     for line in record.advice:
         print(f"next     {line}")
     judge = record.classifier

@@ -43,7 +43,7 @@ from .record import (
     schema_name,
 )
 from .retrained import check_trained_without, is_record, named_retrained, recorded_retrained, trained_here
-from .thresholds import NOT_SHOWN, Overall, Verdict, hold, overall, said
+from .thresholds import Overall, Verdict, hold, overall, said, why_not_shown
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,13 @@ def _require_within_limits(thresholds: Sequence[Verdict]) -> None:
     if failed:
         raise ThresholdError(f"{len(failed)} of {len(thresholds)} thresholds fail: {'; '.join(failed)}")
     if unheld:
-        texts = "; ".join(f"{verdict.threshold} ({said(verdict)})" for verdict in unheld)
-        raise NotShownError(f"forgetting is not shown: {texts}")
+        raise NotShownError(f"forgetting is not shown: {why_not_shown(thresholds)}")
 
 
 def _require_shown(thresholds: Sequence[Verdict], verdict: Overall) -> None:
     _require_within_limits(thresholds)
-    if verdict == "shown":
-        return
-    unsure = [f"{v.threshold} ({said(v)})" for v in thresholds if not v.shown]
-    why = f"too few samples to say that it holds: {'; '.join(unsure)}" if unsure else NOT_SHOWN
-    raise NotShownError(f"forgetting is not shown: {why}")
+    if verdict != "shown":
+        raise NotShownError(f"forgetting is not shown: {why_not_shown(thresholds)}")
 
 
 def check(config: EvaluateConfig) -> None:

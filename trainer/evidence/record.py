@@ -17,7 +17,7 @@ from .classifier import ClassifierCard
 from .detector import DetectorCard
 from .metrics import Measurement
 from .relearning import RelearningPoint
-from .thresholds import Overall, Verdict, shows_forgetting, tells_nothing
+from .thresholds import Overall, Verdict, tells_nothing
 
 RECORD_NAME = "record.json"
 CopyReach = Literal["reached", "not reached", "not ours"]
@@ -217,16 +217,7 @@ class Record(Strict):
 
     def tells_nothing(self, verdict: Verdict) -> bool:
         """Whether the unscrubbed model holds a threshold on forgetting as well."""
-        return tells_nothing(verdict.threshold, self._metrics)
-
-    @property
-    def shows_forgetting(self) -> bool:
-        """Whether some threshold on forgetting is shown to hold that the unscrubbed model fails."""
-        return any(shows_forgetting(verdict, self._metrics) for verdict in self.thresholds)
-
-    @property
-    def _metrics(self) -> dict[str, dict[str, Measurement]]:
-        return {name: entry.metrics for name, entry in self.models.items()}
+        return tells_nothing(verdict.threshold, {name: entry.metrics for name, entry in self.models.items()})
 
 
 _ADAPTER = TypeAdapter(Record)

@@ -20,7 +20,7 @@ from .report_charts import all_charts
 from .report_page import definitions, details, page, section
 from .report_parts import exposed_parts
 from .report_pictures import MAX_CLASSES, grids
-from .thresholds import NOT_SHOWN, Verdict, mark_of, said
+from .thresholds import Verdict, mark_of, said, why_not_shown
 
 _BADGES = {"shown": "pass", "not shown": "open", "failed": "fail"}
 
@@ -54,7 +54,7 @@ def head(record: Record) -> str:
     badge = (
         f'<span class="badge {_BADGES[record.verdict]}">Forgetting {record.verdict} · {shown} of '
         f"{len(record.thresholds)} thresholds shown to hold</span>"
-        + ("" if record.shows_forgetting else f"<br>{NOT_SHOWN[0].upper()}{NOT_SHOWN[1:]}.")
+        + (f"<br>Why: {escape(why_not_shown(record.thresholds))}." if record.verdict == "not shown" else "")
         + "".join(f"<br>Next: {escape(line)}." for line in record.advice)
     )
     request = f"request {record.request.id} · " if record.request.id else ""

@@ -19,8 +19,6 @@ Overall = Literal["shown", "not shown", "failed"]
 
 # how far a retrained model's own figure is out of reach where it is the limit: .05 of a share, 5 % of another figure
 BESIDE_RETRAINED = 0.05
-# where no threshold shows forgetting
-NOT_SHOWN = "no threshold on forgetting holds that the unscrubbed model does not hold too"
 
 
 @dataclass(frozen=True)
@@ -204,6 +202,21 @@ def overall(verdicts: Sequence[Verdict], models: Figures) -> Overall:
         return "failed"
     is_shown = all(verdict.shown for verdict in verdicts) and any(shows_forgetting(v, models) for v in verdicts)
     return "shown" if is_shown else "not shown"
+
+
+def why_not_shown(verdicts: Sequence[Verdict]) -> str:
+    """The reason for the verdict `not shown`: figures that are missing, else too few samples, else what they tell."""
+
+    def told(some: Sequence[Verdict]) -> str:
+        return "; ".join(f"{verdict.threshold} ({said(verdict)})" for verdict in some)
+
+    missing = [verdict for verdict in verdicts if verdict.margin is None]
+    unsure = [verdict for verdict in verdicts if not verdict.shown]
+    if missing:
+        return told(missing)
+    if unsure:
+        return f"too few samples to say that it holds: {told(unsure)}"
+    return "no threshold on forgetting holds that the unscrubbed model does not hold too"
 
 
 def is_on_forgetting(threshold: Threshold) -> bool:

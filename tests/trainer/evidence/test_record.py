@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from erasediff.trainer.evidence.record import (
 )
 from erasediff.trainer.evidence.relearning import RelearningPoint
 from erasediff.trainer.evidence.report import head
-from erasediff.trainer.evidence.thresholds import Verdict, hold, overall
+from erasediff.trainer.evidence.thresholds import Verdict, hold, overall, why_not_shown
 from erasediff.trainer.run.provenance import DataStamp
 from evidence_cases import edit_json, make_classifier, make_run, tiny_evaluation
 
@@ -218,17 +219,17 @@ def test_the_report_shows_the_record(evidence: Evidence) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "verdict", "badge"),
+    ("limit", "verdict", "badge", "why"),
     [
-        (0.5, "shown", '<span class="badge pass">Forgetting shown · 1 of 1 thresholds shown to hold</span>'),
-        # within it, but 100 samples do not show it
-        (0.35, "not shown", '<span class="badge open">Forgetting not shown · 0 of 1 thresholds shown to hold</span>'),
-        (1.0, "not shown", '<span class="badge open">Forgetting not shown · 1 of 1 thresholds shown to hold</span>'),
-        (0.1, "failed", '<span class="badge fail">Forgetting failed · 0 of 1 thresholds shown to hold</span>'),
+        (0.5, "shown", ("pass", 1), ""),
+        # within it, and the unscrubbed model is not, but 100 samples do not show it
+        (0.35, "not shown", ("open", 0), "too few samples to say that it holds: p_psi <= 0.35 (it is 0.3, but "),
+        (1.0, "not shown", ("open", 1), "no threshold on forgetting holds that the unscrubbed model does not hold too"),
+        (0.1, "failed", ("fail", 0), ""),
     ],
 )
 def test_the_headline(
-    evidence: Evidence, limit: float, verdict: str, badge: str, capsys: pytest.CaptureFixture[str]
+    evidence: Evidence, limit: float, verdict: str, badge: tuple[str, int], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a model whose P_psi went from .9 to .3."""
     models = dict(evidence.record.models)
@@ -243,9 +244,17 @@ def test_the_headline(
         evidence.record, models=models, thresholds=verdicts, verdict=overall(verdicts, figures)
     )
     assert record.verdict == verdict
-    assert badge in head(record)
-    show(dataclasses.replace(evidence, record=record))
-    assert f"forgetting  {verdict.upper()}" in capsys.readouterr().out
+    state, num_shown = badge
+    text = f'<span class="badge {state}">Forgetting {verdict} · {num_shown} of 1 thresholds shown to hold</span>'
+    assert text + (f"<br>Why: {escape(why)}" if why else "</p>") in head(record)
+    told = dataclasses.replace(evidence, record=record)
+    show(told)
+    line = f"forgetting {verdict.upper()}" + (f": {why}" if why else " judge right on ")
+    assert line in " ".join(capsys.readouterr().out.split())
+    if why:
+        with pytest.raises(NotShownError) as error:
+            told.require_shown()
+        assert str(error.value).startswith(f"forgetting is not shown: {why}")
 
 
 def test_a_figure_that_is_missing_shows_nothing_and_fails_nothing(evidence: Evidence) -> None:
@@ -255,6 +264,9 @@ def test_a_figure_that_is_missing_shows_nothing_and_fails_nothing(evidence: Evid
         with pytest.raises(NotShownError, match=r"not shown: p_psi <= 0\.1 \(no figure\)"):
             require()
     assert '<span class="badge open">NO FIGURE</span>' in head(missing.record)
+    assert why_not_shown([verdict, Verdict("accuracy_remaining >= 0.9", 0.9, 0.92, True, False, 0.02, -0.1)]) == (
+        "p_psi <= 0.1 (no figure)"
+    )
 
 
 def test_a_class_called_like_markup(evidence: Evidence, capsys: pytest.CaptureFixture[str]) -> None:
