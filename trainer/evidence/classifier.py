@@ -6,6 +6,7 @@ classifier.safetensors    the weights; in its metadata the network, the classes,
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -127,7 +128,15 @@ def load_classifier(path: Path, option: str = "judge.classifier") -> Classifier:
             f"{option} = '{path}' was made by an older erasediff, whose network for pictures of {card.image_size} "
             "pixels was another: leave it out"
         )
+    name = _not_finite(weights)
+    if name is not None:
+        raise ConfigError(f"{option} = '{path}': its weights {name} are not finite: leave it out")
     return Classifier(network.eval(), card)
+
+
+def _not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor with a NaN or Inf."""
+    return next((name for name, values in weights.items() if not values.isfinite().all()), None)
 
 
 def _format_of(card: ClassifierCard) -> str:
@@ -163,7 +172,7 @@ def train_classifier(
     """Trains on three quarters of the data and measures on the rest; the split is seeded.
 
     num_epochs: the small CNN's. resnet: a ResNet in its place, trained on `device` (None: on the CPU, as the small CNN
-    always is). The classifier is on the CPU.
+    always is). The classifier is on the CPU. Raises ConfigError where its weights came out NaN or infinite.
     """
     batch = read_images(data, image_size, channels)
     images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
@@ -177,6 +186,13 @@ def train_classifier(
             learn(network, images[trained], labels[trained], num_epochs)
         else:
             learn_shifted(network, images[trained], labels[trained], resnet, device or torch.device("cpu"))
+    name = _not_finite(network.state_dict())
+    if name is not None:
+        lower = "" if resnet is None else "lower judge.resnet.learning_rate, or "
+        raise ConfigError(
+            f"the classifier that was trained on '{data.path}' has weights {name} that are not finite: {lower}name one "
+            "in judge.classifier"
+        )
     network.eval()
     with torch.no_grad():
         right = [network(images[rows]).argmax(1) == labels[rows] for rows in held_out.split(_CHUNK)]

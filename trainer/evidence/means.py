@@ -11,7 +11,7 @@ from torch import Tensor
 from .bench import Measured
 from .images import NO_SAMPLE
 from .intervals import count_interval, score_interval
-from .metrics import Measurement, alone, estimated
+from .metrics import Measurement, alone, estimated, measured
 
 
 def mean_by_class(
@@ -37,9 +37,11 @@ def share(values_N: Tensor, seed: int | None) -> Measurement:
     n = len(values_N)
     if not n:
         return Measurement(None, 0, seed, reason=NO_SAMPLE)
-    value = values_N.mean().item()
-    low, high = score_interval(value, n)
-    return estimated(Measurement(value, n, seed, low=low, high=high), values_N / n)
+    found = measured(values_N.mean(), n, seed=seed)
+    if found.value is None:
+        return found
+    low, high = score_interval(found.value, n)
+    return estimated(dataclasses.replace(found, low=low, high=high), values_N / n)
 
 
 def worst_of(measurement: Measurement, *, highest: bool) -> Measurement:

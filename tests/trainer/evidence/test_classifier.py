@@ -260,3 +260,23 @@ def test_a_resnet_without_blocks_is_refused() -> None:
 def test_a_resnet_trains_at_its_published_rate() -> None:
     """He et al. (arXiv 1512.03385): SGD from .1 on CIFAR-10; a step five times as long is another judge."""
     assert ResNetConfig().learning_rate == 0.1
+
+
+def test_a_judge_with_a_weight_that_is_no_number_is_refused(judge: Classifier, digits: Path, tmp_path: Path) -> None:
+    judge.save(tmp_path / "whole.safetensors")
+    weights, about = (
+        load_file(tmp_path / "whole.safetensors"),
+        safe_open(tmp_path / "whole.safetensors", "pt").metadata(),
+    )
+    for value in (float("nan"), float("inf")):
+        weights["head.bias"][1] = value
+        save_file(weights, tmp_path / "broken.safetensors", about)
+        with pytest.raises(
+            ConfigError, match=r"judge\.factor_classifier = '.*broken.* weights head\.bias are not finite"
+        ):
+            load_classifier(tmp_path / "broken.safetensors", "judge.factor_classifier")
+    hasty = dataclasses.replace(TINY, num_epochs=1, learning_rate=1e38)
+    with pytest.raises(
+        ConfigError, match=r"data' has weights .* not finite: lower judge\.resnet\.learning_rate, or name"
+    ):
+        train_classifier(Dataset.open(digits / "data"), image_size=8, channels=1, resnet=hasty)

@@ -10,6 +10,7 @@ import pytest
 import scipy.linalg
 import torch
 from erasediff.trainer.evidence import metric_table, metrics
+from erasediff.trainer.evidence.means import share
 from erasediff.trainer.evidence.metrics import Measurement
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -176,3 +177,9 @@ def test_what_is_not_a_number_has_a_reason_instead() -> None:
 def test_the_documented_table_is_the_one_that_is_computed() -> None:
     documented = (Path(__file__).parents[3] / "docs" / "record.md").read_text(encoding="utf-8")
     assert metric_table.markdown() in documented
+
+
+def test_a_share_of_what_is_no_number_is_no_figure() -> None:
+    found = share(torch.tensor([0.5, math.nan]), seed=3)
+    assert (found.value, found.n, found.seed, found.low, found.high) == (None, 2, 3, None, None)
+    assert found.reason == "came out nan"
