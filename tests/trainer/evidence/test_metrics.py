@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
-from erasediff.trainer.evidence import metric_table, metrics
+from erasediff.trainer.evidence import formulas, integrity, metric_table, metrics
+from erasediff.trainer.evidence.images import Images
 from erasediff.trainer.evidence.means import share
 from erasediff.trainer.evidence.metrics import Measurement
 from sklearn.metrics import roc_auc_score
@@ -183,3 +187,36 @@ def test_a_share_of_what_is_no_number_is_no_figure() -> None:
     found = share(torch.tensor([0.5, math.nan]), seed=3)
     assert (found.value, found.n, found.seed, found.low, found.high) == (None, 2, 3, None, None)
     assert found.reason == "came out nan"
+
+
+def test_recall_is_a_share_of_the_real_images() -> None:
+    """Wilson's interval of 40, whatever is generated; and precision's of the 12 that are."""
+    generator = torch.Generator().manual_seed(0)
+    real, made = torch.randn(40, 2, generator=generator), torch.randn(12, 2, generator=generator)
+    bench = SimpleNamespace(real_remain=real, real_remain_features=real, features=SimpleNamespace(name="x"))
+    remain = Images(made, torch.zeros(12), [0] * 12, seed=0)
+    of: Any = SimpleNamespace(bench=bench, remain=remain, remain_features=made, once=lambda make: make(of))
+    for compute, n in ((formulas.recall, 40), (formulas.precision, 12)):
+        figure = compute(of)
+        assert figure.value is not None
+        expected = scipy.stats.binomtest(round(figure.value * n), n).proportion_ci(0.95, method="wilson")
+        assert (figure.low, figure.high) == pytest.approx((expected.low, expected.high), abs=1e-6), n
+
+
+def test_of_a_ceiling_half_as_many_are_independent() -> None:
+    """Twelve images of one class, each beside the next one: in two pairs each."""
+    features = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    ours = Images(features, torch.zeros(12, dtype=torch.long), [0] * 12, seed=0)
+
+    class Features:
+        name = "x"
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return images
+
+    bench = SimpleNamespace(remain_labels=[0], features=Features())
+    of: Any = SimpleNamespace(bench=bench, samples=SimpleNamespace(of_side=lambda side: ours))
+    figure = integrity.integrity_ceiling_remaining(of)
+    distances = np.linalg.norm((features - features.roll(-1, 0)).numpy(), axis=1)
+    expected = scipy.stats.norm.interval(0.95, distances.mean(), distances.std(ddof=1) / 6**0.5)
+    assert (figure.low, figure.high) == pytest.approx(expected, rel=1e-5) and figure.n == 12
