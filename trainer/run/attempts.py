@@ -226,11 +226,16 @@ class Link:
 def chain(run: Path, *, before: int | None = None) -> list[Link]:
     """The links up to the newest attempt that began (of those numbered under `before`), the oldest first.
 
-    Raises ConfigError where one of them is no longer there.
+    Raises ConfigError where one of them is no longer there, or has a checkpoint and nothing that says whose it is.
     """
     began: dict[int, Manifest] = {}
     for attempt in read_attempts(run):
         manifest = attempt.manifest()
+        if manifest is None and any(attempt.folder.glob("checkpoint-*/manifest.json")):
+            raise ConfigError(
+                f"{attempt.folder / MANIFEST_NAME} is missing, and a checkpoint is beside it: put it back, or choose "
+                "another output"
+            )
         if manifest is not None and manifest.first_step is not None and (before is None or attempt.number < before):
             began[attempt.number] = manifest
     links: list[Link] = []

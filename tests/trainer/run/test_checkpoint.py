@@ -131,6 +131,17 @@ def test_where_the_only_one_is_damaged_the_run_begins_again_and_says_so(
     assert said.endswith(f"({SLICES} is missing); there is none before it: the run begins again\n")
 
 
+def test_a_checkpoint_without_its_attempts_manifest_is_not_passed_over(tmp_path: Path) -> None:
+    model = make_model()
+    save(begin(tmp_path, model)[0], model, 1)
+    kept = (tmp_path / "attempt-0001" / "attempt.json").rename(tmp_path / "kept")
+    with pytest.raises(ConfigError, match=r"attempt-0001/attempt.json is missing, and a checkpoint is beside it: put"):
+        begin(tmp_path, make_model())
+    assert names(tmp_path) == ["attempt-0001/checkpoint-000001"]
+    kept.rename(tmp_path / "attempt-0001" / "attempt.json")
+    assert begin(tmp_path, make_model())[1] == 1
+
+
 def test_another_runs_checkpoint_is_refused_with_what_differs(tmp_path: Path) -> None:
     model = make_model()
     checkpoints, _ = begin(tmp_path, model)
