@@ -115,7 +115,7 @@ class Checkpoints:
         """Puts the newest whole checkpoint's state into `model`.
 
         A damaged one is named on stderr and passed over. Raises ConfigError where the checkpoint belongs to other
-        settings, weights or data, TrainingError where a newer erasediff wrote it.
+        settings, weights or data, TrainingError where a newer erasediff wrote it or the disk does not let it be read.
         """
         earlier = collectives.on_main(lambda: usable(self._attempt.run, before=self._attempt.number))
         for number, folder in reversed([*enumerate(earlier)]):
@@ -156,14 +156,23 @@ def _copy(vector: ShardedVector) -> Tensor:
 
 
 def _verify(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """A checkpoint's state once every file has shown its hash, or what is wrong; the ranks share the reading."""
+    """A checkpoint's state once every file has shown its hash, or what is wrong; the ranks share the reading.
+
+    Raises TrainingError on all ranks where one cannot read a file that is there: it may be whole.
+    """
     state, problem = collectives.on_main(lambda: _read_manifest(folder))
     if state is None:
         return None, problem
     mine = sorted(state["files"])[collectives.rank() :: collectives.world_size()]
-    problems = (_problem_of(folder / name, state["files"][name]) for name in mine)
-    found = collectives.gather(_first(list(problems)))
-    problem = _first(found)
+    problem, unreadable = None, None
+    try:
+        problem = _first([_problem_of(folder / name, state["files"][name]) for name in mine])
+    except TrainingError as error:
+        unreadable = error
+    unreadable = _first(collectives.gather(unreadable))
+    if unreadable is not None:
+        raise unreadable
+    problem = _first(collectives.gather(problem))
     return (state, None) if problem is None else (None, problem)
 
 
@@ -172,13 +181,15 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
         manifest = json.loads((folder / MANIFEST).read_text())
         if hash_of(manifest["state"]) == manifest["sha256"]:
             return manifest["state"], None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
+    except OSError as error:
+        raise _unreadable(folder / MANIFEST, error) from None
     return None, f"{MANIFEST} is not as it was written"
 
 
 def _problem_of(path: Path, stamp: dict[str, Any]) -> str | None:
-    """What is wrong with a file, if anything."""
+    """What is wrong with a file, if anything. Raises TrainingError for one that is there and cannot be read."""
     try:
         num_bytes = path.stat().st_size
         if num_bytes != stamp["num_bytes"]:
@@ -187,5 +198,9 @@ def _problem_of(path: Path, stamp: dict[str, Any]) -> str | None:
     except FileNotFoundError:
         return f"{path.name} is missing"
     except OSError as error:
-        return f"{path.name}: {error.strerror}"
+        raise _unreadable(path, error) from None
     return None if found == stamp["sha256"] else f"{path.name} is not as it was written"
+
+
+def _unreadable(path: Path, error: OSError) -> TrainingError:
+    return TrainingError(f"{path} cannot be read: {error.strerror}; once it can, the same command continues")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from checkpoint_cases import NO_SKIP, SLICES, advance, assert_equal, begin, make_model, names, save, vectors
 from erasediff.trainer.engine.sharded_model import ShardedModel
-from erasediff.trainer.errors import ConfigError
+from erasediff.trainer.errors import ConfigError, TrainingError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -129,6 +129,28 @@ def test_where_the_only_one_is_damaged_the_run_begins_again_and_says_so(
     assert begin(tmp_path, make_model())[1] == 0
     said = capsys.readouterr().err
     assert said.endswith(f"({SLICES} is missing); there is none before it: the run begins again\n")
+
+
+def _lead_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize(("name", "spoil"), [(SLICES, _lead_to_itself), ("manifest.json", Path.mkdir)])
+def test_a_checkpoint_that_the_disk_does_not_let_be_read_is_not_damaged(
+    tmp_path: Path, name: str, spoil: Callable[[Path], None]
+) -> None:
+    model = make_model()
+    checkpoints, _ = begin(tmp_path, model)
+    save(checkpoints, model, 1)
+    save(checkpoints, model, 2)
+    file = tmp_path / "attempt-0001" / "checkpoint-000002" / name
+    kept = file.rename(tmp_path / "kept")
+    spoil(file)
+    with pytest.raises(TrainingError, match=rf"checkpoint-000002/{name} cannot be read: .*; once it can, the same"):
+        begin(tmp_path, make_model())
+    file.rename(tmp_path / "spoilt")
+    kept.rename(file)
+    assert begin(tmp_path, make_model())[1] == 2
 
 
 def test_a_checkpoint_without_its_attempts_manifest_is_not_passed_over(tmp_path: Path) -> None:
