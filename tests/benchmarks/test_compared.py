@@ -1,4 +1,4 @@
-"""The same small search for every method, and what compare_digits.py and compare_text.py ask for."""
+"""The same small search for every method, and what is made with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from benchmark_modules import BENCHMARKS, load
-from erasediff.shards.requests.split import FORGET_NAME, REMAIN_NAME
 from erasediff.trainer.comparing.cases import cases_of, slug_of
 from erasediff.trainer.comparing.derived import ERR, RELEARNING_AREA
 from erasediff.trainer.comparing.rows import Row, write_row
@@ -20,7 +19,7 @@ from table_cases import table_of
 load("rows")
 COMPARED = load("compared")
 load("compare_digits_table")
-PAGES = {name: load(name) for name in ("compare_digits", "compare_text")}
+PAGES = {name: load(name) for name in ("compare_digits",)}
 FRECHET = "frechet_distance[some-cnn]"
 
 
@@ -149,29 +148,3 @@ def test_every_method_has_four_settings_and_what_was_chosen_is_one_of_them(
     for method, settings in found["methods"].items():
         scores = [found["search"][f"{method} #{i}"]["score"] for i in range(4)]
         assert settings == page.CANDIDATES[method][scores.index(max(scores))]
-
-
-def test_a_word_is_searched_on_another_one_than_the_table_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(BENCHMARKS).parent)
-    text = PAGES["compare_text"]
-    options = text.Options()
-    table, search = text.table_config(options), text.search_config(options)
-    assert (table.seeds, search.seeds) == ((0, 1, 2), (100,))
-    assert table.judge.retrained is not None and table.judge.attacks == ("inversion", "prompt")
-    sets = {word: (config.forget, config.remain) for word, config in (("three", table), ("six", search))}
-    assert sets["six"] == tuple(f"build/compare-text/split-six/{name}" for name in (FORGET_NAME, REMAIN_NAME))
-    assert sets["three"] == tuple(f"demo-text/erased/split/{name}" for name in (FORGET_NAME, REMAIN_NAME))
-    for word, other, config in (("three", "four", table), ("six", "seven", search)):
-        told = {case.name.partition(" #")[0]: words_of(case.config.method) for case in cases_of(config)}
-        both = ("erasediff, envelope", "erasediff, value", "meta_erasediff", "moo")
-        both += ("restricted_gradient", "munba", "salun")
-        assert told == dict.fromkeys(both, ((word,), other)) | {
-            "erasediff, null prompt": ((), ""),
-            "forget_me_not": ((word,), None),
-            **dict.fromkeys(("esd", "neggrad", "blindspot", "finetune"), (None, None)),
-        }
-        assert all(case.config.train.layers == ("xattn",) for case in cases_of(config))
-
-
-def words_of(method: Any) -> tuple[Any, Any]:
-    return getattr(method, "concept", None), getattr(method, "anchor", None)
