@@ -96,7 +96,7 @@ class RunFolder:
         Raises ConfigError, on all of them, where a disk holds something else than rank 0's, or where the run, finished
         or not, was begun on other weights or samples.
         """
-        collectives.check_same_everywhere(inputs.hashes())
+        collectives.check_same_everywhere(inputs.hashes() | inputs.noted_sha256)
         collectives.on_main(lambda: self._hold_to(inputs))
 
     def _hold_to(self, inputs: AnyInputs) -> None:

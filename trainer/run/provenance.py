@@ -81,8 +81,21 @@ def captions_sha256(data: Dataset) -> str:
     return digest.hexdigest()
 
 
+def order_sha256(data: Dataset) -> str:
+    """SHA-256 (hex) of how many samples each shard holds: with the seed it decides the order of samples."""
+    sizes = [shard.num_samples for shard in data.manifest.shards]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Noted:
+    noted_sha256: dict[str, str] = field(default_factory=dict)
+    """Of what decides the result beside the rest, by the words that name each to a user; an older erasediff did not
+    note all of them."""
+
+
 @dataclass(frozen=True)
-class Inputs:
+class Inputs(_Noted):
     """What a scrub was started on."""
 
     base_weights_sha256: str
@@ -98,7 +111,17 @@ class Inputs:
         base, captions = ModelStamp.of(model), {}
         if model.conditions.kind == "a prompt":
             captions = {name: captions_sha256(data) for name, data in (("forget", forget), ("remain", remain))}
-        return cls(base.weights_sha256, DataStamp.of(forget), DataStamp.of(remain), base.frozen_sha256, captions)
+        noted = {
+            f"shard sizes of {name}": order_sha256(data) for name, data in (("forget", forget), ("remain", remain))
+        }
+        return cls(
+            base.weights_sha256,
+            DataStamp.of(forget),
+            DataStamp.of(remain),
+            base.frozen_sha256,
+            captions,
+            noted_sha256=noted,
+        )
 
     @property
     def base(self) -> ModelStamp:
@@ -115,7 +138,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class PretrainInputs:
+class PretrainInputs(_Noted):
     """What a training from nothing was started on."""
 
     data: DataStamp
@@ -124,7 +147,8 @@ class PretrainInputs:
 
     @classmethod
     def of(cls, data: Dataset, *, by_prompts: bool) -> PretrainInputs:
-        return cls(DataStamp.of(data), {"data": captions_sha256(data)} if by_prompts else {})
+        captions = {"data": captions_sha256(data)} if by_prompts else {}
+        return cls(DataStamp.of(data), captions, noted_sha256={"shard sizes of data": order_sha256(data)})
 
     def hashes(self) -> dict[str, str]:
         """By the words that name each to a user."""
@@ -133,7 +157,7 @@ class PretrainInputs:
 
 
 @dataclass(frozen=True)
-class ConceptInputs:
+class ConceptInputs(_Noted):
     """What a concept's pictures were drawn for, and by which model."""
 
     request: dict[str, Any]
@@ -193,9 +217,10 @@ def check_inputs(run: Path, inputs: AnyInputs) -> None:
     recorded = read_inputs(run, type(inputs))
     if recorded is None:
         return
+    noted = {what: sha256 for what, sha256 in inputs.noted_sha256.items() if what in recorded.noted_sha256}
     changed = [
         f"other {what} ({there}… there, {now}… now)"
-        for what, now, there in differing(inputs.hashes(), recorded.hashes())
+        for what, now, there in differing(inputs.hashes() | noted, recorded.hashes() | recorded.noted_sha256)
     ]
     if changed:
         raise ConfigError(

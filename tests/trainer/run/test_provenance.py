@@ -15,7 +15,7 @@ import pytest
 import toy.toy_family as toy
 from diffusers import DDPMPipeline
 from erasediff.launch.cli import main
-from erasediff.shards import Dataset, split
+from erasediff.shards import Dataset, build, split
 from erasediff.trainer.config import (
     EngineConfig,
     ModelConfig,
@@ -76,7 +76,7 @@ def test_a_finished_scrub_is_not_the_answer_for_other_samples(
     before = snapshot(Path(own.output))
     assert main(words_of(own)) == 0, "the same inputs: finished"
     written = json.loads((Path(own.output) / "inputs.json").read_text())
-    assert [*written] == ["base_weights_sha256", "forget", "remain", "base_frozen_sha256"]
+    assert [*written] == ["noted_sha256", "base_weights_sha256", "forget", "remain", "base_frozen_sha256"]
     assert main([*words_of(own), "--dry-run"]) == 0
     assert f"finished    already: {own.output}/model" in capsys.readouterr().out
     theirs = Dataset.open(own.forget).fingerprint
@@ -201,6 +201,30 @@ def test_a_scrub_that_was_begun_is_not_continued_with_other_samples(own: ScrubCo
     split_again(digits, own)
     with pytest.raises(ConfigError, match="begun with other samples of forget"):
         run_scrub(own)
+
+
+def test_a_scrub_that_was_begun_is_not_continued_with_shards_of_other_sizes(own: ScrubConfig, tmp_path: Path) -> None:
+    """They decide the order of samples, and the fingerprint does not know them."""
+    with pytest.raises(ZeroDivisionError):
+        run_scrub(own, watch=lambda step, model: 1 / 0)  # pyright: ignore[reportArgumentType]
+    before = Dataset.open(own.remain).fingerprint
+    build("digits", tmp_path / "again", max_shard_samples=100)
+    shutil.rmtree(tmp_path / "split")
+    split(tmp_path / "again", tmp_path / "split", ["3"])
+    assert Dataset.open(own.remain).fingerprint == before
+    with pytest.raises(ConfigError, match=r"begun with .*other shard sizes of remain"):
+        run_scrub(own)
+    # one that an older erasediff began
+    file = tmp_path / "run" / "inputs.json"
+    values = json.loads(file.read_text())
+    del values["noted_sha256"]
+    file.write_text(json.dumps(values))
+    assert run_scrub(own) == Path(own.output) / "model"
+
+
+def test_what_only_one_side_has_differs() -> None:
+    assert differing({"a": "1"}, {"a": "1", "b": "2"}) == [("b", "none", "2")]
+    assert differing({"a": "1", "b": "2"}, {"a": "1"}) == [("b", "2", "none")]
 
 
 def test_a_dry_run_says_finished_only_of_a_finished_run(own: ScrubConfig) -> None:
