@@ -148,6 +148,12 @@ class Model(ABC):
         tokenizer's words."""
         return {}
 
+    @property
+    def own_settings(self) -> Mapping[str, Any]:
+        """What else decides a run's result and neither hash knows, by the words that name each to a user, in JSON's
+        types."""
+        return {}
+
     def to(self, device: torch.device) -> Self:
         """This model, all its parts moved there, in place."""
         for part in (self.module, *self.frozen_parts.values()):

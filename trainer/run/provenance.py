@@ -114,6 +114,9 @@ class Inputs(_Noted):
         noted = {
             f"shard sizes of {name}": order_sha256(data) for name, data in (("forget", forget), ("remain", remain))
         }
+        for what, setting in model.own_settings.items():
+            text = json.dumps(setting, sort_keys=True)
+            noted[f"{what} of model.path"] = hashlib.sha256(text.encode()).hexdigest()
         return cls(
             base.weights_sha256,
             DataStamp.of(forget),

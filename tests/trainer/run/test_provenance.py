@@ -28,6 +28,7 @@ from erasediff.trainer.config import (
 from erasediff.trainer.errors import ConfigError
 from erasediff.trainer.evidence.finished import FinishedScrub
 from erasediff.trainer.models.families import load_model
+from erasediff.trainer.models.lineage import Lineage, write_lineage
 from erasediff.trainer.models.pipeline import WEIGHTS_NAME
 from erasediff.trainer.pretrain import run_pretrain
 from erasediff.trainer.run.provenance import Inputs, PretrainInputs, differing, frozen_sha256, versions
@@ -172,6 +173,30 @@ def test_another_noise_schedule_is_another_model(own: ScrubConfig) -> None:
         edit_json(file, **json.loads((Path(own.output) / "model" / "scheduler" / file.name).read_text()))
     # how it is sampled is no part of its training
     edit_json(file, clip_sample=False)
+    assert run_scrub(own) == Path(own.output) / "model"
+
+
+def test_other_class_names_another_null_class_and_another_unet_are_another_model(own: ScrubConfig) -> None:
+    names = [str(label) for label in range(10)]
+    base = Path(own.model.path)
+    own = dataclasses.replace(own, model=dataclasses.replace(own.model, null_class=None))
+    given = Lineage(classes=(*names, None), null_class=10)
+    write_lineage(given, base)
+    with pytest.raises(ZeroDivisionError):
+        run_scrub(own, watch=lambda step, model: 1 / 0)  # pyright: ignore[reportArgumentType]
+    swapped = (*names[:3], "8", *names[4:8], "3", "9", None)
+    for changed, what in (
+        (Lineage(classes=swapped, null_class=10), "class names"),
+        (Lineage(classes=(*names, None)), "null class"),
+    ):
+        write_lineage(changed, base)
+        with pytest.raises(ConfigError, match=rf"begun with other {what} of model\.path \(.{{12}}… there"):
+            run_scrub(own)
+    write_lineage(given, base)
+    edit_json(base / "unet" / "config.json", act_fn="gelu")
+    with pytest.raises(ConfigError, match=r"begun with other settings of 'unet' of model\.path"):
+        run_scrub(own)
+    edit_json(base / "unet" / "config.json", act_fn="silu")
     assert run_scrub(own) == Path(own.output) / "model"
 
 

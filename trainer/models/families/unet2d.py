@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ...config import ModelConfig, UNetConfig
 from ...errors import ConfigError
 from ..class_names import names_of_model
 from ..conditions import ClassConditions, Condition, NoConditions
+from ..hashing import settings_of
 from ..lineage import Lineage, read_lineage
 from ..model import Forward, Model, Told
 from ..pipeline import check_stores, class_of, components, loading, outlined_part, read_part, refuse_pickles, save_with
@@ -47,6 +48,14 @@ class UNet2D(Model):
 
     def _predict(self, forward: Forward, x_t: Tensor, t: Tensor, told: Told) -> Tensor:
         return forward(x_t, t, return_dict=False, **told)[0]
+
+    @property
+    def own_settings(self) -> Mapping[str, Any]:
+        return {
+            f"settings of '{_TRAINED}'": settings_of(self.module.config),
+            "class names": self.class_names,
+            "null class": self.null_class,
+        }
 
     def sampled_like(self, other: Model) -> UNet2D:
         assert isinstance(other, UNet2D)
