@@ -78,10 +78,12 @@ def test_a_word_is_made_hard_to_relearn_with_the_methods_defaults(monkeypatch: p
         "meta_erasediff": MetaEraseDiffConfig(**words),
         "meta_erasediff, eta = 0.2": MetaEraseDiffConfig(**words, eta=0.2),
         "meta_erasediff, eta = 0.5": MetaEraseDiffConfig(**words, eta=0.5),
+        "meta_erasediff, eta = 0.1, 400 steps": MetaEraseDiffConfig(**words, eta=0.1),
         "erasediff": EraseDiffConfig(**words),
     }
     for case in cases_of(config):
-        assert (case.config.train.max_train_steps, case.config.optimizer.learning_rate) == (200, 5e-4)
+        assert (case.config.train.layers, case.config.optimizer.learning_rate) == (("xattn",), 5e-4)
+        assert case.config.train.max_train_steps == (400 if "400" in case.name else 200)
 
 
 def test_a_word_is_forgotten_by_the_sets_that_the_text_demo_erased_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
