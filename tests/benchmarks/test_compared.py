@@ -1,4 +1,4 @@
-"""The same small search for every method, and what is made with it."""
+"""The same small search for every method, and what is chosen by it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from table_cases import table_of
 load("rows")
 COMPARED = load("compared")
 load("compare_digits_table")
-PAGES = {name: load(name) for name in ("compare_digits",)}
+PAGES = {name: load(name) for name in ("compare_digits", "compare_text")}
 FRECHET = "frechet_distance[some-cnn]"
 
 

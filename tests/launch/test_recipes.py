@@ -25,12 +25,16 @@ IMAGENETTE = [
 ]
 
 
+# pictures of each class: as few as a Fréchet distance by the judge's features can be of
+NUM_PICTURES = {"cifar10": 57, "imagenette": 15}
+
+
 def make_classes(folder: Path, names: list[str], size: int) -> Path:
-    """Two pictures of noise of each."""
+    """Pictures of noise of each."""
     generator = np.random.default_rng(0)
     for name in names:
         (folder / "pictures" / name).mkdir(parents=True)
-        for i in range(2):
+        for i in range(NUM_PICTURES[folder.name]):
             pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "pictures" / name / f"{i}.png")
     build(folder / "pictures", folder / "data")
@@ -41,7 +45,7 @@ def make_classes(folder: Path, names: list[str], size: int) -> Path:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """Options that give each family of recipes a model, and data."""
     folder = tmp_path_factory.mktemp("recipes")
-    cifar = make_classes(folder / "cifar", CIFAR10, 32)
+    cifar = make_classes(folder / "cifar10", CIFAR10, 32)
     imagenette = make_classes(folder / "imagenette", IMAGENETTE, 16)
     pixels = make_pixel_pipeline(folder / "pixels", num_classes=10, channels=3, size=32)
     text = make_text_pipeline(folder / "text", max_tokens=77)
@@ -73,7 +77,8 @@ def test_a_recipe_can_be_run(
         assert f"remain      400 pictures to be drawn, by {1 + ('pokemon' in recipe)} prompts: {stays}\n" in said
         assert tomllib.loads(said.partition("\n\nforget")[0])["method"]["anchor"] == [anchor]
     else:
-        assert "forget      2 of 20 samples" in said and "remain      18 of 20 samples" in said
+        n = NUM_PICTURES[family]
+        assert f"forget      {n} of {10 * n} samples" in said and f"remain      {9 * n} of {10 * n} samples" in said
     given = tomllib.loads((RECIPES / f"{recipe}.toml").read_text())
     resolved = tomllib.loads(said.partition("\n\nforget")[0])
     assert ("architecture" in given.get("judge", {})) == (family == "cifar10")
@@ -116,6 +121,6 @@ def test_every_class_of_imagenette_has_its_run(
     erased = []
     for job in jobs.values():
         chosen = select(dataset, read_request(Path(job.config.request)))
-        assert chosen.sum() == 2
+        assert chosen.sum() == NUM_PICTURES["imagenette"]
         erased.append(dataset.classes[dataset.labels[chosen][0]])
     assert sorted(erased) == sorted(IMAGENETTE)

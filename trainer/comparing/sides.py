@@ -92,7 +92,7 @@ def measured_by(asked: JudgeConfig, judge: JudgeConfig, sides: Sides, data: Data
     left_out = ("device", "num_threads", "architecture", "resnet")
     named = {name: path for name, path in as_dict(judge).items() if _is_path(name, path)}
     given = fit(data, sides.unscrubbed).data
-    asking = Asking.of(judge, sides.unscrubbed, given, labels_of(sides.forget), labels_of(sides.remain))
+    asking = Asking.of(asked, sides.unscrubbed, given, labels_of(sides.forget), labels_of(sides.remain))
     stamps = {
         "judge": {key: value for key, value in as_dict(asked).items() if key not in left_out},
         "base": ModelStamp.of(sides.unscrubbed).hashes(),
