@@ -17,9 +17,8 @@ TEXT = load("compare_text")
 
 def test_a_word_is_searched_on_another_one_than_the_table_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(BENCHMARKS).parent)
-    text = TEXT
-    options = text.Options()
-    table, search = text.table_config(options), text.search_config(options)
+    options = TEXT.Options()
+    table, search = TEXT.table_config(options), TEXT.search_config(options)
     assert (table.seeds, search.seeds) == ((0, 1, 2), (100,))
     assert table.judge.retrained is not None and table.judge.attacks == ("inversion", "prompt")
     sets = {word: (config.forget, config.remain) for word, config in (("three", table), ("six", search))}
@@ -32,7 +31,8 @@ def test_a_word_is_searched_on_another_one_than_the_table_is_of(monkeypatch: pyt
         assert told == dict.fromkeys(both, ((word,), other)) | {
             "erasediff, null prompt": ((), ""),
             "forget_me_not": ((word,), None),
-            **dict.fromkeys(("esd", "neggrad", "blindspot", "finetune"), (None, None)),
+            "esd": ((), None),
+            **dict.fromkeys(("neggrad", "blindspot", "finetune"), (None, None)),
         }
         assert all(case.config.train.layers == ("xattn",) for case in cases_of(config))
 
