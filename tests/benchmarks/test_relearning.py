@@ -79,7 +79,6 @@ def test_a_word_is_made_hard_to_relearn_with_the_methods_defaults(monkeypatch: p
         "meta_erasediff, eta = 0.2": MetaEraseDiffConfig(**words, eta=0.2),
         "meta_erasediff, eta = 0.5": MetaEraseDiffConfig(**words, eta=0.5),
         "meta_erasediff, eta = 0.1, 400 steps": MetaEraseDiffConfig(**words, eta=0.1),
-        "meta_erasediff, eta = 0.15, 400 steps": MetaEraseDiffConfig(**words, eta=0.15),
         "erasediff": EraseDiffConfig(**words),
     }
     for case in cases_of(config):
