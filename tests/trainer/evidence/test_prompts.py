@@ -127,6 +127,8 @@ def test_captions_ask_where_no_file_does(scrubbed: Path) -> None:
 def test_what_is_behind_a_path_counts(scrubbed: Path, evidence: Evidence) -> None:
     judge, scrub = judge_by_prompts(scrubbed), ModelConfig(str(scrubbed / "run" / "model"))
     assert still_holds(evidence.record, judge, str(scrubbed / "data"), scrubbed / "run", scrub)
+    asked = dataclasses.replace(evidence.record, asked_sha256="0" * 64)
+    assert not still_holds(asked, judge, str(scrubbed / "data"), scrubbed / "run", scrub)
     write_prompts(scrubbed / "others.csv", ROWS[1:])
     other = dataclasses.replace(judge, prompts=str(scrubbed / "others.csv"))
     assert not still_holds(evidence.record, other, str(scrubbed / "data"), scrubbed / "run", scrub)
