@@ -71,7 +71,7 @@ def alone_together(config: CompareConfig, what: str) -> Iterator[None]:
 
 
 # another word where verdicts come about otherwise, so that one table has one kind
-_VERDICTS = "by paired differences"
+_VERDICTS = "by paired differences, none without an interval"
 
 
 def hash_of_path(path: Path) -> str:
