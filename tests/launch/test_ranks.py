@@ -62,6 +62,12 @@ def test_a_rank_that_no_launcher_listens_to_speaks_itself(
     [
         (f"sys.exit({os.EX_UNAVAILABLE})", "time.sleep(1); sys.exit(3)", 1),
         (f"sys.exit({os.EX_UNAVAILABLE})", "os.kill(os.getpid(), signal.SIGKILL)", 1),
+        # the first ends as soon as the second is killed
+        (
+            "open(os.environ['PIPE']).read(); os._exit(3)",
+            "pipe = open(os.environ['PIPE'], 'w'); os.kill(os.getpid(), 9)",
+            1,
+        ),
         ("sys.exit(3)", "time.sleep(100)", 0),
         ("time.sleep(100)", "sys.exit(3)", 1),
     ],
@@ -75,7 +81,8 @@ def test_a_rank_that_only_lost_another_is_not_the_one_that_failed(
     ignoring = "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     code = f"{ignoring}\nif os.environ['RANK'] == '0': {first}\nelse: {second}"
     logs = DefaultLogsSpecs(str(tmp_path), redirects=Std.ALL)
-    environments = {rank: {"RANK": str(rank)} for rank in (0, 1)}
+    os.mkfifo(tmp_path / "pipe")
+    environments = {rank: {"RANK": str(rank), "PIPE": str(tmp_path / "pipe")} for rank in (0, 1)}
     ranks = Ranks(sys.executable, ("-c", code), environments, logs, kill_delay_seconds=3)
     try:
         ranks.start()

@@ -88,7 +88,9 @@ def test_what_another_job_makes_need_not_be_there(
     awaits = ["launch", "slurm", "--dependency"]
     assert "job 77_3 works on this run" in printed([*awaits, "afterok:1234", *later], capsys, status=2)
     assert "job 1234 works on this run" in printed([*awaits, "afterok:77", *later], capsys, status=2)
-    assert "srun" in printed([*awaits, "afterany:1234,afterok:77", *later], capsys)
+    assert "job 77_3 works on this run" in printed([*awaits, "afterok:1234:77_4", *later], capsys, status=2)
+    for all_of_them in ("afterany:1234,afterok:77", "afterok:1234:77_3"):
+        assert "srun" in printed([*awaits, all_of_them, *later], capsys)
 
 
 @pytest.mark.parametrize(
