@@ -11,7 +11,7 @@ from typing import Any
 
 from erasediff.trainer.comparing.cases import cases_of
 from erasediff.trainer.comparing.derived import ERR
-from erasediff.trainer.comparing.rows import Row, read_row
+from erasediff.trainer.comparing.rows import Row, is_of, read_row
 from erasediff.trainer.comparing.run import run_compare
 from erasediff.trainer.config import CompareConfig
 from erasediff.trainer.files import write_json
@@ -61,6 +61,12 @@ def rows_of(config: CompareConfig) -> dict[str, Row]:
     return {slug: row for slug, row in read.items() if row is not None}
 
 
+def rows_as_set(config: CompareConfig) -> dict[str, Row]:
+    """Those that are there and of the settings that the comparison has now, by slug."""
+    cases = {case.slug: case for case in cases_of(config)}
+    return {slug: row for slug, row in rows_of(config).items() if slug not in cases or is_of(row, cases[slug])}
+
+
 def value_of(row: Row, name: str) -> float:
     figure = (row.metrics | row.derived)[name]
     assert figure.value is not None, f"{row.name}: {figure.reason}"
@@ -70,7 +76,7 @@ def value_of(row: Row, name: str) -> float:
 def choose(config: CompareConfig, candidates: Candidates, path: Path, about: str, kept: Sequence[str] = ()) -> None:
     """Writes the settings of each method that have the best score, and the whole search. config: of all candidates,
     `numbered`, with one seed."""
-    found = rows_of(config)
+    found = rows_as_set(config)
     rows = {row.name: row for row in found.values()}
     missing = [name for name in config.methods if name not in rows]
     if missing:

@@ -21,7 +21,7 @@ from typing import Any
 import compare_digits
 import tyro
 from compare_digits_table import FRECHET
-from compared import rows_of, run_shares, value_of
+from compared import rows_as_set, rows_of, run_shares, value_of
 from erasediff.trainer.comparing.cases import cases_of
 from erasediff.trainer.comparing.derived import RELEARNING_AREA
 from erasediff.trainer.comparing.rows import Row
@@ -96,7 +96,7 @@ def goals(options: Options) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for digit in options.digits:
-        rows = rows_of(config := config_of(options, digit))
+        rows = rows_as_set(config := config_of(options, digit))
         if not {"unscrubbed", "retrained"} <= rows.keys():
             continue
         unscrubbed, retrained = rows["unscrubbed"], rows["retrained"]

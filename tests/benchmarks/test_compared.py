@@ -65,7 +65,7 @@ def test_the_best_of_each_method_is_chosen_by_its_score(tmp_path: Path) -> None:
     ]
     config = comparison(tmp_path, COMPARED.numbered(candidates), (100,))
     path = tmp_path / "chosen.json"
-    slugs = {case.name: case.slug for case in cases_of(config)}
+    cases = {case.name: case for case in cases_of(config)}
     put = {
         # the highest ERR, with pictures that are worse; the same with colours lost; the best; a worse one
         "moo #0": row("moo #0", 0.9, 90.0, 0.9),
@@ -76,9 +76,14 @@ def test_the_best_of_each_method_is_chosen_by_its_score(tmp_path: Path) -> None:
     }
     write_row(UNSCRUBBED, tmp_path / "rows" / "unscrubbed.json")
     for name, own in put.items():
-        with pytest.raises(SystemExit, match="rows of the search are missing"):
-            COMPARED.choose(config, candidates, path, "Here", ["colours"])
-        write_row(own, tmp_path / "rows" / f"{slugs[name]}.json")
+        here, settings = tmp_path / "rows" / f"{cases[name].slug}.json", cases[name].settings
+        # none, and one of other settings
+        for stale in (None, dataclasses.replace(own, settings=settings | {"train.train_batch_size": 3})):
+            if stale is not None:
+                write_row(stale, here)
+            with pytest.raises(SystemExit, match=f"rows of the search are missing, {name} for one"):
+                COMPARED.choose(config, candidates, path, "Here", ["colours"])
+        write_row(dataclasses.replace(own, settings=settings), here)
     COMPARED.choose(config, candidates, path, "Here", ["colours"])
     found = json.loads(path.read_text())
     assert found["methods"] == {"moo": candidates["moo"][2], "finetune": candidates["finetune"][0]}

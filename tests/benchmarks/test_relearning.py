@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from erasediff.shards.requests.split import FORGET_NAME, REMAIN_NAME
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.comparing.cases import cases_of
 from erasediff.trainer.comparing.derived import RELEARNING_AREA
-from erasediff.trainer.comparing.rows import Row
+from erasediff.trainer.comparing.rows import Row, write_row
 from erasediff.trainer.config import CompareConfig
 from erasediff.trainer.config.methods import method_kind
 from erasediff.trainer.evidence.metrics import Measurement
@@ -49,6 +50,28 @@ UNSCRUBBED, RETRAINED = row(0.99, 1.0, 10.0, 0.97), row(0.04, 0.6, 20.0, 0.95)
 )
 def test_what_is_wanted_of_a_row(figures: tuple[float, float, float, float], met: tuple[bool, ...]) -> None:
     assert RELEARNING.met(row(*figures), UNSCRUBBED, RETRAINED) == met
+
+
+def test_the_goals_of_a_digit_are_of_the_rows_of_its_settings(tmp_path: Path) -> None:
+    options = RELEARNING.Options(output=tmp_path, digits=(3, 8), rates=(3e-5, 4e-5))
+    config = RELEARNING.config_of(options, 8)
+    rows = Path(config.output) / "rows"
+    write_row(UNSCRUBBED, rows / "unscrubbed.json")
+    assert RELEARNING.goals(options).count("\n") == 1, "nothing to hold them to"
+    write_row(RETRAINED, rows / "retrained.json")
+    held = [row(0.02, 0.5, 20.0, 0.97), row(0.06, 0.7, 21.0, 0.97), row(0.01, 0.2, 30.0, 0.97)]
+    for case in cases_of(config):
+        if case.name != "meta_erasediff, r = 3e-05":
+            continue
+        # the third of the other rate, as an earlier run may have left it
+        settings = case.settings | ({"method.relearning_rate": 4e-5} if case.seed == 2 else {})
+        write_row(replace(held[case.seed], settings=settings), rows / f"{case.slug}.json")
+    (line,) = RELEARNING.goals(options).splitlines()[2:]
+    cells = [cell.strip() for cell in line.strip("| ").split("|")]
+    assert cells[:3] == ["8", "meta_erasediff, r = 3e-05", "2"]
+    assert cells[3:5] == ["0.040 ± 0.028 (0.040)", "0.600 ± 0.141 (0.600)"]
+    assert cells[5:7] == ["20.5 ± 0.7 (20.0)", "0.970 ± 0.000 (0.970)"]
+    assert cells[7:] == ["500", "2, 1, 2, 2 of 2"]
 
 
 def test_a_row_is_of_its_digit_and_judged_by_many_samples() -> None:
