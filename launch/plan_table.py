@@ -10,8 +10,8 @@ from ..trainer.plan.plan import Plan, Setting
 
 
 def as_table(plan: Plan) -> str:
-    blocks = [_heading(plan), _memory(plan), _step(plan), _verdict(plan)]
-    return "\n\n".join("\n".join(block) for block in blocks)
+    blocks = [_heading(plan), _memory(plan), _step(plan), _readings(plan), _verdict(plan)]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -22,10 +22,13 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "num_parameters": plan.sizes.num_trained + plan.sizes.num_frozen,
         "num_trained": plan.sizes.num_trained,
         "samples_per_rank": plan.num_samples,
-        "cost": dataclasses.asdict(plan.cost),
+        "cost": dataclasses.asdict(plan.as_set.cost),
         "activations": {"kept_bytes": plan.kept_bytes, "with_checkpointing_bytes": plan.kept_again_bytes},
         "as_set": _setting_as_dict(plan.as_set, plan),
         "by_stage": [_setting_as_dict(setting, plan) for setting in plan.by_stage],
+        "readings": {
+            name: [_setting_as_dict(setting, plan) for setting in settings] for name, settings in plan.readings.items()
+        },
         "best": None if plan.best is None else _setting_as_dict(plan.best, plan),
     }
 
@@ -36,6 +39,7 @@ def _setting_as_dict(setting: Setting, plan: Plan) -> dict[str, Any]:
         "activation_checkpointing": setting.engine.activation_checkpointing,
         "micro_batch": setting.micro_batch,
         "num_micro_batches": setting.num_micro_batches,
+        "cost": dataclasses.asdict(setting.cost),
         "max_micro_batch": setting.max_micro_batch,
         "fits": setting.fits,
         "memory": setting.memory,
@@ -58,7 +62,7 @@ def _heading(plan: Plan) -> list[str]:
         f"{plan.num_ranks} × {device.name} on {nodes}, {plan.config.engine.precision}",
         f"{(sizes.num_trained + sizes.num_frozen) / 1e6:,.1f} M parameters, {sizes.num_trained / 1e6:,.1f} M trained, "
         f"in {len(sizes.trained):,} tensors",
-        f"{method.name}{'' if inner is None else f', K = {inner}'}: an iteration is {plan.cost}",
+        f"{method.name}{'' if inner is None else f', K = {inner}'}: an iteration is {plan.as_set.cost}",
         f"a batch of {plan.config.train.train_batch_size:,}: {plan.num_samples:,} samples a rank and loss",
         f"activations kept of {plan.as_set.micro_batch:,} samples: {_gb(plan.kept_bytes)} GB"
         + ("" if plan.kept_again_bytes is None else f", {_gb(plan.kept_again_bytes)} GB with checkpointing"),
@@ -99,6 +103,22 @@ def _step(plan: Plan) -> list[str]:
         rows.append(row(f"{before:,} gradients before", lambda s: _time(plan.preparing_seconds(s))))
     rows.append(row(f"a run of {steps:,} steps", lambda s: _time(plan.run_seconds(s))))
     return _table(["an iteration", *_names(plan)], rows)
+
+
+def _readings(plan: Plan) -> list[str]:
+    """What the method's readings take at each stage; nothing of a method that has one."""
+    rows = [
+        [
+            f"{name}, as set" if settings == plan.by_stage and name != "as set" else name,
+            *(str(number) for number in (settings[0].cost.gradients, settings[0].cost.forwards)),
+            *(_gb(setting.wire.total) for setting in settings),
+            *(f"{setting.seconds.total:.3f}" for setting in settings),
+        ]
+        for name, settings in plan.readings.items()
+    ]
+    stages = [f"ZeRO {setting.engine.zero_stage}" for setting in plan.by_stage]
+    head = [*(f"{stage} GB" for stage in stages), *(f"{stage} s" for stage in stages)]
+    return _table(["an iteration of", "gradients", "forward passes", *head], rows) if rows else []
 
 
 def _columns(plan: Plan) -> tuple[Setting, ...]:

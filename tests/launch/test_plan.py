@@ -67,6 +67,61 @@ def test_options_beat_the_file_and_change_the_plan(run_toml: Path, capsys: pytes
     assert found["as_set"]["wire"]["publications"] == 2 * plain["wire"]["publications"]
 
 
+READINGS = {
+    "K = 0": ["--method.num-inner-steps", "0"],
+    "K = 1, value": ["--method.barrier", "value"],
+    "K = 1, first_order": ["--method.gradient-of-g", "first_order"],
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-autocast"])
+def test_readings_are_what_a_plan_of_each_says(
+    run_toml: Path, capsys: pytest.CaptureFixture[str], precision: str
+) -> None:
+    words = [str(run_toml), *GPUS, "--engine.precision", precision]
+    # one that is none of them
+    options = ["--method.barrier", "value", "--method.num-inner-steps", "2"]
+    found = asked(capsys, *words, *options)
+    assert [*found["readings"]] == [*READINGS, "as set"]
+    assert found["readings"]["as set"] == found["by_stage"]
+    for name, its_options in READINGS.items():
+        alone = asked(capsys, *words, *its_options)
+        assert found["readings"][name] == alone["by_stage"]
+        assert [setting["zero_stage"] for setting in alone["by_stage"]] == [1, 2, 3]
+        assert [*alone["readings"]] == [*READINGS]
+
+
+def test_readings_send_what_algorithm_1_has_them_send(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On two ranks half a vector of 4 bytes a weight for each gradient and for each publication of weights."""
+    found = asked(capsys, str(run_toml), *GPUS)
+    half = 2 * found["num_trained"]
+    # ∇L_r and ∇L_f(θ), ∇L_f(φ¹); θ_{t+1}, φ¹
+    vectors = {"K = 0": 2 + 1, "K = 1, value": 2 + 2, "K = 1, first_order": 3 + 2}
+    for name, settings in found["readings"].items():
+        wire = settings[1]["wire"]
+        assert wire["total"] - wire["packet"] == pytest.approx(vectors[name] * half, rel=0.01)
+    assert main(["plan", str(run_toml), *GPUS]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("an iteration of"))
+    columns = [f"ZeRO {stage} {unit}" for unit in ("GB", "s") for stage in (1, 2, 3)]
+    assert lines[head].split("forward passes")[1].split() == " ".join(columns).split()
+    for line, (name, settings) in zip(lines[head + 1 :], found["readings"].items(), strict=False):
+        numbers = [settings[0]["cost"]["gradients"], settings[0]["cost"]["forwards"]]
+        cells = [f"{setting['wire']['total'] / 1e9:.2f}" for setting in settings]
+        cells += [f"{setting['seconds']['total']:.3f}" for setting in settings]
+        label = f"{name}, as set" if name == "K = 0" else name
+        assert line.split() == [*label.split(), *map(str, numbers), *cells]
+
+
+def test_readings_that_the_settings_refuse_are_left_out(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [*asked(capsys, str(run_toml), *GPUS, "--engine.precision", "bf16")["readings"]] == ["K = 0"]
+    rounded = asked(capsys, str(run_toml), *GPUS, "--engine.reduce-dtype", "bf16")
+    assert [*rounded["readings"]] == ["K = 0", "K = 1, value"]
+    assert asked(capsys, str(run_toml), *GPUS, "--method.name", "finetune")["readings"] == {}
+    assert main(["plan", str(run_toml), *GPUS, "--method.name", "finetune"]) == 0
+    assert "an iteration of" not in capsys.readouterr().out
+
+
 def test_what_a_method_prepares_takes_time(run_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Blindspot's proxy takes 200 gradients, as many as 100 steps of two."""
     found = asked(capsys, str(run_toml), *GPUS, "--method.name", "blindspot")["as_set"]

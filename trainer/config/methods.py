@@ -88,6 +88,10 @@ class MethodConfig(Settings):
         """The passes of one outer step."""
         raise NotImplementedError
 
+    def readings(self) -> dict[str, MethodConfig]:
+        """Itself with other settings of what its paper leaves open, by name, whose steps a plan sets side by side."""
+        return {}
+
     def default_sections(self) -> dict[str, TrainConfig | OptimizerConfig]:
         """The sections of a scrub by this method that nobody has set."""
         return {"train": TrainConfig(), "optimizer": OptimizerConfig()}

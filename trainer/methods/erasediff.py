@@ -6,11 +6,12 @@ g(θ) = L_f(θ) - L_f(φ^K), λ_t of Theorem 3.1, δ the update.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import engine
-from ..config import EngineConfig, OptimizerConfig, Precision, TargetedConfig, TrainConfig
+from ..config import EngineConfig, MethodConfig, OptimizerConfig, Precision, TargetedConfig, TrainConfig
 from ..config.base import LATER, AtLeast0, NotNegative
 from ..config.cost import Cost
 from ..errors import ConfigError
@@ -85,6 +86,14 @@ class EraseDiffConfig(TargetedConfig):
         ends = 1 + rounds
         own = Cost(num_steps + 1, ends, exact_forwards=ends * rounds, publications=publications, forward_gathers=ends)
         return own + self.cost_of_target
+
+    def readings(self) -> dict[str, MethodConfig]:
+        envelope = dataclasses.replace(self, gradient_of_g="envelope", barrier="norm", num_inner_steps=0)
+        return {
+            "K = 0": envelope,
+            "K = 1, value": dataclasses.replace(envelope, barrier="value", num_inner_steps=1),
+            "K = 1, first_order": dataclasses.replace(envelope, gradient_of_g="first_order", num_inner_steps=1),
+        }
 
     def default_sections(self) -> dict[str, TrainConfig | OptimizerConfig]:
         return self.target_kind().default_sections()

@@ -37,6 +37,7 @@ class Setting:
     micro_batch: int
     """Samples of one forward pass on one rank."""
     num_micro_batches: int
+    cost: Cost
     max_micro_batch: int | None
     """The largest that fits; None: not even one sample does."""
     memory: Parts
@@ -67,7 +68,6 @@ class Plan:
     num_samples: int
     """Of a rank's batch of one loss."""
     sizes: Sizes
-    cost: Cost
     mfu: float
     kept_bytes: float
     """Activations of a micro-batch as set, that a backward pass finds."""
@@ -76,12 +76,14 @@ class Plan:
     as_set: Setting
     by_stage: tuple[Setting, ...]
     """As set, but at each stage that there is, in micro-batches that fit where some do."""
+    readings: dict[str, tuple[Setting, ...]]
+    """The same of the method's readings that go with the other settings, and "as set" where that is none of them."""
     best: Setting | None
     """The fastest that fits, at any stage, with or without activation checkpointing; None: nothing fits."""
 
     def preparing_seconds(self, setting: Setting) -> float:
         """Of what the method does before its first step, its gradients taking what those of a step take."""
-        return self.config.method.num_preparing_gradients * setting.seconds.total / self.cost.gradients
+        return self.config.method.num_preparing_gradients * setting.seconds.total / setting.cost.gradients
 
     def run_seconds(self, setting: Setting) -> float:
         return self.preparing_seconds(setting) + self.config.train.max_train_steps * setting.seconds.total
@@ -127,34 +129,40 @@ class _Planner:
         self._config, self._device, self._num_ranks, self._mfu = config, device, num_ranks, mfu
         self._recomputes = can_recompute(model.module)
         self._engines = [*_engines(config, model)]
+        self._readings = dict(_readings(config))
         self._num_samples = -(-config.train.train_batch_size // num_ranks)
-        self._cost = config.method.cost(config.engine.precision)
         self._sizes = sizes_of(model)
         self._traces = self._trace(model)
         self._encodes = encodes and len(self._traces.encoding.fixed) > 1
 
     def _trace(self, model: Model) -> Traces:
         config, on_cpu = self._config, self._device.is_cpu
+        configs = [config, *self._readings.values()]
         share = config.engine.activation_checkpointing_share
         shares = {0.0, share} if self._recomputes else {0.0}
         return Traces(
             gradients={
                 (kept_in, recomputed): trace_gradient(model, kept_in, recomputed=recomputed, on_cpu=on_cpu)
-                for kept_in in types_of_gradients(config)
+                for kept_in in set().union(*map(types_of_gradients, configs))
                 for recomputed in shares
             },
-            forwards={(kept_in := type_of_forwards(config)): trace_forward(model, kept_in, on_cpu=on_cpu)},
+            forwards={
+                kept_in: trace_forward(model, kept_in, on_cpu=on_cpu) for kept_in in {*map(type_of_forwards, configs)}
+            },
             encoding=trace_encoding(model),
         )
 
     def plan(self) -> Plan:
         config, engine = self._config, self._config.engine
         asked = min(engine.forward_batch_size or self._num_samples, self._num_samples)
-        as_set = self._setting(engine, asked)
-        by_stage = tuple(self._fitted(stage) for stage in self._engines)
+        as_set = self._setting(config, asked)
+        by_stage = self._by_stage(config)
+        readings = {name: self._by_stage(reading) for name, reading in self._readings.items()}
+        if readings and by_stage not in readings.values():
+            readings["as set"] = by_stage
         ways = ("off", "all") if self._recomputes else ("off",)
         others = [
-            self._fitted(dataclasses.replace(stage, activation_checkpointing=way))
+            self._fitted(_with(config, dataclasses.replace(stage, activation_checkpointing=way)))
             for stage in self._engines
             for way in ways
         ]
@@ -167,50 +175,55 @@ class _Planner:
             num_ranks=self._num_ranks,
             num_samples=self._num_samples,
             sizes=self._sizes,
-            cost=self._cost,
             mfu=self._mfu,
             kept_bytes=_kept(self._traces.gradients[kept_in, 0.0], asked),
             kept_again_bytes=_kept(self._traces.gradients[kept_in, share], asked) if self._recomputes else None,
             as_set=as_set,
             by_stage=by_stage,
+            readings=readings,
             best=_best(fitting),
         )
 
-    def _fitted(self, engine: EngineConfig) -> Setting:
-        """In as few micro-batches as fit, of even size; of one sample where none does."""
-        largest = self._largest(engine) or 1
-        number = -(-self._num_samples // largest)
-        return self._setting(engine, -(-self._num_samples // number))
+    def _by_stage(self, config: ScrubConfig) -> tuple[Setting, ...]:
+        return tuple(self._fitted(_with(config, stage)) for stage in self._engines)
 
-    def _setting(self, engine: EngineConfig, micro_batch: int) -> Setting:
-        situation = self._situation(engine, micro_batch)
+    def _fitted(self, config: ScrubConfig) -> Setting:
+        """In as few micro-batches as fit, of even size; of one sample where none does."""
+        largest = self._largest(config) or 1
+        number = -(-self._num_samples // largest)
+        return self._setting(config, -(-self._num_samples // number))
+
+    def _setting(self, config: ScrubConfig, micro_batch: int) -> Setting:
+        situation, engine = self._situation(config, micro_batch), config.engine
+        cost = config.method.cost(engine.precision)
         sizes, wire_dtype_bytes = self._sizes, 2 if engine.reduce_dtype == "bf16" else 4
         wire = wire_bytes(
             engine.zero_stage,
             sizes.padded_numel(engine, self._num_ranks),
             self._num_ranks,
-            self._cost,
+            cost,
             num_micro_batches=situation.num_micro_batches,
             weight_bytes=situation.weight_bytes,
             reduce_bytes=wire_dtype_bytes,
             num_persistent=sizes.num_persistent(engine),
             num_tensors=len(sizes.trained),
-            num_sums=6 if self._config.method.num_gradients_of_delta > 2 else 3,
+            num_sums=6 if config.method.num_gradients_of_delta > 2 else 3,
         )
         return Setting(
             engine=dataclasses.replace(engine, forward_batch_size=micro_batch),
             micro_batch=micro_batch,
             num_micro_batches=situation.num_micro_batches,
-            max_micro_batch=self._largest(engine),
+            cost=cost,
+            max_micro_batch=self._largest(config),
             memory=self._memory(situation),
             memory_bytes=self._device.memory_bytes,
             wire=wire,
             seconds=seconds(situation, self._traces, self._device, wire, self._mfu),
         )
 
-    def _situation(self, engine: EngineConfig, micro_batch: int) -> Situation:
+    def _situation(self, config: ScrubConfig, micro_batch: int) -> Situation:
         return Situation(
-            config=dataclasses.replace(self._config, engine=engine),
+            config=config,
             sizes=self._sizes,
             num_ranks=self._num_ranks,
             num_samples=self._num_samples,
@@ -223,11 +236,11 @@ class _Planner:
         parts = peak(situation, self._traces) | {"reserve": self._device.reserve_bytes}
         return {name: num_bytes for name, num_bytes in parts.items() if num_bytes > 0}
 
-    def _largest(self, engine: EngineConfig) -> int | None:
+    def _largest(self, config: ScrubConfig) -> int | None:
         """Samples of the largest micro-batch that fits, up to a rank's batch; None: one does not."""
 
         def fits(micro_batch: int) -> bool:
-            return sum(self._memory(self._situation(engine, micro_batch)).values()) <= self._device.memory_bytes
+            return sum(self._memory(self._situation(config, micro_batch)).values()) <= self._device.memory_bytes
 
         # one micro-batch holds less than several beside its activations
         if fits(self._num_samples):
@@ -246,6 +259,18 @@ def _engines(config: ScrubConfig, model: Model) -> Iterator[EngineConfig]:
             engine = dataclasses.replace(config.engine, zero_stage=stage)
             check_engine(dataclasses.replace(engine, attention="native"), config.train, model)
             yield engine
+
+
+def _readings(config: ScrubConfig) -> Iterator[tuple[str, ScrubConfig]]:
+    """The scrub by each reading of its method that goes with the engine's settings."""
+    for name, method in config.method.readings().items():
+        with suppress(ConfigError):
+            method.check(config.engine)
+            yield name, dataclasses.replace(config, method=method)
+
+
+def _with(config: ScrubConfig, engine: EngineConfig) -> ScrubConfig:
+    return dataclasses.replace(config, engine=engine)
 
 
 def _best(settings: Sequence[Setting]) -> Setting | None:
