@@ -1,4 +1,7 @@
-"""What is made on one CUDA stream and read on another: batches, which threads make while the step computes."""
+"""What is made on one CUDA stream and read on another: batches, which threads make while the step computes.
+
+And how they get there without the host waiting.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,19 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Made = TypeVar("Made")
+
+
+def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """Of the host's values, on the current stream; the host goes on."""
+    held = torch.as_tensor(values)
+    # a copy from pageable memory would wait until the device has done what it was given before
+    held = held.pin_memory() if device.type == "cuda" else held
+    return held.to(device, non_blocking=True)
 
 
 class Staged(Generic[Made]):

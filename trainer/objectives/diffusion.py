@@ -26,6 +26,7 @@ from ..models.conditions import Condition
 from ..models.model import Model, Told
 from ..models.pictures import from_pixels
 from ..randomness import sample_generator
+from ..side_stream import to_device
 from ._activations import activation_maps, distance
 from ._alone import losses_of, training_loss
 from ._mixture import are_told_same, importance, mixed
@@ -118,10 +119,7 @@ class DiffusionObjective:
             told.append(null if is_dropped else condition)
 
         def on_device(array: np.ndarray) -> Tensor:
-            # a copy from pageable memory would wait until the device has done what it was given before
-            held = torch.from_numpy(array)
-            held = held.pin_memory() if self._device.type == "cuda" else held
-            return held.to(self._device, non_blocking=True)
+            return to_device(array, self._device)
 
         t, noise = on_device(timesteps_B), on_device(epsilon)
         encoder_draws = self._encoder_draws(purpose, positions)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...config import ModelConfig
 from ...errors import ConfigError
-from ...side_stream import Staged
+from ...side_stream import Staged, to_device
 from ..conditions import Condition
 from ..hashing import settings_of, weights_sha256
 from ..latent_checks import check_parts, check_shapes
@@ -93,7 +93,7 @@ class StableDiffusion(Model):
             return posterior.mean * self.vae.config["scaling_factor"]
         shape = posterior.mean.shape[1:]
         drawn = np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in generators])
-        noise = torch.from_numpy(drawn).to(moments.device)
+        noise = to_device(drawn, moments.device)
         return (posterior.mean + posterior.std * noise) * self.vae.config["scaling_factor"]
 
     def decode(self, x_0: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...config import ModelConfig
 from ...errors import ConfigError
+from ...side_stream import to_device
 from ..conditions import Condition
 from ..model import Forward, Told
 from ..pipeline import class_of
@@ -42,7 +43,7 @@ class StableDiffusionXL(StableDiffusion):
         told = dict(super().told(conditions, device))
         size = float(self.image_size)
         # original height and width, top and left of the crop, target height and width
-        told["time_ids"] = torch.tensor([[size, size, 0, 0, size, size]], device=device).repeat(len(conditions), 1)
+        told["time_ids"] = to_device(torch.tensor([[size, size, 0, 0, size, size]]), device).repeat(len(conditions), 1)
         return told
 
     def blank_told(self, num_samples: int) -> Told:

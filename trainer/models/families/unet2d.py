@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...config import ModelConfig, UNetConfig
 from ...errors import ConfigError
+from ...side_stream import to_device
 from ..class_names import names_of_model
 from ..conditions import ClassConditions, Condition, NoConditions
 from ..hashing import settings_of
@@ -44,7 +45,7 @@ class UNet2D(Model):
     def told(self, conditions: Sequence[Condition], device: torch.device) -> Told:
         if not self.num_classes:
             return {}
-        return {"class_labels": torch.tensor(list(conditions), dtype=torch.int64).to(device, non_blocking=True)}
+        return {"class_labels": to_device(torch.tensor(list(conditions), dtype=torch.int64), device)}
 
     def _predict(self, forward: Forward, x_t: Tensor, t: Tensor, told: Told) -> Tensor:
         return forward(x_t, t, return_dict=False, **told)[0]

@@ -74,12 +74,14 @@ class Target:
         """ε_f itself: no weights decide it."""
         import torch
 
+        from ...side_stream import to_device
+
         rows_BK = self._neighbours[[self._row[key] for key in batch.keys]]
         needed, places_BK = np.unique(rows_BK, return_inverse=True)
         contents = torch.from_numpy(self._remain.read(needed))
         places_KB = torch.from_numpy(places_BK.reshape(rows_BK.shape)).T
         # a neighbour of each sample at a time: no more is encoded at once than a micro-batch
-        x_K = [_encoded(contents[places_B].to(device), model) for places_B in places_KB]
+        x_K = [_encoded(to_device(contents[places_B], device), model) for places_B in places_KB]
         schedule, t = model.schedule, batch.timesteps
         nothing = torch.zeros_like(batch.x_0)
         sigma = schedule.noised(nothing, torch.ones_like(batch.x_0), t)

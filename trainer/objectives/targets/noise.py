@@ -39,9 +39,9 @@ class Target:
         return generator.random(shape, dtype=np.float32)
 
     def prepare(self, drawn: Sequence[np.ndarray], batch: Noised, model: Model, device: torch.device) -> Tensor:
-        import torch
+        from ...side_stream import to_device
 
-        return torch.from_numpy(np.stack(drawn)).to(device, non_blocking=True)
+        return to_device(np.stack(drawn), device)
 
     def compute(self, prepared: Tensor, batch: Noised, predict: Predict) -> Tensor:
         return prepared

@@ -61,9 +61,9 @@ class Target:
         return 2 * generator.random(shape, dtype=np.float32) - 1
 
     def prepare(self, drawn: Sequence[np.ndarray], batch: Noised, model: Model, device: torch.device) -> Replaced:
-        import torch
+        from ...side_stream import to_device
 
-        x_0 = torch.from_numpy(np.stack(drawn)).to(device, non_blocking=True)
+        x_0 = to_device(np.stack(drawn), device)
         return Replaced(x_0, model.schedule.target(x_0, batch.epsilon, batch.timesteps))
 
     def x_0(self, prepared: Replaced) -> Tensor:
