@@ -13,6 +13,13 @@ dry=
 if [ "${1:-}" = --dry ]; then dry=1 && shift; fi
 out=${1:?usage: bash benchmarks/gpu.sh [--dry] OUT [STEP ...]}
 shift
+all="environment engine kernel-tests kernels ddpm sd1 cosine sd1-sweep attention sdxl sdxl-sweep ranks cifar10"
+for name in "$@"; do
+  case " $all " in
+    *" $name "*) ;;
+    *) echo "gpu.sh: no step $name; known: $all" >&2 && exit 2 ;;
+  esac
+done
 mkdir -p "$out/models"
 out=$(cd "$out" && pwd)
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
@@ -51,7 +58,8 @@ pipeline() {
 ranks=$gpus
 few="--rounds 3 --repeats 10 --keep" some="--rounds 2 --repeats 5"
 often="--rounds 2 --repeats 10 --warmup 3" once="--rounds 1 --repeats 20 --warmup 3"
-ddpm="ddpm-cifar10 --batch-size 128" sd1="sd1 --batch-size 16" sdxl="sdxl --batch-size 4 --forward-batch-size 1"
+ddpm="ddpm-cifar10 --batch-size 128" sd1="sd1 --batch-size 16" sdxl="sdxl --batch-size 4"
+again="--activation-checkpointing all"
 precisions="fp32 tf32 bf16-autocast bf16" large="bf16-autocast bf16" best=bf16 inner=bf16-autocast
 buckets="10000000 50000000 200000000"
 compile="False True" micro="4 8 16 32" few_samples=4 batch=16 most=32 size_sd1=512 size_sdxl=1024
@@ -59,7 +67,7 @@ kernels="" kernel_tests="tests/kernels" device=cuda cifar10="--base-steps 20000"
 if [ -n "$dry" ]; then
   ranks=2 few="--rounds 1 --repeats 2" some=$few often="--rounds 1 --repeats 2 --warmup 0" once=$often
   ddpm="digits --batch-size 2" sd1="sd1 --width 32 --latent-size 8 --batch-size 2 --forward-batch-size 1"
-  sdxl="sdxl --width 32 --latent-size 4 --batch-size 1" precisions="fp32 tf32" large=fp32 best=fp32 inner=fp32 buckets="1000 50000000"
+  sdxl="sdxl --width 32 --latent-size 4 --batch-size 1" precisions=fp32 large=fp32 best=fp32 inner=fp32 buckets="1000 50000000"
   compile="False" micro="1 2" few_samples=1 batch=2 most=2 size_sd1=64 size_sdxl=64
   kernels="--models sd1 --scale 0.0005 --repeats 2" kernel_tests="tests/kernels/test_table.py" device=cpu
   cifar10="--tiny --device cpu --cost-seeds 0"
@@ -71,7 +79,6 @@ environment() {
   "$python" -m pip list 2>/dev/null | grep -iE 'torch|triton|deepspeed|diffusers|transformers|xformers|flash|nccl'
 }
 
-all="environment engine kernel-tests kernels ddpm sd1 cosine sd1-sweep attention sdxl sdxl-sweep ranks cifar10"
 for name in ${*:-$all}; do
   case $name in
     environment) step environment environment ;;
@@ -111,16 +118,26 @@ for name in ${*:-$all}; do
         --sweep.activation-checkpointing-share 0.25 0.5 1
       step sd1-kept bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
         --engine.precision $best $often --train.train-batch-size $batch
+      # on one rank nothing is sent: what sharding and buckets cost by themselves
+      step sd1-stages bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
+        --engine.precision $best $often --train.train-batch-size $batch --sweep.zero-stage 2 3
+      step sd1-buckets bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
+        --engine.precision $best $often --train.train-batch-size $batch --sweep.reduce-bucket-size $buckets
       ;;
     # what is not installed is a row that says so
     attention)
       step attention bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
         --engine.precision $best $often --train.train-batch-size $batch --sweep.attention native xformers flash
       ;;
+    # GB of 80 by `erasediff plan`: bf16 66; under autocast 78 at K = 0 and `value`, tight, hence activations made again: 68,
+    # `first_order` 76. The research code's step holds up to 80 and takes no micro-batches: a row may say out of memory
     sdxl)
-      step sdxl throughput --model $sdxl --precision $best --readings "K = 0" --providers erasediff plain $some
-      step sdxl-inner throughput --model $sdxl --precision $inner --readings "value, K = 1" "first_order, K = 1" \
+      step sdxl throughput --model $sdxl --forward-batch-size 1 --precision $best --readings "K = 0" \
         --providers erasediff plain $some
+      step sdxl-inner throughput --model $sdxl --forward-batch-size 1 --precision $inner $again \
+        --readings "K = 0" "value, K = 1" "first_order, K = 1" --providers erasediff plain $some
+      step sdxl-released throughput --model $sdxl --precision $inner $again --readings "K = 0" "value, K = 1" \
+        --providers erasediff plain released $some
       ;;
     sdxl-sweep)
       step sdxl-sweep bench --model.path "$(pipeline sdxl)" --model.image-size $size_sdxl --engine.device $device \
@@ -135,6 +152,8 @@ for name in ${*:-$all}; do
           --sweep.overlap-communication False True
         step buckets ranks --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device $often \
           --engine.precision $best --train.train-batch-size $((batch * ranks)) --sweep.reduce-bucket-size $buckets
+        step reduce-dtype ranks --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.device $device \
+          --engine.precision $inner $often --train.train-batch-size $((batch * ranks)) --sweep.reduce-dtype fp32 bf16
         for stage in 2 3; do
           step "fsdp2-$stage" "$python" -m torch.distributed.run --standalone --nproc-per-node "$ranks" \
             benchmarks/throughput.py --rows "$out/throughput.jsonl" --model $sd1 --precision $best --zero-stage $stage \
@@ -153,7 +172,6 @@ for name in ${*:-$all}; do
         echo "cifar10: left out, CIFAR10 names no pictures" | tee -a "$out/steps.txt"
       fi
       ;;
-    *) echo "gpu.sh: no step $name; known: $all" >&2 && exit 2 ;;
   esac
 done
 exit "$ended"

@@ -40,6 +40,8 @@ class SweepConfig(Settings):
     """Of engine.overlap_communication."""
     reduce_bucket_size: tuple[AtLeast1, ...] = ()
     """Of engine.reduce_bucket_size."""
+    reduce_dtype: tuple[Literal["fp32", "bf16"], ...] = ()
+    """Of engine.reduce_dtype."""
 
     def combinations(self) -> list[dict[str, Any]]:
         """Values by the settings' names, those that are not varied left out; one, empty, where none is."""

@@ -169,15 +169,17 @@ def test_settings_survive_their_file(model: Path, tmp_path: Path) -> None:
 def test_bytes_are_those_of_two_gradients_and_a_publication(model: Path, tmp_path: Path) -> None:
     words = ["-m", "erasediff.launch", "bench", "--model.path", str(model), "--engine.device", "cpu"]
     words += ["--rows", str(tmp_path), "--train.train-batch-size", "5", "--engine.forward-batch-size", "1"]
-    words += ["--sweep.zero-stage", "2", "3", "--engine.persistence-threshold", "0"]
+    words += ["--sweep.zero-stage", "2", "3", "--sweep.reduce-dtype", "fp32", "bf16"]
+    words += ["--engine.persistence-threshold", "0"]
     check(run_ranks(2, [*words, "--rounds", "1", "--repeats", "2", "--warmup", "2"]))
-    row, sharded = [json.loads(line) for line in (tmp_path / "bench.jsonl").read_text().splitlines()]
+    row, in_bf16, sharded, _ = [json.loads(line) for line in (tmp_path / "bench.jsonl").read_text().splitlines()]
     assert row["num_ranks"] == 2 and row["status"] == "ok"
     module = outline_model(ModelConfig(str(model))).module
     num_parameters = sum(value.numel() for value in module.parameters())
     # half of what a reduce-scatter or an all-gather of fp32 works on; and the packet, an all-reduce in fp64
     packet = 8 * 3 * len(list(module.parameters()))
     assert row["bytes_sent"] == pytest.approx(3 * 4 * num_parameters / 2 + packet, rel=0.02)
+    assert in_bf16["bytes_sent"] == pytest.approx((2 * 2 + 4) * num_parameters / 2 + packet, rel=0.02)
     assert row["bus_bytes_per_second"] == pytest.approx(row["bytes_sent"] / row["seconds_reduction_busy"])
     # at stage 3 each of three micro-batches reduces and gathers, the first of them for the target's passes, too
     told = wire_bytes(3, num_parameters, 2, EraseDiffConfig().cost("fp32"), num_micro_batches=3)
