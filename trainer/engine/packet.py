@@ -6,9 +6,23 @@ import time
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ranks import collectives, meeting
+
+
+class Layers:
+    """Which parameters are whose. Made once: it is copied to the device, for which the host waits."""
+
+    def __init__(self, parameter_names: Sequence[str], device: torch.device):
+        numbers: dict[str, list[int]] = {}
+        for number, name in enumerate(parameter_names):
+            numbers.setdefault(name.rpartition(".")[0], []).append(number)
+        self.names = list(numbers)
+        most = max(map(len, numbers.values()))
+        # one row a layer, filled up with the number after the last
+        filled = [row + [len(parameter_names)] * (most - len(row)) for row in numbers.values()]
+        self.rows = torch.tensor(filled, device=device)
 
 
 class Packet:
@@ -43,15 +57,12 @@ class Packet:
         self.values = torch.stack([*self.values, *(value.detach().double() for value in scalars.values())])
         return self
 
-    def cosines_by_layer(self, parameter_names: Sequence[str]) -> dict[str, Tensor]:
+    def cosines_by_layer(self, layers: Layers) -> dict[str, Tensor]:
         """⟨u, v⟩ / ‖u‖‖v‖ in each layer, of a table whose first columns are uu, uv and vv; 0 where one is zero."""
-        by_layer: dict[str, Tensor] = {}
-        for name, row in zip(parameter_names, self.by_parameter, strict=True):
-            layer = name.rpartition(".")[0]
-            by_layer[layer] = by_layer[layer] + row if layer in by_layer else row
-        uu, uv, vv = torch.stack(list(by_layer.values())).T[:3]
+        with_zeros = nn.functional.pad(self.by_parameter, (0, 0, 0, 1))
+        uu, uv, vv = with_zeros[layers.rows].sum(1).T[:3]
         cosine = (uv / (uu * vv).clamp(min=1e-300).sqrt()).clamp(-1, 1)
-        return dict(zip(by_layer, cosine, strict=True))
+        return dict(zip(layers.names, cosine, strict=True))
 
     def to_host(self) -> PendingPacket:
         """Starts the copy of the scalars to the host."""

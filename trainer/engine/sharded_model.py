@@ -24,6 +24,7 @@ from .attention import set_attention
 from .buckets import BucketPartition
 from .dropout import Dropout
 from .optimizer import OuterOptimizer
+from .packet import Layers
 from .partition import Partition
 from .recomputing import Recomputing
 from .switches import set_switches
@@ -78,6 +79,7 @@ class ShardedModel:
         self.original = self.theta.clone() if keep_original else None
         self._fresh = fresh
         self._parameter_table = self.theta.layout.parameter_table()
+        self.layers = Layers(self.parameter_names, device)
         self.optimizer = OuterOptimizer(self.theta, optimizer, max_train_steps)
         # whose cast the working copy is; None: out of date, rewritten before the next forward pass
         self._working_copy_of: object | None = None

@@ -70,7 +70,7 @@ def _weighted_norm_squared(packet: Packet) -> Tensor:
 
 def conflict(model: ShardedModel, packet: Packet) -> dict[str, Tensor]:
     """The cosine of ∇g and ∇L_r in each layer; "conflict/layer", on the device."""
-    cosines = packet.cosines_by_layer(model.parameter_names)
+    cosines = packet.cosines_by_layer(model.layers)
     return {f"conflict/{layer}": value for layer, value in cosines.items()}
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from erasediff.trainer.engine.packet import Packet
+from erasediff.trainer.engine.packet import Layers, Packet
 from erasediff.trainer.ranks import meeting
+
+CPU = torch.device("cpu")
 
 
 def test_a_layers_cosine_is_that_of_its_parameters_together_and_never_beyond_one() -> None:
@@ -16,13 +18,13 @@ def test_a_layers_cosine_is_that_of_its_parameters_together_and_never_beyond_one
     assert raw.max() > 1 and raw.min() < -1
     rows = torch.from_numpy(np.stack([u * u, u * v, v * v], axis=1))
     names = [f"{i}.weight" for i in range(400)]
-    found = Packet(rows, loss_r=torch.zeros(())).cosines_by_layer(names)
+    found = Packet(rows, loss_r=torch.zeros(())).cosines_by_layer(Layers(names, CPU))
     assert [float(found[str(i)]) for i in range(400)] == pytest.approx(np.sign(u * v).tolist(), abs=1e-12)
     assert all(-1 <= float(value) <= 1 for value in found.values())
 
     # (3, 4) and (4, 3), a coordinate each; (0, 0) and (1, 0)
     rows = torch.tensor([[9.0, 12.0, 16.0], [16.0, 12.0, 9.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    found = Packet(rows, loss_r=torch.zeros(())).cosines_by_layer(["a.weight", "a.bias", "b.weight"])
+    found = Packet(rows, loss_r=torch.zeros(())).cosines_by_layer(Layers(["a.weight", "a.bias", "b.weight"], CPU))
     assert {name: float(value) for name, value in found.items()} == {"a": pytest.approx(24 / 25), "b": 0.0}
 
 
