@@ -199,7 +199,7 @@ def main() -> None:
             results[str(case)] = text_errors(case, output.parent, device, RANK, WORLD_SIZE)
     results["timeouts"] = timeouts(device)
     results["started"] = started
-    if WORLD_SIZE == 1:
+    if WORLD_SIZE == 2:
         results["persistent"] = {spread: num_persistent(spread, device) for spread in SPREADS}
     if RANK == 0:
         output.write_text(json.dumps(results))

@@ -135,7 +135,7 @@ def test_no_step_starts_a_process(world_size: int) -> None:
 
 
 def test_the_persistence_threshold_decides_what_stays_whole() -> None:
-    found = results(1)["persistent"]
+    found = results(2)["persistent"]
     assert found["nothing-persistent-overlap"] == 0
     assert 0 < found["not-persistent"] < found["overlap"]
 

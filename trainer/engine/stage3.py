@@ -14,6 +14,7 @@ import importlib
 import io
 import logging
 import os
+import sys
 from typing import Any
 
 import torch
@@ -63,6 +64,8 @@ def _spare_time() -> None:
 
 def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
     """Everything that would change gradients silently is fixed here and is no option."""
+    # a rank alone sends nothing: its weights are whole where they lie, and there is one stream
+    alone = dist.get_world_size() == 1
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -74,10 +77,10 @@ def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
         "zero_optimization": {
             "stage": 3,
             "contiguous_gradients": True,
-            "overlap_comm": config.overlap_communication,
+            "overlap_comm": config.overlap_communication and not alone,
             "reduce_bucket_size": config.reduce_bucket_size,
             "stage3_prefetch_bucket_size": config.reduce_bucket_size,
-            "stage3_param_persistence_threshold": config.persistence_threshold,
+            "stage3_param_persistence_threshold": sys.maxsize if alone else config.persistence_threshold,
             # one sub-group: a rank's share is one flat tensor
             "sub_group_size": 1 << 62,
         },
@@ -104,11 +107,27 @@ class Stage3Partition(Partition):
         # in fp32 DeepSpeed's master partition is the working copy itself; ours must survive a displacement
         self.theta = master.clone() if master.data_ptr() == working_partition.data_ptr() else master
         self._fill_theta(originals)
-        if device.type == "cuda":
-            optimizer.reduce_and_partition_stream = _awaited_by_the_device(optimizer.reduce_and_partition_stream)
+        from deepspeed.accelerator import get_accelerator
+
+        self._accelerator: Any = get_accelerator()
         # where parameters are gathered for forward and backward passes: a stream of its own where communication
         # overlaps, the default one where it does not, none on a CPU
         self._gather_stream = optimizer.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
+        self._spare_the_host(config)
+
+    def _spare_the_host(self, config: EngineConfig) -> None:
+        """Takes out DeepSpeed's waits for the device, but for the one that bounds memory."""
+        optimizer, accelerator = self._optimizer, self._accelerator
+        stream = optimizer.reduce_and_partition_stream
+        if stream is not None:
+            # after each backward pass: what reads the gradients is on the current stream
+            stream.synchronize = lambda: accelerator.current_stream().wait_stream(stream)
+        # until all but two reductions, or fetches, are done: what one stream frees and another takes comes back as the
+        # device gets there, and a host far ahead would take more and more memory. On one stream it comes back at once
+        if self.world_size == 1 or not config.overlap_communication:
+            coordinator = optimizer.parameter_offload.get_param_coordinator()
+            optimizer.max_param_reduce_events = sys.maxsize
+            coordinator._PartitionedParameterCoordinator__max_ongoing_fetch_events = sys.maxsize
 
     def close(self) -> None:
         self._engine.destroy()
@@ -163,16 +182,20 @@ class Stage3Partition(Partition):
         return taken.float()
 
     def before_write(self) -> None:
+        if self.world_size == 1:
+            return  # what passes read is what is written
         # small parameters stay gathered between steps: without this their copies would go stale
         self._optimizer._partition_all_parameters()
         # what is still being gathered must be read before it is overwritten …
         if self._gather_stream is not None:
-            torch.cuda.current_stream().wait_stream(self._gather_stream)
+            self._accelerator.current_stream().wait_stream(self._gather_stream)
 
     def publish(self) -> None:
+        if self.world_size == 1:
+            return
         # … and what is gathered from now on must have been written
         if self._gather_stream is not None:
-            self._gather_stream.wait_stream(torch.cuda.current_stream())
+            self._gather_stream.wait_stream(self._accelerator.current_stream())
         optimizer = self._optimizer
         optimizer._unflatten_partitioned_parameters(0)
         persistent = optimizer.persistent_parameters
@@ -180,16 +203,6 @@ class Stage3Partition(Partition):
             # in one collective, without waiting for the device
             persistent[0].all_gather_coalesced(persistent).wait()
         optimizer.invalidate_secondary_tensor()
-
-
-def _awaited_by_the_device(stream: Any) -> Any:
-    """The same stream. DeepSpeed waits for it on the host after each backward pass; here the current stream waits."""
-
-    class Awaited(torch.cuda.Stream):
-        def synchronize(self) -> None:
-            torch.cuda.current_stream().wait_stream(self)
-
-    return Awaited(stream_id=stream.stream_id, device_index=stream.device_index, device_type=stream.device_type)
 
 
 def _initialize(module: nn.Module, trained: list[nn.Parameter], config: EngineConfig, device: torch.device) -> Any:
