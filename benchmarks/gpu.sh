@@ -96,6 +96,8 @@ for name in ${*:-$all}; do
     sd1)
       for precision in $large; do
         step "sd1-$precision" throughput --model $sd1 --precision "$precision" $some
+        step "sd1-finetune-$precision" throughput --model $sd1 --precision "$precision" $some \
+          --readings finetune "K = 0" --providers erasediff plain accelerate
       done
       ;;
     # in which precision K = 1 keeps ∇g

@@ -1,10 +1,12 @@
-"""What one would run without erasediff, on the same UNet and such samples: plain training, the research code, FSDP2.
+"""What one would run without erasediff, on the same UNet and such samples: plain training, the same by accelerate, the
+research code, FSDP2.
 
 Each is a class whose `step` is one iteration, batches made beforehand and on the device.
 
-`Plain`: fine-tuning as diffusers' examples have it, in plain torch (accelerate adds autocast and calls the same
-functions): an iteration does the passes of one of ours, n gradients and m forward passes, and a fused step of AdamW or
-SGD.
+`Plain`: fine-tuning in plain torch: an iteration does the passes of one of ours, n gradients and m forward passes, and
+a fused step of AdamW or SGD.
+`Accelerated`: the same passes as diffusers' examples do theirs: a module and an optimizer that accelerate has prepared,
+under its autocast, its backward, and gradients clipped to a norm of 1 before the step.
 `Released`: the step of the paper's released code, from its description: two losses, both graphs kept, a target with a
 graph that is thrown away, `torch.cat` of all gradients, and a third backward pass of the weighted sum; with K = 1 also
 a copy of all weights, an inner step of the same optimizer, and the weights put back. Not its `gc.collect` and
@@ -32,6 +34,8 @@ from erasediff.trainer.models.model import Model, Told
 from torch import Tensor, nn
 
 LEARNING_RATE = 1e-4
+# of the examples and of the research code
+MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,10 @@ class Plain:
         self._optimizer.zero_grad(set_to_none=True)
         for batch in parts:
             with self._recomputing.at(inner=False):
-                (self._loss(batch, exact=exact) / len(parts)).backward()
+                self._backward(self._loss(batch, exact=exact) / len(parts))
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
 
     def step(self) -> None:
         cost = self.cost
@@ -114,14 +121,42 @@ class Plain:
             exact = number < cost.exact_gradients
             with self._arithmetic(exact):
                 self._gradient(self._forget if number else self._remain, exact=exact)
+        self._update()
+
+    def _update(self) -> None:
         self._optimizer.step()
+
+
+class Accelerated(Plain):
+    """On one rank. No pass of it is exact: all run under the autocast that it is prepared for."""
+
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        self._optimizer = self._accelerator.prepare(self._optimizer)
+
+    def _sharded(self, module: nn.Module) -> nn.Module:
+        from accelerate import Accelerator
+
+        autocasts = self._engine.precision == "bf16-autocast"
+        self._accelerator = Accelerator(mixed_precision="bf16" if autocasts else "no", cpu=self._device.type == "cpu")
+        return self._accelerator.prepare(module)
+
+    def _output(self, batch: Batch, *, exact: bool = False) -> Tensor:
+        return self._model.predict(self.module, batch.x_t, batch.t, batch.told, self._dtype)
+
+    def _backward(self, loss: Tensor) -> None:
+        self._accelerator.backward(loss)
+
+    def _update(self) -> None:
+        self._accelerator.clip_grad_norm_(self.module.parameters(), MAX_GRAD_NORM)
+        super()._update()
 
 
 class Released(Plain):
     """cost: of ours beside it; with more than 2 gradients or 1 forward pass it has K = 1."""
 
     def step(self) -> None:
-        with self._arithmetic(exact=False):
+        with self._arithmetic(exact=False), self._recomputing.at(inner=False):
             self._step()
 
     def _step(self) -> None:
@@ -144,7 +179,7 @@ class Released(Plain):
         weight = (0.1 - inner / (flat[0].norm() * norm + 1e-8)).clamp(min=0).detach()
         self._optimizer.zero_grad()
         (loss_r + weight * loss_f).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
         self._optimizer.step()
 
     def _forget_loss(self, batch: Batch) -> Tensor:

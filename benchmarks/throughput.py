@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ from erasediff.trainer.bench.flops import count, peak
 from erasediff.trainer.bench.iteration import Iteration
 from erasediff.trainer.bench.split import CountedBytes
 from erasediff.trainer.config import BenchConfig, EngineConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from erasediff.trainer.config.cost import Cost
 from erasediff.trainer.models.families import outline_model
 from erasediff.trainer.ranks import collectives
 from erasediff.trainer.ranks.freed_memory import give_back
 from erasediff.trainer.run.peak import peak_bytes, reset_peak
-from peers import FullyShard, Plain, Released
+from peers import Accelerated, FullyShard, Plain, Released
 from pipelines import UNETS, write_pipeline
 from rows import Rows
 from updates import error_of
@@ -51,8 +53,8 @@ READINGS: dict[str, MethodConfig] = {
     "value, K = 1": EraseDiffConfig(barrier="value", lambda_cap=None),
     "first_order, K = 1": EraseDiffConfig(gradient_of_g="first_order", lambda_cap=None, xi=0.1),
 }
-PROVIDERS = ("erasediff", "plain", "released", "fsdp2")
-PEERS = {"plain": Plain, "released": Released, "fsdp2": FullyShard}
+PROVIDERS = ["erasediff", "plain", "released"]
+PEERS = {"plain": Plain, "accelerate": Accelerated, "released": Released, "fsdp2": FullyShard}
 COLUMNS = ["op", "provider", "shape", "dtype", "ranks", "median ms", "p20", "p80", "ratio", "images/s a rank", "MFU"]
 COLUMNS += ["peak GB", "sent MB", "engine"]
 
@@ -131,7 +133,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--readings", nargs="+", choices=READINGS, default=[*READINGS][1:])
-    parser.add_argument("--providers", nargs="+", choices=PROVIDERS, default=[*PROVIDERS][:3])
+    parser.add_argument(
+        "--providers", nargs="+", choices=("erasediff", *PEERS), default=["erasediff", "plain", "released"]
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of all providers (default 5)")
     parser.add_argument("--repeats", type=int, default=4, help="timed iterations in a turn (default 4)")
     parser.add_argument("--keep", action="store_true", help="make each provider once and keep all of them in memory")
@@ -203,9 +207,22 @@ def providers_of(
     for provider in options.providers:
         make = partial(PEERS[provider], *peer) if provider in PEERS else partial(Iteration, settings, device)
         found[provider] = Timed(make, device)
-        if provider == "released" and (size < options.batch_size or options.forward_batch_size):
-            found[provider].status = "left out: it has one process and no micro-batches"
+        found[provider].status = why_not(provider, options, method.cost(options.precision))
     return found
+
+
+def why_not(provider: str, options: argparse.Namespace, cost: Cost) -> str:
+    """Empty where the provider can do it."""
+    has_ranks = collectives.world_size() > 1
+    if provider == "released" and (has_ranks or options.forward_batch_size):
+        return "left out: it has one process and no micro-batches"
+    if provider != "accelerate":
+        return ""
+    if find_spec("accelerate") is None:
+        return "left out: accelerate is not installed"
+    if has_ranks or cost.exact_gradients or cost.exact_forwards:
+        return "left out: it has one process and one precision"
+    return ""
 
 
 def cells_of(

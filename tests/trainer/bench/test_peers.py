@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ CPU = torch.device("cpu")
 PIPELINES = load("pipelines")
 PEERS = load("peers")
 UPDATES = load("updates")
+load("rows")
+THROUGHPUT = load("throughput")
 
 
 @pytest.mark.parametrize(
@@ -77,10 +80,76 @@ def test_plain_training_does_the_passes_of_an_iteration(digits: str, method: Met
     assert any((value != was).any() for value, was in zip(peer.module.parameters(), before, strict=True))
 
 
+def gradients_of(peer: Any) -> list[Tensor]:
+    """That a step leaves in the module, which SGD has moved by them."""
+    values: list[Tensor] = [*peer.module.parameters()]
+    before = [value.detach().clone() for value in values]
+    peer.step()
+    gradients = [value.grad for value in values if value.grad is not None]
+    for value, was, gradient in zip(values, before, gradients, strict=True):
+        torch.testing.assert_close(value, was - PEERS.LEARNING_RATE * gradient)
+    return gradients
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-autocast"])
+@pytest.mark.parametrize("scale", [1.0, 1e-2])
+def test_accelerate_takes_plain_trainings_step_clipped(digits: str, precision: Any, scale: float) -> None:
+    state = pytest.importorskip("accelerate.state")
+    config = EngineConfig(device="cpu", precision=precision, forward_batch_size=2)
+    given = (digits, EraseDiffConfig().cost(precision), config, 4, collectives.set_up(config), None, "sgd")
+    found = []
+    for kind in (PEERS.Plain, PEERS.Accelerated):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        torch.manual_seed(0)
+        peer = kind(*given)
+        # of the loss, and so of the gradient
+        loss = peer._loss
+        peer._loss = lambda batch, exact, loss=loss: scale * loss(batch, exact=exact)
+        found.append(gradients_of(peer))
+    plain, clipped = found
+    norm = torch.stack([gradient.double().square().sum() for gradient in plain]).sum().sqrt()
+    assert (norm > 1) == (scale == 1.0)
+    for ours, theirs in zip(plain, clipped, strict=True):
+        torch.testing.assert_close(theirs, (ours / norm.clamp(min=1)).float())
+
+
+def test_peers_are_left_out_where_they_would_do_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def why(provider: str, method: MethodConfig, forward_batch_size: int | None = None) -> str:
+        return THROUGHPUT.why_not(
+            provider, Namespace(forward_batch_size=forward_batch_size), method.cost("bf16-autocast")
+        )
+
+    monkeypatch.setattr(THROUGHPUT, "find_spec", lambda name: name)
+    assert not why("accelerate", EraseDiffConfig(), 1) and not why("released", VALUE) and not why("plain", VALUE, 1)
+    assert (
+        why("accelerate", VALUE) == why("accelerate", FIRST_ORDER) == "left out: it has one process and one precision"
+    )
+    assert why("released", VALUE, 1) == "left out: it has one process and no micro-batches"
+    monkeypatch.setattr(THROUGHPUT, "find_spec", lambda name: None)
+    assert why("accelerate", EraseDiffConfig()) == "left out: accelerate is not installed"
+
+
+@pytest.mark.parametrize(("kind", "num_passes", "num_again"), [("Plain", 3, 2), ("Released", 3, 4)])
+def test_peers_make_activations_again_as_ours_do(digits: str, kind: str, num_passes: int, num_again: int) -> None:
+    """For each loss that goes backward: those of the research code go twice."""
+    config = EngineConfig(device="cpu", activation_checkpointing="all")
+    peer = getattr(PEERS, kind)(digits, EraseDiffConfig().cost("fp32"), config, 2, collectives.set_up(config), None)
+    calls: list[None] = []
+    peer.module.down_blocks[0].resnets[0].register_forward_pre_hook(lambda *_: calls.append(None))
+    peer.step()
+    assert len(calls) == num_passes + num_again
+
+
 def test_micro_batches_are_passes_of_their_own(digits: str) -> None:
     config = EngineConfig(device="cpu", forward_batch_size=2)
     peer = PEERS.Plain(digits, VALUE.cost("fp32"), config, 5, collectives.set_up(config), None)
     assert len(passes_of(peer)) == 3 * (2 + 2)
+    values = [*peer.module.parameters()]
+    losses = [(peer._output(batch) - batch.target).square().mean() for batch in peer._forget]
+    expected = torch.autograd.grad(torch.stack(losses).mean(), values)
+    peer._gradient(peer._forget, exact=True)
+    for value, gradient in zip(values, expected, strict=True):
+        torch.testing.assert_close(value.grad, gradient)
 
 
 @pytest.mark.parametrize(("method", "inner"), [(EraseDiffConfig(), 0), (VALUE, 1)])
