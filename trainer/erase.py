@@ -50,7 +50,7 @@ from .models.lineage import describe_forgotten, forgotten_rows
 from .models.model import Model
 from .ranks import collectives, meeting
 from .ranks.freed_memory import give_back
-from .run.effects import again_notes
+from .run.effects import again_notes, effect_notes
 from .run.folder import RunFolder
 from .run.identity import without_free
 from .run.loop import Watch
@@ -121,7 +121,9 @@ def dry_run(config: EraseConfig) -> str:
 def _describe(config: EraseConfig) -> list[str]:
     cost = config.method.cost(config.engine.precision)
     steps = f"{config.train.max_train_steps:,} of them, over batches of {config.train.train_batch_size}"
-    return [f"iteration   {cost}; {steps}", *config.method.notes(), *drawing_notes(config)]
+    on_cuda = collectives.is_on_cuda(config.engine)
+    effects = effect_notes(config.method, config.train, config.optimizer, config.engine, on_cuda=on_cuda)
+    return [f"iteration   {cost}; {steps}", *effects, *config.method.notes(), *drawing_notes(config)]
 
 
 def _words(config: EraseConfig) -> WordsErasure | None:

@@ -21,7 +21,7 @@ from .models.model import Model
 from .models.text_to_image.start import plan_start, with_words, write_start
 from .ranks import collectives
 from .run.checks import check_engine, check_optimizer, check_train
-from .run.effects import effect_notes
+from .run.effects import pretrain_effect_notes
 from .run.folder import RunFolder, check_output, is_finished
 from .run.loop import Watch
 from .run.progress import StepProgress
@@ -48,8 +48,7 @@ def run_pretrain(config: PretrainConfig, *, watch: Watch | None = None) -> Path:
             model = load_model(ModelConfig(str(run.path / START_NAME)))
             begun = ModelStamp.of(model).hashes()
         if collectives.is_main():
-            on_cuda = collectives.is_on_cuda(config.engine)
-            for note in effect_notes(method, config.train, config.optimizer, config.engine, on_cuda=on_cuda):
+            for note in pretrain_effect_notes(config, on_cuda=collectives.is_on_cuda(config.engine)):
                 print(note)
         train(
             "pretrain",
@@ -99,6 +98,7 @@ def dry_run(config: PretrainConfig) -> str:
         f"steps       {train.max_train_steps:,} of {train.train_batch_size} samples, "
         f"{train.max_train_steps * train.train_batch_size / len(data):.1f} times through the data",
     ]
+    lines += pretrain_effect_notes(config, on_cuda=collectives.is_on_cuda(config.engine))
     if is_finished(run):
         lines.append(f"finished    already: {run / 'model'}; the same command changes nothing")
     return "\n".join(lines)

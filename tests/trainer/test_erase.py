@@ -257,6 +257,8 @@ def test_twenty_single_digits_are_erased(
     Path(config.request).write_text(f"[[selectors]]\nkeys = {json.dumps(TWENTY)}\n")
     config = dataclasses.replace(config, judge=dataclasses.replace(config.judge, relearn=True))
     config = dataclasses.replace(config, generate=GenerateConfig(num_forget_images=7))
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, momentum=0.5))
+    assert "no effect   optimizer.momentum = 0.5: it is sgd's" in dry_run(config)
     note = f"no effect   generate: request = '{config.request}' names samples, and none are drawn\n"
     assert note in f"{dry_run(config)}\n"
     record = run_erase(config).evidence.record

@@ -12,11 +12,15 @@ from ..config import (
     JudgeConfig,
     MethodConfig,
     OptimizerConfig,
+    PretrainConfig,
     ResNetConfig,
     SamplingConfig,
     ScrubConfig,
+    StableDiffusionConfig,
     TrainConfig,
+    UNetConfig,
 )
+from ..config.methods import method_kind
 from ..models.lineage import describe_forgotten, forgotten_rows
 from ..models.model import Model
 
@@ -33,6 +37,20 @@ def effect_notes(
         value = getattr(sections[section], name)
         if value is not None and value != getattr(type(sections[section])(), name):
             lines.append(f"no effect   {key} = {value}: {why}")
+    return lines
+
+
+def pretrain_effect_notes(config: PretrainConfig, *, on_cuda: bool) -> list[str]:
+    """The same of a pretraining."""
+    method = method_kind("finetune")("finetune")
+    lines = effect_notes(method, config.train, config.optimizer, config.engine, on_cuda=on_cuda)
+    ratio, name = config.train.max_loss_r_ratio, config.pipeline
+    if ratio != TrainConfig().max_loss_r_ratio:
+        lines.append(f"no effect   train.max_loss_r_ratio = {ratio}: it ends a scrub")
+    if name != "unet2d" and config.unet != UNetConfig():
+        lines.append(f"no effect   unet: it is for pipeline = 'unet2d', and this one is {name!r}")
+    if name != "stable-diffusion" and config.stable_diffusion != StableDiffusionConfig():
+        lines.append(f"no effect   stable_diffusion: it is for pipeline = 'stable-diffusion', and this one is {name!r}")
     return lines
 
 

@@ -13,12 +13,17 @@ from erasediff.trainer.config import (
     JudgeConfig,
     MethodConfig,
     OptimizerConfig,
+    PretrainConfig,
     ResNetConfig,
     SamplingConfig,
+    StableDiffusionConfig,
     TrainConfig,
+    UNetConfig,
 )
 from erasediff.trainer.methods.esd import ESDConfig
-from erasediff.trainer.run.effects import effect_notes, judge_effect_notes
+from erasediff.trainer.pretrain import dry_run as pretrain_dry_run
+from erasediff.trainer.pretrain import run_pretrain
+from erasediff.trainer.run.effects import effect_notes, judge_effect_notes, pretrain_effect_notes
 from erasediff.trainer.scrubbing import dry_run, run_scrub
 from safetensors.torch import load_file
 from tiny import tiny_config
@@ -109,6 +114,39 @@ def test_a_judges_settings_too() -> None:
     assert len(judge_effect_notes(both, forgets_classes=True, has_null=True)) == 1
     used = JudgeConfig(detector="nudenet", detector_thresholds=(0.5,), kept_prompts="kept.csv", num_kept_samples=4)
     assert judge_effect_notes(used, forgets_classes=True, has_null=True) == []
+
+
+def test_a_pretrainings_settings_too(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = PretrainConfig(
+        data=str(digits / "data"),
+        output=str(tmp_path / "plain"),
+        unet=UNetConfig(block_out_channels=(8, 8), norm_num_groups=4),
+        train=TrainConfig(max_train_steps=2, train_batch_size=4),
+        engine=EngineConfig(device="cpu"),
+    )
+    config = dataclasses.replace(
+        plain,
+        output=str(tmp_path / "set"),
+        train=dataclasses.replace(plain.train, forget_label_drop=0.5, max_loss_r_ratio=1.001),
+        stable_diffusion=StableDiffusionConfig(text_width=32),
+    )
+    expected = [
+        "no effect   train.forget_label_drop = 0.5: the method reads no forget sample",
+        "no effect   train.max_loss_r_ratio = 1.001: it ends a scrub",
+        "no effect   stable_diffusion: it is for pipeline = 'stable-diffusion', and this one is 'unet2d'",
+    ]
+    assert pretrain_effect_notes(plain, on_cuda=False) == []
+    assert [line for line in pretrain_dry_run(config).splitlines() if line.startswith("no effect")] == expected
+    capsys.readouterr()
+    ours = run_pretrain(config)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("no effect")] == expected
+    theirs = run_pretrain(plain)
+    one, other = (load_file(model / "unet" / "diffusion_pytorch_model.safetensors") for model in (ours, theirs))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    text = PretrainConfig("data", "run", pipeline="stable-diffusion", unet=plain.unet)
+    assert pretrain_effect_notes(text, on_cuda=False) == [
+        "no effect   unet: it is for pipeline = 'unet2d', and this one is 'stable-diffusion'"
+    ]
 
 
 def test_it_is_said_in_the_dry_run_and_at_the_start_and_it_is_true(
