@@ -7,6 +7,7 @@ import math
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from engine_cases import OPTIMIZERS, TRAFFIC_CASES, Case, global_batch, make_module, per_sample_loss
@@ -67,6 +68,31 @@ def run_uneven(device: torch.device) -> float:
     return distance(found, expected) / norm(expected) if collectives.rank() == 0 else 0.0
 
 
+def order(case: Case, device: torch.device) -> list[str]:
+    """What happens in one backward pass and until its gradient is taken, in that order."""
+    model = make_model(case, device)
+    events: list[str] = []
+    for parameter in model._zero._module.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _: events.append("gradient"))
+    reduce = torch.distributed.reduce_scatter_tensor
+
+    class Noted:
+        def __init__(self, work: Any):
+            self._work = work
+
+        def wait(self) -> None:
+            events.append("wait")
+            self._work.wait()
+
+    def noted(*args: Any, **kwargs: Any) -> Noted:
+        events.append("start")
+        return Noted(reduce(*args, **kwargs))
+
+    with patch.object(torch.distributed, "reduce_scatter_tensor", noted):
+        model.gradient(ToyObjective().loss, own_batches(0, True)[:1])
+    return events
+
+
 def quantiles(device: torch.device) -> list[list[float]]:
     """By the engine and by sorting the whole vector: for shares, of numbers with ties, many zeros and extremes."""
     model = make_model(Case("moo", "sgd", 2, "fp32", "overlap"), device)
@@ -102,6 +128,9 @@ def _peak_bytes(*, forget: bool = False) -> int:
 def main() -> None:
     device = collectives.set_up(EngineConfig(device="cpu", num_threads=1))
     results: dict[str, Any] = {str(each): traffic(each.case, device) for each in TRAFFIC_CASES}
+    for stage in (1, 2):
+        results[f"order zero{stage} overlap"] = order(Case("moo", "sgd", stage, "fp32", "overlap"), device)
+        results[f"order zero{stage}"] = order(Case("moo", "sgd", stage, "fp32", "small-buckets"), device)
     results["quantiles"] = quantiles(device)
     results["uneven"] = run_uneven(device)
     results["copied"] = copied_as_it_is_sent()

@@ -33,10 +33,11 @@ def test_a_loss_pays_one_reduction(world_size: int, case: TrafficCase) -> None:
     assert found["_reduce_scatter_base_"] == pytest.approx(case.reduced, rel=0.02)
     assert found["_allgather_base_"] == pytest.approx(case.gathered, rel=0.02)
     # what `plan` says: of a whole vector each rank sends all but its own part
-    width = {"fp32": 4, "bf16": 2}[case.case.precision]
+    width = 2 if case.case.precision == "bf16" else 4
+    reduced = 2 if "wire" in case.case.spread else 4
     cost = METHODS[case.case.method].cost(case.case.precision)  # pyright: ignore[reportArgumentType]
     # the tiny model's target costs no forward pass; none is sent for one at these stages
-    told = wire_bytes(2, 1000, world_size, cost, weight_bytes=width, reduce_bytes=width)
+    told = wire_bytes(2, 1000, world_size, cost, weight_bytes=width, reduce_bytes=reduced)
     sent = width * 1000 * (world_size - 1) / world_size
     assert told.reductions / sent == pytest.approx(case.reduced)
     assert told.publications / sent == pytest.approx(case.gathered)
@@ -44,6 +45,23 @@ def test_a_loss_pays_one_reduction(world_size: int, case: TrafficCase) -> None:
     num_losses = {"finetune": 1, "envelope-norm": 2, "envelope-value-K1": 3, "first_order-norm-K3": 5}
     assert found.keys() == {"_reduce_scatter_base_", "_allgather_base_", "allreduce_", "sums"}
     assert found["sums"] == num_losses[case.case.method] + 1
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_reductions_go_on_beside_the_backward_pass(stage: int) -> None:
+    """Seen in the order of events: a gradient, a reduction that starts, one that is waited for."""
+    events = results(2)[f"order zero{stage} overlap"]
+    assert events.count("start") == events.count("wait") > 3
+    last_gradient = len(events) - 1 - events[::-1].index("gradient")
+    assert events.index("start") < last_gradient
+    # the first two are not waited for before the third has started, and gradients come meanwhile
+    started = [i for i, event in enumerate(events) if event == "start"]
+    assert events.index("wait") > started[2]
+    assert "gradient" in events[started[0] : started[2]]
+    # without overlap each is waited for at once
+    events = results(2)[f"order zero{stage}"]
+    assert events.count("start") > 3
+    assert all(events[i + 1] == "wait" for i, event in enumerate(events) if event == "start")
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -105,8 +105,7 @@ _ROUNDED_CASES = [
 ] + [
     # the readings that look at small differences need fp32 weights
     Case(method, "sgd", stage, "bf16-autocast")
-    for method in ("envelope-value-K3", "first_order-norm-K1")
-    for stage in (2, 3)
+    for method, stage in itertools.product(("envelope-value-K3", "first_order-norm-K1"), (2, 3))
 ]
 # at the default ξ, where bf16 arithmetic rounds the step from θ to φ^K away
 DIFFERENCES = {
@@ -164,6 +163,7 @@ TRAFFIC_CASES = [
     TrafficCase(Case("envelope-norm", "sgd", 1, "fp32"), 2, 1),
     TrafficCase(Case("envelope-norm", "sgd", 2, "fp32"), 2, 1),
     TrafficCase(Case("envelope-norm", "sgd", 2, "bf16", "bf16-on-the-wire"), 2, 1),
+    TrafficCase(Case("envelope-norm", "sgd", 2, "bf16-autocast", "bf16-on-the-wire"), 1, 1),  # θ in fp32
     TrafficCase(Case("envelope-value-K1", "sgd", 2, "fp32"), 2, 2),
     TrafficCase(Case("first_order-norm-K3", "sgd", 2, "fp32"), 5, 4),
 ]
