@@ -1,14 +1,16 @@
 """Does a step hold what `erasediff plan` says it will?
 
     python benchmarks/memory.py                     # digits and middle: minutes
-    python benchmarks/memory.py sd1                 # minutes, and 15 GB; on two ranks 20 GB
+    python benchmarks/memory.py sd1 --give-back     # minutes, and 15 GB; on two ranks 20 GB
     python benchmarks/memory.py digits --ranks 2 --zero-stage 3
+    python benchmarks/memory.py half --ranks 3 --give-back    # SD 1.x at half its width: 9 GB
 
 `predicted` is what the plan adds up for a rank of this machine, without its reserve and without the parts that a case
 does not make (autoencoder, text encoder, pictures). `measured` is the peak of a rank's PSS over steps of the real
 engine, random weights and batches, from the making of the model on, minus its PSS once everything is imported, the
 ranks have met and a pass of a tiny layer has run; of several ranks, the mean. PSS is read every 20 ms, or as often as
-reading it allows. The C library gives back at once what is freed, unless --keep-freed.
+reading it allows. The C library keeps what is freed, as in every run on a CPU; with --give-back it gives it back at
+once, and a peak is of what is held.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ COLUMNS = (
     *("case", "parameters", "ranks", "ZeRO", "samples a rank", "weights, θ, moments MB", "gradients, buckets MB"),
     *("activations MB", "predicted MB", "measured MB", "predicted / measured"),
 )
-# the C library keeps what is freed in pieces of up to 32 MB for later: without these a rank's PSS is also of the past
+# a rank on a CPU keeps what is freed for later (trainer/ranks/freed_memory.py), so that its PSS is also of the past
 RETURNED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 # parts of a plan that a case has not
 NOT_MADE = ("frozen parts", "reserve")
@@ -75,6 +77,12 @@ def case_of(name: str) -> Case:
     return {
         "digits": Case("DDPMPipeline", digits, 512),
         "middle": Case("StableDiffusionPipeline", latents | architecture("sd1", 96) | {"sample_size": 32}, 4),
+        "half": Case(
+            "StableDiffusionPipeline",
+            latents | architecture("sd1", 160) | {"sample_size": 32},
+            1,
+            ("--optimizer.name", "sgd"),
+        ),
         # AdamW's moments would take 7 GB more
         "sd1": Case(
             "StableDiffusionPipeline",
@@ -197,7 +205,7 @@ def pss_bytes(process: int) -> int:
     return 0
 
 
-def measure(words: list[str], num_ranks: int, folder: Path, *, keeps_freed: bool) -> float:
+def measure(words: list[str], num_ranks: int, folder: Path, *, gives_back: bool) -> float:
     """Bytes of a rank at its peak, without what it held before: the mean over ranks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -212,7 +220,7 @@ def measure(words: list[str], num_ranks: int, folder: Path, *, keeps_freed: bool
             | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
             | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": str(threads)}
             | {"PYTHONWARNINGS": "ignore"}
-            | ({} if keeps_freed else RETURNED_AT_ONCE),
+            | (RETURNED_AT_ONCE if gives_back else {}),
         )
         for rank in range(num_ranks)
     ]
@@ -239,7 +247,7 @@ def predict(words: list[str]) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def run(name: str, num_ranks: int, zero_stage: int, rows: Rows, *, keeps_freed: bool) -> None:
+def run(name: str, num_ranks: int, zero_stage: int, rows: Rows, *, gives_back: bool) -> None:
     case = case_of(name)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "model"
@@ -247,7 +255,7 @@ def run(name: str, num_ranks: int, zero_stage: int, rows: Rows, *, keeps_freed: 
         write_configuration(case, folder)
         words = case.words(folder, num_ranks, zero_stage)
         plan = predict(words)
-        measured = measure(words, num_ranks, Path(made), keeps_freed=keeps_freed)
+        measured = measure(words, num_ranks, Path(made), gives_back=gives_back)
     parts = {part: size for part, size in plan["as_set"]["memory"].items() if part not in NOT_MADE}
     predicted = sum(parts.values())
 
@@ -274,7 +282,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=["digits", "middle"])
     parser.add_argument("--ranks", type=int, nargs="+", help="default 1, 2 and 3; of sd1 1")
     parser.add_argument("--zero-stage", type=int, nargs="+", default=[2])
-    parser.add_argument("--keep-freed", action="store_true", help="let the C library keep freed memory, its default")
+    parser.add_argument("--give-back", action="store_true", help="have the C library give back at once what is freed")
     parser.add_argument("--rank-output", type=Path)
     options = parser.parse_args()
     if options.rank_output is not None:
@@ -283,7 +291,7 @@ def main() -> None:
     for name in options.cases:
         for num_ranks in options.ranks or ([1] if name == "sd1" else [1, 2, 3]):
             for zero_stage in options.zero_stage:
-                run(name, num_ranks, zero_stage, rows, keeps_freed=options.keep_freed)
+                run(name, num_ranks, zero_stage, rows, gives_back=options.give_back)
 
 
 if __name__ == "__main__":

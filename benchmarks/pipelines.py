@@ -72,22 +72,28 @@ def write_pipeline(name: str, folder: Path, *, width: int | None = None) -> Path
     with torch.device("meta"):
         kind(**settings).save_config(folder / "unet")
         if is_latent:
-            blocks = 4  # each but the first halves
+            widths = (128, 256, 512, 512)  # each but the first halves
             library.AutoencoderKL(
-                block_out_channels=(32,) * blocks,
-                down_block_types=("DownEncoderBlock2D",) * blocks,
-                up_block_types=("UpDecoderBlock2D",) * blocks,
+                block_out_channels=widths,
+                down_block_types=("DownEncoderBlock2D",) * len(widths),
+                up_block_types=("UpDecoderBlock2D",) * len(widths),
+                layers_per_block=2,
                 sample_size=settings["sample_size"] * _DOWNSCALING,
             ).save_config(folder / "vae")
     library.DDPMScheduler().save_config(folder / "scheduler")
     if is_latent:
         parts |= {"vae": ["diffusers", "AutoencoderKL"], "tokenizer": ["transformers", "CLIPTokenizer"]}
         parts["text_encoder"] = ["transformers", "CLIPTextModel"]
-        transformers.CLIPTextConfig(hidden_size=768, projection_dim=768).save_pretrained(folder / "text_encoder")
+        config = transformers.CLIPTextConfig(
+            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
+        )
+        config.save_pretrained(folder / "text_encoder")
     if name == "sdxl":
         parts |= {"tokenizer_2": ["transformers", "CLIPTokenizer"]}
         parts["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
-        config = transformers.CLIPTextConfig(hidden_size=1280, projection_dim=1280)
+        config = transformers.CLIPTextConfig(
+            hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280
+        )
         config.save_pretrained(folder / "text_encoder_2")
     classes = {"sd1": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
     index = {"_class_name": classes.get(name, "DDPMPipeline"), **parts}
