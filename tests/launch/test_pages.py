@@ -118,11 +118,14 @@ def test_on_a_cluster(
     (tmp_path / "sets").symlink_to(digits / "split")
     words = commands("on-a-cluster.md")
     asked = [" ".join(line[:2]) for line in words if line[:2] in (["launch", "slurm"], ["launch", "doctor"])]
-    assert asked == ["launch doctor", "launch slurm", "launch slurm"]
+    assert asked == ["launch doctor", *["launch slurm"] * 3]
     for line in words:
         if line[0] in ("init", "plan") or line[:2] == ["launch", "doctor"] or "--dry-run" in line:
             assert main(line) == 0, line
     assert "#SBATCH --nodes=1" in capsys.readouterr().out
+    (of_nodes,) = (line for line in words if "$nodes" in line)
+    assert main(["2" if word == "$nodes" else word.replace("--wait", "--dry-run") for word in of_nodes]) == 0
+    assert "#SBATCH --nodes=2" in capsys.readouterr().out
 
 
 def test_the_index_names_every_page() -> None:

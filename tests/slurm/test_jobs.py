@@ -50,6 +50,27 @@ def test_two_nodes_give_the_result_of_two_ranks_here(
     assert all(0.95 * share < num_bytes < 1.15 * share for num_bytes in attempt["num_bytes_read"])
 
 
+def test_numbers_of_nodes_are_rows_of_one_table(
+    cluster: Cluster, digits: Path, base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/on-a-cluster.md has it."""
+    run = Run(digits, base_model, tmp_path / "nodes")
+    bench = ["bench", "--model.path", str(base_model), "--model.null-class", "10", "--engine.device", "cpu"]
+    bench += ["--rows", str(run.output), "--repeats", "1", "--warmup", "0", "--train.train-batch-size", "4"]
+    for nodes in ("1", "2"):
+        waited = run.launch("slurm", "--nodes", nodes, "--timeout-min", "15", "--wait", *bench)
+        assert waited.returncode == 0, waited.stdout + waited.stderr
+    rows = [json.loads(line) for line in (run.output / "bench.jsonl").read_text().splitlines()]
+    assert [(row["num_nodes"], row["num_ranks"], row["status"]) for row in rows] == [(1, 1, "ok"), (2, 2, "ok")]
+    assert rows[1]["bytes_sent"] > rows[0]["bytes_sent"] == 0
+    slower = tmp_path / "slower.jsonl"
+    rows[1] |= {"seconds": 1e3, "seconds_by_round": [1e3] * 3}
+    slower.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["bench", "--compare", str(run.output / "bench.jsonl"), str(slower)]) == 1
+    said = capsys.readouterr().err
+    assert ", 2 ranks on 2 nodes: 1000 s, " in said and ";" not in said
+
+
 def test_a_job_that_is_asked_queued_again_and_killed_ends_as_if_undisturbed(
     cluster: Cluster, undisturbed: Path, digits: Path, base_model: Path, tmp_path: Path
 ) -> None:

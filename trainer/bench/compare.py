@@ -99,6 +99,9 @@ def _regression(now: Row, then: Row, where: Path) -> str | None:
 
 
 def describe(row: Row) -> str:
-    """A row's settings in words: those that are not the defaults."""
+    """A row's settings in words, those that are not the defaults, and how many shared its work."""
     settings: Mapping[str, Any] = row["settings"]
-    return ", ".join(f"{name} = {value}" for name, value in settings.items()) or "as it is by default"
+    told = ", ".join(f"{name} = {value}" for name, value in settings.items()) or "as it is by default"
+    if row["num_ranks"] == 1:
+        return told
+    return f"{told}, {row['num_ranks']} ranks on {row['num_nodes']} node{'s' if row['num_nodes'] > 1 else ''}"

@@ -51,6 +51,15 @@ def test_rows_of_the_same_combination_are_compared_and_the_newest_counts() -> No
     assert line == "train.train_batch_size = 8: 2.5 s, 2 s before (+25%, of which 1% may be noise)"
 
 
+def test_of_each_number_of_nodes_one_is_told_apart() -> None:
+    earlier = [row(1.0, num_ranks=2 * nodes, num_nodes=nodes) for nodes in (1, 2, 4)]
+    later = [row(seconds, num_ranks=2 * nodes, num_nodes=nodes) for seconds, nodes in ((1.1, 1), (1.2, 2), (1.0, 4))]
+    assert [line.partition(":")[0] for line in regressions(later, earlier, HERE)] == [
+        "train.train_batch_size = 4, 2 ranks on 1 node",
+        "train.train_batch_size = 4, 4 ranks on 2 nodes",
+    ]
+
+
 def test_more_rounds_find_less() -> None:
     few, many = (row(1.06, seconds_by_round=[1.0, 1.06, 1.12] * n) for n in (1, 10))
     assert not regressions([few], [row(1.0, spread=0.0)], HERE) and regressions([many], [row(1.0, spread=0.0)], HERE)
