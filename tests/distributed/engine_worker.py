@@ -24,7 +24,6 @@ from engine_cases import (
     Case,
     exact_cases,
     global_batch,
-    make_module,
     micro_batches,
     rounded_cases,
 )
@@ -73,16 +72,16 @@ def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.d
     return results
 
 
-def run_rounded(case: Case, fp32: list[ReferenceStep] | None, device: torch.device) -> dict[str, float]:
-    """The first δ's error against fp32, beside that of one process in the same precision."""
+def run_rounded(case: Case, fp64: list[ReferenceStep] | None, device: torch.device) -> dict[str, float]:
+    """The first δ's error against fp64, beside that of one process in the same precision."""
     model = make_model(case, device)
     delta = model.gather(update(model, made(model, METHODS[case.method]), 0).delta)
-    if fp32 is None:
+    if fp64 is None:
         return {}
-    theta = make_module().state_dict()
-    one_process, _, _ = Reference(WORLD_SIZE, case.precision).delta(theta, 0, METHODS[case.method])
-    errors = {"error": distance(delta, fp32[0].delta), "one_process_error": distance(one_process, fp32[0].delta)}
-    return errors | {"norm": norm(fp32[0].delta)}
+    reference = Reference(WORLD_SIZE, case.precision)
+    one_process, _, _ = reference.delta(reference.origin(), 0, METHODS[case.method])
+    errors = {"error": distance(delta, fp64[0].delta), "one_process_error": distance(one_process, fp64[0].delta)}
+    return errors | {"norm": norm(fp64[0].delta)}
 
 
 def run_difference(case: Case, device: torch.device) -> dict[str, float]:
@@ -94,8 +93,8 @@ def run_difference(case: Case, device: torch.device) -> dict[str, float]:
     found = model.gather(grad_f.clone().axpy_(-1.0, grad_phi) if grad_phi is not None else grad_f)
     if RANK != 0:
         return {}
-    exact = Reference(WORLD_SIZE, "fp64")
-    theta = {name: value.double() for name, value in make_module().state_dict().items()}
+    exact = Reference(WORLD_SIZE)
+    theta = exact.origin()
     forget = global_batch(0, False)
     loss_f, expected_f = exact.gradient(theta, forget)
     g, difference = exact.difference(theta, forget, loss_f, expected_f, config)

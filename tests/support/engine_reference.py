@@ -51,28 +51,29 @@ class ReferenceStep:
 
 
 class Reference:
-    """Algorithm 1 in one process; fp32, or the arithmetic of another precision for a single step."""
+    """Algorithm 1 in one process; fp64, or the arithmetic of another precision for a single step."""
 
-    def __init__(self, world_size: int, precision: str = "fp32"):
-        self.module = make_module()
+    def __init__(self, world_size: int, precision: str = "fp64"):
         self._world_size = world_size
         self._precision = precision
+        self._dtype = {"bf16": torch.bfloat16, "fp64": torch.float64}.get(precision, torch.float32)
+        self._sums = torch.promote_types(self._dtype, torch.float32)
+        self.module = make_module().to(self._dtype)
+
+    def origin(self) -> Tensors:
+        """θ_0."""
+        return {name: value.to(self._sums) for name, value in make_module().state_dict().items()}
 
     def gradient(self, theta: Tensors, batch: ToyBatch) -> tuple[float, Tensors]:
         module = self.module
         module.load_state_dict(theta)
-        dtype = {"bf16": torch.bfloat16, "fp64": torch.float64}.get(self._precision, torch.float32)
-        if dtype != torch.float32:
-            module = make_module().to(dtype)
-            module.load_state_dict(theta)
-        sums = torch.promote_types(dtype, torch.float32)
-        total = {name: torch.zeros_like(value, dtype=sums) for name, value in theta.items()}
+        total = {name: torch.zeros_like(value) for name, value in theta.items()}
         loss = 0.0
         for rank in range(self._world_size):
             for micro_batch in micro_batches(batch, rank, self._world_size):
                 module.zero_grad()
                 with torch.autocast(DEVICE.type, dtype=torch.bfloat16, enabled=self._precision == "bf16-autocast"):
-                    losses = per_sample_loss(module, micro_batch, dtype)
+                    losses = per_sample_loss(module, micro_batch, self._dtype)
                 share = (losses * micro_batch.weights).sum() / GLOBAL_BATCH_SIZE
                 share.backward()
                 loss += share.item()
@@ -109,7 +110,7 @@ class Reference:
             delta = combined(config.remain_weight, grad_r, 1.0, grad_f)
             return {name: delta[name] * mask[name] for name in delta}, 0.0, 1.0
         if isinstance(config, SelectiveAmnesiaConfig):
-            fisher, origin = self.fisher(config), make_module().state_dict()
+            fisher, origin = self.fisher(config), self.origin()
             pull = {name: 2 * config.penalty * fisher[name] * (theta[name] - origin[name]) for name in theta}
             assert iteration == 0 or 0.1 < norm(pull) / norm(grad_f) < 10
             return combined(1.0, combined(config.remain_weight, grad_r, 1.0, grad_f), 1.0, pull), 0.0, 1.0
@@ -161,7 +162,7 @@ class Reference:
 
     def mask(self, config: SalUnConfig) -> Tensors:
         """1 for the weights whose summed gradient of D_f's own loss at θ_0 is largest, whatever the step."""
-        theta = make_module().state_dict()
+        theta = self.origin()
         batches = [own_target(global_batch(number, False)) for number in range(config.num_mask_batches)]
         sums = [self.gradient(theta, batch)[1] for batch in batches]
         saliency = {name: torch.stack([each[name] for each in sums]).sum(0).abs() for name in theta}
@@ -172,7 +173,7 @@ class Reference:
 
     def told_by_proxy(self, forget: ToyBatch, config: BlindspotConfig) -> ToyBatch:
         """The batch with what fresh weights say of it after so many steps of AdamW on D_r."""
-        proxy = make_module()
+        proxy = make_module().to(self._dtype)
         proxy.load_state_dict(fresh_weights())
         optimizer = torch.optim.AdamW(proxy.parameters(), lr=config.proxy_learning_rate, weight_decay=0.0)
         for number in range(config.num_proxy_steps):
@@ -181,12 +182,12 @@ class Reference:
                 parameter.grad = gradient[name]
             optimizer.step()
         with torch.no_grad():
-            told = proxy(forget.x, forget.t, forget.labels, forget.uses_all)
+            told = proxy(forget.x.to(self._dtype), forget.t, forget.labels, forget.uses_all)
         return dataclasses.replace(forget, target=told)
 
     def fisher(self, config: SelectiveAmnesiaConfig) -> Tensors:
         """The mean square of the gradients of D_r's samples, each at its levels, at θ_0."""
-        theta = make_module().state_dict()
+        theta = self.origin()
         total, count = {name: torch.zeros_like(value) for name, value in theta.items()}, 0
         for number in range(config.num_fisher_batches):
             batch = global_batch(number, True)
@@ -194,7 +195,7 @@ class Reference:
                 self.module.load_state_dict(theta)
                 self.module.zero_grad()
                 levels = [at_level(batch.rows([i], [1.0]), level) for level in range(config.num_fisher_levels)]
-                losses = [per_sample_loss(self.module, one, torch.float32) for one in levels]
+                losses = [per_sample_loss(self.module, one, self._dtype) for one in levels]
                 torch.cat(losses).mean().backward()
                 count += 1
                 for name, parameter in self.module.named_parameters():
@@ -213,7 +214,7 @@ class Reference:
         return loss_f - loss_k, {name: grad_f[name] - grad_k[name] for name in grad_f}
 
     def steps(self, config: MethodConfig, optimizer: OptimizerConfig) -> list[ReferenceStep]:
-        parameters = {name: nn.Parameter(value.clone()) for name, value in make_module().state_dict().items()}
+        parameters = {name: nn.Parameter(value) for name, value in self.origin().items()}
         if optimizer.name == "sgd":
             outer: torch.optim.Optimizer = torch.optim.SGD(
                 parameters.values(), lr=optimizer.learning_rate, momentum=optimizer.momentum
@@ -235,6 +236,8 @@ class Reference:
             outer.step()
             schedule.step()
             after = {name: value.detach().clone() for name, value in parameters.items()}
+            for parameter in parameters.values():
+                parameter.data = parameter.data.float().to(self._sums)  # as θ is kept between two steps
             moved = norm({name: after[name] - theta[name] for name in theta})
             steps.append(ReferenceStep(delta, after, moved, lambda_t, amplification))
         return steps
