@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import json
@@ -82,6 +83,15 @@ def run_rounded(case: Case, fp64: list[ReferenceStep] | None, device: torch.devi
     one_process, _, _ = reference.delta(reference.origin(), 0, METHODS[case.method])
     errors = {"error": distance(delta, fp64[0].delta), "one_process_error": distance(one_process, fp64[0].delta)}
     return errors | {"norm": norm(fp64[0].delta)}
+
+
+def run_on_the_wire(case: Case, device: torch.device) -> float:
+    """How far the first δ is from the one whose gradients are summed in fp32, in norms of δ: nothing else differs."""
+    deltas = []
+    for spread in (case.spread, "as it is by default"):
+        model = make_model(dataclasses.replace(case, spread=spread), device)
+        deltas.append(model.gather(update(model, made(model, METHODS[case.method]), 0).delta))
+    return distance(*deltas) / norm(deltas[1]) if RANK == 0 else 0.0
 
 
 def run_difference(case: Case, device: torch.device) -> dict[str, float]:
@@ -175,9 +185,10 @@ def main() -> None:
     for case in rounded_cases(WORLD_SIZE):
         results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
     results["wrong"] = run_wrong(expected.get(("envelope-norm", "sgd")), device)
+    for case in WIRE_CASES if WORLD_SIZE > 1 else []:
+        errors = run_rounded(case, expected.get((case.method, "sgd")), device)
+        results[str(case)] = errors | {"of_wire": run_on_the_wire(case, device)}
     if WORLD_SIZE > 1 and DEVICE.type == "cpu":
-        for case in WIRE_CASES:
-            results[str(case)] = run_rounded(case, expected.get((case.method, "sgd")), device)
         for case in STAGE_3_TRAFFIC_CASES:
             results[f"traffic {case}"] = traffic(case, device)
     precisions = ["fp32", "bf16"]
