@@ -118,6 +118,10 @@ class Stage3Partition(Partition):
     def _spare_the_host(self, config: EngineConfig) -> None:
         """Takes out DeepSpeed's waits for the device, but for the one that bounds memory."""
         optimizer, accelerator = self._optimizer, self._accelerator
+        if self.world_size == 1:
+            # DeepSpeed releases all weights of a pass whose order it did not expect, and fetches them again
+            for parameter in optimizer.fp16_groups[0]:
+                parameter.partition = lambda *_, **__: None
         stream = optimizer.reduce_and_partition_stream
         if stream is not None:
             # after each backward pass: what reads the gradients is on the current stream

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +93,20 @@ def gradients_of(peer: Any) -> list[Tensor]:
     return gradients
 
 
+@pytest.fixture
+def environment() -> Iterator[None]:
+    """accelerate notes ranks and addresses in it, which processes that later tests start would take for theirs."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16-autocast"])
 @pytest.mark.parametrize("scale", [1.0, 1e-2])
-def test_accelerate_takes_plain_trainings_step_clipped(digits: str, precision: Any, scale: float) -> None:
+def test_accelerate_takes_plain_trainings_step_clipped(
+    digits: str, environment: None, precision: Any, scale: float
+) -> None:
     state = pytest.importorskip("accelerate.state")
     config = EngineConfig(device="cpu", precision=precision, forward_batch_size=2)
     given = (digits, EraseDiffConfig().cost(precision), config, 4, collectives.set_up(config), None, "sgd")
