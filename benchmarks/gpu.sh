@@ -44,6 +44,7 @@ step() {
 ended=0
 
 throughput() { "$python" benchmarks/throughput.py --rows "$out/throughput.jsonl" "$@"; }
+plan() { "$python" -m erasediff.launch plan --gpus "$ranks" --gpu-type h100-80gb --stored-latents "$@"; }
 bench() { "$python" -m erasediff.launch bench --rows "$out/bench" "$@"; }
 # on all GPUs where there are several
 ranks() { "$python" -m erasediff.launch launch local -n "$ranks" bench --rows "$out/bench" "$@"; }
@@ -107,6 +108,8 @@ for name in ${*:-$all}; do
       ;;
     # micro-batch, compile (minutes, once), channels last, share of checkpointing: MFU, peak memory and the split
     sd1-sweep)
+      step sd1-plan plan --model.path "$(pipeline sd1)" --model.image-size $size_sd1 --engine.precision $best \
+        --train.train-batch-size $batch
       for precision in $large; do
         step "sd1-sweep-$precision" bench --model.path "$(pipeline sd1)" --model.image-size $size_sd1 \
           --engine.device $device --engine.precision "$precision" $often --train.train-batch-size $most \
@@ -141,10 +144,18 @@ for name in ${*:-$all}; do
       step sdxl-released throughput --model $sdxl --precision $inner $again --readings "K = 0" "value, K = 1" \
         --providers erasediff plain released $some
       ;;
+    # by ZeRO stage on all GPUs where there are several, with bus bandwidth; beside it what a plan of this machine says
     sdxl-sweep)
+      step sdxl-plan plan --model.path "$(pipeline sdxl)" --model.image-size $size_sdxl --engine.precision $best \
+        --train.train-batch-size $batch --engine.forward-batch-size 1
       step sdxl-sweep bench --model.path "$(pipeline sdxl)" --model.image-size $size_sdxl --engine.device $device \
         --engine.precision $best $often --train.train-batch-size $batch --sweep.forward-batch-size 1 2 \
         --sweep.activation-checkpointing off all
+      if [ "$ranks" -gt 1 ]; then
+        step sdxl-ranks ranks --model.path "$(pipeline sdxl)" --model.image-size $size_sdxl --engine.device $device $often \
+          --engine.precision $best --train.train-batch-size $((batch * ranks)) --engine.forward-batch-size 1 \
+          --sweep.zero-stage 1 2 3
+      fi
       ;;
     # bus bandwidth, and FSDP2 beside both kinds of stages
     ranks)

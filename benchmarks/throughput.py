@@ -133,9 +133,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--readings", nargs="+", choices=READINGS, default=[*READINGS][1:])
-    parser.add_argument(
-        "--providers", nargs="+", choices=("erasediff", *PEERS), default=["erasediff", "plain", "released"]
-    )
+    parser.add_argument("--providers", nargs="+", choices=("erasediff", *PEERS), default=PROVIDERS)
     parser.add_argument("--rounds", type=int, default=5, help="turns of all providers (default 5)")
     parser.add_argument("--repeats", type=int, default=4, help="timed iterations in a turn (default 4)")
     parser.add_argument("--keep", action="store_true", help="make each provider once and keep all of them in memory")

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -29,15 +30,24 @@ from engine_cases import (
     rounded_cases,
 )
 from engine_reference import Reference, ReferenceStep, distance, dot, norm
-from engine_steps import ToyObjective, made, make_model, traffic, update
+from engine_steps import ToyObjective, made, traffic, update
+from engine_steps import make_model as make_model_as_it_is
 from erasediff.trainer import EraseDiffConfig
 from erasediff.trainer.config import EngineConfig
+from erasediff.trainer.engine import stage3
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.methods._two_gradients import Descent
 from erasediff.trainer.ranks import collectives
 from text_cases import errors as text_errors
 from text_cases import make_pipelines, text_cases
 
 RANK, WORLD_SIZE = 0, 1
+
+
+def make_model(case: Case, device: torch.device) -> ShardedModel:
+    """With a spread of weights of its own a rank alone gathers and releases, too: on one GPU nothing else would."""
+    with patch.object(stage3, "is_alone", lambda: WORLD_SIZE == 1 and case.spread not in SPREADS):
+        return make_model_as_it_is(case, device)
 
 
 def run_exact(case: Case, reference: list[ReferenceStep] | None, device: torch.device) -> list[dict[str, float]]:

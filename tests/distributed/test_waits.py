@@ -13,6 +13,8 @@ from engine_cases import SPREADS
 from ranks import check, run_ranks
 
 WORKER = Path(__file__).with_name("waits_worker.py")
+LAUNCH_SECONDS = 800
+pytestmark = pytest.mark.timeout(LAUNCH_SECONDS + 50)
 
 
 @cache
@@ -20,7 +22,10 @@ def results(world_size: int) -> dict[str, Any]:
     """Of all spreads, launched once."""
     with TemporaryDirectory() as folder:
         output = Path(folder) / "results.json"
-        check(run_ranks(world_size, [str(WORKER), str(output)], environment={"DS_ACCELERATOR": "cpu"}))
+        environment = {"DS_ACCELERATOR": "cpu"}
+        check(
+            run_ranks(world_size, [str(WORKER), str(output)], environment=environment, timeout_seconds=LAUNCH_SECONDS)
+        )
         return json.loads(output.read_text())
 
 
@@ -36,6 +41,12 @@ def test_the_host_never_waits_for_the_device(world_size: int, spread: str) -> No
         # what bounds that memory: never a wait for the last two reductions or fetches
         assert found["waits"].keys() == {"event"}
         assert min(found["younger"]) == 2
+
+
+def test_nor_where_inner_passes_alone_make_activations_again() -> None:
+    """Each pass in another order than the one before; on several ranks DeepSpeed then learns it anew."""
+    found = results(1)["inner"]
+    assert min(found["calls"].values()) >= 12 and found["waits"] == {}
 
 
 @pytest.mark.parametrize("spread", [*SPREADS, "large"])

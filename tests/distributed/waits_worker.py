@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine_cases import METHODS, SPREADS, Case
+from engine_cases import METHODS, OPTIMIZERS, SPREADS, Case, make_module
 from engine_steps import AskingObjective, made, make_model, update
 from erasediff.trainer.config import EngineConfig
+from erasediff.trainer.engine.sharded_model import ShardedModel
 from erasediff.trainer.ranks import collectives
 from late_device import LateDevice, Reads, set_late_device
 
@@ -19,8 +20,23 @@ METHOD = "envelope-value-K3"
 
 
 def run(spread: str, device: torch.device, late: LateDevice, *, is_large: bool = False) -> dict[str, Any]:
+    return waits_of(make_model(Case(METHOD, "sgd", 3, "fp32", spread), device), late, is_large=is_large)
+
+
+def run_inner(device: torch.device, late: LateDevice) -> dict[str, Any]:
+    module: Any = make_module()
+    knowing = [
+        part for part in module.modules() if part is not module and hasattr(part, "enable_gradient_checkpointing")
+    ]
+    module.enable_gradient_checkpointing = lambda: [part.enable_gradient_checkpointing() for part in knowing]
+    engine = EngineConfig(zero_stage=3, activation_checkpointing="inner")
+    model = ShardedModel(module, engine, OPTIMIZERS["sgd"], device, max_train_steps=10)
+    assert model._recomputing._parts
+    return waits_of(model, late)
+
+
+def waits_of(model: ShardedModel, late: LateDevice, *, is_large: bool = False) -> dict[str, Any]:
     """What the host waits for in two steps after the first one, and what goes on before what it needs is there."""
-    model = make_model(Case(METHOD, "sgd", 3, "fp32", spread), device)
     zero: Any = model._zero
     main, gathers, reduces = late.default_stream(), zero._gather_stream, zero._optimizer.reduce_and_partition_stream
     if is_large:
@@ -73,6 +89,8 @@ def main() -> None:
     late = set_late_device()
     found = {spread: run(spread, device, late) for spread in SPREADS}
     found["large"] = run("nothing-persistent-overlap", device, late, is_large=True)
+    if collectives.world_size() == 1:
+        found["inner"] = run_inner(device, late)
     if collectives.is_main():
         Path(sys.argv[1]).write_text(json.dumps(found))
     collectives.end_process(0)

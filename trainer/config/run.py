@@ -71,9 +71,10 @@ class EngineConfig(Settings):
     """Elements reduced at once; smaller ones overlap more, larger ones cost fewer calls."""
     overlap_communication: bool = True
     """Reduce gradients while the backward pass still runs; at stage 3 needs a reduce_bucket_size that holds every
-    parameter."""
+    parameter, and does nothing on one rank."""
     persistence_threshold: AtLeast0 = 100_000
-    """At stage 3: parameters of at most so many elements stay whole on every rank; 0 shards all of them."""
+    """At stage 3: parameters of at most so many elements stay whole on every rank; 0 shards all of them. On one
+    rank all stay whole."""
     activation_checkpointing: Literal["off", "inner", "all"] = "off"
     """Make a block's activations again in the backward pass instead of keeping them: less memory, one more forward pass
     a gradient. In the inner loop's gradients alone (inner), or in all."""

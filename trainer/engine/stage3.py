@@ -60,12 +60,20 @@ def _spare_time() -> None:
     # stage 3 on a CPU counts devices at every reduction, each time by starting `numactl`, there or not
     numa: Any = importlib.import_module("deepspeed.utils.numa")
     numa.get_numa_cores = functools.cache(numa.get_numa_cores)
+    # a rank alone has none to compare the order of modules with, for which the host would read what the device holds
+    order: Any = importlib.import_module("deepspeed.runtime.zero.partitioned_param_coordinator")
+    compare = order.assert_ints_same_as_other_ranks
+    order.assert_ints_same_as_other_ranks = lambda ints: None if is_alone() else compare(ints)
+
+
+def is_alone() -> bool:
+    """Whether this rank has all of the weights: whole where they lie, nothing gathers or releases them."""
+    return dist.get_world_size() == 1
 
 
 def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
     """Everything that would change gradients silently is fixed here and is no option."""
-    # a rank alone sends nothing: its weights are whole where they lie, and there is one stream
-    alone = dist.get_world_size() == 1
+    alone = is_alone()
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -109,6 +117,7 @@ class Stage3Partition(Partition):
         self._fill_theta(originals)
         from deepspeed.accelerator import get_accelerator
 
+        self._alone = is_alone()
         self._accelerator: Any = get_accelerator()
         # where parameters are gathered for forward and backward passes: a stream of its own where communication
         # overlaps, the default one where it does not, none on a CPU
@@ -118,7 +127,7 @@ class Stage3Partition(Partition):
     def _spare_the_host(self, config: EngineConfig) -> None:
         """Takes out DeepSpeed's waits for the device, but for the one that bounds memory."""
         optimizer, accelerator = self._optimizer, self._accelerator
-        if self.world_size == 1:
+        if self._alone:
             # DeepSpeed releases all weights of a pass whose order it did not expect, and fetches them again
             for parameter in optimizer.fp16_groups[0]:
                 parameter.partition = lambda *_, **__: None
@@ -128,7 +137,7 @@ class Stage3Partition(Partition):
             stream.synchronize = lambda: accelerator.current_stream().wait_stream(stream)
         # until all but two reductions, or fetches, are done: what one stream frees and another takes comes back as the
         # device gets there, and a host far ahead would take more and more memory. On one stream it comes back at once
-        if self.world_size == 1 or not config.overlap_communication:
+        if self._alone or not config.overlap_communication:
             coordinator = optimizer.parameter_offload.get_param_coordinator()
             optimizer.max_param_reduce_events = sys.maxsize
             coordinator._PartitionedParameterCoordinator__max_ongoing_fetch_events = sys.maxsize
@@ -186,7 +195,7 @@ class Stage3Partition(Partition):
         return taken.float()
 
     def before_write(self) -> None:
-        if self.world_size == 1:
+        if self._alone:
             return  # what passes read is what is written
         # small parameters stay gathered between steps: without this their copies would go stale
         self._optimizer._partition_all_parameters()
@@ -195,7 +204,7 @@ class Stage3Partition(Partition):
             self._accelerator.current_stream().wait_stream(self._gather_stream)
 
     def publish(self) -> None:
-        if self.world_size == 1:
+        if self._alone:
             return
         # … and what is gathered from now on must have been written
         if self._gather_stream is not None:

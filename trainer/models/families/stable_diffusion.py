@@ -252,9 +252,9 @@ def tokens_of(tokenizer: Any, encoder: nn.Module, prompt: str, device: torch.dev
     """What a text encoder takes for one prompt, as diffusers' pipelines make it: [1, tokens] each."""
     room = tokenizer.model_max_length
     read = tokenize(tokenizer, [prompt], padding="max_length", max_length=room, truncation=True, return_tensors="pt")
-    tokens = {"input_ids": read.input_ids.to(device)}
+    tokens = {"input_ids": to_device(read.input_ids, device)}
     if getattr(encoder.config, "use_attention_mask", False):
-        tokens["attention_mask"] = read.attention_mask.to(device)
+        tokens["attention_mask"] = to_device(read.attention_mask, device)
     return tokens
 
 
