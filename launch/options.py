@@ -78,12 +78,13 @@ def parse(kind: type[OptionsT], words: Sequence[str], *, prog: str, **how: Any) 
     except SystemExit as leaving:
         if not leaving.code:  # --help
             raise
-        told = _one_line(complaint.getvalue())
+        told = "; ".join(_told(complaint.getvalue(), but_unknown="return_unknown_args" in how))
         raise ConfigError(f"{told}{_meant(told, how.get('default', kind))}; see {prog} --help") from None
 
 
-def _one_line(box: str) -> str:
-    """The sections of tyro's box that say what is wrong, without the help texts that follow."""
+def _told(box: str, *, but_unknown: bool) -> list[str]:
+    """The sections of tyro's box that say what is wrong, without the help texts that follow; but_unknown: nor what
+    another is to read, which tyro complains of as soon as anything else is wrong."""
     # drawn in ASCII where the encoding has no lines
     lines = [line.strip("│╭╮╰╯|+ ") for line in box.splitlines()]
     sections, current = [], []
@@ -94,8 +95,9 @@ def _one_line(box: str) -> str:
         else:
             current.append(line)
     left_out = ("For full helptext", "Argument helptext", "Perhaps you meant")  # the last with all of its help text
-    told = [text for text in sections if text and not text.startswith(left_out)]
-    return "; ".join(told)
+    if but_unknown:
+        left_out += ("Unrecognized options",)
+    return [text for text in sections if text and not text.startswith(left_out)]
 
 
 def _meant(complaint: str, settings: Any) -> str:

@@ -188,3 +188,12 @@ def test_mistakes_are_one_line(
     assert said.startswith("erasediff: ")
     assert "\n" not in said
     assert message in said
+
+
+def test_a_missing_option_is_no_reason_to_call_the_runs_own_unknown(
+    run_toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(run_toml), "--gpus", "2", "--engine.precision", "bf16"]) == 2
+    said = capsys.readouterr().err
+    assert "--gpu-type" in said
+    assert "--engine.precision" not in said
